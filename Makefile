@@ -1,0 +1,2 @@
+test: ## all tests
+	cargo test

@@ -1,0 +1,3 @@
+//! The coordinator: `warren-coordinator`.
+
+fn main() {}

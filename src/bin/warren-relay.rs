@@ -1,0 +1,3 @@
+//! The relay: `warren-relay`.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The command line: `warren`.
+
+fn main() {}

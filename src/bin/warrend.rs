@@ -1,0 +1,3 @@
+//! The agent: `warrend`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The coordinator's shell: HTTP, Noise and map-stream IO, the store, administration.

@@ -1,0 +1,1 @@
+//! The relay protocol, both ends: client (log-in, keep-alive, reconnect) and server (routing, limits).

@@ -1,0 +1,1 @@
+//! MagicDNS: query in; answer, forward or refuse out; which suffix goes where.

@@ -1,0 +1,1 @@
+//! The only door to the kernel: WireGuard, links, routes, rules, nftables, and the change monitor.

@@ -1,0 +1,1 @@
+//! What the coordinator told us, made safe: the map, deltas, the packet filter in domain terms.

@@ -1,0 +1,27 @@
+//! What the planner asks of a kernel. Two implementations: the real one, and a model for tests.
+
+use std::future::Future;
+
+use thiserror::Error;
+
+use super::{Observed, Step};
+
+/// A kernel operation failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{operation}: {reason}")]
+pub struct KernelError {
+    /// The operation and its object: "add route 100.64.0.2/32 to table 22337".
+    pub operation: String,
+    /// What the kernel said.
+    pub reason: String,
+}
+
+/// Reads and changes what is ours, and says when to look again.
+pub trait Kernel {
+    /// Everything of ours.
+    fn observe(&mut self) -> impl Future<Output = Result<Observed, KernelError>> + Send;
+    /// Carries out one step.
+    fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), KernelError>> + Send;
+    /// Waits until something may have changed. Which thing is not told: look at everything.
+    fn changed(&mut self) -> impl Future<Output = Result<(), KernelError>> + Send;
+}

@@ -1,0 +1,20 @@
+//! The heart: what should be, what is, and the printable steps between them.
+//!
+//! `desired` turns the map, the preferences and the chosen paths into the whole wish;
+//! `diff` compares it with what the kernel was seen to hold, over the union of both, and touches only
+//! what carries our tag ([`own`]). Log-out, `warren down`, removal and clean-up are all the difference to
+//! `Desired::default()`: there is no teardown code.
+
+pub mod own;
+
+mod firewall;
+mod kernel;
+mod observed;
+mod step;
+mod wish;
+
+pub use firewall::{Admit, Class, ClassId, Firewall, PortRange, Protocol, RuleId};
+pub use kernel::{Kernel, KernelError};
+pub use observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
+pub use step::{Plan, Step};
+pub use wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction};

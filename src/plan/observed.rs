@@ -1,0 +1,83 @@
+//! What is true of this host: everything of ours, read back from the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use crate::types::{IpNet, NodePrivate, NodePublic, Timestamp};
+
+use super::firewall::Firewall;
+use super::wish::{Route, Rule};
+
+/// Every kernel object that carries our tag, and nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The link of our name, whatever kind it is.
+    pub link: Option<ObservedLink>,
+    /// The link's WireGuard side.
+    pub device: Option<ObservedDevice>,
+    /// Routes with our protocol number or in our table; one that we cannot express appears in `strange`.
+    pub routes: BTreeSet<Route>,
+    /// Rules with our priorities, duplicates included.
+    pub rules: Vec<Rule>,
+    /// Our nftables table.
+    pub firewall: ObservedFirewall,
+    /// Objects in our places that we would never have made, as the kernel prints them.
+    pub strange: Vec<String>,
+}
+
+/// The link of our name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedLink {
+    /// The kernel's number for it; stays the same for the life of the link.
+    pub index: u32,
+    /// Whether it is a WireGuard link. One of another kind is somebody else's: it is never touched.
+    pub is_wireguard: bool,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Bytes of an inner packet.
+    pub mtu: u32,
+    /// Its addresses, but for the kernel's own link-local one.
+    pub addresses: BTreeSet<IpNet>,
+}
+
+/// The WireGuard side of the link.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedDevice {
+    /// The key that is set, if any.
+    pub private_key: Option<NodePrivate>,
+    /// The UDP port of the outer packets.
+    pub listen_port: u16,
+    /// The mark on outer packets.
+    pub fwmark: u32,
+    /// All peers, by key.
+    pub peers: BTreeMap<NodePublic, ObservedPeer>,
+}
+
+/// A peer as the kernel has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedPeer {
+    /// Which inner addresses are this peer's.
+    pub allowed_ips: BTreeSet<IpNet>,
+    /// Where its outer packets go at this moment; moves when the peer roams.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds between keep-alives; 0 for none.
+    pub keepalive: u16,
+    /// When the last handshake was completed.
+    pub last_handshake: Option<Timestamp>,
+    /// Bytes received from it.
+    pub rx_bytes: u64,
+    /// Bytes sent to it.
+    pub tx_bytes: u64,
+}
+
+/// Our nftables table as the kernel has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ObservedFirewall {
+    /// There is none.
+    #[default]
+    Absent,
+    /// It says exactly this.
+    Table(Box<Firewall>),
+    /// It is there but somebody changed it, or another version of ours wrote it; why it was not understood.
+    Altered(String),
+}

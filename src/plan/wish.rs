@@ -1,0 +1,105 @@
+//! What should be true of this host: the whole wish, as one value.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use crate::types::{IpNet, NodePrivate, NodePublic};
+
+use super::firewall::Firewall;
+
+/// Everything of ours that should exist in the kernel. The default is nothing at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// The WireGuard link with its addresses and peers.
+    pub device: Option<Device>,
+    /// Routes in our table.
+    pub routes: BTreeSet<Route>,
+    /// Policy rules with our priorities.
+    pub rules: BTreeSet<Rule>,
+    /// Our nftables table.
+    pub firewall: Option<Firewall>,
+}
+
+/// The WireGuard link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Our node key.
+    pub private_key: NodePrivate,
+    /// The UDP port of the outer packets.
+    pub listen_port: u16,
+    /// The mark on outer packets.
+    pub fwmark: u32,
+    /// Bytes of an inner packet.
+    pub mtu: u32,
+    /// Our own addresses, each as a host prefix.
+    pub addresses: BTreeSet<IpNet>,
+    /// Who may send to us, by key.
+    pub peers: BTreeMap<NodePublic, Peer>,
+}
+
+/// A WireGuard peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// Which inner addresses are this peer's. No prefix belongs to two peers.
+    pub allowed_ips: BTreeSet<IpNet>,
+    /// Where its outer packets go.
+    pub endpoint: EndpointWish,
+    /// Seconds between keep-alives; 0 for none.
+    pub keepalive: u16,
+}
+
+/// What we want of a peer's endpoint, the one field that the kernel moves by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EndpointWish {
+    /// Whatever the kernel has is right.
+    #[default]
+    Leave,
+    /// Use this where the kernel has none; once it has one, that stands (the peer may have roamed).
+    Initial(SocketAddr),
+    /// A path was chosen and is not yet seen in the kernel: move there.
+    Move(SocketAddr),
+}
+
+/// A route in our table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Where to.
+    pub destination: IpNet,
+    /// What happens to a packet.
+    pub target: RouteTarget,
+    /// Lower wins among routes to one destination.
+    pub metric: u32,
+}
+
+/// What a route does with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteTarget {
+    /// Into the tunnel.
+    Tunnel,
+    /// Refused with an ICMP error, so that overlay packets never leak to the underlay.
+    Unreachable,
+    /// Look in the next table, as if ours had no such route.
+    Throw,
+}
+
+/// A policy routing rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// Lower is asked first.
+    pub priority: u32,
+    /// Whether this is the IPv6 rule; each family has its own list.
+    pub ipv6: bool,
+    /// Only packets with this mark (value, mask).
+    pub mark: Option<(u32, u32)>,
+    /// Which table answers.
+    pub action: RuleAction,
+}
+
+/// Where a policy rule sends the look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RuleAction {
+    /// The host's main table.
+    Main,
+    /// Our own table.
+    Ours,
+}

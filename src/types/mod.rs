@@ -1,0 +1,22 @@
+//! The nouns: one type per key role, identifier and unit, parsed at the edge.
+//!
+//! A value of one of these types is valid by construction; whoever holds it need not look again.
+//! Keys of different roles are different types, so a machine key can never stand where a node key
+//! belongs. Private keys print as `[redacted]` and have no `Display`.
+
+mod id;
+mod key;
+mod limits;
+mod name;
+mod net;
+
+pub use id::{CapabilityVersion, NodeId, RegionId, StableNodeId, UserId};
+pub use key::{
+    ChallengePublic, DiscoPrivate, DiscoPublic, KeyError, MachinePrivate, MachinePublic, NodePrivate, NodePublic,
+};
+pub use limits::{Limit, LimitError, bounded_vec};
+pub use name::{HostLabel, NameError};
+pub use net::{OVERLAY_V4, OVERLAY_V6, in_overlay, is_default_route};
+
+pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+pub use jiff::Timestamp;

@@ -1,0 +1,115 @@
+//! What a node says of itself.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::limit;
+use crate::types::{IpNet, RegionId, bounded_vec};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Hostinfo {
+    #[serde(rename = "IPNVersion", skip_serializing_if = "String::is_empty")]
+    pub ipn_version: String,
+    #[serde(rename = "BackendLogID", skip_serializing_if = "String::is_empty")]
+    pub backend_log_id: String,
+    #[serde(rename = "OS", skip_serializing_if = "String::is_empty")]
+    pub os: String,
+    #[serde(rename = "OSVersion", skip_serializing_if = "String::is_empty")]
+    pub os_version: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub distro: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub distro_version: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub distro_code_name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub app: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub package: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub device_model: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hostname: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shields_up: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub sharee_node: bool,
+    #[serde(rename = "NoLogsNoSupport", skip_serializing_if = "std::ops::Not::not")]
+    pub no_logs_no_support: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub machine: String,
+    #[serde(rename = "GoArch", skip_serializing_if = "String::is_empty")]
+    pub go_arch: String,
+    #[serde(rename = "GoVersion", skip_serializing_if = "String::is_empty")]
+    pub go_version: String,
+    /// Subnets this node offers to route, 0.0.0.0/0 and ::/0 for an exit node.
+    #[serde(
+        rename = "RoutableIPs",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded_vec::<_, _, { limit::PREFIXES }>"
+    )]
+    pub routable_ips: Vec<IpNet>,
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, { limit::TAGS }>")]
+    pub request_tags: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, { limit::SMALL }>")]
+    pub services: Vec<Service>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_info: Option<NetInfo>,
+    #[serde(
+        rename = "sshHostKeys",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded_vec::<_, _, { limit::SMALL }>"
+    )]
+    pub ssh_host_keys: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub userspace: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub userspace_router: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_connector: Option<bool>,
+    #[serde(rename = "ExitNodeID", skip_serializing_if = "String::is_empty")]
+    pub exit_node_id: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Service {
+    pub proto: String,
+    pub port: u16,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetInfo {
+    #[serde(rename = "MappingVariesByDestIP")]
+    pub mapping_varies_by_dest_ip: Option<bool>,
+    #[serde(rename = "WorkingIPv6")]
+    pub working_ipv6: Option<bool>,
+    #[serde(rename = "OSHasIPv6")]
+    pub os_has_ipv6: Option<bool>,
+    #[serde(rename = "WorkingUDP")]
+    pub working_udp: Option<bool>,
+    #[serde(rename = "WorkingICMPv4")]
+    pub working_icmpv4: Option<bool>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub have_port_map: bool,
+    #[serde(rename = "UPnP")]
+    pub upnp: Option<bool>,
+    #[serde(rename = "PMP")]
+    pub pmp: Option<bool>,
+    #[serde(rename = "PCP")]
+    pub pcp: Option<bool>,
+    #[serde(rename = "PreferredDERP")]
+    pub preferred_derp: RegionId,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub link_type: String,
+    /// Seconds to each relay, by region and family: `900-v4`.
+    #[serde(rename = "DERPLatency", skip_serializing_if = "BTreeMap::is_empty")]
+    pub derp_latency: BTreeMap<String, f64>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub firewall_mode: String,
+}

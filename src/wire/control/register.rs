@@ -1,0 +1,79 @@
+//! Joining: what a node sends to register, and the answer.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Hostinfo, time};
+use crate::types::{CapabilityVersion, MachinePublic, NodePublic, UserId};
+
+/// The answer to `GET /key`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OverTlsPublicKeys {
+    pub legacy_public_key: MachinePublic,
+    /// The coordinator's Noise key.
+    pub public_key: MachinePublic,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct RegisterRequest {
+    pub version: CapabilityVersion,
+    pub node_key: NodePublic,
+    pub old_node_key: NodePublic,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<RegisterAuth>,
+    /// In the past: log out.
+    #[serde(skip_serializing_if = "Option::is_none", with = "time")]
+    pub expiry: Option<Timestamp>,
+    /// The `AuthURL` of an earlier answer: wait until that is approved.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub followup: String,
+    pub hostinfo: Option<Hostinfo>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ephemeral: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub tailnet: String,
+}
+
+/// Proof that the node may join. The key is a secret: this has no `Debug`.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct RegisterAuth {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub auth_key: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct RegisterResponse {
+    pub user: User,
+    pub login: Login,
+    pub node_key_expired: bool,
+    pub machine_authorized: bool,
+    /// Where a person approves this node; empty when it is in.
+    #[serde(rename = "AuthURL")]
+    pub auth_url: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub error: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct User {
+    #[serde(rename = "ID")]
+    pub id: UserId,
+    pub display_name: String,
+    #[serde(skip_serializing_if = "Option::is_none", with = "time")]
+    pub created: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Login {
+    #[serde(rename = "ID")]
+    pub id: UserId,
+    pub provider: String,
+    pub login_name: String,
+    pub display_name: String,
+}

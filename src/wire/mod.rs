@@ -1,0 +1,3 @@
+//! Bytes to messages and back: bounded, total, fuzzed.
+
+pub mod control;

@@ -1,0 +1,135 @@
+//! Checks of the source tree itself: which module may know which.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each module, and the only crate modules it may name.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("types", &[]),
+    ("wire", &["types"]),
+    ("netmap", &["types", "wire"]),
+    ("dns", &["types", "wire"]),
+    ("path", &["types", "wire"]),
+    ("derp", &["types", "wire"]),
+    ("control", &["types", "wire", "netmap"]),
+    ("policy", &["types", "wire"]),
+    ("registry", &["types", "wire", "policy"]),
+    ("plan", &["types", "netmap"]),
+    ("linux", &["types", "plan"]),
+    ("agent", &["types", "wire", "netmap", "control", "path", "derp", "dns", "plan", "linux"]),
+    ("cli", &["types", "wire"]),
+    ("relay", &["types", "wire", "derp"]),
+    ("coordinator", &["types", "wire", "policy", "registry", "derp", "relay"]),
+];
+
+/// Modules that decide and never act: none of these may appear in them.
+const PURE: &[&str] = &["types", "wire", "netmap", "dns", "path", "derp", "control", "policy", "registry", "plan"];
+const EFFECTS: &[&str] = &[
+    "tokio::",
+    "std::net::UdpSocket",
+    "std::net::TcpStream",
+    "std::fs",
+    "std::process",
+    "std::thread",
+    "Instant::now",
+    "SystemTime::now",
+    "Timestamp::now",
+    "rand::",
+    "async fn",
+];
+
+#[test]
+fn each_module_names_only_the_modules_below_it() {
+    let mut errors = Vec::new();
+
+    for (module, below) in MAY_USE {
+        for file in rust_files(&Path::new("src").join(module)) {
+            let text = fs::read_to_string(&file).unwrap();
+            for named in crate_modules_named_in(&text) {
+                if named != *module && !below.contains(&named.as_str()) {
+                    errors.push(format!("{}: `{module}` may not use `crate::{named}`", file.display()));
+                }
+            }
+        }
+    }
+
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+#[test]
+fn pure_modules_hold_no_effects() {
+    let mut errors = Vec::new();
+
+    for module in PURE {
+        for file in rust_files(&Path::new("src").join(module)) {
+            let text = fs::read_to_string(&file).unwrap();
+            for effect in EFFECTS.iter().filter(|effect| text.contains(**effect)) {
+                errors.push(format!("{}: `{effect}` in a pure module", file.display()));
+            }
+        }
+    }
+
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+#[test]
+fn grouped_imports_are_seen() {
+    assert_eq!(crate_modules_named_in("use crate::{linux::{Kernel, route}, wire as w};"), ["linux", "wire"],);
+}
+
+#[test]
+fn every_module_has_a_place_in_the_layers() {
+    for entry in fs::read_dir("src").unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if path.is_dir() && name != "bin" {
+            assert!(MAY_USE.iter().any(|(module, _)| *module == name), "add `{name}` to MAY_USE");
+        }
+    }
+}
+
+/// `crate::wire::x` names `wire`; `crate::{netmap::Map, wire}` names both.
+fn crate_modules_named_in(text: &str) -> Vec<String> {
+    let mut modules = Vec::new();
+    for rest in text.split("crate::").skip(1) {
+        let Some(group) = rest.strip_prefix('{') else {
+            modules.push(leading_name(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let mut names_module = true;
+        for (index, c) in group.char_indices() {
+            if names_module && depth == 0 && (c.is_alphabetic() || c == '_') {
+                modules.push(leading_name(&group[index..]));
+                names_module = false;
+            }
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => names_module = true,
+                _ => {}
+            }
+        }
+    }
+    modules
+}
+
+fn leading_name(text: &str) -> String {
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+fn rust_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
