@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::num::ParseIntError;
+use std::str::FromStr;
 
 use crate::types::IpNet;
 
@@ -24,15 +26,38 @@ pub struct Firewall {
     pub subnets: BTreeMap<IpNet, ClassId>,
 }
 
-/// A class's name, made of what it holds, so that equal classes have equal names everywhere.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ClassId(pub String);
+macro_rules! content_name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+        pub struct $name(pub u64);
 
-impl fmt::Display for ClassId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:016x}", self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIntError;
+
+            fn from_str(text: &str) -> Result<Self, ParseIntError> {
+                u64::from_str_radix(text, 16).map(Self)
+            }
+        }
+    };
 }
+
+content_name!(
+    /// A class's name, a digest of what it holds, so that equal classes have equal names everywhere.
+    /// Printed as 16 hexadecimal digits.
+    ClassId
+);
+content_name!(
+    /// A rule's name for counters and explanations, a digest of the rights it gives. Its sources do not
+    /// count, so a node that joins renames nothing.
+    RuleId
+);
 
 /// A set of rights: what a source that holds it may open.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,10 +65,6 @@ pub struct Class {
     /// What each rule of the packet filter admits, each with a counter of its own.
     pub rules: BTreeMap<RuleId, BTreeSet<Admit>>,
 }
-
-/// Names a rule of the packet filter for counters and explanations.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RuleId(pub String);
 
 /// One right: packets of this protocol to these ports of this destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

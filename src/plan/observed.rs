@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::types::{IpNet, NodePrivate, NodePublic, Timestamp};
 
@@ -77,7 +78,7 @@ pub enum ObservedFirewall {
     #[default]
     Absent,
     /// It says exactly this.
-    Table(Box<Firewall>),
+    Table(Arc<Firewall>),
     /// It is there but somebody changed it, or another version of ours wrote it; why it was not understood.
     Altered(String),
 }

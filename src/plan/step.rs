@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::types::{IpNet, NodePrivate, NodePublic};
 
@@ -41,7 +42,7 @@ pub enum Step {
         /// Who.
         key: NodePublic,
         /// With what.
-        peer: Peer,
+        peer: Arc<Peer>,
     },
     /// Give a present peer more allowed IPs; each moves here from whoever has it.
     AddAllowedIps {
@@ -84,13 +85,13 @@ pub enum Step {
     /// Remove one policy rule; a duplicate takes a step of its own.
     RemoveRule(Rule),
     /// Put the whole table in place of whatever is there, in one transaction.
-    ReplaceFirewall(Box<Firewall>),
+    ReplaceFirewall(Arc<Firewall>),
     /// Turn the first table into the second by its elements and classes, in one transaction.
     UpdateFirewall {
         /// What the kernel holds.
-        from: Box<Firewall>,
+        from: Arc<Firewall>,
         /// What it should hold.
-        to: Box<Firewall>,
+        to: Arc<Firewall>,
     },
     /// Delete our table.
     DeleteFirewall,

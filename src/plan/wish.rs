@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::types::{IpNet, NodePrivate, NodePublic};
 
@@ -17,7 +18,7 @@ pub struct Desired {
     /// Policy rules with our priorities.
     pub rules: BTreeSet<Rule>,
     /// Our nftables table.
-    pub firewall: Option<Firewall>,
+    pub firewall: Option<Arc<Firewall>>,
 }
 
 /// The WireGuard link.
@@ -34,7 +35,7 @@ pub struct Device {
     /// Our own addresses, each as a host prefix.
     pub addresses: BTreeSet<IpNet>,
     /// Who may send to us, by key.
-    pub peers: BTreeMap<NodePublic, Peer>,
+    pub peers: BTreeMap<NodePublic, Arc<Peer>>,
 }
 
 /// A WireGuard peer.
