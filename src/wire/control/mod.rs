@@ -13,7 +13,7 @@ mod hostinfo;
 mod map;
 mod node;
 mod register;
-mod time;
+pub(in crate::wire) mod time;
 
 pub use derp_map::{DerpHomeParams, DerpMap, DerpNode, DerpRegion};
 pub use dns::{DnsConfig, DnsRecord, Resolver};
