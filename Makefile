@@ -1,2 +1,38 @@
-test: ## all tests
+# Everything a user or developer does with the tree. `make help` lists it.
+
+export PATH := $(CURDIR)/target/tools:$(HOME)/.cargo/bin:$(PATH)
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help build test demo bench fmt lint clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: ## build the four programs into target/debug
+	@tests/vm/setup.sh build
+	cargo build
+
+test: ## run all tests; installs what they need and says what
+	@tests/vm/setup.sh
 	cargo test
+	tests/vm/test.sh
+
+demo: ## two nodes join a coordinator and ping each other, here or in a virtual machine
+	@tests/vm/setup.sh build kernel
+	@cargo build
+	@tests/lab/demo.sh
+
+bench: ## measure and print a table; NAME=plan for one group
+	@tests/vm/setup.sh build kernel
+	@tests/bench/run.sh $(NAME)
+
+fmt: ## format the sources
+	cargo fmt
+
+lint: ## check format, lints and the layers of the source tree
+	cargo fmt --check
+	cargo clippy --all-targets --test '*' -- -D warnings
+	cargo test --test tidy
+
+clean: ## remove everything built or downloaded
+	rm -rf target

@@ -1,0 +1,153 @@
+//! Hosts, the switch between them, and the programs that run on them; all of it ends with the values.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// How long a condition may take to hold, under emulation on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A few hosts on one switch.
+pub(crate) struct Lab {
+    name: String,
+    switch: Namespace,
+    hosts: u8,
+    /// Where the programs of this lab keep their files.
+    pub(crate) dir: TempDir,
+}
+
+/// A machine of its own, as far as the network goes.
+pub(crate) struct Host {
+    namespace: Namespace,
+    /// Its address on the switch.
+    pub(crate) v4: String,
+    /// Its other address on the switch.
+    pub(crate) v6: String,
+}
+
+impl Lab {
+    /// An empty lab, or `None` with a word why where this machine cannot hold one.
+    pub(crate) fn new() -> Option<Self> {
+        if let Err(reason) = can_hold_a_lab() {
+            assert!(std::env::var_os("WARREN_REQUIRE_KERNEL").is_none(), "this run must hold a lab: {reason}");
+            println!("skipped: {reason}");
+            return None;
+        }
+        static LABS: AtomicU32 = AtomicU32::new(0);
+        let name = format!("lab{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
+        let switch = Namespace::new(&format!("{name}-switch"));
+        switch.run("ip link add switch type bridge");
+        switch.run("ip link set switch up");
+        Some(Self { name, switch, hosts: 0, dir: tempfile::tempdir().unwrap() })
+    }
+
+    /// Plugs a new host into the switch.
+    pub(crate) fn host(&mut self, name: &str) -> Host {
+        self.hosts += 1;
+        let number = self.hosts;
+        let host = Host {
+            namespace: Namespace::new(&format!("{}-{name}", self.name)),
+            v4: format!("10.77.0.{number}"),
+            v6: format!("fd77::{number}"),
+        };
+        self.switch.run(&format!("ip link add port{number} type veth peer name eth0 netns {}", host.namespace.name));
+        self.switch.run(&format!("ip link set port{number} master switch up"));
+        host.run("ip link set eth0 up");
+        host.run(&format!("ip address add {}/24 dev eth0", host.v4));
+        host.run(&format!("ip address add {}/64 dev eth0 nodad", host.v6));
+        host
+    }
+}
+
+impl Host {
+    /// Runs a command line, words parted by spaces, on this host; what it printed. It must succeed.
+    pub(crate) fn run(&self, line: &str) -> String {
+        self.namespace.run(line)
+    }
+
+    /// Runs a command line that may fail.
+    pub(crate) fn try_run(&self, line: &str) -> Output {
+        self.namespace.command(line.split(' ')).output().unwrap()
+    }
+
+    /// A program to be started on this host.
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
+        self.namespace.command(words)
+    }
+
+    /// Sends one ping and waits until it is answered, trying again while it is not.
+    pub(crate) fn ping(&self, address: &str) {
+        eventually(&format!("ping to {address}"), || {
+            self.try_run(&format!("ping -n -c 1 -W 2 {address}")).status.success().then_some(())
+        });
+    }
+}
+
+/// Tries again until there is an answer; panics with `what` when there is none within [`PATIENCE`].
+pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(answer) = attempt() {
+            return answer;
+        }
+        assert!(started.elapsed() < PATIENCE, "waited {} seconds for {what}", PATIENCE.as_secs());
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    fn new(name: &str) -> Self {
+        must(Command::new("ip").args(["netns", "add", name]));
+        let namespace = Self { name: name.to_owned() };
+        namespace.run("ip link set lo up");
+        namespace
+    }
+
+    fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).args(words);
+        command
+    }
+
+    fn run(&self, line: &str) -> String {
+        must(&mut self.command(line.split(' ')))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+    }
+}
+
+fn can_hold_a_lab() -> Result<(), String> {
+    if !Path::new("/run/netns").exists() && std::fs::create_dir("/run/netns").is_err() {
+        return Err("network namespaces need root".to_owned());
+    }
+    let probe = Command::new("unshare").args(["--net", "ip", "link", "add", "probe", "type", "wireguard"]).output();
+    match probe {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("no WireGuard here: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        Err(error) => Err(format!("unshare: {error}")),
+    }
+}
+
+fn must(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}

@@ -1,0 +1,10 @@
+//! Real programs across network namespaces, on a kernel with WireGuard.
+//!
+//! Each test builds its own hosts on a switch of its own ([`lab::Lab`]), starts the programs there as a user
+//! would, and asks them and the kernel's own tools (`ip`, `wg`, `nft`, `ping`) what is true. `tests/vm/test.sh lab`
+//! runs them; elsewhere, without root or WireGuard, each says `skipped` and passes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod ground;
+mod lab;

