@@ -2,3 +2,5 @@
 
 pub mod control;
 pub mod local;
+pub mod map_stream;
+pub mod noise;
