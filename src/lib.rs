@@ -41,6 +41,8 @@ pub mod agent;
 pub mod cli;
 #[cfg(feature = "coordinator")]
 pub mod coordinator;
+#[cfg(feature = "shell")]
+pub mod io;
 #[cfg(feature = "agent")]
 pub mod linux;
 #[cfg(feature = "relay")]

@@ -17,11 +17,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("policy", &["types", "wire"]),
     ("registry", &["types", "wire", "policy"]),
     ("plan", &["types", "netmap"]),
+    ("io", &["types", "wire"]),
     ("linux", &["types", "plan"]),
-    ("agent", &["types", "wire", "netmap", "control", "path", "derp", "dns", "plan", "linux"]),
+    ("agent", &["types", "wire", "netmap", "control", "path", "derp", "dns", "plan", "io", "linux"]),
     ("cli", &["types", "wire"]),
     ("relay", &["types", "wire", "derp"]),
-    ("coordinator", &["types", "wire", "policy", "registry", "derp", "relay"]),
+    ("coordinator", &["types", "wire", "policy", "registry", "derp", "io", "relay"]),
 ];
 
 /// Modules that decide and never act: none of these may appear in them.
