@@ -1,1 +1,183 @@
 //! What the coordinator told us, made safe: the map, deltas, the packet filter in domain terms.
+//!
+//! A [`Netmap`] keeps two things apart: the map *as told*, merged message by message and never judged, and
+//! what we *make of it*: peers that can be talked to, each with prefixes that are its alone. The second
+//! is a function of the first, so a map with deltas applied gives exactly what the full map would have
+//! given. One bad entry never stops the rest: it is left out, and [`Netmap::rejections`] says why.
+//!
+//! The coordinator is trusted for the map, not for this host: every list has a limit, and nothing in a map
+//! may touch loopback, link-local or multicast addresses, our own address, or another peer's.
+//!
+//! Invariants of the peers, for whoever plans with them: no two have the same key or the same prefix; each
+//! address is a single one of the overlay; none is ours; no route covers part of the overlay but for the
+//! range made for that.
+
+mod filter;
+mod judge;
+mod peers;
+mod rejection;
+mod told;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::types::{IpNet, NodeId, NodePublic, Timestamp, UserId};
+use crate::wire::control::{DerpMap, DnsConfig, MapResponse, Node, UserProfile};
+
+pub use filter::{AddressRange, Destination, FilterRule, PacketFilter};
+pub use judge::overlap;
+pub use peers::Peer;
+pub use rejection::{Reason, Rejection};
+
+use judge::Ourselves;
+use peers::Peers;
+use told::{Told, Touched};
+
+/// The map: what was told, and what we make of it. The default is the map of a node that was told nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Netmap {
+    told: Told,
+    ours: Ourselves,
+    peers: Peers,
+    filter: Arc<PacketFilter>,
+    filter_rejections: Vec<Rejection>,
+}
+
+impl Netmap {
+    /// Merges one message of the stream.
+    pub fn apply(&mut self, message: MapResponse, now: Timestamp) {
+        let touched = self.told.apply(message, now);
+        self.judge(&touched, now);
+    }
+
+    /// Takes the first message of a new stream, which tells everything from scratch.
+    ///
+    /// A node that is alone gets no list of peers at all, so this is not the same as [`Netmap::apply`].
+    pub fn replace(&mut self, message: MapResponse, now: Timestamp) {
+        let mut told = Told::default();
+        told.apply(message, now);
+        *self = Self::from_told(told, now);
+    }
+
+    /// Drops the peers whose keys ran out by `now`. Says whether there were any.
+    pub fn expire(&mut self, now: Timestamp) -> bool {
+        let due = self.peers.iter().filter(|peer| rejection::is_past(peer.node.key_expiry, now));
+        let peers: BTreeSet<NodeId> = due.map(|peer| peer.node.id).collect();
+        self.peers.update(&peers, &self.told.peers, &self.ours, now);
+        !peers.is_empty()
+    }
+
+    /// When [`Netmap::expire`] has something to do next.
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        self.peers.iter().filter_map(|peer| peer.node.key_expiry).min()
+    }
+
+    /// Ourselves, as the coordinator describes us.
+    pub fn node(&self) -> Option<&Node> {
+        self.told.node.as_deref()
+    }
+
+    /// Our own addresses, each a host prefix of the overlay.
+    pub fn addresses(&self) -> &BTreeSet<IpNet> {
+        &self.ours.addresses
+    }
+
+    /// The peers that can be talked to, by number.
+    pub fn peers(&self) -> impl ExactSizeIterator<Item = &Arc<Peer>> {
+        self.peers.iter()
+    }
+
+    /// A peer that can be talked to.
+    pub fn peer(&self, id: NodeId) -> Option<&Arc<Peer>> {
+        self.peers.get(id)
+    }
+
+    /// The peer with this node key, if it can be talked to.
+    pub fn peer_by_key(&self, key: &NodePublic) -> Option<&Arc<Peer>> {
+        self.peers.by_key(key)
+    }
+
+    /// Which peer has exactly this prefix.
+    pub fn owner(&self, prefix: &IpNet) -> Option<&Arc<Peer>> {
+        self.peers.owner(prefix)
+    }
+
+    /// Every peer as told, the expired and the unusable too: for people to look at.
+    pub fn told_peers(&self) -> impl ExactSizeIterator<Item = &Arc<Node>> {
+        self.told.peers.values()
+    }
+
+    /// A user's names.
+    pub fn user(&self, id: UserId) -> Option<&UserProfile> {
+        self.told.users.get(&id)
+    }
+
+    /// All users that were told of.
+    pub fn users(&self) -> impl ExactSizeIterator<Item = &UserProfile> {
+        self.told.users.values()
+    }
+
+    /// Who may open what here.
+    pub fn filter(&self) -> &Arc<PacketFilter> {
+        &self.filter
+    }
+
+    /// What to do with names.
+    pub fn dns(&self) -> &DnsConfig {
+        &self.told.dns
+    }
+
+    /// Where the relays are.
+    pub fn derp(&self) -> &DerpMap {
+        &self.told.derp
+    }
+
+    /// The network's name.
+    pub fn domain(&self) -> &str {
+        &self.told.domain
+    }
+
+    /// What the coordinator finds wrong with us.
+    pub fn health(&self) -> &[String] {
+        &self.told.health
+    }
+
+    /// Everything that was left out, and why.
+    pub fn rejections(&self) -> impl Iterator<Item = &Rejection> {
+        self.ours.rejections.iter().chain(self.peers.rejections()).chain(&self.filter_rejections)
+    }
+
+    /// The map for the disk: the one message that tells all of it. Give it to [`Netmap::replace`] to have the
+    /// map back, judged anew.
+    pub fn to_message(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(&self.told)
+    }
+
+    fn from_told(told: Told, now: Timestamp) -> Self {
+        let mut map = Self { told, ..Self::default() };
+        let peers = map.told.peers.keys().copied().collect();
+        map.judge(&Touched { node: true, filter: true, peers }, now);
+        map
+    }
+
+    /// Brings what we make of the map up to date with what was told.
+    fn judge(&mut self, touched: &Touched, now: Timestamp) {
+        if touched.filter {
+            let (filter, rejections) = PacketFilter::read(&self.told.filters);
+            self.filter_rejections = rejections;
+            if filter != *self.filter {
+                self.filter = Arc::new(filter);
+            }
+        }
+        let ours = match (&self.told.node, touched.node) {
+            (Some(node), true) => Ourselves::read(node),
+            _ => self.ours.clone(),
+        };
+        if ours == self.ours {
+            self.peers.update(&touched.peers, &self.told.peers, &self.ours, now);
+        } else {
+            self.ours = ours;
+            self.peers = Peers::judged(&self.told.peers, &self.ours, now);
+        }
+    }
+}

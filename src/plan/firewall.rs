@@ -11,6 +11,8 @@ use std::net::IpAddr;
 use std::num::ParseIntError;
 use std::str::FromStr;
 
+use thiserror::Error;
+
 use crate::types::IpNet;
 
 /// Our nftables table. The default lets nobody in.
@@ -59,6 +61,58 @@ content_name!(
     RuleId
 );
 
+/// A packet that would open a connection, or stand alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Who sends it.
+    pub source: IpAddr,
+    /// To whom.
+    pub destination: IpAddr,
+    /// With which protocol.
+    pub protocol: Protocol,
+    /// To which port; 0 where the protocol has none.
+    pub port: u16,
+}
+
+/// Why a packet is not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Denied {
+    /// The destination is neither ours nor behind us.
+    #[error("this host neither has nor serves the destination")]
+    NotServed,
+    /// No rule of the packet filter has the source.
+    #[error("no rule names the source")]
+    NoRights,
+    /// The source has rights, none of which is for this packet.
+    #[error("no rule that names the source admits it")]
+    NotAdmitted,
+}
+
+impl Firewall {
+    /// Whether a packet that belongs to no known flow is admitted, and by which rule.
+    ///
+    /// This is the meaning of the table; `linux` compiles the same for the kernel. ICMP is admitted to
+    /// whatever destination the source has any right to.
+    pub fn decide(&self, packet: &Packet) -> Result<RuleId, Denied> {
+        if !self.served.iter().any(|served| served.contains(&packet.destination)) {
+            return Err(Denied::NotServed);
+        }
+        let class = self.class_of(packet.source).and_then(|id| self.classes.get(&id)).ok_or(Denied::NoRights)?;
+        let rule = class.rules.iter().find(|(_, admits)| admits.iter().any(|admit| admit.admits(packet)));
+        rule.map(|(id, _)| *id).ok_or(Denied::NotAdmitted)
+    }
+
+    /// The class of a source.
+    pub fn class_of(&self, source: IpAddr) -> Option<ClassId> {
+        let subnet = || {
+            let upto = IpNet::from(source);
+            let (prefix, class) = self.subnets.range(..=upto).next_back()?;
+            prefix.contains(&source).then_some(class)
+        };
+        self.hosts.get(&source).or_else(subnet).copied()
+    }
+}
+
 /// A set of rights: what a source that holds it may open.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Class {
@@ -77,6 +131,30 @@ pub struct Admit {
     pub ports: PortRange,
 }
 
+impl Admit {
+    fn admits(&self, packet: &Packet) -> bool {
+        let right_protocol = match packet.protocol {
+            protocol if protocol.is_icmp() => true,
+            protocol if protocol.has_ports() => {
+                self.protocol == protocol && (self.ports.first..=self.ports.last).contains(&packet.port)
+            }
+            protocol => self.protocol == protocol && self.ports == PortRange::ALL,
+        };
+        right_protocol && self.destination.contains(&packet.destination)
+    }
+}
+
+impl fmt::Display for Admit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.protocol, self.destination)?;
+        match self.ports {
+            PortRange::ALL => Ok(()),
+            ports if ports.first == ports.last => write!(f, " port {}", ports.first),
+            ports => write!(f, " ports {}-{}", ports.first, ports.last),
+        }
+    }
+}
+
 /// An IP protocol, by its assigned number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Protocol(pub u8);
@@ -92,6 +170,29 @@ impl Protocol {
     pub const ICMPV6: Self = Self(58);
     /// SCTP.
     pub const SCTP: Self = Self(132);
+
+    /// Whether its packets carry port numbers that rules speak of.
+    pub fn has_ports(self) -> bool {
+        [Self::TCP, Self::UDP, Self::SCTP].contains(&self)
+    }
+
+    /// Whether it is ICMP of either family.
+    pub fn is_icmp(self) -> bool {
+        [Self::ICMP, Self::ICMPV6].contains(&self)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::ICMP => f.write_str("icmp"),
+            Self::TCP => f.write_str("tcp"),
+            Self::UDP => f.write_str("udp"),
+            Self::ICMPV6 => f.write_str("icmpv6"),
+            Self::SCTP => f.write_str("sctp"),
+            Self(number) => write!(f, "protocol {number}"),
+        }
+    }
 }
 
 /// Ports, both ends included.

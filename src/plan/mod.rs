@@ -7,14 +7,19 @@
 
 pub mod own;
 
+mod classes;
+mod desired;
 mod firewall;
 mod kernel;
 mod observed;
+mod prefs;
 mod step;
 mod wish;
 
-pub use firewall::{Admit, Class, ClassId, Firewall, PortRange, Protocol, RuleId};
+pub use desired::{Wish, desired};
+pub use firewall::{Admit, Class, ClassId, Denied, Firewall, Packet, PortRange, Protocol, RuleId};
 pub use kernel::{Kernel, KernelError};
 pub use observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
+pub use prefs::{Host, Path, Paths, Prefs};
 pub use step::{Plan, Step};
 pub use wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction};

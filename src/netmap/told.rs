@@ -1,0 +1,194 @@
+//! The map as it was told, merged message by message.
+//!
+//! Nothing is judged here, so that a map with deltas applied is the very map that the coordinator would
+//! send whole: what is unusable today may become usable when something else leaves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::types::{Limit, NodeId, Timestamp, UserId};
+use crate::wire::control::{DerpMap, DnsConfig, FilterRule, MapResponse, Node, PeerChange, UserProfile, limit};
+
+/// Nodes that deltas may add up to. One message cannot hold more either.
+const PEERS: Limit = Limit::new("peers told of", limit::PEERS);
+/// Users that deltas may add up to: no more than there can be nodes.
+const USERS: Limit = Limit::new("users told of", limit::PEERS);
+/// Parts of the packet filter; coordinators send one to a few.
+const FILTER_PARTS: Limit = Limit::new("parts of the packet filter", 1_000);
+/// The part that an unnamed packet filter is.
+const UNNAMED_PART: &str = "base";
+
+/// Everything that the coordinator told us. Serialises as the message that would tell it all at once.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Told {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) node: Option<Arc<Node>>,
+    #[serde(serialize_with = "values", skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) peers: BTreeMap<NodeId, Arc<Node>>,
+    #[serde(rename = "UserProfiles", serialize_with = "values", skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) users: BTreeMap<UserId, UserProfile>,
+    #[serde(rename = "PacketFilters")]
+    pub(super) filters: BTreeMap<String, Vec<FilterRule>>,
+    #[serde(rename = "DNSConfig")]
+    pub(super) dns: DnsConfig,
+    #[serde(rename = "DERPMap")]
+    pub(super) derp: DerpMap,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) domain: String,
+    pub(super) health: Vec<String>,
+}
+
+/// What a message touched, so that the rest need not be judged again.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    /// Whether the message spoke of ourselves.
+    pub(super) node: bool,
+    /// Whether the packet filter changed.
+    pub(super) filter: bool,
+    /// The peers that came, went or changed.
+    pub(super) peers: BTreeSet<NodeId>,
+}
+
+impl Told {
+    /// Merges one message, in the order that the protocol gives.
+    pub(super) fn apply(&mut self, message: MapResponse, now: Timestamp) -> Touched {
+        let mut touched = Touched { node: message.node.is_some(), ..Touched::default() };
+        if let Some(derp) = message.derp_map {
+            self.apply_derp(derp);
+        }
+        if let Some(node) = message.node {
+            self.node = Some(Arc::new(node));
+        }
+        if !message.peers.is_empty() {
+            for id in self.peers.keys().copied().collect::<Vec<_>>() {
+                self.remove(id, &mut touched);
+            }
+            self.upsert(message.peers, &mut touched);
+        }
+        for id in message.peers_removed {
+            self.remove(id, &mut touched);
+        }
+        self.upsert(message.peers_changed, &mut touched);
+        for change in message.peers_changed_patch {
+            self.modify(change.node_id, &mut touched, |node| patch(node, change));
+        }
+        for (id, seen) in message.peer_seen_change {
+            self.modify(id, &mut touched, |node| node.last_seen = seen.then_some(now));
+        }
+        for (id, online) in message.online_change {
+            self.modify(id, &mut touched, |node| node.online = Some(online));
+        }
+        for user in message.user_profiles {
+            if USERS.check(self.users.len() + 1).is_ok() || self.users.contains_key(&user.id) {
+                self.users.insert(user.id, user);
+            }
+        }
+        touched.filter = self.apply_filters(message.packet_filter, message.packet_filters);
+        if let Some(dns) = message.dns_config {
+            self.dns = dns;
+        }
+        if !message.domain.is_empty() {
+            self.domain = message.domain;
+        }
+        if let Some(health) = message.health {
+            self.health = health;
+        }
+        touched
+    }
+
+    /// Region scores are merged by themselves: they may come without regions.
+    fn apply_derp(&mut self, derp: DerpMap) {
+        let only_scores = derp.regions.is_empty() && derp.home_params.is_some() && !derp.omit_default_regions;
+        if only_scores {
+            self.derp.home_params = derp.home_params;
+        } else {
+            self.derp = derp;
+        }
+    }
+
+    fn apply_filters(
+        &mut self,
+        unnamed: Option<Vec<FilterRule>>,
+        mut named: BTreeMap<String, Option<Vec<FilterRule>>>,
+    ) -> bool {
+        let changed = unnamed.is_some() || !named.is_empty();
+        if let Some(None) = named.get("*") {
+            named.remove("*");
+            self.filters.clear();
+        }
+        let unnamed = unnamed.map(|rules| (UNNAMED_PART.to_owned(), Some(rules)));
+        for (part, rules) in unnamed.into_iter().chain(named) {
+            match rules {
+                None => drop(self.filters.remove(&part)),
+                Some(rules) => {
+                    if FILTER_PARTS.check(self.filters.len() + 1).is_ok() || self.filters.contains_key(&part) {
+                        self.filters.insert(part, rules);
+                    }
+                }
+            }
+        }
+        changed
+    }
+
+    fn upsert(&mut self, nodes: Vec<Node>, touched: &mut Touched) {
+        for node in nodes {
+            let id = node.id;
+            if PEERS.check(self.peers.len() + 1).is_ok() || self.peers.contains_key(&id) {
+                self.peers.insert(id, Arc::new(node));
+                touched.peers.insert(id);
+            }
+        }
+    }
+
+    fn remove(&mut self, id: NodeId, touched: &mut Touched) {
+        if self.peers.remove(&id).is_some() {
+            touched.peers.insert(id);
+        }
+    }
+
+    /// Changes a known peer; what concerns an unknown one is ignored.
+    fn modify(&mut self, id: NodeId, touched: &mut Touched, change: impl FnOnce(&mut Node)) {
+        if let Some(node) = self.peers.get_mut(&id) {
+            touched.peers.insert(id);
+            change(Arc::make_mut(node));
+        }
+    }
+}
+
+fn patch(node: &mut Node, change: PeerChange) {
+    if change.derp_region.0 != 0 {
+        node.home_derp = change.derp_region;
+        node.legacy_derp = format!("127.3.3.40:{}", change.derp_region);
+    }
+    if change.cap.0 != 0 {
+        node.cap = change.cap;
+    }
+    if let Some(cap_map) = change.cap_map {
+        node.cap_map = cap_map;
+    }
+    if let Some(endpoints) = change.endpoints {
+        node.endpoints = endpoints;
+    }
+    if let Some(key) = change.key {
+        node.key = key;
+    }
+    if let Some(disco_key) = change.disco_key {
+        node.disco_key = disco_key;
+    }
+    if let Some(online) = change.online {
+        node.online = Some(online);
+    }
+    if let Some(last_seen) = change.last_seen {
+        node.last_seen = Some(last_seen);
+    }
+    if let Some(key_expiry) = change.key_expiry {
+        node.key_expiry = Some(key_expiry);
+    }
+}
+
+fn values<K, V: Serialize, S: serde::Serializer>(map: &BTreeMap<K, V>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(map.values())
+}

@@ -1,0 +1,163 @@
+//! The whole wish, computed from scratch.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::netmap::{Netmap, Peer as MapPeer, Reason, Rejection, overlap};
+use crate::types::{IpNet, Limit, OVERLAY_V4, OVERLAY_V6, in_overlay};
+
+use super::classes;
+use super::firewall::Firewall;
+use super::own;
+use super::prefs::{Host, Paths, Prefs};
+use super::wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction};
+
+/// Subnets of all peers together; each is a kernel route and an allowed IP.
+const ROUTES: Limit = Limit::new("subnet routes of peers", 16_384);
+
+/// The metric of routes that carry packets. Not 0, which IPv6 turns into another number.
+const METRIC: u32 = 100;
+/// The metric of the routes that refuse what no other route takes.
+const METRIC_LAST: u32 = 10_000;
+
+/// What should be, and what of the map is not part of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Everything of ours that should exist.
+    pub desired: Desired,
+    /// What this host does not take from the map, and why. The map's own faults are in
+    /// [`Netmap::rejections`].
+    pub left_out: Vec<Rejection>,
+}
+
+/// Computes the whole wish. A node that is off, or has no address, wishes for nothing.
+pub fn desired(netmap: &Netmap, prefs: &Prefs, paths: &Paths, host: &Host) -> Wish {
+    if !prefs.want_running || netmap.addresses().is_empty() {
+        return Wish::default();
+    }
+    let mut left_out = Vec::new();
+    let peers = accepted_peers(netmap, prefs, host, &mut left_out);
+    let served = served(netmap.addresses(), &prefs.advertise_routes);
+    let firewall = match prefs.shields_up {
+        true => Firewall { served, ..Firewall::default() },
+        false => classes::firewall(netmap.filter(), served, &peers),
+    };
+    let desired = Desired {
+        routes: routes(netmap.addresses(), host, &peers),
+        device: Some(Device {
+            private_key: host.key.clone(),
+            listen_port: prefs.listen_port,
+            fwmark: own::MARK_BYPASS,
+            mtu: own::MTU,
+            addresses: netmap.addresses().clone(),
+            peers: peers.into_iter().map(|peer| (peer.map.key(), Arc::new(peer.wish(paths)))).collect(),
+        }),
+        rules: rules(),
+        firewall: Some(Arc::new(firewall)),
+    };
+    Wish { desired, left_out }
+}
+
+/// A peer with the prefixes that this host takes from it.
+pub(super) struct Accepted<'a> {
+    pub(super) map: &'a MapPeer,
+    pub(super) prefixes: Vec<IpNet>,
+}
+
+impl Accepted<'_> {
+    fn wish(&self, paths: &Paths) -> Peer {
+        let path = paths.chosen.get(&self.map.key());
+        Peer {
+            allowed_ips: self.prefixes.iter().copied().collect(),
+            endpoint: match path {
+                None => EndpointWish::Leave,
+                Some(path) if path.moves => EndpointWish::Move(path.endpoint),
+                Some(path) => EndpointWish::Initial(path.endpoint),
+            },
+            keepalive: path.map_or(0, |path| path.keepalive),
+        }
+    }
+
+    /// The subnets, the overlay addresses left aside.
+    fn routes(&self) -> impl Iterator<Item = &IpNet> {
+        self.prefixes.iter().filter(|prefix| !in_overlay(prefix.addr()))
+    }
+}
+
+/// The map says what a peer may carry; here the host has its say.
+fn accepted_peers<'a>(
+    netmap: &'a Netmap,
+    prefs: &Prefs,
+    host: &Host,
+    left_out: &mut Vec<Rejection>,
+) -> Vec<Accepted<'a>> {
+    let clash = |prefix: &IpNet| host.networks.iter().find(|network| overlap(network, prefix)).map(IpNet::trunc);
+    let addresses_may_clash = host.networks.iter().any(|network| in_overlay(network.addr()));
+    let mut routes = 0;
+    let mut accepted = Vec::with_capacity(netmap.peers().len());
+    for peer in netmap.peers() {
+        let mut prefixes = Vec::with_capacity(peer.addresses.len());
+        for address in &peer.addresses {
+            match addresses_may_clash.then(|| clash(address)).flatten() {
+                Some(network) => left_out.push(peer.rejection("address", *address, Reason::HostNetwork(network))),
+                None => prefixes.push(*address),
+            }
+        }
+        for route in peer.routes.iter().filter(|_| prefs.accept_routes) {
+            routes += 1;
+            if let Some(network) = clash(route) {
+                left_out.push(peer.rejection("route", *route, Reason::HostNetwork(network)));
+            } else if let Err(error) = ROUTES.check(routes) {
+                left_out.push(peer.rejection("route", *route, Reason::TooMany(error)));
+            } else {
+                prefixes.push(*route);
+            }
+        }
+        for route in &peer.default_routes {
+            left_out.push(peer.rejection("default route", *route, Reason::DefaultRoute));
+        }
+        accepted.push(Accepted { map: peer, prefixes });
+    }
+    accepted
+}
+
+/// What others may open: our own addresses and the subnets we carry; none lies within another.
+fn served(addresses: &BTreeSet<IpNet>, advertised: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
+    let all: BTreeSet<IpNet> = addresses.iter().chain(advertised).map(IpNet::trunc).collect();
+    let is_covered = |prefix: &&IpNet| all.iter().any(|other| other != *prefix && other.contains(*prefix));
+    all.iter().filter(|prefix| !is_covered(prefix)).copied().collect()
+}
+
+/// Our routing table.
+///
+/// The overlay is one route per family and not one per peer: WireGuard itself refuses with an ICMP error
+/// what no peer owns, so the table stays the same however peers come and go. Beneath it lies an
+/// unreachable route, so that overlay packets do not leak to the underlay while the link is missing. A
+/// network of the host's own that lies inside the overlay range stays the host's.
+fn routes(addresses: &BTreeSet<IpNet>, host: &Host, peers: &[Accepted<'_>]) -> BTreeSet<Route> {
+    let mut routes = BTreeSet::new();
+    for overlay in [IpNet::V4(OVERLAY_V4), IpNet::V6(OVERLAY_V6)] {
+        routes.insert(Route { destination: overlay, target: RouteTarget::Unreachable, metric: METRIC_LAST });
+        if addresses.iter().any(|address| overlay.contains(address)) {
+            routes.insert(Route { destination: overlay, target: RouteTarget::Tunnel, metric: METRIC });
+        }
+    }
+    for network in host.networks.iter().filter(|network| in_overlay(network.addr())) {
+        routes.insert(Route { destination: network.trunc(), target: RouteTarget::Throw, metric: METRIC });
+    }
+    for destination in peers.iter().flat_map(Accepted::routes) {
+        routes.insert(Route { destination: *destination, target: RouteTarget::Tunnel, metric: METRIC });
+    }
+    routes
+}
+
+fn rules() -> BTreeSet<Rule> {
+    let both = |ipv6| {
+        let mark = Some((own::MARK_BYPASS, own::MARK_MASK));
+        [
+            Rule { priority: own::RULE_BYPASS, ipv6, mark, action: RuleAction::Main },
+            Rule { priority: own::RULE_OVERLAY, ipv6, mark: None, action: RuleAction::Ours },
+        ]
+    };
+    [both(false), both(true)].into_iter().flatten().collect()
+}

@@ -1,0 +1,63 @@
+//! What the operator of this host wants, and what the host brings along.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use crate::types::{IpNet, NodePrivate, NodePublic};
+
+use super::own;
+
+/// What the operator wants. The default is off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefs {
+    /// Whether to be in the network at all.
+    pub want_running: bool,
+    /// Whether to use the subnets that peers carry.
+    pub accept_routes: bool,
+    /// The subnets that this host carries for others.
+    pub advertise_routes: BTreeSet<IpNet>,
+    /// Whether to let nobody open anything here.
+    pub shields_up: bool,
+    /// The UDP port of WireGuard.
+    pub listen_port: u16,
+}
+
+impl Default for Prefs {
+    fn default() -> Self {
+        Self {
+            want_running: false,
+            accept_routes: false,
+            advertise_routes: BTreeSet::new(),
+            shields_up: false,
+            listen_port: own::LISTEN_PORT,
+        }
+    }
+}
+
+/// What the host brings along.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Our node key.
+    pub key: NodePrivate,
+    /// The networks it is attached to, but for our own link: no peer may carry those.
+    pub networks: BTreeSet<IpNet>,
+}
+
+/// Which way to each peer was chosen, by node key. A peer that is not here keeps what the kernel has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// The chosen ways.
+    pub chosen: BTreeMap<NodePublic, Path>,
+}
+
+/// The way chosen to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Where outer packets go.
+    pub endpoint: SocketAddr,
+    /// Whether the kernel has to be moved there. A way that is a guess, or that the kernel was seen to hold
+    /// once, is given only to a peer without an endpoint: the peer may have roamed since.
+    pub moves: bool,
+    /// Seconds between keep-alives; 0 for none.
+    pub keepalive: u16,
+}
