@@ -39,7 +39,7 @@ need_tools() {
       if has_apt; then missing+=("$apt"); else missing+=("$dnf"); fi
     fi
   done
-  [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
+  [ ${#missing[@]} = 0 ] || install_packages $(printf '%s\n' "${missing[@]}" | sort -u)
 }
 
 install_packages() {
@@ -75,7 +75,11 @@ need_rust() {
   local least
   least=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
   if rust_is_at_least "$least"; then return; fi
-  if has_apt; then apt_rust "$least"; else install_packages cargo rust clippy rustfmt; fi
+  if has_apt; then
+    apt_rust "$least" || { refresh_packages && apt_rust "$least"; } || true
+  else
+    install_packages cargo rust clippy rustfmt
+  fi
   rust_is_at_least "$least" || rustup_rust
   rust_is_at_least "$least" || { echo "setup.sh: Rust $least or newer is needed; this machine's packages have none" >&2; exit 1; }
 }
@@ -90,16 +94,15 @@ at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; 
 
 # Debian and Ubuntu name newer toolchains apart from the one the release began with.
 apt_rust() {
-  local pair
-  apt_candidate cargo >/dev/null || refresh_packages
-  for pair in "cargo rustc" "cargo-web rustc-web" $(versioned_rust); do
-    set -- "$1" ${pair/:/ }
-    if at_least "$(apt_candidate "$2" || echo 0)" "$1"; then
-      install_packages "$2" "$3"
-      link_versioned_rust "$2"
+  local least=$1 cargo
+  for cargo in cargo cargo-web $(apt-cache pkgnames cargo-1. | sort -V); do
+    if at_least "$(apt_candidate "$cargo" || echo 0)" "$least"; then
+      install_packages "$cargo" "${cargo/cargo/rustc}"
+      link_versioned_rust "$cargo"
       return
     fi
   done
+  return 1
 }
 
 apt_candidate() {
@@ -107,8 +110,6 @@ apt_candidate() {
   version=$(apt-cache policy "$1" 2>/dev/null | awk '$1 == "Candidate:" && $2 != "(none)" { print $2 }')
   [ -n "$version" ] && echo "${version#*:}"
 }
-
-versioned_rust() { apt-cache pkgnames cargo-1. 2>/dev/null | sort -rV | sed 's/cargo-\(.*\)/cargo-\1:rustc-\1/'; }
 
 # `cargo-1.94` brings /usr/bin/cargo-1.94; the build calls it `cargo`.
 link_versioned_rust() {
