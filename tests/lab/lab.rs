@@ -88,14 +88,20 @@ impl Host {
 }
 
 /// Tries again until there is an answer; panics with `what` when there is none within [`PATIENCE`].
-pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, attempt: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, attempt)
+}
+
+/// Tries again until there is an answer; panics with `what` when there is none within `limit`.
+#[allow(clippy::disallowed_methods, reason = "what is awaited happens in other processes, in real time")]
+pub(crate) fn within<T>(limit: Duration, what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(answer) = attempt() {
             return answer;
         }
-        assert!(started.elapsed() < PATIENCE, "waited {} seconds for {what}", PATIENCE.as_secs());
-        std::thread::park_timeout(Duration::from_millis(50));
+        assert!(started.elapsed() < limit, "waited {limit:?} for {what}");
+        std::thread::park_timeout(Duration::from_millis(20));
     }
 }
 

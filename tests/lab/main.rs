@@ -6,5 +6,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod drift;
 mod ground;
+mod join;
 mod lab;
+mod lifecycle;
+mod programs;
+mod restart;
+mod snapshot;

@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# The main job, shown: two nodes join a coordinator and ping each other through the kernel's WireGuard.
+#
+# Three hosts are three network namespaces on one switch. Nothing outlives the run: it works in throw-away
+# namespaces of this machine or, where the kernel has no WireGuard, in a virtual machine (tests/vm/run.sh).
+set -euo pipefail
+tree=$(dirname "$(readlink -f "$0")")/../..
+programs=$(readlink -f "$tree/target/debug")
+
+if [ "${1:-}" != inside ]; then
+  echo "starting three hosts (a virtual machine first, where this kernel has no WireGuard)"
+  "$tree/tests/vm/run.sh" -t 300 "$programs"/{warren,warrend,warren-coordinator} "$0" -- "$0" inside
+  echo "demo: ok"
+  exit
+fi
+
+state=$(mktemp -d)
+export PATH=$programs:$PATH
+hosts=(coordinator alice bob)
+started=()
+trap clean_up EXIT
+
+main() {
+  make_hosts
+
+  say "A coordinator, with one user and a key for each node"
+  start coordinator warren-coordinator serve --state-dir "$state/coordinator" --socket "$state/coordinator.sock" \
+    --listen 0.0.0.0:8080 --server-url http://10.77.0.1:8080
+  export WARREN_COORDINATOR_SOCKET=$state/coordinator.sock
+  until_true coordinator warren-coordinator user list
+  on coordinator warren-coordinator user create demo
+  key_alice=$(on coordinator warren-coordinator key create --user demo | tee /dev/stderr)
+  key_bob=$(on coordinator warren-coordinator key create --user demo | tee /dev/stderr)
+
+  say "An agent on each node"
+  for node in alice bob; do
+    start "$node" warrend --state-dir "$state/$node" --socket "$state/$node.sock"
+    until_true "$node" warren --socket "$state/$node.sock" status
+  done
+
+  say "Both join"
+  on alice warren --socket "$state/alice.sock" up --coordinator http://10.77.0.1:8080 --auth-key "$key_alice" --hostname alice
+  on bob warren --socket "$state/bob.sock" up --coordinator http://10.77.0.1:8080 --auth-key "$key_bob" --hostname bob
+
+  say "They reach each other, over IPv4 and IPv6"
+  for family in 4 6; do
+    address=$(quiet on bob warren --socket "$state/bob.sock" ip "-$family")
+    until_true alice ping -n -c 1 -W 2 "$address"
+    on alice ping -n -c 2 "$address"
+    address=$(quiet on alice warren --socket "$state/alice.sock" ip "-$family")
+    on bob ping -n -c 2 "$address"
+  done
+
+  say "What each says of the other, and what the kernel says"
+  on alice warren --socket "$state/alice.sock" status
+  on bob warren --socket "$state/bob.sock" status
+  on alice wg show warren0
+  on coordinator warren-coordinator node list
+
+  say "Nothing stays behind"
+  for node in alice bob; do
+    stop "$node"
+    on "$node" warrend --cleanup
+    if ip -n "$node" link show warren0 2>/dev/null; then echo "warren0 is still on $node"; exit 1; fi
+  done
+}
+
+make_hosts() {
+  ip netns add switch
+  ip -n switch link add switch type bridge
+  ip -n switch link set switch up
+  local number=0 host
+  for host in "${hosts[@]}"; do
+    number=$((number + 1))
+    ip netns add "$host"
+    ip -n switch link add "port$number" type veth peer name eth0 netns "$host"
+    ip -n switch link set "port$number" master switch up
+    ip -n "$host" link set lo up
+    ip -n "$host" link set eth0 up
+    ip -n "$host" address add "10.77.0.$number/24" dev eth0
+  done
+}
+
+say() { printf '\n== %s\n' "$*"; }
+
+# Runs a command on a host, and shows it as it would be typed there.
+on() {
+  local host=$1; shift
+  echo "$host# ${*//$state\//}" >&2
+  ip netns exec "$host" "$@"
+}
+
+quiet() { "$@" 2>/dev/null; }
+
+# Starts a program on a host; it goes on until the demonstration ends.
+start() {
+  local host=$1; shift
+  echo "$host# ${*//$state\//} &"
+  ip netns exec "$host" "$@" >"$state/$host.log" 2>&1 &
+  started+=("$host:$!")
+}
+
+stop() {
+  local entry
+  for entry in "${started[@]}"; do
+    if [ "${entry%%:*}" = "$1" ]; then kill "${entry##*:}" && wait "${entry##*:}" || true; fi
+  done
+}
+
+# Tries a command, silently, until it succeeds: for at most half a minute.
+until_true() {
+  local host=$1 tries; shift
+  for tries in {1..60}; do
+    if ip netns exec "$host" "$@" >/dev/null 2>&1; then return; fi
+    sleep 0.5
+  done
+  echo "$host: still failing: $*" >&2
+  cat "$state/$host.log" >&2
+  exit 1
+}
+
+clean_up() {
+  local status=$? entry host
+  for entry in "${started[@]}"; do kill -9 "${entry##*:}" 2>/dev/null || true; done
+  if [ "$status" != 0 ]; then tail -n 20 "$state"/*.log >&2; fi
+  for host in switch "${hosts[@]}"; do ip netns delete "$host" 2>/dev/null || true; done
+  rm -rf "$state"
+}
+
+main

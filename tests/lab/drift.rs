@@ -1,0 +1,33 @@
+//! What someone else removes comes back, and is named.
+
+use std::time::Duration;
+
+use crate::lab::{Host, eventually, within};
+use crate::programs::Joined;
+
+/// How soon a repair is done.
+const SOON: Duration = Duration::from_secs(2);
+
+#[test]
+fn what_is_removed_by_hand_is_back_within_two_seconds_and_named() {
+    let Some(Joined { alice, bob, lab: _lab, coordinator: _coordinator }) = Joined::new() else { return };
+    let bobs_key = bob.host.run("wg show warren0 public-key").trim().to_owned();
+    let bobs_address = bob.ip(4);
+    let repaired = |removal: &str, look: &str, sees: &str, named: &[&str]| {
+        eventually(&format!("`{look}` to show {sees} at first"), || shows(&alice.host, look, sees));
+        alice.host.run(removal);
+        within(SOON, &format!("`{look}` to show {sees} after `{removal}`"), || shows(&alice.host, look, sees));
+        alice.wait_for_health(named);
+        alice.host.ping(&bobs_address);
+    };
+
+    repaired(&format!("wg set warren0 peer {bobs_key} remove"), "wg show warren0 peers", &bobs_key, &["peer"]);
+    repaired("ip route flush table 22337", "ip route show table 22337", "warren0", &["route"]);
+    repaired("ip rule delete priority 5310", "ip rule show", "5310:", &["rule", "5310"]);
+    repaired("nft delete table inet warren", "nft list tables", "inet warren", &["firewall"]);
+    repaired("ip link delete warren0", "ip -br link show", "warren0", &["warren0"]);
+}
+
+fn shows(host: &Host, look: &str, sees: &str) -> Option<()> {
+    String::from_utf8_lossy(&host.try_run(look).stdout).contains(sees).then_some(())
+}
