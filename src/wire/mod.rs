@@ -1,6 +1,9 @@
 //! Bytes to messages and back: bounded, total, fuzzed.
 
 pub mod control;
+pub mod derp;
+pub mod disco;
 pub mod local;
 pub mod map_stream;
 pub mod noise;
+pub mod stun;
