@@ -1,3 +1,24 @@
 //! The command line: `warren`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use warren::cli::{Args, Exit, run};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("warren: start: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    match runtime.block_on(run(args, &mut std::io::stdout())) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("warren: {error}");
+            error.exit().into()
+        }
+    }
+}

@@ -9,6 +9,7 @@ mod key;
 mod limits;
 mod name;
 mod net;
+mod span;
 
 pub use id::{CapabilityVersion, NodeId, RegionId, StableNodeId, UserId};
 pub use key::{
@@ -17,6 +18,7 @@ pub use key::{
 pub use limits::{Limit, LimitError, bounded_vec};
 pub use name::{HostLabel, NameError};
 pub use net::{OVERLAY_V4, OVERLAY_V6, in_overlay, is_default_route};
+pub use span::{DurationError, parse_duration};
 
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use jiff::Timestamp;

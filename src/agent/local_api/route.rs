@@ -1,0 +1,259 @@
+//! From a request to what it asks for.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::extract::Query;
+use http::{Method, Uri};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use crate::types::{NodeId, NodePublic, UserId};
+use crate::wire::local::{Mask, MaskedPrefs, Prefs, StartOptions, path};
+
+/// What is asked of the agent.
+pub enum Ask {
+    /// The state of this node, with or without its peers.
+    Status {
+        /// Whether the peers are wanted.
+        peers: bool,
+    },
+    /// Whose an address or a key is.
+    WhoIs(Subject),
+    /// The node of a number.
+    Peer(NodeId),
+    /// The user of a number.
+    User(UserId),
+    /// The preferences.
+    Prefs,
+    /// Change some preferences.
+    EditPrefs(MaskedPrefs),
+    /// Whether these preferences would be taken.
+    CheckPrefs(Box<Prefs>),
+    /// Start, with these preferences and this key.
+    Start(StartOptions),
+    /// Ask the coordinator for a page where a person lets this node in.
+    Login,
+    /// Leave the network.
+    Logout,
+    /// Tell of changes.
+    Watch(Mask),
+    /// Where the relays are.
+    DerpMap,
+    /// What the coordinator says of names.
+    DnsConfig,
+    /// The domains that certificates can be had for.
+    CertDomains,
+    /// The present login profile.
+    Profile,
+    /// All login profiles.
+    Profiles,
+    /// The steps that would be done.
+    Plan,
+    /// What is wrong.
+    Health,
+    /// Wait until the kernel holds the whole wish.
+    Settled,
+    /// Which program this is.
+    Version,
+}
+
+/// What `whois` asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// An overlay address.
+    Address(IpAddr),
+    /// A node key.
+    Key(NodePublic),
+}
+
+/// Why a request is not served.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{text}")]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// The reason, for people.
+    pub text: String,
+}
+
+impl Refusal {
+    /// Puts the two together.
+    pub fn new(status: u16, text: impl Into<String>) -> Self {
+        Self { status, text: text.into() }
+    }
+}
+
+impl Ask {
+    /// Whether answering it changes anything, so that not everybody may ask.
+    pub fn changes(&self) -> bool {
+        matches!(self, Self::EditPrefs(_) | Self::CheckPrefs(_) | Self::Start(_) | Self::Login | Self::Logout)
+    }
+}
+
+/// Prints the name only: a start may carry a key.
+impl std::fmt::Debug for Ask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.changes() { "change" } else { "question" })
+    }
+}
+
+/// What a request asks for.
+pub fn route(method: &Method, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
+    if let Some(call) = uri.path().strip_prefix(path::TAILSCALE) {
+        return tailscale(method, call, uri, body);
+    }
+    match (uri.path().strip_prefix(path::WARREN), method) {
+        (Some("plan"), &Method::GET) => Ok(Ask::Plan),
+        (Some("health"), &Method::GET) => Ok(Ask::Health),
+        (Some("settled"), &Method::GET) => Ok(Ask::Settled),
+        (Some("version"), &Method::GET) => Ok(Ask::Version),
+        (Some("plan" | "health" | "settled" | "version"), _) => Err(wants("GET")),
+        _ => Err(Refusal::new(404, format!("no call {}", uri.path()))),
+    }
+}
+
+fn tailscale(method: &Method, call: &str, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
+    let get = || if matches!(*method, Method::GET | Method::HEAD) { Ok(()) } else { Err(wants("GET")) };
+    let post = || if *method == Method::POST { Ok(()) } else { Err(wants("POST")) };
+    match call {
+        "status" => get().and_then(|()| Ok(Ask::Status { peers: flag(query::<Peers>(uri)?.peers.as_deref(), true) })),
+        "whois" => get().and_then(|()| Ok(Ask::WhoIs(subject(&query::<WhoIs>(uri)?.addr)?))),
+        "peer-by-id" => get().and_then(|()| Ok(Ask::Peer(NodeId(query::<Number>(uri)?.id)))),
+        "user-profile" => get().and_then(|()| Ok(Ask::User(UserId(query::<Number>(uri)?.id)))),
+        "prefs" if *method == Method::PATCH => Ok(Ask::EditPrefs(json(body)?)),
+        "prefs" => get().map(|()| Ask::Prefs),
+        "check-prefs" => post().and_then(|()| Ok(Ask::CheckPrefs(json(body)?))),
+        "start" => post().and_then(|()| Ok(Ask::Start(json(body)?))),
+        "login-interactive" => post().map(|()| Ask::Login),
+        "logout" => post().map(|()| Ask::Logout),
+        "watch-ipn-bus" => get().and_then(|()| Ok(Ask::Watch(Mask(query::<Watch>(uri)?.mask)))),
+        "derpmap" => get().map(|()| Ask::DerpMap),
+        "dns-config" => get().map(|()| Ask::DnsConfig),
+        "cert-domains" => get().map(|()| Ask::CertDomains),
+        "profiles/current" => get().map(|()| Ask::Profile),
+        "profiles/" => get().map(|()| Ask::Profiles),
+        _ => Err(Refusal::new(404, format!("no call {}{call}", path::TAILSCALE))),
+    }
+}
+
+#[derive(Deserialize)]
+struct Peers {
+    peers: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WhoIs {
+    addr: String,
+}
+
+#[derive(Deserialize)]
+struct Number {
+    id: u64,
+}
+
+#[derive(Deserialize)]
+struct Watch {
+    #[serde(default)]
+    mask: u64,
+}
+
+fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
+    Query::try_from_uri(uri).map(|Query(query)| query).map_err(|error| Refusal::new(400, error.body_text()))
+}
+
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal::new(400, format!("body: {error}")))
+}
+
+fn wants(method: &str) -> Refusal {
+    Refusal::new(405, format!("use {method}"))
+}
+
+/// A boolean as Go reads one; anything else counts as not said.
+fn flag(text: Option<&str>, default: bool) -> bool {
+    match text {
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => true,
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
+        _ => default,
+    }
+}
+
+fn subject(text: &str) -> Result<Subject, Refusal> {
+    if let Ok(key) = text.parse() {
+        return Ok(Subject::Key(key));
+    }
+    let address = text.parse::<SocketAddr>().map(|socket| socket.ip()).or_else(|_| text.parse());
+    address.map(Subject::Address).map_err(|_| Refusal::new(400, format!("`{text}` is no address and no node key")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(method: Method, uri: &str, body: &str) -> Result<Ask, Refusal> {
+        route(&method, &uri.parse().unwrap(), body.as_bytes())
+    }
+
+    fn refusal(method: Method, uri: &str, body: &str) -> Refusal {
+        ask(method, uri, body).err().unwrap()
+    }
+
+    #[test]
+    fn a_status_has_peers_unless_they_are_not_wanted() {
+        let peers = |uri| match ask(Method::GET, uri, "") {
+            Ok(Ask::Status { peers }) => peers,
+            _ => panic!("not a status"),
+        };
+        assert!(peers("/localapi/v0/status"));
+        assert!(!peers("/localapi/v0/status?peers=false"));
+        assert!(peers("/localapi/v0/status?peers=perhaps"));
+    }
+
+    #[test]
+    fn whois_takes_an_address_an_address_with_a_port_and_a_key() {
+        let key = "nodekey:8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a";
+        for (text, subject) in [
+            ("100.64.0.1", Subject::Address("100.64.0.1".parse().unwrap())),
+            ("100.64.0.1%3A80", Subject::Address("100.64.0.1".parse().unwrap())),
+            ("%5Bfd7a%3A115c%3Aa1e0%3A%3A1%5D%3A80", Subject::Address("fd7a:115c:a1e0::1".parse().unwrap())),
+            (key, Subject::Key(key.parse().unwrap())),
+        ] {
+            let asked = ask(Method::GET, &format!("/localapi/v0/whois?addr={text}"), "");
+            assert!(matches!(asked, Ok(Ask::WhoIs(found)) if found == subject), "{text}");
+        }
+        assert_eq!(refusal(Method::GET, "/localapi/v0/whois?addr=web", "").status, 400);
+        assert_eq!(refusal(Method::GET, "/localapi/v0/whois", "").status, 400);
+    }
+
+    #[test]
+    fn only_calls_that_change_something_need_an_operator() {
+        for (method, uri, body, changes) in [
+            (Method::GET, "/localapi/v0/prefs", "", false),
+            (Method::PATCH, "/localapi/v0/prefs", "{}", true),
+            (Method::POST, "/localapi/v0/start", "{}", true),
+            (Method::POST, "/localapi/v0/login-interactive", "", true),
+            (Method::POST, "/localapi/v0/logout", "", true),
+            (Method::GET, "/localapi/v0/watch-ipn-bus?mask=2", "", false),
+            (Method::GET, "/warren/v0/plan", "", false),
+        ] {
+            assert_eq!(ask(method, uri, body).unwrap().changes(), changes, "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_method_a_broken_body_and_an_unknown_call_are_told_apart() {
+        assert_eq!(refusal(Method::GET, "/localapi/v0/start", "").status, 405);
+        assert_eq!(refusal(Method::DELETE, "/localapi/v0/prefs", "").status, 405);
+        assert_eq!(refusal(Method::POST, "/warren/v0/plan", "").status, 405);
+        assert_eq!(refusal(Method::PATCH, "/localapi/v0/prefs", "{").status, 400);
+        assert_eq!(refusal(Method::GET, "/localapi/v0/serve-config", "").status, 404);
+        assert_eq!(refusal(Method::GET, "/etc/passwd", "").status, 404);
+    }
+
+    #[test]
+    fn printing_a_question_never_prints_its_key() {
+        let start = ask(Method::POST, "/localapi/v0/start", r#"{"AuthKey":"secret"}"#).unwrap();
+        assert!(!format!("{start:?}").contains("secret"));
+    }
+}

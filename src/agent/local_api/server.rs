@@ -1,0 +1,166 @@
+//! The listener, and one task a connection.
+
+use std::convert::Infallible;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, REFERER};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::unix::UCred;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::{Answer, Call, Caller, Operators, Refusal, route};
+use crate::agent::VERSION;
+use crate::types::CapabilityVersion;
+use crate::wire::local::{limit, path};
+
+/// Connections at once, of root and of everybody else: each may hold a body of the largest size, and nobody else's
+/// watchers keep root out.
+const CONNECTIONS: usize = 64;
+/// How long a client may take to say what it wants.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Makes the socket, in place of one that nobody listens on.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another warrend listens there"));
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    // Everybody may ask; each call is checked by who makes it.
+    fs::set_permissions(path, Permissions::from_mode(0o666))?;
+    Ok(listener)
+}
+
+/// Serves the socket for ever. Questions go to `calls`.
+pub async fn serve(listener: UnixListener, operators: Operators, calls: mpsc::Sender<Call>) {
+    let operators = Arc::new(operators);
+    let (for_root, for_others) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(Semaphore::new(CONNECTIONS)));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: others have to close theirs first.
+                tracing::warn!("local socket: accept: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(peer) = stream.peer_cred() else { continue };
+        let places = if peer.uid() == 0 { &for_root } else { &for_others };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            tracing::warn!("local socket: user {} has too many connections open", peer.uid());
+            continue;
+        };
+        let (operators, calls) = (operators.clone(), calls.clone());
+        tokio::spawn(async move {
+            connection(stream, peer, operators, calls).await;
+            drop(place);
+        });
+    }
+}
+
+async fn connection(stream: UnixStream, peer: UCred, operators: Arc<Operators>, calls: mpsc::Sender<Call>) {
+    let (uid, gid) = (peer.uid(), peer.gid());
+    let service = service_fn(move |request| {
+        let (operators, calls) = (operators.clone(), calls.clone());
+        async move {
+            let looked_up = tokio::task::spawn_blocking(move || operators.look_up(uid, gid)).await;
+            Ok::<_, Infallible>(respond(answer(request, looked_up.unwrap_or_default(), calls).await))
+        }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!("local socket: {error}");
+    }
+}
+
+async fn answer(request: Request<Incoming>, caller: Caller, calls: mpsc::Sender<Call>) -> Answer {
+    match ask(request, caller, calls).await {
+        Ok(answer) => answer,
+        Err(refusal) => Answer::Refused(refusal),
+    }
+}
+
+async fn ask(request: Request<Incoming>, caller: Caller, calls: mpsc::Sender<Call>) -> Result<Answer, Refusal> {
+    check_headers(request.headers())?;
+    let (head, body) = request.into_parts();
+    let body = tokio::time::timeout(HEADER_TIMEOUT, Limited::new(body, limit::BODY).collect())
+        .await
+        .map_err(|_| Refusal::new(408, "the body took too long"))?
+        .map_err(|error| Refusal::new(413, format!("body: {error}")))?
+        .to_bytes();
+    let ask = route(&head.method, &head.uri, &body)?;
+    let (reply, answer) = oneshot::channel();
+    let stopping = || Refusal::new(503, "the agent is stopping");
+    calls.send(Call { caller, ask, reply }).await.map_err(|_| stopping())?;
+    answer.await.map_err(|_| stopping())
+}
+
+/// A browser can be made to talk to many things; whatever smells of one is turned away.
+fn check_headers(headers: &HeaderMap) -> Result<(), Refusal> {
+    let host = headers.get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+    if headers.contains_key(ORIGIN) || headers.contains_key(REFERER) {
+        return Err(Refusal::new(403, "requests of web pages are not served"));
+    }
+    if !host.is_empty() && host != path::HOST.as_bytes() {
+        return Err(Refusal::new(403, format!("the host of this socket is {}", path::HOST)));
+    }
+    Ok(())
+}
+
+fn respond(answer: Answer) -> Response<Body> {
+    const JSON: &str = "application/json";
+    let full = |text: Vec<u8>| Full::new(Bytes::from(text)).boxed_unsync();
+    let (status, kind, body) = match answer {
+        Answer::Done => (204, "", full(Vec::new())),
+        Answer::Json(json) => (200, JSON, full(json)),
+        Answer::Text(text) => (200, "text/plain", full(text.into_bytes())),
+        Answer::Stream(lines) => (200, JSON, stream(lines)),
+        Answer::Refused(refusal) => {
+            let error = serde_json::json!({ "error": refusal.text });
+            (refusal.status, JSON, full(error.to_string().into_bytes()))
+        }
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    if !kind.is_empty() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
+    headers.insert(HeaderName::from_static("tailscale-version"), HeaderValue::from_static(VERSION));
+    headers.insert(HeaderName::from_static("tailscale-cap"), HeaderValue::from(CapabilityVersion::CURRENT.0));
+    response
+}
+
+fn stream(lines: mpsc::Receiver<Vec<u8>>) -> Body {
+    let lines = futures_util::stream::unfold(lines, |mut lines| async move {
+        let line = lines.recv().await?;
+        Some((line, lines))
+    });
+    StreamBody::new(lines.map(|line| Ok::<_, Infallible>(Frame::data(Bytes::from(line))))).boxed_unsync()
+}

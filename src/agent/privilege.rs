@@ -1,0 +1,39 @@
+//! The two capabilities that the agent has, and nothing else.
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+use crate::agent::StartError;
+
+const OURS: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
+
+/// Gives up every capability but ours, for this process and for the programs it starts (`nft`).
+///
+/// Capabilities belong to threads: call this before there are others.
+pub fn keep_only_ours() -> Result<(), StartError> {
+    let failed = |error: caps::errors::CapsError| StartError::Privilege(error.to_string());
+    let missing: Vec<String> = OURS
+        .into_iter()
+        .filter(|ours| !caps::has_cap(None, CapSet::Permitted, *ours).unwrap_or(false))
+        .map(|ours| ours.to_string())
+        .collect();
+    if !missing.is_empty() {
+        return Err(StartError::Missing(missing.join(" and ")));
+    }
+    let ours: CapsHashSet = OURS.into_iter().collect();
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
+        // Root regains everything on exec, within the bounding set.
+        for other in caps::read(None, CapSet::Bounding).map_err(failed)?.difference(&ours) {
+            caps::drop(None, CapSet::Bounding, *other).map_err(failed)?;
+        }
+    }
+    for other in caps::read(None, CapSet::Ambient).map_err(failed)?.difference(&ours) {
+        caps::drop(None, CapSet::Ambient, *other).map_err(failed)?;
+    }
+    caps::set(None, CapSet::Effective, &ours).map_err(failed)?;
+    caps::set(None, CapSet::Permitted, &ours).map_err(failed)?;
+    caps::set(None, CapSet::Inheritable, &ours).map_err(failed)?;
+    for capability in OURS {
+        caps::raise(None, CapSet::Ambient, capability).map_err(failed)?;
+    }
+    Ok(())
+}

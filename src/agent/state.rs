@@ -1,0 +1,225 @@
+//! What the agent keeps on disk: keys, preferences, the last map.
+//!
+//! Each file is replaced as a whole: written beside the old one, flushed, renamed over it, and the directory flushed,
+//! so that a crash or a full disk leaves either the old content or the new. Only our user may read them, and on load a
+//! file that others could have read or written is refused: whoever could write it could let anybody into this machine.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// The files of a state directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StateFile {
+    /// Who this machine is to its coordinator.
+    MachineKey,
+    /// The WireGuard key.
+    NodeKey,
+    /// What the operator wants.
+    Prefs,
+    /// What the coordinator last said.
+    Map,
+}
+
+impl StateFile {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::MachineKey, Self::NodeKey, Self::Prefs, Self::Map];
+
+    /// The name within the directory.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MachineKey => "machine.key",
+            Self::NodeKey => "node.key",
+            Self::Prefs => "prefs.json",
+            Self::Map => "map.json",
+        }
+    }
+
+    /// The most bytes that are read; a map of the largest size that we take fits.
+    const fn limit(self) -> u64 {
+        match self {
+            Self::MachineKey | Self::NodeKey => 256,
+            Self::Prefs => 1 << 20,
+            Self::Map => 64 << 20,
+        }
+    }
+}
+
+/// An operation on a state file failed.
+#[derive(Debug, Error)]
+#[error("{operation} {}: {reason}", path.display())]
+pub struct StateError {
+    operation: &'static str,
+    path: PathBuf,
+    reason: String,
+}
+
+/// A directory that holds state files.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+impl StateDir {
+    /// Opens the directory; makes it where there is none.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let failed = |reason: String| StateError { operation: "open state directory", path: path.to_owned(), reason };
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error.to_string())),
+            _ => {}
+        }
+        let is_dir = fs::metadata(path).map_err(|error| failed(error.to_string()))?.is_dir();
+        if is_dir { Ok(Self { path: path.to_owned() }) } else { Err(failed("not a directory".to_owned())) }
+    }
+
+    /// A file's content, `None` where there is no such file.
+    pub fn load(&self, file: StateFile) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
+        let path = self.path.join(file.name());
+        let failed = |reason: String| StateError { operation: "read", path: path.clone(), reason };
+        let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path);
+        let open = match opened {
+            Ok(open) => open,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error.to_string())),
+        };
+        let metadata = open.metadata().map_err(|error| failed(error.to_string()))?;
+        check_owner(&metadata).map_err(failed)?;
+        if metadata.len() > file.limit() {
+            return Err(failed(format!("{} bytes, at most {} are read", metadata.len(), file.limit())));
+        }
+        let mut content = Zeroizing::new(Vec::new());
+        open.take(file.limit()).read_to_end(&mut content).map_err(|error| failed(error.to_string()))?;
+        Ok(Some(content))
+    }
+
+    /// Replaces a file's content, for good when this returns.
+    pub fn save(&self, file: StateFile, content: &[u8]) -> Result<(), StateError> {
+        let path = self.path.join(file.name());
+        let beside = self.path.join(format!("{}.new", file.name()));
+        let written = write_private(&beside, content)
+            .and_then(|()| fs::rename(&beside, &path))
+            .and_then(|()| File::open(&self.path)?.sync_all());
+        written.map_err(|error| {
+            // Best effort: on a full disk the half-written file is the first thing to give back.
+            let _ = fs::remove_file(&beside);
+            StateError { operation: "write", path, reason: error.to_string() }
+        })
+    }
+
+    /// Removes a file; one that is not there is no error.
+    pub fn remove(&self, file: StateFile) -> Result<(), StateError> {
+        let path = self.path.join(file.name());
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            removed => removed.and_then(|()| File::open(&self.path)?.sync_all()),
+        };
+        removed.map_err(|error| StateError { operation: "remove", path, reason: error.to_string() })
+    }
+}
+
+fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Whether nobody but us could have read or written a file.
+fn check_owner(metadata: &fs::Metadata) -> Result<(), String> {
+    let us = nix::unistd::geteuid().as_raw();
+    if !metadata.is_file() {
+        return Err("not a plain file".to_owned());
+    }
+    if metadata.uid() != us {
+        return Err(format!("belongs to user {}, not to ours ({us})", metadata.uid()));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        return Err(format!("mode {:o} lets others in; `chmod 600` it if it can be trusted", metadata.mode() & 0o777));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn state() -> (tempfile::TempDir, StateDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&dir.path().join("state")).unwrap();
+        (dir, state)
+    }
+
+    #[test]
+    fn a_file_reads_back_what_was_written_and_only_we_may_read_it() {
+        let (dir, state) = state();
+        state.save(StateFile::Prefs, b"one").unwrap();
+        state.save(StateFile::Prefs, b"two").unwrap();
+
+        assert_eq!(state.load(StateFile::Prefs).unwrap().unwrap().as_slice(), b"two");
+        let file = dir.path().join("state/prefs.json");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(dir.path().join("state")).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::read_dir(dir.path().join("state")).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_none_and_removing_it_is_no_error() {
+        let (_dir, state) = state();
+        assert!(state.load(StateFile::NodeKey).unwrap().is_none());
+        state.remove(StateFile::NodeKey).unwrap();
+    }
+
+    #[test]
+    fn a_half_written_file_of_a_crash_does_not_stand_in_the_way() {
+        let (dir, state) = state();
+        fs::write(dir.path().join("state/map.json.new"), b"{\"half").unwrap();
+
+        state.save(StateFile::Map, b"{}").unwrap();
+
+        assert_eq!(state.load(StateFile::Map).unwrap().unwrap().as_slice(), b"{}");
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        let (dir, state) = state();
+        state.save(StateFile::NodeKey, b"privkey:00").unwrap();
+        let file = dir.path().join("state/node.key");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+
+        let error = state.load(StateFile::NodeKey).unwrap_err().to_string();
+
+        assert!(error.contains("node.key: mode 644 lets others in"), "{error}");
+    }
+
+    #[test]
+    fn a_link_and_a_file_past_its_limit_are_refused() {
+        let (dir, state) = state();
+        symlink("/etc/hostname", dir.path().join("state/prefs.json")).unwrap();
+        assert!(state.load(StateFile::Prefs).is_err());
+
+        state.save(StateFile::MachineKey, &[b'x'; 257]).unwrap();
+        let error = state.load(StateFile::MachineKey).unwrap_err().to_string();
+        assert!(error.contains("257 bytes, at most 256 are read"), "{error}");
+    }
+
+    #[test]
+    fn a_failed_write_names_the_file_and_keeps_the_old_content() {
+        let (dir, state) = state();
+        state.save(StateFile::Map, b"old").unwrap();
+        fs::create_dir_all(dir.path().join("state/map.json.new/in-the-way")).unwrap();
+
+        let error = state.save(StateFile::Map, b"new").unwrap_err().to_string();
+
+        assert!(error.contains("map.json"), "{error}");
+        assert_eq!(state.load(StateFile::Map).unwrap().unwrap().as_slice(), b"old");
+    }
+}
