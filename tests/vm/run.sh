@@ -102,7 +102,7 @@ build_image() {
   for file in "${files[@]}"; do add "$file" "$(realpath -s "$file")"; done
   cp "$here/guest-init.sh" "$root/init"
   {
-    printf 'cd %q\n' "$PWD"
+    printf 'cd %q\nexport PATH=$PATH:%q\n' "$PWD" "$PATH"
     warren_environment | tr ' ' '\n' | sed 's/^/export /'
     printf 'exec'; printf ' %q' "$@"; printf '\n'
   } >"$root/command"

@@ -14,7 +14,7 @@ targets=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do targets+=("$1"); shift; done
 [ $# = 0 ] || shift
 if [ ${#targets[@]} = 0 ]; then
-  for main in tests/kernel/main.rs tests/lab/main.rs; do [ ! -e "$main" ] || targets+=("$(basename "${main%/main.rs}")"); done
+  for main in tests/{kernel,lab,interop}/main.rs; do [ ! -e "$main" ] || targets+=("$(basename "${main%/main.rs}")"); done
 fi
 
 cargo test --no-run "${targets[@]/#/--test=}"

