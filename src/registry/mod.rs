@@ -1,1 +1,46 @@
-//! The coordinator's model: users, nodes, keys and routes; commands in, events and per-node maps out.
+//! The coordinator's model: users, nodes, keys and routes; commands in, records and per-node maps out.
+//!
+//! Model: [`State`] is one value with one owner. A command that must outlast a crash is *decided* against
+//! `&State` and gives a [`Decision`]: a reply and the [`Change`]s that make it true. The owner commits the
+//! changes to its store, then hands them to [`State::apply`], then releases the reply, so that memory never
+//! holds what the disk does not, and a full disk costs one caller an error and nobody else anything.
+//! What a running node says of itself (endpoints, disco key, home relay) is applied at once and saved
+//! lazily: it will say so again.
+//!
+//! What nodes are told is derived, never remembered: each flush compares what was last shown of every
+//! changed node with what is true, and sends the difference ([`view`] says how, `fanout` to whom). The
+//! JSON of a node is written once and shared by all who see it ([`MapMessage`]).
+//!
+//! Invariants: a number or an address is never given twice, even after deletion; a node's DNS name is
+//! unique; a one-off key admits one node; a map with its deltas applied equals the full map.
+
+mod address;
+mod admin;
+mod config;
+mod fanout;
+mod message;
+mod names;
+mod record;
+mod refusal;
+mod register;
+mod routes;
+mod secret;
+mod session;
+mod state;
+mod update;
+mod view;
+mod visibility;
+
+pub use admin::{NewKey, NewKeyAnswer};
+pub use config::{Config, limit};
+pub use message::{Chunk, MapMessage, Part};
+pub use record::{
+    Change, Counters, Decision, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, Records, Tag, UserName, UserRecord,
+};
+pub use refusal::{MapRefusal, Refusal, RefusalKind};
+pub use register::Registered;
+pub use routes::RouteView;
+pub use secret::KeyText;
+pub use session::{Opened, Output, SessionId};
+pub use state::{NodeView, State};
+pub use visibility::Visibility;

@@ -1,0 +1,208 @@
+//! Administration: users, keys, nodes and routes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::config::limit;
+use super::record::{Change, Decision, KeyId, KeyRecord, NodeRecord, Tag, UserName, UserRecord};
+use super::refusal::Refusal;
+use super::secret::{self, KeyText};
+use super::session::add;
+use super::state::State;
+use crate::types::{HostLabel, IpNet, Limit, NodeId, Timestamp, UserId, in_overlay};
+
+/// Longest display name: a line in a list.
+const DISPLAY_NAME: Limit = Limit::new("bytes in a display name", 255);
+
+/// A pre-authentication key to make.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// Whose nodes it admits.
+    pub user: UserId,
+    /// Admits more than one.
+    pub reusable: bool,
+    /// Its nodes are deleted some time after they go offline.
+    pub ephemeral: bool,
+    /// Its nodes are owned by these tags.
+    pub tags: Vec<Tag>,
+    /// How long it is good; `None` for ever.
+    pub lifetime: Option<Duration>,
+}
+
+/// A pre-authentication key that was made.
+#[derive(Clone, Debug)]
+pub struct NewKeyAnswer {
+    /// What is kept of it.
+    pub record: KeyRecord,
+    /// What is shown of it, this once.
+    pub text: KeyText,
+}
+
+impl State {
+    /// Makes a user.
+    pub fn create_user(
+        &self,
+        name: UserName,
+        display_name: String,
+        now: Timestamp,
+    ) -> Result<Decision<UserRecord>, Refusal> {
+        limit::USERS.check(self.users.len() + 1)?;
+        DISPLAY_NAME.check(display_name.len())?;
+        self.name_is_free(&name)?;
+        let mut counters = self.counters;
+        counters.user += 1;
+        let user = UserRecord { id: UserId(counters.user), name, display_name, created: now };
+        Ok(Decision { reply: user.clone(), changes: vec![Change::Counters(counters), Change::User(user)] })
+    }
+
+    /// Gives a user another login name.
+    pub fn rename_user(&self, id: UserId, name: UserName) -> Result<Decision<UserRecord>, Refusal> {
+        let mut user = self.user(id)?.clone();
+        if user.name == name {
+            return Ok(Decision::unchanged(user));
+        }
+        self.name_is_free(&name)?;
+        user.name = name;
+        Ok(Decision { reply: user.clone(), changes: vec![Change::User(user)] })
+    }
+
+    /// Deletes a user and their keys. Their nodes must be gone, so that no access is lost by accident.
+    pub fn delete_user(&self, id: UserId) -> Result<Decision<UserRecord>, Refusal> {
+        let user = self.user(id)?.clone();
+        let nodes = self.members.values().filter(|member| member.shown.record.user == id).count();
+        if nodes > 0 {
+            return Err(Refusal::conflict(format!("the user `{}` has {nodes} nodes; delete them first", user.name)));
+        }
+        let keys = self.keys.values().filter(|key| key.user == id).map(|key| Change::KeyGone(key.id));
+        let changes = keys.chain([Change::UserGone(id)]).collect();
+        Ok(Decision { reply: user, changes })
+    }
+
+    /// Makes a pre-authentication key out of `entropy`, which the caller draws for this call.
+    pub fn create_key(
+        &self,
+        wish: NewKey,
+        now: Timestamp,
+        entropy: [u8; 32],
+    ) -> Result<Decision<NewKeyAnswer>, Refusal> {
+        limit::KEYS.check(self.keys.len() + 1)?;
+        self.user(wish.user)?;
+        let mut counters = self.counters;
+        counters.key += 1;
+        let id = KeyId(counters.key);
+        let text = KeyText::new(id, &entropy);
+        let record = KeyRecord {
+            id,
+            user: wish.user,
+            secret_hash: secret::hash_of(&text),
+            reusable: wish.reusable,
+            ephemeral: wish.ephemeral,
+            tags: sorted_tags(&wish.tags)?,
+            created: now,
+            expires: wish.lifetime.map(|lifetime| add(now, lifetime)),
+            used: None,
+        };
+        let changes = vec![Change::Counters(counters), Change::Key(record.clone())];
+        Ok(Decision { reply: NewKeyAnswer { record, text }, changes })
+    }
+
+    /// Ends a key at once. Its nodes stay.
+    pub fn expire_key(&self, id: KeyId, now: Timestamp) -> Result<Decision<KeyRecord>, Refusal> {
+        let mut key = self.key(id)?.clone();
+        if key.expires.is_none_or(|expires| expires > now) {
+            key.expires = Some(now);
+            return Ok(Decision { reply: key.clone(), changes: vec![Change::Key(key)] });
+        }
+        Ok(Decision::unchanged(key))
+    }
+
+    /// Forgets a key. Its nodes stay.
+    pub fn delete_key(&self, id: KeyId) -> Result<Decision<KeyRecord>, Refusal> {
+        let key = self.key(id)?.clone();
+        Ok(Decision { reply: key, changes: vec![Change::KeyGone(id)] })
+    }
+
+    /// Gives a node another name, which stays whatever the machine calls itself.
+    pub fn rename_node(&self, id: NodeId, label: HostLabel) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        if let Some(other) = self.labels.get(&label).filter(|other| **other != id) {
+            return Err(Refusal::conflict(format!("the name `{label}` belongs to node {other}")));
+        }
+        self.change_node(id, |record| {
+            record.label = label;
+            record.label_fixed = true;
+        })
+    }
+
+    /// Ends a node's key at once: it must log in again.
+    pub fn expire_node(&self, id: NodeId, now: Timestamp) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        self.change_node(id, |record| record.key_expiry = Some(record.key_expiry.map_or(now, |old| old.min(now))))
+    }
+
+    /// Deletes a node. Its addresses are not given again.
+    pub fn delete_node(&self, id: NodeId) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        Ok(Decision { reply: Arc::clone(self.record(id)?), changes: vec![Change::NodeGone(id)] })
+    }
+
+    /// Makes exactly these the tags of a node. With tags it belongs to them, and its key does not expire.
+    pub fn set_tags(&self, id: NodeId, tags: &[Tag]) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        let tags = sorted_tags(tags)?;
+        self.change_node(id, |record| {
+            // A node that was logged out stays so.
+            if !tags.is_empty() && !self.node(id).is_some_and(|node| node.expired) {
+                record.key_expiry = None;
+            }
+            record.tags = tags;
+        })
+    }
+
+    /// Makes exactly these the approved routes of a node, whether it offers them yet or not.
+    pub fn approve_routes(&self, id: NodeId, routes: &[IpNet]) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        limit::ROUTES.check(routes.len())?;
+        let mut routes: Vec<IpNet> = routes.iter().map(IpNet::trunc).collect();
+        routes.sort_unstable();
+        routes.dedup();
+        if let Some(route) = routes.iter().find(|route| in_overlay(route.addr())) {
+            return Err(Refusal::invalid(format!("the route {route} is inside the overlay itself")));
+        }
+        self.change_node(id, |record| record.approved_routes = routes)
+    }
+
+    fn change_node(
+        &self,
+        id: NodeId,
+        change: impl FnOnce(&mut NodeRecord),
+    ) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        let record = self.record(id)?;
+        let mut next = record.as_ref().clone();
+        change(&mut next);
+        if next == **record {
+            return Ok(Decision::unchanged(Arc::clone(record)));
+        }
+        let next = Arc::new(next);
+        Ok(Decision { reply: Arc::clone(&next), changes: vec![Change::Node(next)] })
+    }
+
+    fn record(&self, id: NodeId) -> Result<&Arc<NodeRecord>, Refusal> {
+        let node = self.node(id).ok_or_else(|| Refusal::not_found(format!("there is no node {id}")))?;
+        Ok(node.record)
+    }
+
+    fn key(&self, id: KeyId) -> Result<&KeyRecord, Refusal> {
+        self.keys.get(&id).ok_or_else(|| Refusal::not_found(format!("there is no pre-authentication key {id}")))
+    }
+
+    fn name_is_free(&self, name: &UserName) -> Result<(), Refusal> {
+        match self.user_names.contains_key(name) {
+            true => Err(Refusal::conflict(format!("there is a user `{name}` already"))),
+            false => Ok(()),
+        }
+    }
+}
+
+fn sorted_tags(tags: &[Tag]) -> Result<Vec<Tag>, Refusal> {
+    limit::TAGS.check(tags.len())?;
+    let mut tags = tags.to_vec();
+    tags.sort();
+    tags.dedup();
+    Ok(tags)
+}

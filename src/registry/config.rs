@@ -1,0 +1,74 @@
+//! What the coordinator's owner decides, and the limits.
+
+use std::time::Duration;
+
+use crate::types::HostLabel;
+use crate::wire::control::{DerpMap, Resolver};
+
+/// What the owner decides.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients reach us, without a final slash; pages to approve a machine are below it.
+    pub server_url: String,
+    /// The domain that nodes' names are in, without a final dot.
+    pub base_domain: String,
+    /// Whether nodes' names are answered (MagicDNS).
+    pub magic_dns: bool,
+    /// Resolvers for all other names; none means that nodes keep their own.
+    pub resolvers: Vec<Resolver>,
+    /// Where the relays are.
+    pub derp_map: DerpMap,
+    /// How long a node key lasts; `None` for ever. Tagged nodes always last.
+    pub key_lifetime: Option<Duration>,
+    /// How long an ephemeral node may be offline before it is deleted.
+    pub ephemeral_timeout: Duration,
+    /// How long a closed map stream may take to come back before peers are told that the node is offline.
+    pub offline_grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server_url: "http://localhost:8080".to_owned(),
+            base_domain: "warren.internal".to_owned(),
+            magic_dns: true,
+            resolvers: Vec::new(),
+            derp_map: DerpMap::default(),
+            key_lifetime: None,
+            // Long enough for a reboot or a slow deployment, short enough that a crowd of build machines
+            // does not pile up.
+            ephemeral_timeout: Duration::from_secs(30 * 60),
+            // A change of network or a restarted client is back within a few seconds.
+            offline_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Config {
+    /// A node's full name, with the final dot.
+    pub(super) fn full_name(&self, label: &HostLabel) -> String {
+        format!("{label}.{}.", self.base_domain)
+    }
+}
+
+/// Limits on what the registry holds.
+pub mod limit {
+    use crate::types::Limit;
+
+    /// Twice the network we are built for; also the most peers that a client of ours takes.
+    pub const NODES: Limit = Limit::new("nodes", 20_000);
+    /// A user or two for each node.
+    pub const USERS: Limit = Limit::new("users", 20_000);
+    /// Enough to give each node a key of its own.
+    pub const KEYS: Limit = Limit::new("pre-authentication keys", 20_000);
+    /// Tags of one node or key: they are in every peer's map.
+    pub const TAGS: Limit = Limit::new("tags", 64);
+    /// Anyone can cause one, so few: each holds a few KiB.
+    pub const PENDING: Limit = Limit::new("machines that wait for approval", 1_000);
+    /// Endpoints kept of one node: more than any client tries, and they are in every peer's map.
+    pub const ENDPOINTS: Limit = Limit::new("endpoints of a node", 64);
+    /// Routes offered by or approved for one node. A gateway may serve many subnets.
+    pub const ROUTES: Limit = Limit::new("routes of a node", 1_024);
+    /// Host information of one node, as JSON text.
+    pub const HOSTINFO: Limit = Limit::new("bytes of host information", 16 * 1024);
+}

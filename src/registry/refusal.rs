@@ -1,0 +1,76 @@
+//! Why a command was not carried out.
+
+use thiserror::Error;
+
+use crate::types::LimitError;
+
+/// Why an administrator's command was refused. Prints as a sentence for the user.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct Refusal {
+    kind: RefusalKind,
+    message: String,
+}
+
+/// What sort of refusal it is; the shell turns it into a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The object named does not exist.
+    NotFound,
+    /// It contradicts what is.
+    Conflict,
+    /// It is not well formed.
+    Invalid,
+    /// A limit is reached.
+    Full,
+}
+
+impl Refusal {
+    /// What sort of refusal it is.
+    pub const fn kind(&self) -> RefusalKind {
+        self.kind
+    }
+
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::NotFound, message: message.into() }
+    }
+
+    pub(super) fn conflict(message: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::Conflict, message: message.into() }
+    }
+
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::Invalid, message: message.into() }
+    }
+
+    pub(super) fn full(message: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::Full, message: message.into() }
+    }
+}
+
+impl From<LimitError> for Refusal {
+    fn from(error: LimitError) -> Self {
+        Self::full(error.to_string())
+    }
+}
+
+/// Why a map request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum MapRefusal {
+    /// The client speaks too old a version.
+    #[error("{0}")]
+    TooOld(String),
+    /// No node of this machine has this key: it was deleted, or never registered.
+    #[error("this node is not registered; log in again")]
+    Unknown,
+}
+
+impl MapRefusal {
+    /// The HTTP status to answer with.
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::TooOld(_) => 400,
+            Self::Unknown => 404,
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Joining, re-joining and leaving.
+//!
+//! A *machine* proves who it is by its machine key, in the handshake. What it may do here follows from
+//! what it brings: a node key that we know and that is still good; a pre-authentication key; or nothing,
+//! so that a person must approve it. A machine has one node for each user, and keeps it, with its
+//! addresses, whenever it logs in again for that user, whatever its node key is by then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::address;
+use super::config::limit;
+use super::names;
+use super::record::{Change, Decision, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, Said, Tag, UserRecord};
+use super::refusal::Refusal;
+use super::session::add;
+use super::state::State;
+use super::{secret, view};
+use crate::types::{MachinePublic, NodePublic, StableNodeId, Timestamp, UserId};
+use crate::wire::control::{RegisterRequest, RegisterResponse};
+
+/// How long a machine waits for approval: time to find an administrator.
+const PENDING_LIFETIME: Duration = Duration::from_secs(60 * 60);
+/// When to try again while too many machines wait.
+const BUSY: Duration = Duration::from_secs(60);
+
+/// What to do with a registration.
+#[derive(Clone, Debug)]
+pub enum Registered {
+    /// Answer this, whether it is good news or not.
+    Answer(RegisterResponse),
+    /// Hold the request until this code is settled, then ask again; when holding takes too long, answer
+    /// `meanwhile`, and the client will come back.
+    Wait {
+        /// The code.
+        code: PendingCode,
+        /// The answer for the time being.
+        meanwhile: RegisterResponse,
+    },
+    /// Too many machines wait: answer 429 with this delay.
+    Busy {
+        /// When to try again.
+        retry_after: Duration,
+    },
+}
+
+/// A machine that may join: who, as what, by whose leave.
+struct Admission<'a> {
+    machine: MachinePublic,
+    node_key: NodePublic,
+    user: UserId,
+    tags: &'a [Tag],
+    ephemeral: bool,
+    admitted_by: Option<KeyId>,
+    said: Said,
+}
+
+impl State {
+    /// Decides a registration. `entropy` is drawn by the caller for this call.
+    pub fn register(
+        &self,
+        machine: MachinePublic,
+        request: &RegisterRequest,
+        now: Timestamp,
+        entropy: [u8; 32],
+    ) -> Decision<Registered> {
+        self.try_register(machine, request, now, entropy).unwrap_or_else(|refusal| {
+            let error = refusal.to_string();
+            Decision::unchanged(Registered::Answer(RegisterResponse { error, ..RegisterResponse::default() }))
+        })
+    }
+
+    /// Lets a waiting machine in, as a node of `user` or of `tags`.
+    pub fn approve(
+        &self,
+        code: &PendingCode,
+        user: UserId,
+        tags: &[Tag],
+        now: Timestamp,
+        entropy: [u8; 32],
+    ) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        let pending = self.pending.get(code).ok_or_else(|| {
+            Refusal::not_found(format!("no machine waits under the code `{code}`; codes last an hour"))
+        })?;
+        self.user(user)?;
+        let admission = Admission {
+            machine: pending.machine,
+            node_key: pending.key,
+            user,
+            tags,
+            ephemeral: false,
+            admitted_by: None,
+            said: pending.said.clone(),
+        };
+        let mut decision = self.admit(admission, now, entropy)?;
+        decision.changes.push(Change::PendingGone(code.clone()));
+        Ok(decision)
+    }
+
+    fn try_register(
+        &self,
+        machine: MachinePublic,
+        request: &RegisterRequest,
+        now: Timestamp,
+        entropy: [u8; 32],
+    ) -> Result<Decision<Registered>, Refusal> {
+        Self::check_version(request.version)?;
+        if request.node_key.is_zero() {
+            return Err(Refusal::invalid("the request names no node key"));
+        }
+        let known = self.node_by_key(&request.node_key).map(|node| node.record);
+        if known.is_some_and(|record| record.machine != machine) {
+            return Err(Refusal::conflict("this node key belongs to another machine"));
+        }
+        if let Some(expiry) = request.expiry {
+            return self.set_expiry(known, expiry, now);
+        }
+        match (&request.auth, known) {
+            // A client that restarts shows the key it joined with, which may be used up by then.
+            (_, Some(record)) if !record.is_expired(now) => Ok(Decision::unchanged(self.welcome(record, now))),
+            (Some(auth), _) if !auth.auth_key.is_empty() => {
+                self.register_with_key(machine, request, &auth.auth_key, now, entropy)
+            }
+            // The client makes a new node key, and asks again with that.
+            (_, Some(record)) => Ok(Decision::unchanged(self.welcome(record, now))),
+            (_, None) => Ok(self.wait(machine, request, now, entropy)),
+        }
+    }
+
+    /// Log-out, or an owner who wants the key to end sooner.
+    fn set_expiry(
+        &self,
+        known: Option<&Arc<NodeRecord>>,
+        expiry: Timestamp,
+        now: Timestamp,
+    ) -> Result<Decision<Registered>, Refusal> {
+        let Some(record) = known else {
+            let answer = RegisterResponse { node_key_expired: true, ..RegisterResponse::default() };
+            return Ok(Decision::unchanged(Registered::Answer(answer)));
+        };
+        let is_logout = expiry <= now;
+        let mut next = record.as_ref().clone();
+        if is_logout {
+            // An earlier end stays: logging out twice is logging out once.
+            next.key_expiry = Some(record.key_expiry.map_or(now, |old| old.min(now)));
+        } else if record.key_expiry.is_some_and(|old| old < expiry) {
+            return Err(Refusal::invalid("a node cannot extend the life of its own key"));
+        } else {
+            next.key_expiry = Some(expiry);
+        }
+        let reply = self.welcome(&next, now);
+        let changes = match is_logout && record.ephemeral {
+            true => vec![Change::NodeGone(record.id)],
+            false if next == **record => Vec::new(),
+            false => vec![Change::Node(Arc::new(next))],
+        };
+        Ok(Decision { reply, changes })
+    }
+
+    fn register_with_key(
+        &self,
+        machine: MachinePublic,
+        request: &RegisterRequest,
+        text: &str,
+        now: Timestamp,
+        entropy: [u8; 32],
+    ) -> Result<Decision<Registered>, Refusal> {
+        let key = self.valid_key(text, now)?;
+        let info = request.hostinfo.as_ref();
+        let requested = info.map(|info| info.request_tags.as_slice()).unwrap_or_default();
+        if let Some(tag) = requested.iter().find(|tag| !key.tags.iter().any(|given| given.as_str() == tag.as_str())) {
+            return Err(Refusal::invalid(format!("this pre-authentication key does not give the tag `{tag}`")));
+        }
+        let admission = Admission {
+            machine,
+            node_key: request.node_key,
+            user: key.user,
+            tags: &key.tags,
+            ephemeral: key.ephemeral,
+            admitted_by: Some(key.id),
+            said: Said::at_registration(request.version, info),
+        };
+        let mut decision = self.admit(admission, now, entropy)?;
+        decision.changes.push(Change::KeyUsed(key.id, now));
+        // It need not wait any more, if it did.
+        let waiting = self.pending.values().filter(|pending| pending.machine == machine);
+        decision.changes.extend(waiting.map(|pending| Change::PendingGone(pending.code.clone())));
+        let reply = self.welcome(&decision.reply, now);
+        Ok(Decision { reply, changes: decision.changes })
+    }
+
+    /// The key that a text is, if it may admit a node. A wrong secret and a wrong number look the same.
+    fn valid_key(&self, text: &str, now: Timestamp) -> Result<&KeyRecord, Refusal> {
+        let unknown = || Refusal::not_found("this pre-authentication key is not known here");
+        let (id, hash) = secret::parse(text).ok_or_else(unknown)?;
+        let key = self.keys.get(&id).filter(|key| secret::matches(&hash, &key.secret_hash)).ok_or_else(unknown)?;
+        if key.expires.is_some_and(|expires| expires <= now) {
+            return Err(Refusal::conflict("this pre-authentication key has expired"));
+        }
+        if key.used.is_some() && !key.reusable {
+            return Err(Refusal::conflict("this pre-authentication key admits one node, and was used already"));
+        }
+        Ok(key)
+    }
+
+    /// Makes the machine's node for this user, or renews it.
+    fn admit(
+        &self,
+        admission: Admission<'_>,
+        now: Timestamp,
+        entropy: [u8; 32],
+    ) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        let key_expiry = match (admission.tags, self.config.key_lifetime) {
+            ([], Some(lifetime)) => Some(add(now, lifetime)),
+            _ => None,
+        };
+        if let Some(other) = self.node_by_key(&admission.node_key).map(|node| node.record) {
+            if other.machine != admission.machine || other.user != admission.user {
+                return Err(Refusal::conflict("this node key belongs to a node of another user; log out first"));
+            }
+        }
+        if let Some(record) = self.node_of(admission.machine, admission.user) {
+            let mut next = record.as_ref().clone();
+            next.key = admission.node_key;
+            next.key_expiry = if next.tags.is_empty() { key_expiry } else { None };
+            if !admission.tags.is_empty() {
+                next.tags = admission.tags.to_vec();
+            }
+            next.ephemeral = admission.ephemeral;
+            next.admitted_by = admission.admitted_by;
+            let next = Arc::new(next);
+            return Ok(Decision { reply: Arc::clone(&next), changes: vec![Change::Node(next)] });
+        }
+        self.make_node(admission, key_expiry, now, entropy)
+    }
+
+    fn make_node(
+        &self,
+        admission: Admission<'_>,
+        key_expiry: Option<Timestamp>,
+        now: Timestamp,
+        entropy: [u8; 32],
+    ) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        limit::NODES.check(self.members.len() + 1)?;
+        let mut counters = self.counters;
+        let (host, ipv4, ipv6) =
+            address::next(counters.host).ok_or_else(|| Refusal::full("the overlay has no address left"))?;
+        counters.host = host;
+        counters.node += 1;
+        let hostname = hostname_of(&admission.said);
+        let wanted = names::wanted(&hostname).ok_or_else(|| Refusal::invalid("the machine has no name"))?;
+        let stable = data_encoding::BASE32_NOPAD.encode(&entropy[..10]);
+        let record = Arc::new(NodeRecord {
+            id: crate::types::NodeId(counters.node),
+            stable_id: StableNodeId(format!("n{stable}")),
+            user: admission.user,
+            machine: admission.machine,
+            key: admission.node_key,
+            key_expiry,
+            ipv4,
+            ipv6,
+            label: names::unique(&wanted, |label| self.labels.contains_key(label)),
+            label_fixed: false,
+            tags: admission.tags.to_vec(),
+            ephemeral: admission.ephemeral,
+            created: now,
+            last_seen: None,
+            admitted_by: admission.admitted_by,
+            approved_routes: Vec::new(),
+            said: admission.said,
+        });
+        let changes = vec![Change::Counters(counters), Change::Node(Arc::clone(&record))];
+        Ok(Decision { reply: record, changes })
+    }
+
+    /// Puts a machine among those that wait, or finds it there.
+    fn wait(
+        &self,
+        machine: MachinePublic,
+        request: &RegisterRequest,
+        now: Timestamp,
+        entropy: [u8; 32],
+    ) -> Decision<Registered> {
+        let earlier = self.pending.values().find(|pending| pending.machine == machine);
+        if let Some(pending) = earlier.filter(|pending| pending.key == request.node_key) {
+            let code = pending.code.clone();
+            let meanwhile = self.send_to_approval(&code);
+            return Decision::unchanged(match request.followup.is_empty() {
+                true => Registered::Answer(meanwhile),
+                false => Registered::Wait { code, meanwhile },
+            });
+        }
+        let codes = entropy.chunks_exact(5).filter_map(|bytes| bytes.try_into().ok()).map(PendingCode::from_random);
+        let mut free = codes.filter(|code| !self.pending.contains_key(code));
+        let (Ok(()), Some(code)) = (limit::PENDING.check(self.pending.len() + 1), free.next()) else {
+            return Decision::unchanged(Registered::Busy { retry_after: BUSY });
+        };
+        let said = Said::at_registration(request.version, request.hostinfo.as_ref());
+        let info = request.hostinfo.clone().unwrap_or_default();
+        let reply = Registered::Answer(self.send_to_approval(&code));
+        let pending = Pending {
+            code,
+            machine,
+            key: request.node_key,
+            hostname: shorten(info.hostname),
+            os: shorten(info.os),
+            requested_tags: info.request_tags.into_iter().take(limit::TAGS.most).map(shorten).collect(),
+            said,
+            expires: add(now, PENDING_LIFETIME),
+        };
+        // One place for each machine, so that a client that keeps making keys does not fill the list.
+        let replaced = earlier.map(|earlier| Change::PendingGone(earlier.code.clone()));
+        Decision { reply, changes: replaced.into_iter().chain([Change::Pending(pending)]).collect() }
+    }
+
+    fn send_to_approval(&self, code: &PendingCode) -> RegisterResponse {
+        let auth_url = format!("{}/register/{code}", self.config.server_url);
+        RegisterResponse { auth_url, ..RegisterResponse::default() }
+    }
+
+    fn welcome(&self, record: &NodeRecord, now: Timestamp) -> Registered {
+        let (user, login) = view::login(record.owner(), self.users.get(&record.user));
+        Registered::Answer(RegisterResponse {
+            user,
+            login,
+            node_key_expired: record.is_expired(now),
+            machine_authorized: true,
+            ..RegisterResponse::default()
+        })
+    }
+
+    fn node_of(&self, machine: MachinePublic, user: UserId) -> Option<&Arc<NodeRecord>> {
+        let from = (machine, crate::types::NodeId(0));
+        let of_machine = self.by_machine.range(from..).take_while(|(other, _)| *other == machine);
+        of_machine.filter_map(|(_, id)| self.node(*id)).map(|node| node.record).find(|record| record.user == user)
+    }
+
+    pub(super) fn user(&self, id: UserId) -> Result<&UserRecord, Refusal> {
+        self.users.get(&id).ok_or_else(|| Refusal::not_found(format!("there is no user {id}")))
+    }
+}
+
+fn hostname_of(said: &Said) -> String {
+    serde_json::from_str(&said.hostinfo).map(|info: crate::wire::control::Hostinfo| info.hostname).unwrap_or_default()
+}
+
+/// What a stranger says of itself, cut to what a list can show.
+fn shorten(text: String) -> String {
+    const SHOWN: usize = 255;
+    if text.len() <= SHOWN { text } else { text.chars().take(SHOWN).collect() }
+}

@@ -1,0 +1,83 @@
+//! Pre-authentication keys as text: made once, shown once, kept as a hash.
+
+use std::fmt;
+
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::record::KeyId;
+
+const PREFIX: &str = "warren-key-";
+
+/// The text of a pre-authentication key: `warren-key-NUMBER-SECRET`. Prints as `[redacted]`.
+#[derive(Clone)]
+pub struct KeyText(Zeroizing<String>);
+
+impl KeyText {
+    /// Makes the key of this number out of 32 random bytes.
+    pub fn new(id: KeyId, secret: &[u8; 32]) -> Self {
+        Self(Zeroizing::new(format!("{PREFIX}{id}-{}", HEXLOWER.encode(secret))))
+    }
+
+    /// The text, secret included: to show to the person who asked for the key, once.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for KeyText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// What is kept of a secret.
+pub(super) fn hash(secret: &str) -> [u8; 32] {
+    Sha256::digest(secret.as_bytes()).into()
+}
+
+/// Which key a text names, and the hash to compare. `None` where it is no key of ours.
+pub(super) fn parse(text: &str) -> Option<(KeyId, [u8; 32])> {
+    let (number, secret) = text.trim().strip_prefix(PREFIX)?.split_once('-')?;
+    Some((KeyId(number.parse().ok()?), hash(secret)))
+}
+
+/// Compares two hashes in a time that does not depend on them.
+pub(super) fn matches(given: &[u8; 32], kept: &[u8; 32]) -> bool {
+    given.ct_eq(kept).into()
+}
+
+/// The secret part of a key's text, hashed: what its record keeps.
+pub(super) fn hash_of(text: &KeyText) -> [u8; 32] {
+    parse(text.expose()).map_or([0; 32], |(_, hash)| hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_reads_back_its_number_and_the_hash_of_its_secret() {
+        let text = KeyText::new(KeyId(7), &[0xab; 32]);
+        assert_eq!(text.expose(), format!("warren-key-7-{}", "ab".repeat(32)));
+        let (id, given) = parse(text.expose()).unwrap();
+        assert_eq!(id, KeyId(7));
+        assert!(matches(&given, &hash_of(&text)));
+        let (_, other) = parse(KeyText::new(KeyId(7), &[0xac; 32]).expose()).unwrap();
+        assert!(!matches(&other, &hash_of(&text)));
+    }
+
+    #[test]
+    fn other_texts_are_no_keys() {
+        for text in ["", "tskey-auth-x-y", "warren-key-", "warren-key-x-y", "warren-key-7"] {
+            assert!(parse(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_never_prints() {
+        assert_eq!(format!("{:?}", KeyText::new(KeyId(1), &[1; 32])), "[redacted]");
+    }
+}

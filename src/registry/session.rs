@@ -1,0 +1,187 @@
+//! Nodes that follow their map, and what time brings: going offline, expiry, clean-up.
+//!
+//! All deadlines are wall-clock times, because most outlive the process. A clock that steps forward can
+//! cut a grace period short; it never touches a node that is connected.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::message::MapMessage;
+use super::record::{Change, Decision, PendingCode};
+use super::refusal::MapRefusal;
+use super::state::State;
+use super::update::accept_version;
+use crate::types::{CapabilityVersion, NodeId, Timestamp};
+
+/// One map stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// A stream that was opened, and its first message: the full map.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The stream.
+    pub session: SessionId,
+    /// The full map.
+    pub message: Arc<MapMessage>,
+}
+
+/// What the shell must do.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send one message to many.
+    Send {
+        /// To these, in no particular order.
+        sessions: Vec<SessionId>,
+        /// This.
+        message: Arc<MapMessage>,
+    },
+    /// End a stream, after whatever was sent to it before.
+    Close {
+        /// This one.
+        session: SessionId,
+    },
+    /// A machine waits no longer: ask [`State::register`] again on behalf of whoever held its request.
+    Settled {
+        /// The code it waited under.
+        code: PendingCode,
+    },
+}
+
+/// What a deadline is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// Its stream closed and did not come back.
+    Offline(NodeId),
+    /// Its key is past its time.
+    Expire(NodeId),
+    /// It is ephemeral and was offline too long.
+    Reap(NodeId),
+    /// Nobody approved it.
+    Pending(PendingCode),
+}
+
+impl State {
+    /// A node begins to follow its map. An older stream of the same node ends.
+    pub fn open(&mut self, id: NodeId, version: CapabilityVersion, now: Timestamp) -> Result<Opened, MapRefusal> {
+        accept_version(version)?;
+        let Some(member) = self.members.get_mut(&id) else { return Err(MapRefusal::Unknown) };
+        self.last_session += 1;
+        let session = SessionId(self.last_session);
+        let older = member.session.replace(session);
+        let offline_at = member.offline_at.take();
+        self.sessions.insert(session, id);
+        if let Some(older) = older {
+            self.sessions.remove(&older);
+            self.outputs.push_back(Output::Close { session: older });
+        }
+        if let Some(at) = offline_at {
+            self.timers.remove(&(at, Timer::Offline(id)));
+        }
+        if !self.members.get(&id).is_some_and(|member| member.shown.online) {
+            self.alter(id, |shown| shown.online = true);
+            self.plan_reaping(id, now);
+        }
+        let message = self.full_map(id, now).ok_or(MapRefusal::Unknown)?;
+        Ok(Opened { session, message: Arc::new(message) })
+    }
+
+    /// A stream ended. Unless the node comes back soon, its peers will be told.
+    pub fn close(&mut self, session: SessionId, now: Timestamp) {
+        let Some(id) = self.sessions.remove(&session) else { return };
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if member.session == Some(session) {
+            member.session = None;
+            let at = add(now, self.config.offline_grace);
+            member.offline_at = Some(at);
+            self.timers.insert((at, Timer::Offline(id)));
+        }
+    }
+
+    /// What must be done for good because of the time: ephemeral nodes that were offline too long.
+    pub fn due(&self, now: Timestamp) -> Decision<()> {
+        let due = self.timers.iter().take_while(|(at, _)| *at <= now);
+        let gone = due.filter_map(|(_, timer)| match timer {
+            Timer::Reap(id) => Some(Change::NodeGone(*id)),
+            _ => None,
+        });
+        Decision { reply: (), changes: gone.collect() }
+    }
+
+    /// What time brings by itself; and tells connected nodes of changes, if it is time for that.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        let due: Vec<_> = self.timers.iter().take_while(|(at, _)| *at <= now).cloned().collect();
+        for (at, timer) in due {
+            match &timer {
+                // Left for `due`: it must be on disk first.
+                Timer::Reap(_) => continue,
+                Timer::Offline(id) => self.went_offline(*id, at, now),
+                Timer::Expire(id) => self.alter(*id, |shown| shown.expired = true),
+                Timer::Pending(code) => self.settle_pending(code),
+            }
+            self.timers.remove(&(at, timer));
+        }
+        if self.fanout.is_due(now) {
+            self.flush(now);
+        }
+    }
+
+    /// When [`State::handle_timeout`] and [`State::due`] want to be called again.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let timer = self.timers.first().map(|(at, _)| *at);
+        timer.into_iter().chain(self.fanout.due()).min()
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Records that changed and may be saved at leisure; the caller has them from here on.
+    pub fn take_unsaved(&mut self) -> Vec<Change> {
+        let ids = std::mem::take(&mut self.unsaved);
+        ids.iter().filter_map(|id| self.members.get(id)).map(|m| Change::Node(Arc::clone(&m.shown.record))).collect()
+    }
+
+    /// How many records [`State::take_unsaved`] would give.
+    pub fn unsaved(&self) -> usize {
+        self.unsaved.len()
+    }
+
+    /// Saving failed: give these out again next time.
+    pub fn put_back_unsaved(&mut self, changes: &[Change]) {
+        for change in changes {
+            if let Change::Node(record) = change {
+                if self.members.contains_key(&record.id) {
+                    self.unsaved.insert(record.id);
+                }
+            }
+        }
+    }
+
+    fn went_offline(&mut self, id: NodeId, at: Timestamp, now: Timestamp) {
+        let grace = self.config.offline_grace;
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if member.session.is_some() {
+            return;
+        }
+        member.offline_at = None;
+        self.unsaved.insert(id);
+        self.alter(id, |shown| {
+            shown.online = false;
+            // To the second: nobody needs more, and it is in every peer's map.
+            let seen = subtract(at, grace);
+            Arc::make_mut(&mut shown.record).last_seen = Timestamp::from_second(seen.as_second()).ok();
+        });
+        self.plan_reaping(id, now);
+    }
+}
+
+/// A later time; the end of time where there is none.
+pub(super) fn add(at: Timestamp, duration: Duration) -> Timestamp {
+    at.checked_add(duration).unwrap_or(Timestamp::MAX)
+}
+
+fn subtract(at: Timestamp, duration: Duration) -> Timestamp {
+    at.checked_sub(duration).unwrap_or(Timestamp::MIN)
+}

@@ -1,0 +1,441 @@
+//! The state itself: its parts, and the one place where they change.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::address;
+use super::config::Config;
+use super::fanout::Fanout;
+use super::record::{
+    Change, Counters, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, Records, UserName, UserRecord,
+};
+use super::refusal::Refusal;
+use super::routes::{RouteView, Routes};
+use super::session::{Output, SessionId, Timer, add};
+use super::view::Shown;
+use super::visibility::Visibility;
+use crate::types::{
+    CapabilityVersion, HostLabel, IpNet, MachinePublic, NodeId, NodePublic, Timestamp, UserId, is_default_route,
+};
+
+/// The coordinator's model. See the module's documentation for how it is used.
+#[derive(Debug)]
+pub struct State {
+    pub(super) config: Config,
+    pub(super) visibility: Visibility,
+    pub(super) counters: Counters,
+    pub(super) users: BTreeMap<UserId, UserRecord>,
+    pub(super) user_names: BTreeMap<UserName, UserId>,
+    pub(super) keys: BTreeMap<KeyId, KeyRecord>,
+    pub(super) members: BTreeMap<NodeId, Member>,
+    pub(super) by_key: BTreeMap<NodePublic, NodeId>,
+    pub(super) by_machine: BTreeSet<(MachinePublic, NodeId)>,
+    pub(super) labels: BTreeMap<HostLabel, NodeId>,
+    pub(super) routes: Routes,
+    pub(super) pending: BTreeMap<PendingCode, Pending>,
+    pub(super) sessions: BTreeMap<SessionId, NodeId>,
+    pub(super) last_session: u64,
+    pub(super) timers: BTreeSet<(Timestamp, Timer)>,
+    /// Nodes whose record the store does not have yet.
+    pub(super) unsaved: BTreeSet<NodeId>,
+    pub(super) fanout: Fanout,
+    pub(super) outputs: VecDeque<Output>,
+}
+
+/// A node and what is going on with it.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) shown: Shown,
+    pub(super) session: Option<SessionId>,
+    /// When peers are told that it is offline, after its stream closed.
+    pub(super) offline_at: Option<Timestamp>,
+    /// When it is deleted for being ephemeral and offline.
+    pub(super) reap_at: Option<Timestamp>,
+    /// Its entry in peers' maps as text, once someone needed it.
+    pub(super) entry: Option<Arc<str>>,
+}
+
+/// A node, for administrators.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeView<'a> {
+    /// The durable facts.
+    pub record: &'a Arc<NodeRecord>,
+    /// Whether it follows its map.
+    pub online: bool,
+    /// Whether its key is past its time.
+    pub expired: bool,
+    /// The subnets that it is the one router of.
+    pub primary_routes: &'a [IpNet],
+}
+
+impl State {
+    /// A network without users or nodes.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            visibility: Visibility::default(),
+            counters: Counters::default(),
+            users: BTreeMap::new(),
+            user_names: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            members: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            by_machine: BTreeSet::new(),
+            labels: BTreeMap::new(),
+            routes: Routes::default(),
+            pending: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            last_session: 0,
+            timers: BTreeSet::new(),
+            unsaved: BTreeSet::new(),
+            fanout: Fanout::default(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The state that a store's records describe. Nobody is online yet.
+    pub fn restore(config: Config, records: Records, now: Timestamp) -> Self {
+        let mut state = Self::new(config);
+        state.raise(records.counters);
+        let users = records.users.into_iter().map(Change::User);
+        let keys = records.keys.into_iter().map(Change::Key);
+        let nodes = records.nodes.into_iter().map(|node| Change::Node(Arc::new(node)));
+        state.apply(users.chain(keys).chain(nodes).collect(), now);
+        // Nobody listens yet.
+        state.fanout.forget_changes();
+        state
+    }
+
+    /// Makes committed changes true. What they mean for connected nodes comes out of
+    /// [`State::poll_output`] after the next [`State::handle_timeout`].
+    pub fn apply(&mut self, changes: Vec<Change>, now: Timestamp) {
+        for change in changes {
+            match change {
+                Change::Counters(counters) => self.raise(counters),
+                Change::User(user) => self.put_user(user),
+                Change::UserGone(id) => self.remove_user(id),
+                Change::Key(key) => {
+                    self.counters.key = self.counters.key.max(key.id.0);
+                    self.keys.insert(key.id, key);
+                }
+                Change::KeyUsed(id, at) => {
+                    if let Some(key) = self.keys.get_mut(&id) {
+                        key.used = Some(at);
+                    }
+                }
+                Change::KeyGone(id) => {
+                    self.keys.remove(&id);
+                }
+                Change::Node(record) => self.put_node(record, now),
+                Change::NodeGone(id) => self.remove_node(id),
+                Change::Pending(pending) => {
+                    self.timers.insert((pending.expires, Timer::Pending(pending.code.clone())));
+                    self.pending.insert(pending.code.clone(), pending);
+                }
+                Change::PendingGone(code) => self.settle_pending(&code),
+            }
+        }
+    }
+
+    /// Whether a client is new enough; the error is for its user.
+    pub fn check_version(version: CapabilityVersion) -> Result<(), Refusal> {
+        if version >= CapabilityVersion::OLDEST_SERVED {
+            return Ok(());
+        }
+        Err(Refusal::invalid(format!(
+            "this client is too old: it speaks version {version} of the control protocol, and version {} (client \
+             release 1.80) or newer is needed; please update it",
+            CapabilityVersion::OLDEST_SERVED
+        )))
+    }
+
+    /// What the owner decided.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The users, by number.
+    pub fn users(&self) -> impl Iterator<Item = &UserRecord> {
+        self.users.values()
+    }
+
+    /// The pre-authentication keys, by number.
+    pub fn keys(&self) -> impl Iterator<Item = &KeyRecord> {
+        self.keys.values()
+    }
+
+    /// The nodes, by number.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeView<'_>> {
+        self.members.values().map(Member::view)
+    }
+
+    /// The machines that wait for approval.
+    pub fn pending_list(&self) -> impl Iterator<Item = &Pending> {
+        self.pending.values()
+    }
+
+    /// The machine that waits under a code.
+    pub fn pending(&self, code: &PendingCode) -> Option<&Pending> {
+        self.pending.get(code)
+    }
+
+    /// A node by number.
+    pub fn node(&self, id: NodeId) -> Option<NodeView<'_>> {
+        self.members.get(&id).map(Member::view)
+    }
+
+    /// A node by node key: what a relay asks before it admits a client.
+    pub fn node_by_key(&self, key: &NodePublic) -> Option<NodeView<'_>> {
+        self.node(*self.by_key.get(key)?)
+    }
+
+    /// A user by name or number.
+    pub fn find_user(&self, text: &str) -> Result<&UserRecord, Refusal> {
+        let by_number = || text.parse().ok().map(UserId);
+        let by_name = || text.parse().ok().and_then(|name: UserName| self.user_names.get(&name).copied());
+        by_number()
+            .or_else(by_name)
+            .and_then(|id| self.users.get(&id))
+            .ok_or_else(|| Refusal::not_found(format!("there is no user `{text}`")))
+    }
+
+    /// A node by name (short or full), number, stable identifier or address.
+    pub fn find_node(&self, text: &str) -> Result<NodeView<'_>, Refusal> {
+        let domain = format!(".{}", self.config.base_domain);
+        let plain = text.trim_end_matches('.');
+        let label = plain.strip_suffix(&domain).unwrap_or(plain);
+        let address: Option<IpAddr> = text.parse().ok();
+        let by_number = || text.parse().ok().map(NodeId);
+        let by_label = || label.parse().ok().and_then(|label: HostLabel| self.labels.get(&label).copied());
+        let by_search = || {
+            let names = |record: &NodeRecord| {
+                record.stable_id.0 == text
+                    || address.is_some_and(|address| address == record.ipv4 || address == record.ipv6)
+            };
+            self.members.values().find(|member| names(&member.shown.record)).map(Member::id)
+        };
+        by_number()
+            .filter(|id| self.members.contains_key(id))
+            .or_else(by_label)
+            .or_else(by_search)
+            .and_then(|id| self.node(id))
+            .ok_or_else(|| Refusal::not_found(format!("there is no node `{text}`")))
+    }
+
+    /// The routes that are offered or approved, by node.
+    pub fn routes(&self) -> impl Iterator<Item = RouteView> + '_ {
+        self.members.values().flat_map(|member| {
+            let record = &member.shown.record;
+            let all: BTreeSet<IpNet> = record.said.routes.iter().chain(&record.approved_routes).copied().collect();
+            all.into_iter().map(|prefix| RouteView {
+                prefix,
+                node: record.id,
+                offered: record.said.routes.contains(&prefix),
+                approved: record.approved_routes.contains(&prefix),
+                primary: member.shown.primary.contains(&prefix),
+            })
+        })
+    }
+
+    // ---- where the parts change ----
+
+    fn raise(&mut self, to: Counters) {
+        self.counters = Counters {
+            user: self.counters.user.max(to.user),
+            key: self.counters.key.max(to.key),
+            node: self.counters.node.max(to.node),
+            host: self.counters.host.max(to.host),
+        };
+    }
+
+    fn put_user(&mut self, user: UserRecord) {
+        self.counters.user = self.counters.user.max(user.id.0);
+        if let Some(old) = self.users.get(&user.id) {
+            self.user_names.remove(&old.name);
+        }
+        self.fanout.user_changed(user.id);
+        self.user_names.insert(user.name.clone(), user.id);
+        self.users.insert(user.id, user);
+    }
+
+    fn remove_user(&mut self, id: UserId) {
+        if let Some(user) = self.users.remove(&id) {
+            self.user_names.remove(&user.name);
+        }
+    }
+
+    /// A node is, from here on, this.
+    pub(super) fn put_node(&mut self, record: Arc<NodeRecord>, now: Timestamp) {
+        let id = record.id;
+        self.counters.node = self.counters.node.max(id.0);
+        self.counters.host = self.counters.host.max(address::host_of(record.ipv4));
+        self.by_key.insert(record.key, id);
+        self.by_machine.insert((record.machine, id));
+        self.labels.insert(record.label.clone(), id);
+        let expired = record.is_expired(now);
+        if let Some(expiry) = record.key_expiry.filter(|_| !expired) {
+            self.timers.insert((expiry, Timer::Expire(id)));
+        }
+        match self.members.get(&id).map(|member| Arc::clone(&member.shown.record)) {
+            None => {
+                let shown = Shown { record, online: false, expired, primary: Vec::new() };
+                self.fanout.touch(id, None);
+                self.fanout.owners_changed();
+                self.members.insert(id, Member::new(shown));
+                self.elect(id, &BTreeSet::new());
+            }
+            Some(old) => {
+                self.unindex(&old, &record);
+                let rekeyed = old.key != record.key;
+                self.alter(id, |shown| {
+                    shown.record = record;
+                    shown.expired = expired;
+                });
+                // The stream was opened with the old key.
+                if let (true, Some(session)) = (rekeyed, self.members.get(&id).and_then(|member| member.session)) {
+                    self.outputs.push_back(Output::Close { session });
+                    self.close(session, now);
+                }
+            }
+        }
+        self.plan_reaping(id, now);
+    }
+
+    fn remove_node(&mut self, id: NodeId) {
+        self.unsaved.remove(&id);
+        let Some(member) = self.members.get(&id) else { return };
+        if let Some(session) = member.session {
+            self.say_goodbye(id, session);
+        }
+        let Some(member) = self.members.remove(&id) else { return };
+        let record = &member.shown.record;
+        self.by_key.remove(&record.key);
+        self.by_machine.remove(&(record.machine, id));
+        self.labels.remove(&record.label);
+        self.forget_timers(&member);
+        self.fanout.touch(id, Some(&member.shown));
+        self.fanout.owners_changed();
+        let before = subnets(&member.shown);
+        let changed = self.routes.set(id, &before, &BTreeSet::new(), online_in(&self.members));
+        self.refresh_primary(changed);
+    }
+
+    /// Changes what is shown of a node, and whatever follows from it.
+    pub(super) fn alter(&mut self, id: NodeId, change: impl FnOnce(&mut Shown)) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        self.fanout.touch(id, Some(&member.shown));
+        member.entry = None;
+        let before = subnets(&member.shown);
+        let seen_as = (member.shown.expired, member.shown.record.owner());
+        change(&mut member.shown);
+        if seen_as != (member.shown.expired, member.shown.record.owner()) {
+            self.fanout.owners_changed();
+        }
+        self.elect(id, &before);
+    }
+
+    /// Elects routers for the subnets that a node served before and serves from here on.
+    fn elect(&mut self, id: NodeId, before: &BTreeSet<IpNet>) {
+        let Some(member) = self.members.get(&id) else { return };
+        let serves = subnets(&member.shown);
+        if serves.is_empty() && before.is_empty() {
+            return;
+        }
+        let changed = self.routes.set(id, before, &serves, online_in(&self.members));
+        self.refresh_primary(changed);
+    }
+
+    fn refresh_primary(&mut self, nodes: BTreeSet<NodeId>) {
+        for id in nodes {
+            let Some(member) = self.members.get_mut(&id) else { continue };
+            self.fanout.touch(id, Some(&member.shown));
+            member.entry = None;
+            member.shown.primary =
+                subnets(&member.shown).into_iter().filter(|prefix| self.routes.primary(prefix) == Some(id)).collect();
+        }
+    }
+
+    fn unindex(&mut self, old: &NodeRecord, new: &NodeRecord) {
+        if old.key != new.key {
+            self.by_key.remove(&old.key);
+        }
+        if old.label != new.label {
+            self.labels.remove(&old.label);
+        }
+        if old.machine != new.machine {
+            self.by_machine.remove(&(old.machine, old.id));
+        }
+        if let Some(expiry) = old.key_expiry.filter(|_| old.key_expiry != new.key_expiry) {
+            self.timers.remove(&(expiry, Timer::Expire(old.id)));
+        }
+    }
+
+    fn forget_timers(&mut self, member: &Member) {
+        let id = member.id();
+        let timers = [
+            member.shown.record.key_expiry.map(|at| (at, Timer::Expire(id))),
+            member.offline_at.map(|at| (at, Timer::Offline(id))),
+            member.reap_at.map(|at| (at, Timer::Reap(id))),
+        ];
+        for timer in timers.into_iter().flatten() {
+            self.timers.remove(&timer);
+        }
+    }
+
+    /// Sets or lifts the deadline by which an ephemeral node must be back.
+    pub(super) fn plan_reaping(&mut self, id: NodeId, now: Timestamp) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let wanted = member.shown.record.ephemeral && !member.shown.online;
+        match member.reap_at {
+            Some(at) if !wanted => {
+                member.reap_at = None;
+                self.timers.remove(&(at, Timer::Reap(id)));
+            }
+            None if wanted => {
+                let at = add(now, self.config.ephemeral_timeout);
+                member.reap_at = Some(at);
+                self.timers.insert((at, Timer::Reap(id)));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn settle_pending(&mut self, code: &PendingCode) {
+        if let Some(pending) = self.pending.remove(code) {
+            self.timers.remove(&(pending.expires, Timer::Pending(code.clone())));
+            self.outputs.push_back(Output::Settled { code: code.clone() });
+        }
+    }
+}
+
+impl Member {
+    fn new(shown: Shown) -> Self {
+        Self { shown, session: None, offline_at: None, reap_at: None, entry: None }
+    }
+
+    pub(super) fn id(&self) -> NodeId {
+        self.shown.record.id
+    }
+
+    fn view(&self) -> NodeView<'_> {
+        NodeView {
+            record: &self.shown.record,
+            online: self.shown.online,
+            expired: self.shown.expired,
+            primary_routes: &self.shown.primary,
+        }
+    }
+}
+
+/// The subnets that a node serves; exit routes have no primary router.
+fn subnets(shown: &Shown) -> BTreeSet<IpNet> {
+    if shown.expired {
+        return BTreeSet::new();
+    }
+    shown.record.served_routes().filter(|route| !is_default_route(route)).collect()
+}
+
+fn online_in(members: &BTreeMap<NodeId, Member>) -> impl Fn(NodeId) -> bool {
+    |id| members.get(&id).is_some_and(|member| member.shown.online)
+}

@@ -1,0 +1,219 @@
+//! How a node is shown: to its peers, to itself, and as the difference to what was shown before.
+
+use std::sync::Arc;
+
+use super::config::Config;
+use super::message::json;
+use super::record::{NodeRecord, UserRecord};
+use crate::types::{DiscoPublic, IpNet, NodeId, RegionId, Timestamp, UserId, is_default_route};
+use crate::wire::control::{Hostinfo, Login, Node, PeerChange, User, UserProfile};
+
+/// Whom tagged nodes belong to: the number that clients know for "no person".
+pub(super) const TAGGED: UserId = UserId(2_147_455_555);
+const TAGGED_NAME: &str = "tagged-devices";
+const TAGGED_DISPLAY: &str = "Tagged Devices";
+
+/// Everything that a node's map entry is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shown {
+    pub(super) record: Arc<NodeRecord>,
+    /// Whether it follows its map.
+    pub(super) online: bool,
+    /// Whether its key is past its time.
+    pub(super) expired: bool,
+    /// The subnets that it is the one router of.
+    pub(super) primary: Vec<IpNet>,
+}
+
+/// How what peers are shown of a node changed.
+#[derive(Clone, Debug)]
+pub(super) enum Difference {
+    /// Not at all.
+    None,
+    /// It came or went, and nothing else.
+    Online(bool),
+    /// Only in fields that a patch can carry.
+    Patch(Box<PeerChange>),
+    /// In more.
+    Entry,
+}
+
+impl NodeRecord {
+    /// Whom the node belongs to.
+    pub(super) fn owner(&self) -> UserId {
+        if self.tags.is_empty() { self.user } else { TAGGED }
+    }
+
+    /// Both addresses, as prefixes of one host.
+    pub(super) fn addresses(&self) -> Vec<IpNet> {
+        vec![IpNet::from(std::net::IpAddr::V4(self.ipv4)), IpNet::from(std::net::IpAddr::V6(self.ipv6))]
+    }
+
+    /// What it says of itself, structured.
+    pub fn hostinfo(&self) -> Hostinfo {
+        let info: Hostinfo = serde_json::from_str(&self.said.hostinfo).unwrap_or_default();
+        Hostinfo { routable_ips: self.said.routes.clone(), ..info }
+    }
+
+    /// Whether its key is past its time.
+    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
+        self.key_expiry.is_some_and(|expiry| expiry <= now)
+    }
+
+    /// The routes that are both offered and approved.
+    pub(super) fn served_routes(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.approved_routes.iter().copied().filter(|route| self.said.routes.contains(route))
+    }
+}
+
+/// The entry that peers get.
+///
+/// An expired node stays listed, so that people see why it is unreachable, but with no address to route
+/// to it and no way to find it, whatever a client makes of the flag.
+pub(super) fn peer(shown: &Shown, config: &Config) -> Node {
+    let record = &shown.record;
+    let addresses = record.addresses();
+    let mut node = Node {
+        id: record.id,
+        stable_id: record.stable_id.clone(),
+        name: config.full_name(&record.label),
+        user: record.owner(),
+        key: record.key,
+        key_expiry: record.key_expiry,
+        disco_key: record.said.disco,
+        addresses: addresses.clone(),
+        allowed_ips: Some(Vec::new()),
+        hostinfo: Some(told_to_peers(record.hostinfo())),
+        created: Some(record.created),
+        cap: record.said.cap,
+        tags: record.tags.iter().map(|tag| tag.as_str().to_owned()).collect(),
+        last_seen: record.last_seen,
+        online: Some(shown.online),
+        machine_authorized: true,
+        expired: shown.expired,
+        ..Node::default()
+    };
+    if !shown.expired {
+        let exits = record.served_routes().filter(is_default_route);
+        node.allowed_ips = Some(addresses.into_iter().chain(exits).chain(shown.primary.iter().copied()).collect());
+        node.primary_routes = shown.primary.clone();
+        node.endpoints = record.said.endpoints.clone();
+        node.home_derp = record.said.home_derp;
+    }
+    node
+}
+
+/// The entry that the node itself gets.
+pub(super) fn myself(shown: &Shown, config: &Config) -> Node {
+    Node { machine: shown.record.machine, hostinfo: Some(shown.record.hostinfo()), ..peer(shown, config) }
+}
+
+/// Whether the node itself must be told. What it said of itself is not repeated to it.
+pub(super) fn concerns_itself(before: &Shown, after: &Shown, config: &Config) -> bool {
+    let told = |shown| {
+        let node = Node { hostinfo: None, cap: Default::default(), ..without_patchable(myself(shown, config)) };
+        json(&Node { key_expiry: shown.record.key_expiry, ..node })
+    };
+    told(before) != told(after)
+}
+
+/// Compares what peers were shown with what is to be shown.
+pub(super) fn difference(before: &Shown, after: &Shown, config: &Config) -> Difference {
+    if before == after {
+        return Difference::None;
+    }
+    let (old, new) = (peer(before, config), peer(after, config));
+    // Whatever a patch cannot express is compared as text, so that a field added to the entry is never
+    // forgotten here.
+    if json(&without_patchable(old.clone())) != json(&without_patchable(new.clone())) {
+        return Difference::Entry;
+    }
+    let Some(patch) = patch(&old, &new) else { return Difference::Entry };
+    let only_online = PeerChange { node_id: new.id, online: patch.online, ..PeerChange::default() };
+    match patch.online {
+        None if json(&patch) == json(&only_online) => Difference::None,
+        Some(online) if json(&patch) == json(&only_online) => Difference::Online(online),
+        _ => Difference::Patch(Box::new(patch)),
+    }
+}
+
+/// The owner of a node, as clients show it.
+pub(super) fn profile(id: UserId, user: Option<&UserRecord>) -> UserProfile {
+    let (login_name, display_name) = names(id, user);
+    UserProfile { id, login_name, display_name, ..UserProfile::default() }
+}
+
+/// The owner of a node, as the answer to a registration shows it.
+pub(super) fn login(id: UserId, user: Option<&UserRecord>) -> (User, Login) {
+    let (login_name, display_name) = names(id, user);
+    let created = user.map(|user| user.created);
+    (
+        User { id, display_name: display_name.clone(), created },
+        Login { id, provider: String::new(), login_name, display_name },
+    )
+}
+
+fn names(id: UserId, user: Option<&UserRecord>) -> (String, String) {
+    match user {
+        _ if id == TAGGED => (TAGGED_NAME.to_owned(), TAGGED_DISPLAY.to_owned()),
+        Some(user) if user.display_name.is_empty() => (user.name.to_string(), user.name.to_string()),
+        Some(user) => (user.name.to_string(), user.display_name.clone()),
+        None => (format!("user-{id}"), format!("user-{id}")),
+    }
+}
+
+/// The part of its host information that a node's peers use: names in lists, service ports, host keys.
+/// The rest is many bytes, times every peer, and nobody's business.
+fn told_to_peers(info: Hostinfo) -> Hostinfo {
+    Hostinfo {
+        os: info.os,
+        hostname: info.hostname,
+        shields_up: info.shields_up,
+        services: info.services,
+        ssh_host_keys: info.ssh_host_keys,
+        app_connector: info.app_connector,
+        ..Hostinfo::default()
+    }
+}
+
+fn without_patchable(node: Node) -> Node {
+    Node {
+        endpoints: Vec::new(),
+        home_derp: RegionId(0),
+        disco_key: DiscoPublic::default(),
+        online: None,
+        last_seen: None,
+        key_expiry: None,
+        ..node
+    }
+}
+
+/// The patch between two entries; `None` where it would have to say "none", which a patch cannot.
+fn patch(old: &Node, new: &Node) -> Option<PeerChange> {
+    let mut patch = PeerChange { node_id: NodeId(new.id.0), ..PeerChange::default() };
+    if old.endpoints != new.endpoints {
+        if new.endpoints.is_empty() {
+            return None;
+        }
+        patch.endpoints = Some(new.endpoints.clone());
+    }
+    if old.home_derp != new.home_derp {
+        if new.home_derp == RegionId(0) {
+            return None;
+        }
+        patch.derp_region = new.home_derp;
+    }
+    if old.disco_key != new.disco_key {
+        patch.disco_key = Some(new.disco_key);
+    }
+    if old.online != new.online {
+        patch.online = new.online;
+    }
+    if old.last_seen != new.last_seen {
+        patch.last_seen = Some(new.last_seen?);
+    }
+    if old.key_expiry != new.key_expiry {
+        patch.key_expiry = Some(new.key_expiry?);
+    }
+    Some(patch)
+}
