@@ -61,6 +61,7 @@ impl Coordinator {
     pub(crate) fn start_again(&mut self) {
         let program = env!("CARGO_BIN_EXE_warren-coordinator");
         let mut command = self.host.command([program, "serve", "--listen", "0.0.0.0:8080", "--server-url", &self.url]);
+        command.args(["--offline-grace", "3", "--ephemeral-grace", "3"]);
         command.arg("--state-dir").arg(&self.dir).arg("--socket").arg(self.socket());
         self.process = Some(Process::start(command, &self.dir.join("log")));
         eventually("the coordinator to answer", || self.try_run("user list").status.success().then_some(()));
