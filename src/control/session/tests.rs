@@ -1,0 +1,583 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::map_stream;
+
+const URL: &str = "https://vpn.example.org/register/abc";
+
+/// A session, and the script of what it does.
+struct Run {
+    session: Session,
+    now: Instant,
+    last: RequestId,
+    stream: RequestId,
+    register: Option<RegisterRequest>,
+    map: Option<MapRequest>,
+}
+
+#[allow(clippy::disallowed_methods, reason = "any instant will do to count from")]
+fn start_of_time() -> Instant {
+    Instant::now()
+}
+
+fn key(number: u8) -> NodePublic {
+    NodePublic::from_bytes([number; 32])
+}
+
+impl Run {
+    fn new() -> Self {
+        let setup = Setup {
+            server: "https://vpn.example.org".parse().unwrap(),
+            node_key: key(1),
+            hostinfo: Hostinfo { hostname: "alpha".to_owned(), ..Hostinfo::default() },
+            disco_key: DiscoPublic::from_bytes([9; 32]),
+            endpoints: vec![("192.0.2.1:41741".parse().unwrap(), EndpointType::LOCAL)],
+            ephemeral: false,
+        };
+        let none = RequestId(0);
+        let session = Session::new(setup, 7);
+        Self { session, now: start_of_time(), last: none, stream: none, register: None, map: None }
+    }
+
+    fn started(login: Login) -> Self {
+        let mut run = Self::new();
+        run.session.handle_start(login, run.now);
+        run
+    }
+
+    /// Logged in, with its first update taken and its first map read.
+    fn streaming() -> Self {
+        let mut run = Self::started(Login::default());
+        assert_eq!(run.did(), ["register"]);
+        run.answer(200, "{}");
+        assert_eq!(run.did(), ["update", "logged in"]);
+        run.answer(200, "");
+        assert_eq!(run.did(), ["stream"]);
+        run.session.handle_received(Received::Opened(run.stream), run.now);
+        run.message(r#"{"Node":{"ID":1}}"#);
+        assert_eq!(run.did(), ["full map", "online"]);
+        run
+    }
+
+    /// What the session wants and tells, as words.
+    fn did(&mut self) -> Vec<String> {
+        let mut words = Vec::new();
+        while let Some(transmit) = self.session.poll_transmit() {
+            words.push(match transmit {
+                Transmit::Register { id, request } => {
+                    self.last = id;
+                    let word = if request.expiry.is_some() { "log out" } else { "register" };
+                    self.register = Some(*request);
+                    word.to_owned()
+                }
+                Transmit::Update { id, request } => {
+                    self.last = id;
+                    self.map = Some(*request);
+                    "update".to_owned()
+                }
+                Transmit::Stream { id, request } => {
+                    self.stream = id;
+                    self.map = Some(*request);
+                    "stream".to_owned()
+                }
+                Transmit::Ping { url, .. } => format!("ping {url}"),
+                Transmit::Cancel(id) if id == self.stream => "cancel stream".to_owned(),
+                Transmit::Cancel(_) => "cancel".to_owned(),
+                Transmit::Disconnect => "disconnect".to_owned(),
+            });
+        }
+        while let Some(event) = self.session.poll_event() {
+            words.push(match event {
+                Event::AuthUrl(url) => format!("open {url}"),
+                Event::NodeKeyWanted => "new key".to_owned(),
+                Event::LoggedIn { .. } => "logged in".to_owned(),
+                Event::FullMap(_) => "full map".to_owned(),
+                Event::Delta(_) => "delta".to_owned(),
+                Event::KeyExpired => "key expired".to_owned(),
+                Event::LoggedOut { told } => format!("logged out, told: {told}"),
+                Event::Online => "online".to_owned(),
+                Event::Failed(Failure::Unreachable(why)) => format!("unreachable: {why}"),
+                Event::Failed(Failure::Silent(time)) => format!("silent {}", time.as_secs()),
+                Event::Failed(Failure::Busy(time)) => format!("busy {}", time.as_secs()),
+                Event::Failed(Failure::Refused(why)) => format!("refused: {why}"),
+                Event::Failed(Failure::Status { status, .. }) => format!("status {status}"),
+                Event::Failed(Failure::NotUnderstood(_)) => "not understood".to_owned(),
+            });
+        }
+        words
+    }
+
+    fn answer(&mut self, status: u16, body: &str) {
+        self.answer_to(self.last, status, body);
+    }
+
+    fn answer_to(&mut self, id: RequestId, status: u16, body: &str) {
+        let answer = Answer { status, retry_after: None, body: body.as_bytes().to_vec() };
+        self.session.handle_received(Received::Answer(id, answer), self.now);
+    }
+
+    fn message(&mut self, json: &str) {
+        let packed = zstd::bulk::compress(json.as_bytes(), 1).unwrap();
+        let bytes = map_stream::encode(&[&packed]).unwrap();
+        self.session.handle_received(Received::Bytes(self.stream, bytes), self.now);
+    }
+
+    fn closed(&mut self, id: RequestId) {
+        self.session.handle_received(Received::Closed(id, "connection reset".to_owned()), self.now);
+    }
+
+    /// Goes to the next deadline, and says how far that was.
+    fn pass_time(&mut self) -> Duration {
+        let next = self.session.poll_timeout().unwrap();
+        let passed = next.saturating_duration_since(self.now);
+        self.now = next;
+        self.session.handle_timeout(self.now);
+        passed
+    }
+}
+
+#[test]
+fn a_node_with_a_key_registers_tells_its_facts_and_follows_the_map() {
+    let mut run = Run::started(Login { auth_key: Some(AuthKey::new("secret")), renew: false });
+    assert_eq!(run.did(), ["register"]);
+    let request = run.register.take().unwrap();
+    assert_eq!(request.auth.unwrap().auth_key, "secret");
+    assert_eq!((request.version, request.node_key), (CapabilityVersion::CURRENT, key(1)));
+    assert_eq!(request.hostinfo.unwrap().hostname, "alpha");
+
+    run.answer(200, r#"{"MachineAuthorized":true,"User":{"ID":3},"Login":{"LoginName":"ann"}}"#);
+    assert_eq!(run.did(), ["update", "logged in"]);
+    let update = run.map.take().unwrap();
+    assert!(update.omit_peers && !update.stream && !update.read_only);
+    assert_eq!(update.endpoints, ["192.0.2.1:41741".parse().unwrap()]);
+    assert_eq!(update.endpoint_types, [EndpointType::LOCAL]);
+    assert_eq!(update.disco_key, DiscoPublic::from_bytes([9; 32]));
+
+    run.answer(200, "");
+    assert_eq!(run.did(), ["stream"]);
+    let stream = run.map.take().unwrap();
+    assert!(stream.stream && stream.keep_alive && !stream.omit_peers);
+    assert_eq!(stream.compress, "zstd");
+
+    run.message(r#"{"Node":{"ID":1},"Peers":[]}"#);
+    assert_eq!(run.did(), ["full map", "online"]);
+    run.message(r#"{"PeersRemoved":[4]}"#);
+    assert_eq!(run.did(), ["delta"]);
+}
+
+#[test]
+fn the_auth_key_is_forgotten_once_it_was_used() {
+    let mut run = Run::started(Login { auth_key: Some(AuthKey::new("secret")), renew: false });
+    run.did();
+    run.answer(200, "{}");
+    run.did();
+    run.answer(404, "no such node");
+    assert_eq!(run.did(), ["status 404"]);
+    run.pass_time();
+    assert_eq!(run.did(), ["register"]);
+    assert!(run.register.unwrap().auth.is_none());
+}
+
+#[test]
+fn a_person_is_shown_the_page_and_the_coordinator_asked_until_it_was_used() {
+    let mut run = Run::started(Login::default());
+    run.did();
+    run.answer(200, &format!(r#"{{"AuthURL":"{URL}"}}"#));
+    assert_eq!(run.did(), ["register", &format!("open {URL}")]);
+    assert_eq!(run.register.take().unwrap().followup, URL);
+
+    run.answer(200, "{}");
+    assert_eq!(run.did(), ["update", "logged in"]);
+}
+
+#[test]
+fn a_page_that_changes_while_we_wait_is_shown_again_and_the_same_one_is_not() {
+    let mut run = Run::started(Login::default());
+    run.did();
+    run.answer(200, &format!(r#"{{"AuthURL":"{URL}"}}"#));
+    run.did();
+    run.answer(200, &format!(r#"{{"AuthURL":"{URL}"}}"#));
+    assert!(run.did().is_empty(), "it is already on show");
+    assert!(run.pass_time() < Duration::from_secs(2), "a person waits");
+    assert_eq!(run.did(), ["register"]);
+
+    run.answer(200, r#"{"AuthURL":"https://vpn.example.org/register/def"}"#);
+    assert_eq!(run.did(), ["open https://vpn.example.org/register/def"]);
+    run.pass_time();
+    run.did();
+    assert_eq!(run.register.unwrap().followup, "https://vpn.example.org/register/def");
+}
+
+#[test]
+fn waiting_for_a_person_outlives_a_broken_connection() {
+    let mut run = Run::started(Login::default());
+    run.did();
+    run.answer(200, &format!(r#"{{"AuthURL":"{URL}"}}"#));
+    run.did();
+    run.closed(run.last);
+    assert_eq!(run.did(), ["unreachable: connection reset"]);
+    run.pass_time();
+    assert_eq!(run.did(), ["register"]);
+    assert_eq!(run.register.take().unwrap().followup, URL);
+    assert_eq!(run.pass_time(), APPROVAL_TIMEOUT);
+    assert_eq!(run.did(), ["cancel", "disconnect", "silent 600"]);
+}
+
+#[test]
+fn an_expired_key_is_replaced_once_and_the_old_one_named() {
+    let mut run = Run::started(Login::default());
+    run.did();
+    run.answer(200, r#"{"NodeKeyExpired":true}"#);
+    assert_eq!(run.did(), ["new key"]);
+    assert_eq!(run.session.poll_timeout(), None, "the owner has the turn");
+
+    run.session.handle_node_key(key(2), run.now);
+    assert_eq!(run.did(), ["register"]);
+    let request = run.register.take().unwrap();
+    assert_eq!((request.node_key, request.old_node_key), (key(2), key(1)));
+
+    run.answer(200, r#"{"NodeKeyExpired":true}"#);
+    assert_eq!(run.did(), ["refused: it calls a node key expired that was made just now"]);
+    run.pass_time();
+    assert_eq!(run.did(), ["register"], "later, and with the same key");
+    run.answer(200, "{}");
+    run.did();
+    assert_eq!(run.map.unwrap().node_key, key(2));
+}
+
+#[test]
+fn a_renewal_changes_the_key_before_anything_is_asked() {
+    let mut run = Run::started(Login { auth_key: None, renew: true });
+    assert_eq!(run.did(), ["new key"]);
+    run.session.handle_node_key(key(2), run.now);
+    assert_eq!(run.did(), ["register"]);
+    assert_eq!(run.register.unwrap().old_node_key, key(1));
+}
+
+#[test]
+fn a_refusal_is_told_in_the_coordinators_words_and_not_repeated_in_haste() {
+    let mut run = Run::started(Login { auth_key: Some(AuthKey::new("stale")), renew: false });
+    run.did();
+    run.answer(200, r#"{"Error":"the key has expired"}"#);
+    assert_eq!(run.did(), ["refused: the key has expired"]);
+    assert!(run.pass_time() >= REFUSED_PAUSE / 2);
+    assert_eq!(run.did(), ["register"]);
+    run.answer(401, "unknown\nkey");
+    assert_eq!(run.did(), ["refused: unknown key"]);
+}
+
+#[test]
+fn a_busy_coordinator_is_left_alone_as_long_as_it_asks() {
+    let mut run = Run::started(Login::default());
+    run.did();
+    let answer = Answer { status: 429, retry_after: Some(Duration::from_secs(42)), body: Vec::new() };
+    run.session.handle_received(Received::Answer(run.last, answer), run.now);
+    assert_eq!(run.did(), ["busy 42"]);
+    assert_eq!(run.pass_time(), Duration::from_secs(42));
+    assert_eq!(run.did(), ["register"]);
+
+    run.answer(429, "");
+    assert!((5..10).contains(&run.pass_time().as_secs()));
+}
+
+#[test]
+fn logging_out_names_an_expiry_in_the_past_and_stops() {
+    let mut run = Run::streaming();
+    run.session.handle_logout(run.now);
+    assert_eq!(run.did(), ["cancel stream", "log out"]);
+    assert_eq!(run.register.take().unwrap().expiry.unwrap().to_string(), "1970-01-01T00:02:03Z");
+    run.answer(200, r#"{"NodeKeyExpired":true}"#);
+    assert_eq!(run.did(), ["disconnect", "logged out, told: true"]);
+    assert_eq!(run.session.poll_timeout(), None);
+}
+
+#[test]
+fn logging_out_ends_even_where_the_coordinator_does_not_answer() {
+    let mut run = Run::streaming();
+    run.session.handle_logout(run.now);
+    run.did();
+    assert_eq!(run.pass_time(), LOGOUT_TIMEOUT);
+    assert_eq!(run.did(), ["cancel", "disconnect", "logged out, told: false"]);
+}
+
+#[test]
+fn a_stream_silent_for_two_minutes_is_replaced_and_a_keep_alive_counts_as_a_sign_of_life() {
+    let mut run = Run::streaming();
+    run.now += Duration::from_secs(100);
+    run.message(r#"{"KeepAlive":true}"#);
+    assert!(run.did().is_empty());
+    assert_eq!(run.pass_time(), WATCHDOG);
+    assert_eq!(run.did(), ["cancel stream", "disconnect", "silent 120"]);
+    run.pass_time();
+    assert_eq!(run.did(), ["update"]);
+    run.answer(200, "");
+    assert_eq!(run.did(), ["stream"]);
+    run.message(r#"{"Node":{"ID":1}}"#);
+    assert_eq!(run.did(), ["full map", "online"]);
+}
+
+#[test]
+fn a_stream_that_ends_is_opened_again_sooner_where_it_was_stable() {
+    let mut run = Run::streaming();
+    for _ in 0..8 {
+        run.closed(run.stream);
+        run.pass_time();
+        run.did();
+        run.answer(200, "");
+        run.did();
+    }
+    run.closed(run.stream);
+    assert!(run.pass_time() >= Duration::from_secs(30));
+    run.did();
+    run.answer(200, "");
+    run.did();
+    run.now += STABLE;
+    run.closed(run.stream);
+    assert!(run.pass_time() < Duration::from_secs(1));
+}
+
+#[test]
+fn a_change_is_told_at_once_and_changes_meanwhile_are_told_together() {
+    let mut run = Run::streaming();
+    run.session.handle_endpoints(vec![], run.now);
+    assert_eq!(run.did(), ["update"]);
+    run.session.handle_disco_key(DiscoPublic::from_bytes([8; 32]), run.now);
+    run.session.handle_hostinfo(Hostinfo::default(), run.now);
+    assert!(run.did().is_empty(), "one at a time");
+    run.answer(200, "");
+    assert_eq!(run.did(), ["update"]);
+    assert_eq!(run.map.take().unwrap().disco_key, DiscoPublic::from_bytes([8; 32]));
+    run.answer(200, "");
+    run.session.handle_endpoints(vec![], run.now);
+    assert!(run.did().is_empty(), "nothing changed");
+}
+
+#[test]
+fn an_update_that_fails_is_tried_again_beside_the_stream() {
+    let mut run = Run::streaming();
+    run.session.handle_endpoints(vec![], run.now);
+    run.did();
+    run.answer(500, "database is locked");
+    assert_eq!(run.did(), ["status 500"]);
+    assert!(run.pass_time() < Duration::from_secs(1));
+    assert_eq!(run.did(), ["update"]);
+    run.answer(200, "");
+    assert_eq!(run.did(), ["online"], "and the stream was never touched");
+}
+
+#[test]
+fn a_coordinator_that_forgot_us_is_asked_to_let_us_in_again() {
+    let mut run = Run::streaming();
+    run.closed(run.stream);
+    run.did();
+    run.pass_time();
+    run.did();
+    run.answer(200, "");
+    run.did();
+    run.answer_to(run.stream, 404, "node not found");
+    assert_eq!(run.did(), ["status 404"]);
+    run.pass_time();
+    assert_eq!(run.did(), ["register"]);
+}
+
+#[test]
+fn a_first_map_without_ourselves_is_not_understood() {
+    let mut run = Run::streaming();
+    run.closed(run.stream);
+    run.pass_time();
+    run.did();
+    run.answer(200, "");
+    run.did();
+    run.message(r#"{"Peers":[{"ID":2}]}"#);
+    assert_eq!(run.did(), ["cancel stream", "not understood"]);
+}
+
+#[test]
+fn an_expired_key_in_the_map_is_told() {
+    let mut run = Run::streaming();
+    run.message(r#"{"Node":{"ID":1,"Expired":true}}"#);
+    assert_eq!(run.did(), ["delta", "key expired"]);
+}
+
+#[test]
+fn a_ping_is_answered_once_and_only_towards_the_coordinator_itself() {
+    let mut run = Run::streaming();
+    let ping =
+        |url: &str, types: &str| format!(r#"{{"KeepAlive":true,"PingRequest":{{"URL":"{url}","Types":"{types}"}}}}"#);
+    run.message(&ping("https://vpn.example.org/machine/ping-response?id=1", ""));
+    assert_eq!(run.did(), ["ping https://vpn.example.org/machine/ping-response?id=1"]);
+    run.message(&ping("https://vpn.example.org/machine/ping-response?id=1", ""));
+    run.message(&ping("https://intranet.example.org/delete?all=1", ""));
+    run.message(&ping("file:///etc/shadow", ""));
+    run.message(&ping("https://vpn.example.org/c2n", "c2n"));
+    assert!(run.did().is_empty());
+}
+
+#[test]
+fn an_order_to_exit_is_ignored() {
+    let mut run = Run::streaming();
+    run.message(r#"{"Debug":{"Exit":1,"SleepSeconds":100}}"#);
+    assert_eq!(run.did(), ["delta"]);
+    run.message(r#"{"PeersRemoved":[4]}"#);
+    assert_eq!(run.did(), ["delta"]);
+}
+
+#[test]
+fn a_changed_network_ends_every_wait_and_the_old_connection() {
+    let mut run = Run::streaming();
+    run.session.handle_network_change(run.now);
+    assert_eq!(run.did(), ["cancel stream", "disconnect", "update"]);
+    run.closed(run.last);
+    run.did();
+    run.session.handle_network_change(run.now);
+    assert_eq!(run.did(), ["disconnect", "update"], "without the rest of the back-off");
+}
+
+#[test]
+fn stopping_ends_the_stream_and_starting_again_needs_no_person() {
+    let mut run = Run::streaming();
+    run.session.handle_stop();
+    assert_eq!(run.did(), ["cancel stream", "disconnect"]);
+    assert_eq!(run.session.poll_timeout(), None);
+    run.session.handle_endpoints(vec![], run.now);
+    assert!(run.did().is_empty());
+    run.session.handle_start(Login::default(), run.now);
+    assert_eq!(run.did(), ["register"]);
+}
+
+#[test]
+fn an_answer_to_an_abandoned_request_changes_nothing() {
+    let mut run = Run::started(Login::default());
+    run.did();
+    let abandoned = run.last;
+    run.session.handle_start(Login::default(), run.now);
+    run.did();
+    run.answer_to(abandoned, 200, "{}");
+    run.closed(abandoned);
+    assert!(run.did().is_empty());
+}
+
+#[test]
+fn an_auth_key_never_prints() {
+    let login = Login { auth_key: Some(AuthKey::new("secret")), renew: false };
+    assert!(!format!("{login:?}").contains("secret"));
+    let mut run = Run::started(login);
+    assert_eq!(format!("{:?}", run.session.poll_transmit()), "Some(Register(1))");
+}
+
+#[test]
+fn a_failure_says_what_the_user_can_do() {
+    let failure = Failure::Refused("the key has expired".to_owned());
+    assert_eq!(
+        failure.to_string(),
+        "the coordinator does not let this node in: the key has expired. Log in again, with a valid key if you use one"
+    );
+}
+
+/// What may happen to a session.
+#[derive(Clone, Debug)]
+enum Happening {
+    Start(bool),
+    Stop,
+    Logout,
+    Key(u8),
+    Facts(u8),
+    Network,
+    Answer { recent: u64, status: u16, body: Vec<u8> },
+    Bytes { recent: u64, bytes: Vec<u8> },
+    Message(Vec<u8>),
+    Closed(u64),
+    Time,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let bodies = prop_oneof![
+        Just(b"{}".to_vec()),
+        Just(br#"{"NodeKeyExpired":true}"#.to_vec()),
+        Just(br#"{"AuthURL":"https://vpn.example.org/a"}"#.to_vec()),
+        Just(br#"{"Error":"no"}"#.to_vec()),
+        Just(br#"{"Node":{"ID":1},"PingRequest":{"URL":"https://vpn.example.org/p"}}"#.to_vec()),
+        prop::collection::vec(any::<u8>(), 0..40),
+    ];
+    let bytes = prop::collection::vec(any::<u8>(), 0..40);
+    let status = prop_oneof![4 => Just(200_u16), 1 => Just(429), 1 => Just(404), 1 => any::<u16>()];
+    prop_oneof![
+        1 => any::<bool>().prop_map(Happening::Start),
+        1 => Just(Happening::Stop),
+        1 => Just(Happening::Logout),
+        1 => any::<u8>().prop_map(Happening::Key),
+        1 => any::<u8>().prop_map(Happening::Facts),
+        1 => Just(Happening::Network),
+        6 => (0_u64..3, status, bodies.clone())
+            .prop_map(|(recent, status, body)| Happening::Answer { recent, status, body }),
+        2 => (0_u64..3, bytes).prop_map(|(recent, bytes)| Happening::Bytes { recent, bytes }),
+        4 => bodies.prop_map(Happening::Message),
+        1 => (0_u64..3).prop_map(Happening::Closed),
+        4 => Just(Happening::Time),
+    ]
+}
+
+proptest! {
+    /// Whatever happens: no panic, requests one of a kind at a time, and a session that is neither stopped nor
+    /// waiting for its owner always has something under way or a time to try again.
+    #[test]
+    fn a_session_never_gets_stuck_and_never_asks_twice_at_once(happenings in prop::collection::vec(happening(), 1..60)) {
+        let mut run = Run::new();
+        let mut open = std::collections::BTreeMap::new();
+        for happening in happenings {
+            let recent = |back: u64| RequestId(run.session.last_id.saturating_sub(back));
+            match happening {
+                Happening::Start(renew) => run.session.handle_start(Login { auth_key: None, renew }, run.now),
+                Happening::Stop => run.session.handle_stop(),
+                Happening::Logout => run.session.handle_logout(run.now),
+                Happening::Key(number) => run.session.handle_node_key(key(number), run.now),
+                Happening::Facts(number) => {
+                    run.session.handle_disco_key(DiscoPublic::from_bytes([number; 32]), run.now);
+                }
+                Happening::Network => run.session.handle_network_change(run.now),
+                Happening::Answer { recent: back, status, body } => {
+                    let id = recent(back);
+                    open.remove(&id);
+                    let answer = Answer { status, retry_after: None, body };
+                    run.session.handle_received(Received::Answer(id, answer), run.now);
+                }
+                Happening::Bytes { recent: back, bytes } => {
+                    let id = recent(back);
+                    run.session.handle_received(Received::Bytes(id, bytes), run.now);
+                }
+                Happening::Message(json) => run.message(&String::from_utf8_lossy(&json)),
+                Happening::Closed(back) => {
+                    let id = recent(back);
+                    open.remove(&id);
+                    run.closed(id);
+                }
+                Happening::Time => {
+                    if run.session.poll_timeout().is_some() {
+                        run.pass_time();
+                    }
+                }
+            }
+            while let Some(transmit) = run.session.poll_transmit() {
+                let (id, kind) = match transmit {
+                    Transmit::Register { id, .. } => (id, "register"),
+                    Transmit::Update { id, .. } => (id, "update"),
+                    Transmit::Stream { id, .. } => {
+                        run.stream = id;
+                        (id, "stream")
+                    }
+                    Transmit::Cancel(id) => {
+                        open.remove(&id);
+                        continue;
+                    }
+                    Transmit::Ping { .. } | Transmit::Disconnect => continue,
+                };
+                prop_assert!(open.values().all(|other| *other != kind), "two of {}", kind);
+                open.insert(id, kind);
+            }
+            while run.session.poll_event().is_some() {}
+            let resting = matches!(run.session.phase, Phase::Stopped | Phase::NewKey);
+            prop_assert!(resting || run.session.poll_timeout().is_some());
+            prop_assert!(!resting || open.is_empty());
+        }
+    }
+}
