@@ -1,6 +1,7 @@
 //! Hosts, the switch between them, and the programs that run on them; all of it ends with the values.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -60,6 +61,26 @@ impl Lab {
         host.run(&format!("ip address add {}/24 dev eth0", host.v4));
         host.run(&format!("ip address add {}/64 dev eth0 nodad", host.v6));
         host
+    }
+
+    /// A tunnel between two hosts, made with `ip` and `wg`; each end is a host and its address inside.
+    pub(crate) fn tunnel_by_hand(&self, left: (&Host, &str), right: (&Host, &str)) {
+        let ends = [(left, right), (right, left)];
+        let keys = ends.map(|((host, inner), _)| self.tunnel_end(host, inner));
+        for (((host, _), (other, inner)), key) in ends.into_iter().zip(keys.iter().rev()) {
+            host.run(&format!("wg set byhand peer {key} allowed-ips {inner}/32 endpoint {}:51820", other.v4));
+        }
+    }
+
+    /// Its public key.
+    fn tunnel_end(&self, host: &Host, inner: &str) -> String {
+        let file = self.dir.path().join(inner);
+        fs::write(&file, host.run("wg genkey")).unwrap();
+        host.run("ip link add byhand mtu 1280 type wireguard");
+        host.run(&format!("wg set byhand listen-port 51820 private-key {}", file.display()));
+        host.run(&format!("ip address add {inner}/24 dev byhand"));
+        host.run("ip link set byhand up");
+        host.run("wg show byhand public-key").trim().to_owned()
     }
 }
 

@@ -1,0 +1,104 @@
+//! Figures that need root and WireGuard: throughput beside a tunnel made by hand. `tests/bench/run.sh kernel` runs it
+//! where both are.
+//!
+//! In a virtual machine without hardware support all figures are slow alike, so only ratios between two set-ups of
+//! the same boot mean something there.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
+
+#[allow(dead_code, reason = "shared with the lab's tests")]
+#[path = "../lab/lab.rs"]
+mod lab;
+#[allow(dead_code, reason = "shared with the lab's tests")]
+#[path = "../lab/programs.rs"]
+mod programs;
+mod table;
+
+use std::env;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use lab::Host;
+use programs::Joined;
+use table::{Limit, row};
+
+/// One measurement: long enough for TCP to reach its rate.
+const SPELL: Duration = Duration::from_secs(4);
+/// Rounds of one measurement of each kind; the median counts.
+const ROUNDS: usize = 5;
+const PORT: u16 = 5201;
+
+fn main() {
+    let arguments: Vec<String> = env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("sink") => sink(),
+        Some("source") => source(&arguments[2]),
+        _ => compare_tunnels(),
+    }
+}
+
+/// The agent's tunnel and one made with `wg`, on the same hosts, by turns.
+fn compare_tunnels() {
+    let Some(Joined { alice, bob, coordinator: _coordinator, lab }) = Joined::new() else { return };
+    lab.tunnel_by_hand((&alice.host, "192.0.2.1"), (&bob.host, "192.0.2.2"));
+    let overlay = bob.ip(4);
+
+    let (mut ours, mut by_hand) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        ours.push(megabits(&alice.host, &bob.host, &overlay));
+        by_hand.push(megabits(&alice.host, &bob.host, "192.0.2.2"));
+    }
+    let (ours, by_hand) = (median(ours), median(by_hand));
+
+    row("throughput of the agent's tunnel", ours, "Mbit/s", Limit::None);
+    row("throughput of a tunnel made by hand", by_hand, "Mbit/s", Limit::None);
+    row("ratio of the two", ours / by_hand, "", Limit::AtLeast(0.97));
+}
+
+/// Sends TCP from one host to an address of another for a while.
+fn megabits(from: &Host, to: &Host, address: &str) -> f64 {
+    let this = env::current_exe().unwrap();
+    let mut sink = to.command([this.as_os_str(), "sink".as_ref()]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(sink.stdout.take().unwrap()).lines();
+    assert_eq!(output.next().unwrap().unwrap(), "ready");
+
+    from.run(&format!("{} source {address}", this.display()));
+
+    let bits = output.next().unwrap().unwrap().parse::<f64>().unwrap();
+    sink.wait().unwrap();
+    bits / 1e6
+}
+
+/// Takes one connection; prints the bits a second that came in.
+fn sink() {
+    let listener = TcpListener::bind(("0.0.0.0", PORT)).unwrap();
+    println!("ready");
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut buffer = vec![0; 128 * 1024];
+    let started = Instant::now();
+    let mut bytes = 0;
+    loop {
+        match stream.read(&mut buffer).unwrap() {
+            0 => break,
+            count => bytes += count,
+        }
+    }
+    println!("{}", bytes as f64 * 8.0 / started.elapsed().as_secs_f64());
+}
+
+fn source(address: &str) {
+    let mut stream = TcpStream::connect((address, PORT)).unwrap();
+    let data = vec![0; 128 * 1024];
+    let started = Instant::now();
+    while started.elapsed() < SPELL {
+        stream.write_all(&data).unwrap();
+    }
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
