@@ -189,6 +189,9 @@ pub enum DerpError {
     /// The introduction was not sealed by the key it names, or not for us.
     #[error("the introduction does not open")]
     Sealed,
+    /// The frame is for relays of the same region only.
+    #[error("this client is no relay of the region")]
+    NotAllowed,
     /// What was sealed is not the JSON it should be.
     #[error("the introduction does not parse: {0}")]
     Json(String),
