@@ -9,17 +9,25 @@ pub mod own;
 
 mod classes;
 mod desired;
+mod diff;
+mod display;
 mod firewall;
+mod handover;
 mod kernel;
+mod model;
 mod observed;
 mod prefs;
+mod reconciler;
 mod step;
 mod wish;
 
 pub use desired::{Wish, desired};
+pub use diff::diff;
 pub use firewall::{Admit, Class, ClassId, Denied, Firewall, Packet, PortRange, Protocol, RuleId};
 pub use kernel::{Kernel, KernelError};
+pub use model::ModelKernel;
 pub use observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
 pub use prefs::{Host, Path, Paths, Prefs};
+pub use reconciler::{Action, Event, Reconciler, Trouble};
 pub use step::{Plan, Step};
 pub use wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction};

@@ -26,6 +26,13 @@ pub struct Observed {
     pub strange: Vec<String>,
 }
 
+impl Observed {
+    /// Whether the name of our link is taken by a link that is not ours: one of another kind.
+    pub fn link_is_foreign(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| !link.is_wireguard)
+    }
+}
+
 /// The link of our name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedLink {

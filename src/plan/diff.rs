@@ -1,0 +1,274 @@
+//! The steps that turn what is into what should be, safe at every prefix.
+//!
+//! All ordering is decided here. On the way up: strange objects go; the link and its settings; the
+//! firewall, with the rights withheld of addresses that are about to change hands; peers and addresses
+//! that must go, then those to come; the link up; routes; rules; last the withheld rights. On the way down
+//! the reverse. So a crash between any two steps leaves nothing open that policy forbids, and a peer that
+//! stays keeps its session: it is never taken down and put back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter::Peekable;
+use std::sync::Arc;
+
+use crate::types::{IpNet, NodePublic};
+
+use super::firewall::Firewall;
+use super::handover::withheld;
+use super::observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
+use super::step::{Plan, Step};
+use super::wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule};
+
+/// Compares the whole wish with the whole observation. Touches only what carries our tag.
+///
+/// Where the link of our name is not a WireGuard link it is somebody else's: nothing can be set up, and
+/// what is left of ours is taken down ([`Observed::link_is_foreign`]).
+pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
+    let nothing = Desired::default();
+    let desired = if observed.link_is_foreign() { &nothing } else { desired };
+    let mut steps: Vec<Step> = observed.strange.iter().cloned().map(Step::RemoveStrange).collect();
+    match &desired.device {
+        Some(device) => go_up(device, desired, observed, &mut steps),
+        None => go_down(desired, observed, &mut steps),
+    }
+    Plan { steps }
+}
+
+fn go_up(device: &Device, desired: &Desired, observed: &Observed, steps: &mut Vec<Step>) {
+    let no_link = ObservedLink::default();
+    let no_device = ObservedDevice::default();
+    let link = observed.link.as_ref().unwrap_or(&no_link);
+    let current = observed.device.as_ref().unwrap_or(&no_device);
+    let peers = PeerChanges::between(&device.peers, &current.peers);
+    let (close, open) = firewall_steps(desired, observed, &peers);
+
+    if observed.link.is_none() {
+        steps.push(Step::CreateLink);
+    }
+    settings(device, link, current, steps);
+    steps.extend(close);
+    peers.take_down(steps);
+    steps.extend(link.addresses.difference(&device.addresses).copied().map(Step::RemoveAddress));
+    steps.extend(device.addresses.difference(&link.addresses).copied().map(Step::AddAddress));
+    peers.set_up(steps);
+    if !link.up {
+        steps.push(Step::SetLinkUp);
+    }
+    add_routes(&desired.routes, &observed.routes, steps);
+    remove_routes(&desired.routes, &observed.routes, steps);
+    add_rules(&desired.rules, &observed.rules, steps);
+    remove_rules(&desired.rules, &observed.rules, steps);
+    steps.extend(open);
+}
+
+fn go_down(desired: &Desired, observed: &Observed, steps: &mut Vec<Step>) {
+    remove_rules(&desired.rules, &observed.rules, steps);
+    remove_routes(&desired.routes, &observed.routes, steps);
+    if observed.link.as_ref().is_some_and(|link| link.is_wireguard) {
+        steps.push(Step::DeleteLink);
+    }
+    add_routes(&desired.routes, &observed.routes, steps);
+    add_rules(&desired.rules, &observed.rules, steps);
+    let (close, open) = firewall_steps(desired, observed, &PeerChanges::default());
+    steps.extend(close);
+    steps.extend(open);
+}
+
+fn settings(device: &Device, link: &ObservedLink, current: &ObservedDevice, steps: &mut Vec<Step>) {
+    if current.fwmark != device.fwmark {
+        steps.push(Step::SetFwmark(device.fwmark));
+    }
+    if current.listen_port != device.listen_port {
+        steps.push(Step::SetListenPort(device.listen_port));
+    }
+    if current.private_key.as_ref() != Some(&device.private_key) {
+        steps.push(Step::SetPrivateKey(device.private_key.clone()));
+    }
+    if link.mtu != device.mtu {
+        steps.push(Step::SetMtu(device.mtu));
+    }
+}
+
+/// What to do to the firewall before the peers change, and what after.
+fn firewall_steps(desired: &Desired, observed: &Observed, peers: &PeerChanges<'_>) -> (Option<Step>, Option<Step>) {
+    let update = |from: &Arc<Firewall>, to: &Arc<Firewall>| {
+        (from != to).then(|| Step::UpdateFirewall { from: Arc::clone(from), to: Arc::clone(to) })
+    };
+    match (&observed.firewall, &desired.firewall) {
+        (ObservedFirewall::Absent, None) => (None, None),
+        (_, None) => (None, Some(Step::DeleteFirewall)),
+        (ObservedFirewall::Table(from), Some(to)) if from == to => (None, None),
+        (ObservedFirewall::Table(from), Some(to)) => {
+            let between = withheld(from, to, observed, &peers.changed_prefixes());
+            (update(from, &between), update(&between, to))
+        }
+        (_, Some(to)) => {
+            let between = withheld(&Firewall::default(), to, observed, &peers.changed_prefixes());
+            (Some(Step::ReplaceFirewall(Arc::clone(&between))), update(&between, to))
+        }
+    }
+}
+
+/// How the peers differ. A prefix that another peer gains is *moved*: giving it there takes it from here.
+#[derive(Default)]
+struct PeerChanges<'a> {
+    added: Vec<(NodePublic, &'a Arc<Peer>)>,
+    removed: Vec<(NodePublic, &'a ObservedPeer)>,
+    changed: Vec<PeerChange<'a>>,
+    gained: BTreeSet<IpNet>,
+}
+
+/// How a peer that stays differs.
+struct PeerChange<'a> {
+    key: NodePublic,
+    desired: &'a Peer,
+    observed: &'a ObservedPeer,
+}
+
+impl<'a> PeerChanges<'a> {
+    fn between(desired: &'a BTreeMap<NodePublic, Arc<Peer>>, observed: &'a BTreeMap<NodePublic, ObservedPeer>) -> Self {
+        let mut changes = Self::default();
+        for (key, desired, observed) in union(desired, observed) {
+            match (desired, observed) {
+                (Some(desired), None) => {
+                    changes.gained.extend(&desired.allowed_ips);
+                    changes.added.push((*key, desired));
+                }
+                (None, Some(observed)) => changes.removed.push((*key, observed)),
+                (Some(desired), Some(observed)) => {
+                    let change = PeerChange { key: *key, desired, observed };
+                    if !change.is_empty() {
+                        changes.gained.extend(change.gained());
+                        changes.changed.push(change);
+                    }
+                }
+                (None, None) => {}
+            }
+        }
+        changes
+    }
+
+    /// Every prefix whose peer changes.
+    fn changed_prefixes(&self) -> BTreeSet<IpNet> {
+        let lost = self.changed.iter().flat_map(PeerChange::lost);
+        let removed = self.removed.iter().flat_map(|(_, peer)| &peer.allowed_ips);
+        self.gained.iter().chain(lost).chain(removed).copied().collect()
+    }
+
+    /// Whether another peer takes over from a peer that goes, as after a change of its key.
+    fn has_successor(&self, peer: &ObservedPeer) -> bool {
+        !peer.allowed_ips.is_disjoint(&self.gained)
+    }
+
+    fn take_down(&self, steps: &mut Vec<Step>) {
+        let gone = self.removed.iter().filter(|(_, peer)| !self.has_successor(peer));
+        steps.extend(gone.map(|(key, _)| Step::RemovePeer(*key)));
+        for change in &self.changed {
+            let allowed_ips: BTreeSet<IpNet> =
+                change.lost().filter(|prefix| !self.gained.contains(prefix)).copied().collect();
+            if !allowed_ips.is_empty() {
+                let keep = change.observed.allowed_ips.difference(&allowed_ips).copied().collect();
+                steps.push(Step::RemoveAllowedIps { key: change.key, allowed_ips, keep });
+            }
+        }
+    }
+
+    /// A peer with a successor goes only when that one is there, so that senders see no gap.
+    fn set_up(&self, steps: &mut Vec<Step>) {
+        steps.extend(self.added.iter().map(|(key, peer)| Step::AddPeer { key: *key, peer: Arc::clone(peer) }));
+        for change in &self.changed {
+            let key = change.key;
+            let allowed_ips: BTreeSet<IpNet> = change.gained().copied().collect();
+            if !allowed_ips.is_empty() {
+                steps.push(Step::AddAllowedIps { key, allowed_ips });
+            }
+            if let Some(endpoint) = change.endpoint() {
+                steps.push(Step::SetEndpoint { key, endpoint });
+            }
+            if change.desired.keepalive != change.observed.keepalive {
+                steps.push(Step::SetKeepalive { key, seconds: change.desired.keepalive });
+            }
+        }
+        let replaced = self.removed.iter().filter(|(_, peer)| self.has_successor(peer));
+        steps.extend(replaced.map(|(key, _)| Step::RemovePeer(*key)));
+    }
+}
+
+impl PeerChange<'_> {
+    fn is_empty(&self) -> bool {
+        self.desired.allowed_ips == self.observed.allowed_ips
+            && self.desired.keepalive == self.observed.keepalive
+            && self.endpoint().is_none()
+    }
+
+    fn gained(&self) -> impl Iterator<Item = &IpNet> {
+        self.desired.allowed_ips.difference(&self.observed.allowed_ips)
+    }
+
+    fn lost(&self) -> impl Iterator<Item = &IpNet> {
+        self.observed.allowed_ips.difference(&self.desired.allowed_ips)
+    }
+
+    /// Where the endpoint has to be moved to. What the kernel found by itself stands.
+    fn endpoint(&self) -> Option<std::net::SocketAddr> {
+        match (self.desired.endpoint, self.observed.endpoint) {
+            (EndpointWish::Initial(wish), None) => Some(wish),
+            (EndpointWish::Move(wish), current) => (current != Some(wish)).then_some(wish),
+            (EndpointWish::Initial(_), Some(_)) | (EndpointWish::Leave, _) => None,
+        }
+    }
+}
+
+/// Routes that refuse come first, so that nothing leaks while the others follow.
+fn add_routes(desired: &BTreeSet<Route>, observed: &BTreeSet<Route>, steps: &mut Vec<Step>) {
+    let mut missing: Vec<&Route> = desired.difference(observed).collect();
+    missing.sort_by_key(|route| route.target != RouteTarget::Unreachable);
+    steps.extend(missing.into_iter().cloned().map(Step::AddRoute));
+}
+
+/// Routes that refuse go last. A route that a missing one takes the place of needs no step.
+fn remove_routes(desired: &BTreeSet<Route>, observed: &BTreeSet<Route>, steps: &mut Vec<Step>) {
+    let places: BTreeSet<_> =
+        desired.difference(observed).map(|missing| (missing.destination, missing.metric)).collect();
+    let is_replaced = |route: &Route| places.contains(&(route.destination, route.metric));
+    let mut stale: Vec<&Route> = observed.difference(desired).filter(|route| !is_replaced(route)).collect();
+    stale.sort_by_key(|route| route.target == RouteTarget::Unreachable);
+    steps.extend(stale.into_iter().cloned().map(Step::RemoveRoute));
+}
+
+/// The rule that is asked first comes first: the bypass is there before anything enters our table.
+fn add_rules(desired: &BTreeSet<Rule>, observed: &[Rule], steps: &mut Vec<Step>) {
+    let present: BTreeSet<Rule> = observed.iter().copied().collect();
+    steps.extend(desired.difference(&present).copied().map(Step::AddRule));
+}
+
+/// The rule that is asked last goes first. Of duplicates one stays.
+fn remove_rules(desired: &BTreeSet<Rule>, observed: &[Rule], steps: &mut Vec<Step>) {
+    let mut wanted = desired.clone();
+    let mut surplus: Vec<Rule> = observed.iter().copied().filter(|rule| !wanted.remove(rule)).collect();
+    surplus.sort_by(|a, b| b.cmp(a));
+    steps.extend(surplus.into_iter().map(Step::RemoveRule));
+}
+
+/// Walks two maps side by side: each key of either, with what each has for it.
+fn union<'a, K: Ord, A, B>(
+    left: &'a BTreeMap<K, A>,
+    right: &'a BTreeMap<K, B>,
+) -> impl Iterator<Item = (&'a K, Option<&'a A>, Option<&'a B>)> {
+    let mut left = left.iter().peekable();
+    let mut right = right.iter().peekable();
+    std::iter::from_fn(move || {
+        let key = match (left.peek(), right.peek()) {
+            (None, None) => return None,
+            (Some((key, _)), None) | (None, Some((key, _))) => *key,
+            (Some((a, _)), Some((b, _))) => (*a).min(*b),
+        };
+        Some((key, next_at(&mut left, key), next_at(&mut right, key)))
+    })
+}
+
+fn next_at<'a, K: Ord + 'a, V: 'a>(
+    entries: &mut Peekable<impl Iterator<Item = (&'a K, &'a V)>>,
+    key: &K,
+) -> Option<&'a V> {
+    entries.next_if(|(next, _)| *next == key).map(|(_, value)| value)
+}

@@ -1,0 +1,211 @@
+//! A kernel that is a value: what the real one does with our steps, for tests without a kernel.
+
+use std::future::{Future, ready};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::types::{IpNet, NodePublic};
+
+use super::firewall::Packet;
+use super::kernel::{Kernel, KernelError};
+use super::observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
+use super::step::Step;
+use super::wish::{EndpointWish, Peer, Route, RouteTarget};
+
+/// The MTU of a new WireGuard link.
+const DEFAULT_MTU: u32 = 1420;
+
+/// The objects of ours in a kernel that does not exist. Tests may change them behind our back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelKernel {
+    /// All that `observe` will say.
+    pub state: Observed,
+    /// Links made so far, which numbers the next one.
+    links: u32,
+}
+
+impl ModelKernel {
+    /// A kernel that holds these objects already.
+    pub fn holding(state: Observed) -> Self {
+        Self { state, links: 0 }
+    }
+
+    /// Carries out one step as the kernel would.
+    pub fn carry_out(&mut self, step: &Step) -> Result<(), KernelError> {
+        let refuse = |reason: &str| Err(KernelError { operation: step.to_string(), reason: reason.to_owned() });
+        match step {
+            Step::CreateLink => match &self.state.link {
+                Some(link) if !link.is_wireguard => return refuse("File exists"),
+                Some(_) => {}
+                None => self.create_link(),
+            },
+            Step::DeleteLink => match &self.state.link {
+                Some(link) if !link.is_wireguard => return refuse("Operation not permitted"),
+                _ => self.delete_link(),
+            },
+            Step::SetMtu(_) | Step::SetLinkUp | Step::AddAddress(_) | Step::RemoveAddress(_) => {
+                let Some(link) = &mut self.state.link else { return refuse("No such device") };
+                change_link(link, step);
+            }
+            Step::AddRoute(route) if route.target == RouteTarget::Tunnel && !self.link_is_up() => {
+                return refuse("Network is down");
+            }
+            Step::AddRoute(route) => self.add_route(route),
+            Step::RemoveRoute(route) => drop(self.state.routes.remove(route)),
+            Step::AddRule(rule) if self.state.rules.contains(rule) => {}
+            Step::AddRule(rule) => self.state.rules.push(*rule),
+            Step::RemoveRule(rule) => {
+                if let Some(index) = self.state.rules.iter().position(|present| present == rule) {
+                    self.state.rules.remove(index);
+                }
+            }
+            Step::UpdateFirewall { from, .. } if self.state.firewall != ObservedFirewall::Table(Arc::clone(from)) => {
+                return refuse("No such file or directory");
+            }
+            Step::ReplaceFirewall(to) | Step::UpdateFirewall { to, .. } => {
+                self.state.firewall = ObservedFirewall::Table(Arc::clone(to));
+            }
+            Step::DeleteFirewall => self.state.firewall = ObservedFirewall::Absent,
+            Step::RemoveStrange(object) => self.state.strange.retain(|strange| strange != object),
+            _ => {
+                let Some(device) = &mut self.state.device else { return refuse("No such device") };
+                change_device(device, step);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the link as anybody might: what hangs on it goes too.
+    pub fn delete_link(&mut self) {
+        self.state.link = None;
+        self.state.device = None;
+        self.state.routes.retain(|route| route.target != RouteTarget::Tunnel);
+    }
+
+    /// Takes the link down as anybody might: its routes go.
+    pub fn set_link_down(&mut self) {
+        if let Some(link) = &mut self.state.link {
+            link.up = false;
+            self.state.routes.retain(|route| route.target != RouteTarget::Tunnel);
+        }
+    }
+
+    /// Whether a peer could send us this packet: it has the source address, and the firewall, where there is
+    /// one, admits it.
+    pub fn admits(&self, peer: &NodePublic, packet: &Packet) -> bool {
+        let has_source = self.owner(packet.source) == Some(*peer);
+        has_source
+            && match &self.state.firewall {
+                ObservedFirewall::Table(firewall) => firewall.decide(packet).is_ok(),
+                ObservedFirewall::Absent | ObservedFirewall::Altered(_) => true,
+            }
+    }
+
+    /// Whose an inner address is: the longest prefix counts.
+    fn owner(&self, address: IpAddr) -> Option<NodePublic> {
+        let peers = self.state.device.iter().flat_map(|device| &device.peers);
+        let holds = peers.flat_map(|(key, peer)| peer.allowed_ips.iter().map(move |prefix| (prefix, key)));
+        let holds = holds.filter(|(prefix, _)| prefix.contains(&address));
+        holds.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, key)| *key)
+    }
+
+    fn link_is_up(&self) -> bool {
+        self.state.link.as_ref().is_some_and(|link| link.is_wireguard && link.up)
+    }
+
+    fn create_link(&mut self) {
+        self.links += 1;
+        let link = ObservedLink { index: self.links, is_wireguard: true, mtu: DEFAULT_MTU, ..ObservedLink::default() };
+        self.state.link = Some(link);
+        self.state.device = Some(ObservedDevice::default());
+    }
+
+    fn add_route(&mut self, route: &Route) {
+        let place = |route: &Route| (route.destination, route.metric);
+        self.state.routes.retain(|present| place(present) != place(route));
+        self.state.routes.insert(route.clone());
+    }
+}
+
+fn change_link(link: &mut ObservedLink, step: &Step) {
+    match step {
+        Step::SetMtu(mtu) => link.mtu = *mtu,
+        Step::SetLinkUp => link.up = true,
+        Step::AddAddress(address) => drop(link.addresses.insert(*address)),
+        Step::RemoveAddress(address) => drop(link.addresses.remove(address)),
+        _ => {}
+    }
+}
+
+fn change_device(device: &mut ObservedDevice, step: &Step) {
+    match step {
+        Step::SetPrivateKey(key) => {
+            device.peers.remove(&key.public());
+            device.private_key = Some(key.clone());
+        }
+        Step::SetListenPort(port) => device.listen_port = *port,
+        Step::SetFwmark(mark) => device.fwmark = *mark,
+        Step::AddPeer { key, peer } => add_peer(device, *key, peer),
+        Step::RemovePeer(key) => drop(device.peers.remove(key)),
+        Step::AddAllowedIps { key, allowed_ips } if device.peers.contains_key(key) => {
+            take_over(device, *key, allowed_ips.iter());
+        }
+        Step::RemoveAllowedIps { key, allowed_ips, keep } => {
+            if let Some(peer) = device.peers.get_mut(key) {
+                peer.allowed_ips.retain(|prefix| !allowed_ips.contains(prefix));
+                debug_assert_eq!(&peer.allowed_ips, keep, "what is kept is what is left");
+            }
+        }
+        Step::SetEndpoint { key, endpoint } => {
+            if let Some(peer) = device.peers.get_mut(key) {
+                peer.endpoint = Some(*endpoint);
+            }
+        }
+        Step::SetKeepalive { key, seconds } => {
+            if let Some(peer) = device.peers.get_mut(key) {
+                peer.keepalive = *seconds;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A device never has itself as a peer.
+fn add_peer(device: &mut ObservedDevice, key: NodePublic, peer: &Peer) {
+    if device.private_key.as_ref().is_some_and(|own| own.public() == key) {
+        return;
+    }
+    let present: &mut ObservedPeer = device.peers.entry(key).or_default();
+    present.keepalive = peer.keepalive;
+    if let EndpointWish::Initial(endpoint) | EndpointWish::Move(endpoint) = peer.endpoint {
+        present.endpoint = Some(endpoint);
+    }
+    take_over(device, key, peer.allowed_ips.iter());
+}
+
+/// No prefix belongs to two peers: giving it to one takes it from the other.
+fn take_over<'a>(device: &mut ObservedDevice, key: NodePublic, allowed_ips: impl Iterator<Item = &'a IpNet>) {
+    for prefix in allowed_ips {
+        for peer in device.peers.values_mut() {
+            peer.allowed_ips.remove(prefix);
+        }
+        if let Some(peer) = device.peers.get_mut(&key) {
+            peer.allowed_ips.insert(*prefix);
+        }
+    }
+}
+
+impl Kernel for ModelKernel {
+    fn observe(&mut self) -> impl Future<Output = Result<Observed, KernelError>> + Send {
+        ready(Ok(self.state.clone()))
+    }
+
+    fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), KernelError>> + Send {
+        ready(self.carry_out(step))
+    }
+
+    /// A value never changes by itself.
+    fn changed(&mut self) -> impl Future<Output = Result<(), KernelError>> + Send {
+        std::future::pending()
+    }
+}

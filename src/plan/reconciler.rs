@@ -1,0 +1,381 @@
+//! Keeps the kernel as wished: look, compare, act, look again.
+//!
+//! Level-triggered: a notice of change only says that it is time to look. Nothing is remembered of what
+//! was done; every round compares the whole wish with a fresh observation. A round ends where the plan is
+//! empty ("converged"). A step that fails does not stop the others, unless they would be unsafe without
+//! it; then the next round waits, longer each time. A difference that appears while nothing of ours
+//! changed was made by somebody else: it is repaired and named, and an object that needs this again and
+//! again is repaired at a slower pace.
+//!
+//! Time comes in as `now`. `poll_action` gives one action at a time; its result comes back through
+//! `handle_observed` or `handle_step`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::kernel::KernelError;
+use super::observed::Observed;
+use super::step::{Plan, Step};
+use super::wish::Desired;
+use super::{diff, own};
+
+/// How long to gather notices of change before looking: one `ip` or `nft` command makes several.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+/// How often to look without any notice: notices can be lost.
+const SLOW_LOOK: Duration = Duration::from_secs(60);
+/// The wait after a round with failures, doubled with each further one.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// The longest such wait.
+const RETRY_LAST: Duration = Duration::from_secs(60);
+/// So many plans in a row that leave something to do are a failure, though no step says so.
+const ROUNDS: u32 = 5;
+/// So many repairs of one object within [`CONTEST_WINDOW`] mean that another program undoes ours.
+const CONTEST_REPAIRS: usize = 5;
+/// See [`CONTEST_REPAIRS`].
+const CONTEST_WINDOW: Duration = Duration::from_secs(60);
+/// How long to gather notices while another program undoes our work.
+const CONTEST_PACE: Duration = Duration::from_secs(5);
+/// How long a repair is told of.
+const REPAIR_MEMORY: Duration = Duration::from_secs(600);
+/// Objects whose repairs are remembered one by one; the sum of them is told in any case.
+const REPAIRS_REMEMBERED: usize = 64;
+
+/// What the shell is to do with the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Observe, then [`Reconciler::handle_observed`].
+    Observe,
+    /// Carry out, then [`Reconciler::handle_step`].
+    Apply(Step),
+}
+
+/// What the log should say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Everything is as wished.
+    Converged,
+    /// Something is wrong, or was.
+    Trouble(Trouble),
+}
+
+/// What the operator should know of for longer than a moment. Displays as a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Something is not as wished and could not be made so.
+    Failing {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        error: String,
+    },
+    /// Somebody else changed an object of ours; it is put back.
+    Repaired {
+        /// Which object.
+        what: String,
+    },
+    /// Somebody else keeps changing an object of ours.
+    Contested {
+        /// Which object.
+        what: String,
+        /// How often of late.
+        times: usize,
+    },
+}
+
+impl Trouble {
+    fn of_repairs(what: &str, times: &VecDeque<Instant>, now: Instant) -> Self {
+        match recent(times, now) {
+            times if times >= CONTEST_REPAIRS => Self::Contested { what: what.to_owned(), times },
+            _ => Self::Repaired { what: what.to_owned() },
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failing { what, error } => write!(f, "could not {what}: {error}"),
+            Self::Repaired { what } => write!(f, "another program removed or changed {what}; it was put back"),
+            Self::Contested { what, times } => write!(
+                f,
+                "another program keeps removing or changing {what} ({times} times of late); \
+                 find it and have it leave the objects of warren alone"
+            ),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Reconciler {
+    desired: Option<Desired>,
+    phase: Phase,
+    /// When to look next.
+    look_at: Option<Instant>,
+    /// Whether the last look found everything as wished, and the wish is still that.
+    settled: bool,
+    /// Rounds with failures in a row.
+    failures: u32,
+    /// Plans carried out in a row that left something to do.
+    rounds: u32,
+    /// What failed in the last round, and how.
+    failing: BTreeMap<String, String>,
+    /// The same of the round that is under way.
+    tried: BTreeMap<String, String>,
+    /// No notice of change brings a look before this.
+    not_before: Option<Instant>,
+    repairs: BTreeMap<String, VecDeque<Instant>>,
+    observed: Option<Observed>,
+    events: VecDeque<Event>,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    /// Until `look_at`.
+    #[default]
+    Waiting,
+    /// An observation is to be asked for.
+    Due,
+    /// It was asked for.
+    Observing,
+    /// A plan is being carried out.
+    Applying { rest: VecDeque<Step>, current: Option<Step>, failed: bool },
+}
+
+impl Reconciler {
+    /// A reconciler without a wish: it does nothing until it has one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a new wish. What is left of the plan for the old one is dropped, which is safe at any step.
+    pub fn handle_desired(&mut self, desired: Desired, now: Instant) {
+        if self.desired.as_ref() == Some(&desired) {
+            return;
+        }
+        self.desired = Some(desired);
+        self.settled = false;
+        self.rounds = 0;
+        match &mut self.phase {
+            Phase::Applying { rest, current: Some(_), .. } => rest.clear(),
+            Phase::Applying { current: None, .. } => self.phase = Phase::Due,
+            Phase::Waiting => self.look_at = Some(now),
+            Phase::Due | Phase::Observing => {}
+        }
+    }
+
+    /// Takes notice that something may have changed.
+    pub fn handle_changed(&mut self, now: Instant) {
+        let gather = if self.is_contested(now) { CONTEST_PACE } else { DEBOUNCE };
+        let look_at = self.look_at.map_or(now + gather, |at| at.min(now + gather));
+        self.look_at = Some(self.not_before.map_or(look_at, |at| at.max(look_at)));
+    }
+
+    /// Takes the answer to [`Action::Observe`].
+    pub fn handle_observed(&mut self, observed: Result<Observed, KernelError>, now: Instant) {
+        let (Some(desired), Phase::Observing) = (&self.desired, &self.phase) else { return };
+        let observed = match observed {
+            Ok(observed) => observed,
+            Err(error) => {
+                self.fail("look at the kernel".to_owned(), error.to_string());
+                self.wait_after_failure(now);
+                return;
+            }
+        };
+        let plan = diff(desired, &observed);
+        let foreign = observed.link_is_foreign() && desired.device.is_some();
+        self.observed = Some(observed);
+        if self.rounds >= ROUNDS
+            && let Some(step) = plan.steps.first()
+        {
+            self.fail(step.to_string(), format!("it was done {ROUNDS} times and is still to do"));
+            self.wait_after_failure(now);
+        } else if !plan.is_empty() {
+            if self.settled {
+                self.note_repairs(&plan, now);
+            }
+            self.settled = false;
+            self.rounds += 1;
+            self.phase = Phase::Applying { rest: plan.steps.into(), current: None, failed: false };
+        } else if foreign {
+            let error = "another program has a link of this name that is not WireGuard; rename or delete that";
+            self.fail(format!("create link {}", own::LINK), error.to_owned());
+            self.wait_after_failure(now);
+        } else {
+            self.converged(now);
+        }
+    }
+
+    /// Takes the answer to [`Action::Apply`].
+    pub fn handle_step(&mut self, result: Result<(), KernelError>, now: Instant) {
+        let Phase::Applying { rest, current, failed } = &mut self.phase else { return };
+        let Some(step) = current.take() else { return };
+        let error = result.err();
+        if error.is_some() {
+            *failed = true;
+            if guards_the_rest(&step) {
+                rest.clear();
+            } else if changes_hands(&step) {
+                rest.retain(|later| !matches!(later, Step::UpdateFirewall { .. }));
+            }
+        }
+        let (finished, failed) = (rest.is_empty(), *failed);
+        if let Some(error) = error {
+            self.fail(step.to_string(), error.to_string());
+        }
+        if finished && failed {
+            self.wait_after_failure(now);
+        } else if finished {
+            self.phase = Phase::Due;
+        }
+    }
+
+    /// Lets time pass.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.forget_repairs(now);
+        if self.look_at.is_some_and(|at| at <= now) && matches!(self.phase, Phase::Waiting) {
+            self.look_at = None;
+            if self.desired.is_some() {
+                self.phase = Phase::Due;
+            }
+        }
+    }
+
+    /// What to do with the kernel, one thing at a time.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        match &mut self.phase {
+            Phase::Due => {
+                self.phase = Phase::Observing;
+                Some(Action::Observe)
+            }
+            Phase::Applying { rest, current: current @ None, .. } => {
+                *current = rest.pop_front();
+                current.clone().map(Action::Apply)
+            }
+            Phase::Waiting | Phase::Observing | Phase::Applying { .. } => None,
+        }
+    }
+
+    /// What happened, for the log.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Reconciler::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let look_at = self.look_at.filter(|_| matches!(self.phase, Phase::Waiting));
+        let forget_at = self.repairs.values().filter_map(|times| times.back()).map(|last| *last + REPAIR_MEMORY).min();
+        look_at.into_iter().chain(forget_at).min()
+    }
+
+    /// The last observation.
+    pub fn observed(&self) -> Option<&Observed> {
+        self.observed.as_ref()
+    }
+
+    /// What is wrong for longer than a moment.
+    pub fn troubles(&self, now: Instant) -> Vec<Trouble> {
+        let failing = self.failing.iter();
+        let failing = failing.map(|(what, error)| Trouble::Failing { what: what.clone(), error: error.clone() });
+        let repairs = self.repairs.iter().map(|(what, times)| Trouble::of_repairs(what, times, now));
+        failing.chain(repairs).collect()
+    }
+
+    fn converged(&mut self, now: Instant) {
+        self.phase = Phase::Waiting;
+        self.look_at = Some(self.look_at.map_or(now + SLOW_LOOK, |at| at.min(now + SLOW_LOOK)));
+        self.failures = 0;
+        self.rounds = 0;
+        self.failing.clear();
+        self.tried.clear();
+        if !self.settled {
+            self.settled = true;
+            self.events.push_back(Event::Converged);
+        }
+    }
+
+    fn fail(&mut self, what: String, error: String) {
+        if self.failing.get(&what) != Some(&error) {
+            self.events.push_back(Event::Trouble(Trouble::Failing { what: what.clone(), error: error.clone() }));
+        }
+        self.tried.insert(what, error);
+    }
+
+    fn wait_after_failure(&mut self, now: Instant) {
+        let wait = RETRY_FIRST.saturating_mul(1 << self.failures.min(10)).min(RETRY_LAST);
+        self.failures += 1;
+        self.rounds = 0;
+        self.failing = std::mem::take(&mut self.tried);
+        self.phase = Phase::Waiting;
+        self.not_before = Some(now + RETRY_FIRST);
+        self.look_at = Some(now + wait);
+    }
+
+    /// Names what somebody else changed: at most one entry per object, the link for all that hangs on it.
+    fn note_repairs(&mut self, plan: &Plan, now: Instant) {
+        let hangs_on_link = plan.steps.contains(&Step::CreateLink);
+        let named = plan.steps.iter().filter(|step| !hangs_on_link || !goes_with_the_link(step));
+        let objects: BTreeSet<String> = named.map(Step::object).collect();
+        for what in objects {
+            if self.repairs.len() >= REPAIRS_REMEMBERED && !self.repairs.contains_key(&what) {
+                continue;
+            }
+            let times = self.repairs.entry(what.clone()).or_default();
+            times.push_back(now);
+            if times.len() > CONTEST_REPAIRS {
+                times.pop_front();
+            }
+            self.events.push_back(Event::Trouble(Trouble::of_repairs(&what, times, now)));
+        }
+    }
+
+    fn is_contested(&self, now: Instant) -> bool {
+        self.repairs.values().any(|times| recent(times, now) >= CONTEST_REPAIRS)
+    }
+
+    fn forget_repairs(&mut self, now: Instant) {
+        self.repairs.retain(|_, times| times.back().is_some_and(|last| now < *last + REPAIR_MEMORY));
+    }
+}
+
+/// How many of these repairs lie within the contest window.
+fn recent(times: &VecDeque<Instant>, now: Instant) -> usize {
+    times.iter().filter(|time| now.saturating_duration_since(**time) < CONTEST_WINDOW).count()
+}
+
+/// Whether a step is undone by whoever deletes the link.
+fn goes_with_the_link(step: &Step) -> bool {
+    !matches!(
+        step,
+        Step::CreateLink
+            | Step::AddRule(_)
+            | Step::RemoveRule(_)
+            | Step::ReplaceFirewall(_)
+            | Step::UpdateFirewall { .. }
+            | Step::RemoveStrange(_)
+    )
+}
+
+/// Whether what follows would be unsafe, or pointless, where this step failed.
+fn guards_the_rest(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::CreateLink
+            | Step::DeleteLink
+            | Step::SetPrivateKey(_)
+            | Step::SetFwmark(_)
+            | Step::SetLinkUp
+            | Step::ReplaceFirewall(_)
+            | Step::UpdateFirewall { .. }
+            | Step::AddRule(_)
+    )
+}
+
+/// Whether a step decides who holds an address: where it failed, no withheld right may be given.
+fn changes_hands(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::AddPeer { .. } | Step::AddAllowedIps { .. } | Step::RemoveAllowedIps { .. } | Step::RemovePeer(_)
+    )
+}
