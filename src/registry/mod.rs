@@ -35,7 +35,8 @@ pub use admin::{NewKey, NewKeyAnswer};
 pub use config::{Config, limit};
 pub use message::{Chunk, MapMessage, Part};
 pub use record::{
-    Change, Counters, Decision, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, Records, Tag, UserName, UserRecord,
+    Change, Counters, Decision, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, Records, Said, Tag, UserName,
+    UserRecord,
 };
 pub use refusal::{MapRefusal, Refusal, RefusalKind};
 pub use register::Registered;

@@ -55,8 +55,6 @@ pub(super) enum Timer {
     Offline(NodeId),
     /// Its key is past its time.
     Expire(NodeId),
-    /// It is ephemeral and was offline too long.
-    Reap(NodeId),
     /// Nobody approved it.
     Pending(PendingCode),
 }
@@ -100,12 +98,13 @@ impl State {
 
     /// What must be done for good because of the time: ephemeral nodes that were offline too long.
     pub fn due(&self, now: Timestamp) -> Decision<()> {
-        let due = self.timers.iter().take_while(|(at, _)| *at <= now);
-        let gone = due.filter_map(|(_, timer)| match timer {
-            Timer::Reap(id) => Some(Change::NodeGone(*id)),
-            _ => None,
-        });
-        Decision { reply: (), changes: gone.collect() }
+        let due = self.reaps.iter().take_while(|(at, _)| *at <= now);
+        Decision { reply: (), changes: due.map(|(_, id)| Change::NodeGone(*id)).collect() }
+    }
+
+    /// When [`State::due`] has something next.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.reaps.first().map(|(at, _)| *at)
     }
 
     /// What time brings by itself; and tells connected nodes of changes, if it is time for that.
@@ -113,8 +112,6 @@ impl State {
         let due: Vec<_> = self.timers.iter().take_while(|(at, _)| *at <= now).cloned().collect();
         for (at, timer) in due {
             match &timer {
-                // Left for `due`: it must be on disk first.
-                Timer::Reap(_) => continue,
                 Timer::Offline(id) => self.went_offline(*id, at, now),
                 Timer::Expire(id) => self.alter(*id, |shown| shown.expired = true),
                 Timer::Pending(code) => self.settle_pending(code),
@@ -126,7 +123,7 @@ impl State {
         }
     }
 
-    /// When [`State::handle_timeout`] and [`State::due`] want to be called again.
+    /// When [`State::handle_timeout`] wants to be called again.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(at, _)| *at);
         timer.into_iter().chain(self.fanout.due()).min()

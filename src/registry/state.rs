@@ -37,6 +37,9 @@ pub struct State {
     pub(super) sessions: BTreeMap<SessionId, NodeId>,
     pub(super) last_session: u64,
     pub(super) timers: BTreeSet<(Timestamp, Timer)>,
+    /// When ephemeral nodes that are offline are deleted. Apart from the timers, because a deletion must
+    /// be committed first.
+    pub(super) reaps: BTreeSet<(Timestamp, NodeId)>,
     /// Nodes whose record the store does not have yet.
     pub(super) unsaved: BTreeSet<NodeId>,
     pub(super) fanout: Fanout,
@@ -88,6 +91,7 @@ impl State {
             sessions: BTreeMap::new(),
             last_session: 0,
             timers: BTreeSet::new(),
+            reaps: BTreeSet::new(),
             unsaved: BTreeSet::new(),
             fanout: Fanout::default(),
             outputs: VecDeque::new(),
@@ -376,10 +380,12 @@ impl State {
         let timers = [
             member.shown.record.key_expiry.map(|at| (at, Timer::Expire(id))),
             member.offline_at.map(|at| (at, Timer::Offline(id))),
-            member.reap_at.map(|at| (at, Timer::Reap(id))),
         ];
         for timer in timers.into_iter().flatten() {
             self.timers.remove(&timer);
+        }
+        if let Some(at) = member.reap_at {
+            self.reaps.remove(&(at, id));
         }
     }
 
@@ -390,12 +396,12 @@ impl State {
         match member.reap_at {
             Some(at) if !wanted => {
                 member.reap_at = None;
-                self.timers.remove(&(at, Timer::Reap(id)));
+                self.reaps.remove(&(at, id));
             }
             None if wanted => {
                 let at = add(now, self.config.ephemeral_timeout);
                 member.reap_at = Some(at);
-                self.timers.insert((at, Timer::Reap(id)));
+                self.reaps.insert((at, id));
             }
             _ => {}
         }

@@ -1,0 +1,46 @@
+//! What outlives the process: the registry's records in a database.
+//!
+//! A [`Store`] keeps what [`registry::Change`](crate::registry::Change)s say and gives it all back. It
+//! decides nothing. [`Ledger`] joins one to a [`State`](crate::registry::State) so that memory never runs
+//! ahead of the disk. `conformance` holds the tests that every store must pass.
+
+mod ledger;
+mod sqlite;
+
+use std::future::Future;
+
+use thiserror::Error;
+
+pub use ledger::{CommandError, Ledger};
+pub use sqlite::SqliteStore;
+
+use crate::registry::{Change, Records};
+
+/// Keeps the registry's records.
+pub trait Store: Send {
+    /// Everything that is kept.
+    fn load(&mut self) -> impl Future<Output = Result<Records, StoreError>> + Send;
+
+    /// Keeps all of these changes, or none of them and says why. When this returns, they survive a crash
+    /// of the program and of the machine.
+    fn commit(&mut self, changes: &[Change]) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// Why a store could not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// Another coordinator has the database open.
+    #[error("the database {0} is in use by another coordinator")]
+    InUse(String),
+    /// The change contradicts what is kept, so that someone else must have changed it.
+    #[error("{0}")]
+    Conflict(String),
+    /// The database failed.
+    #[error("{operation}: {reason}")]
+    Failed {
+        /// The operation and its object.
+        operation: String,
+        /// What the database said.
+        reason: String,
+    },
+}

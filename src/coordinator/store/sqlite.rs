@@ -1,0 +1,333 @@
+//! SQLite: one file beside the coordinator's keys, one writer.
+//!
+//! Write-ahead log with `synchronous=FULL`: each commit reaches the disk before it returns. `NORMAL` would
+//! lose the last commits when the power fails, and with them the only memory that an address or a one-off
+//! key was given. Locked for as long as it is open, so that a second coordinator cannot start on it.
+
+use std::fmt::Display;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Connection, Row};
+
+use super::{Store, StoreError};
+use crate::registry::{Change, Counters, KeyId, KeyRecord, NodeRecord, Records, Said, UserRecord};
+use crate::types::{CapabilityVersion, NodeId, RegionId, StableNodeId, Timestamp, UserId};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("src/coordinator/store/migrations");
+
+/// How long to wait for a lock before calling the database in use: a coordinator that is being restarted
+/// lets go of it within this.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// The records in an SQLite file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    connection: SqliteConnection,
+}
+
+impl SqliteStore {
+    /// Opens the file, or makes it readable for its owner alone, and brings its tables up to date.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_within(path, LOCK_WAIT).await
+    }
+
+    pub(super) async fn open_within(path: &Path, lock_wait: Duration) -> Result<Self, StoreError> {
+        let name = path.display().to_string();
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| failed(format!("open the database {name}"), error))?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .locking_mode(SqliteLockingMode::Exclusive)
+            .foreign_keys(true)
+            .busy_timeout(lock_wait);
+        let in_use = |error: &sqlx::Error| error.to_string().contains("database is locked");
+        let mut connection = options.connect().await.map_err(|error| match in_use(&error) {
+            true => StoreError::InUse(name.clone()),
+            false => failed(format!("open the database {name}"), error),
+        })?;
+        MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| {
+            let locked = error.to_string().contains("database is locked");
+            if locked { StoreError::InUse(name.clone()) } else { failed(format!("upgrade the database {name}"), error) }
+        })?;
+        Ok(Self { connection })
+    }
+
+    /// Lets go of the file, log folded in.
+    pub async fn close(self) -> Result<(), StoreError> {
+        self.connection.close().await.map_err(|error| failed("close the database", error))
+    }
+}
+
+impl Store for SqliteStore {
+    async fn load(&mut self) -> Result<Records, StoreError> {
+        let connection = &mut self.connection;
+        let read = |error| failed("read the database", error);
+        let counters = sqlx::query("SELECT * FROM counters").fetch_optional(&mut *connection).await.map_err(read)?;
+        let users = sqlx::query("SELECT * FROM users ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
+        let keys =
+            sqlx::query("SELECT * FROM auth_keys ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
+        let nodes = sqlx::query("SELECT * FROM nodes ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
+        Ok(Records {
+            counters: counters.as_ref().map(counters_of).transpose().map_err(read)?.unwrap_or_default(),
+            users: readable("user", &users, user_of),
+            keys: readable("key", &keys, key_of),
+            nodes: readable("node", &nodes, node_of),
+        })
+    }
+
+    async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let write = |error| failed("write to the database", error);
+        let mut transaction = self.connection.begin().await.map_err(write)?;
+        for change in changes {
+            keep(&mut transaction, change).await?;
+        }
+        transaction.commit().await.map_err(write)
+    }
+}
+
+/// Writes one change.
+async fn keep(connection: &mut SqliteConnection, change: &Change) -> Result<(), StoreError> {
+    let query = match change {
+        Change::Counters(counters) => sqlx::query(
+            "INSERT INTO counters (one, user_id, key_id, node_id, host) VALUES (1, ?, ?, ?, ?)
+             ON CONFLICT (one) DO UPDATE SET user_id = max(user_id, excluded.user_id),
+             key_id = max(key_id, excluded.key_id), node_id = max(node_id, excluded.node_id),
+             host = max(host, excluded.host)",
+        )
+        .bind(integer(counters.user))
+        .bind(integer(counters.key))
+        .bind(integer(counters.node))
+        .bind(i64::from(counters.host)),
+        Change::User(user) => sqlx::query(
+            "INSERT INTO users (id, name, display_name, created) VALUES (?, ?, ?, ?)
+             ON CONFLICT (id) DO UPDATE SET name = excluded.name, display_name = excluded.display_name",
+        )
+        .bind(integer(user.id.0))
+        .bind(user.name.to_string())
+        .bind(user.display_name.clone())
+        .bind(user.created.to_string()),
+        Change::UserGone(id) => sqlx::query("DELETE FROM users WHERE id = ?").bind(integer(id.0)),
+        Change::Key(key) => return keep_key(connection, key).await,
+        Change::KeyUsed(id, at) => return use_key(connection, *id, *at).await,
+        Change::KeyGone(id) => sqlx::query("DELETE FROM auth_keys WHERE id = ?").bind(integer(id.0)),
+        Change::Node(node) => return keep_node(connection, node).await,
+        Change::NodeGone(id) => sqlx::query("DELETE FROM nodes WHERE id = ?").bind(integer(id.0)),
+        Change::Pending(_) | Change::PendingGone(_) => return Ok(()),
+    };
+    query.execute(connection).await.map(drop).map_err(|error| failed(describe(change), error))
+}
+
+async fn keep_key(connection: &mut SqliteConnection, key: &KeyRecord) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO auth_keys (id, user_id, secret_hash, reusable, ephemeral, tags, created, expires, used)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (id) DO UPDATE SET expires = excluded.expires",
+    )
+    .bind(integer(key.id.0))
+    .bind(integer(key.user.0))
+    .bind(key.secret_hash.to_vec())
+    .bind(key.reusable)
+    .bind(key.ephemeral)
+    .bind(json(&key.tags))
+    .bind(key.created.to_string())
+    .bind(key.expires.map(|at| at.to_string()))
+    .bind(key.used.map(|at| at.to_string()))
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(|error| failed(format!("keep key {}", key.id), error))
+}
+
+async fn use_key(connection: &mut SqliteConnection, id: KeyId, at: Timestamp) -> Result<(), StoreError> {
+    let done = sqlx::query("UPDATE auth_keys SET used = ? WHERE id = ? AND (reusable OR used IS NULL)")
+        .bind(at.to_string())
+        .bind(integer(id.0))
+        .execute(connection)
+        .await
+        .map_err(|error| failed(format!("use key {id}"), error))?;
+    match done.rows_affected() {
+        0 => Err(StoreError::Conflict(format!("the pre-authentication key {id} was used or deleted meanwhile"))),
+        _ => Ok(()),
+    }
+}
+
+async fn keep_node(connection: &mut SqliteConnection, node: &NodeRecord) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO nodes (id, stable_id, user_id, machine_key, node_key, key_expiry, ipv4, ipv6, label, label_fixed,
+         tags, ephemeral, created, last_seen, admitted_by, approved_routes, disco_key, endpoints, home_derp, cap, routes,
+         hostinfo) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (id) DO UPDATE SET machine_key = excluded.machine_key, node_key = excluded.node_key,
+         key_expiry = excluded.key_expiry, label = excluded.label, label_fixed = excluded.label_fixed,
+         tags = excluded.tags, ephemeral = excluded.ephemeral, last_seen = excluded.last_seen,
+         admitted_by = excluded.admitted_by, approved_routes = excluded.approved_routes,
+         disco_key = excluded.disco_key, endpoints = excluded.endpoints, home_derp = excluded.home_derp,
+         cap = excluded.cap, routes = excluded.routes, hostinfo = excluded.hostinfo",
+    )
+    .bind(integer(node.id.0))
+    .bind(node.stable_id.to_string())
+    .bind(integer(node.user.0))
+    .bind(node.machine.to_string())
+    .bind(node.key.to_string())
+    .bind(node.key_expiry.map(|at| at.to_string()))
+    .bind(node.ipv4.to_string())
+    .bind(node.ipv6.to_string())
+    .bind(node.label.to_string())
+    .bind(node.label_fixed)
+    .bind(json(&node.tags))
+    .bind(node.ephemeral)
+    .bind(node.created.to_string())
+    .bind(node.last_seen.map(|at| at.to_string()))
+    .bind(node.admitted_by.map(|id| integer(id.0)))
+    .bind(json(&node.approved_routes))
+    .bind(node.said.disco.to_string())
+    .bind(json(&node.said.endpoints))
+    .bind(i64::from(node.said.home_derp.0))
+    .bind(i64::from(node.said.cap.0))
+    .bind(json(&node.said.routes))
+    .bind(node.said.hostinfo.to_string())
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(|error| failed(format!("keep node {}", node.id), error))
+}
+
+fn counters_of(row: &SqliteRow) -> sqlx::Result<Counters> {
+    Ok(Counters {
+        user: number(row, "user_id")?,
+        key: number(row, "key_id")?,
+        node: number(row, "node_id")?,
+        host: number(row, "host")?,
+    })
+}
+
+fn user_of(row: &SqliteRow) -> sqlx::Result<UserRecord> {
+    Ok(UserRecord {
+        id: UserId(number(row, "id")?),
+        name: parsed(row, "name")?,
+        display_name: row.try_get("display_name")?,
+        created: parsed(row, "created")?,
+    })
+}
+
+fn key_of(row: &SqliteRow) -> sqlx::Result<KeyRecord> {
+    let hash: Vec<u8> = row.try_get("secret_hash")?;
+    Ok(KeyRecord {
+        id: KeyId(number(row, "id")?),
+        user: UserId(number(row, "user_id")?),
+        secret_hash: hash.try_into().map_err(|_| malformed("secret_hash", "it is not 32 bytes"))?,
+        reusable: row.try_get("reusable")?,
+        ephemeral: row.try_get("ephemeral")?,
+        tags: list(row, "tags")?,
+        created: parsed(row, "created")?,
+        expires: optional(row, "expires")?,
+        used: optional(row, "used")?,
+    })
+}
+
+fn node_of(row: &SqliteRow) -> sqlx::Result<NodeRecord> {
+    let admitted_by: Option<i64> = row.try_get("admitted_by")?;
+    Ok(NodeRecord {
+        id: NodeId(number(row, "id")?),
+        stable_id: StableNodeId(row.try_get("stable_id")?),
+        user: UserId(number(row, "user_id")?),
+        machine: parsed(row, "machine_key")?,
+        key: parsed(row, "node_key")?,
+        key_expiry: optional(row, "key_expiry")?,
+        ipv4: parsed(row, "ipv4")?,
+        ipv6: parsed(row, "ipv6")?,
+        label: parsed(row, "label")?,
+        label_fixed: row.try_get("label_fixed")?,
+        tags: list(row, "tags")?,
+        ephemeral: row.try_get("ephemeral")?,
+        created: parsed(row, "created")?,
+        last_seen: optional(row, "last_seen")?,
+        admitted_by: admitted_by.and_then(|id| id.try_into().ok()).map(KeyId),
+        approved_routes: list(row, "approved_routes")?,
+        said: Said {
+            disco: parsed(row, "disco_key")?,
+            endpoints: list(row, "endpoints")?,
+            home_derp: RegionId(number(row, "home_derp")?),
+            cap: CapabilityVersion(number(row, "cap")?),
+            routes: list(row, "routes")?,
+            hostinfo: row.try_get::<String, _>("hostinfo")?.into(),
+        },
+    })
+}
+
+/// The rows that can be read. One that cannot is left where it is and reported: a single damaged row must
+/// not keep the whole network from its coordinator.
+fn readable<T>(what: &str, rows: &[SqliteRow], read: impl Fn(&SqliteRow) -> sqlx::Result<T>) -> Vec<T> {
+    let read = |row| {
+        read(row)
+            .inspect_err(|error| {
+                let id: i64 = row.try_get("id").unwrap_or_default();
+                tracing::error!("{what} {id} in the database cannot be read and is left out: {error}");
+            })
+            .ok()
+    };
+    rows.iter().filter_map(read).collect()
+}
+
+fn number<T: TryFrom<i64, Error: Display>>(row: &SqliteRow, column: &str) -> sqlx::Result<T> {
+    row.try_get::<i64, _>(column)?.try_into().map_err(|error| malformed(column, error))
+}
+
+fn parsed<T: FromStr<Err: Display>>(row: &SqliteRow, column: &str) -> sqlx::Result<T> {
+    row.try_get::<&str, _>(column)?.parse().map_err(|error| malformed(column, error))
+}
+
+fn optional(row: &SqliteRow, column: &str) -> sqlx::Result<Option<Timestamp>> {
+    let text: Option<&str> = row.try_get(column)?;
+    text.map(|text| text.parse().map_err(|error| malformed(column, error))).transpose()
+}
+
+fn list<T: DeserializeOwned>(row: &SqliteRow, column: &str) -> sqlx::Result<Vec<T>> {
+    serde_json::from_str(row.try_get(column)?).map_err(|error| malformed(column, error))
+}
+
+fn malformed(column: &str, error: impl Display) -> sqlx::Error {
+    sqlx::Error::Decode(format!("column `{column}`: {error}").into())
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "[]".to_owned())
+}
+
+/// SQLite's numbers are signed. Ours count up from one and never come near the sign.
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn describe(change: &Change) -> String {
+    match change {
+        Change::Counters(_) => "keep the counters".to_owned(),
+        Change::User(user) => format!("keep user {}", user.name),
+        Change::UserGone(id) => format!("delete user {id}"),
+        Change::Key(key) => format!("keep key {}", key.id),
+        Change::KeyUsed(id, _) => format!("use key {id}"),
+        Change::KeyGone(id) => format!("delete key {id}"),
+        Change::Node(node) => format!("keep node {}", node.id),
+        Change::NodeGone(id) => format!("delete node {id}"),
+        Change::Pending(_) | Change::PendingGone(_) => "keep nothing".to_owned(),
+    }
+}
+
+fn failed(operation: impl Into<String>, error: impl Display) -> StoreError {
+    StoreError::Failed { operation: operation.into(), reason: error.to_string() }
+}
