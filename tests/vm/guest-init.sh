@@ -8,7 +8,7 @@ busybox mount -t devtmpfs dev /dev
 busybox --install -s /usr/bin 2>/dev/null
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
-for directory in /dev/shm /tmp /run /var; do mount -t tmpfs tmpfs "$directory"; done
+mount -t tmpfs tmpfs /dev/shm
 chmod 1777 /tmp /dev/shm
 mkdir -p /var/lib /run/netns
 ln -s /proc/self/fd /dev/fd
