@@ -1,0 +1,181 @@
+//! Any bytes at all into every decoder: an answer or an error, never a panic, never without end.
+//!
+//! `corpus/DECODER/` holds messages: `ok-…` must be taken, `bad-…` must be refused; `.hex` files are hexadecimal, with
+//! comments after `#`. Each is replayed as it is, cut off after every byte, and changed in [`CHANGES`] ways drawn from
+//! a fixed seed, so a failure repeats. A new decoder is one line in [`DECODERS`] and at least one `ok-` file; an input
+//! that once broke something is a file too.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use data_encoding::HEXLOWER_PERMISSIVE;
+use serde::de::DeserializeOwned;
+use warren::types::{CapabilityVersion, DiscoPrivate, MachinePrivate};
+use warren::wire::control::{DerpMap, MapRequest, MapResponse, RegisterRequest, RegisterResponse};
+use warren::wire::local::{MaskedPrefs, StartOptions, Status};
+use warren::wire::map_stream::{MapStreamDecoder, Packing};
+use warren::wire::noise::{ClientHandshake, EarlyDecoder, Ephemeral, ServerHandshake};
+use warren::wire::{derp, disco, stun};
+
+/// Changed copies of each message in the corpus.
+const CHANGES: usize = 2_000;
+
+/// What reads bytes of strangers, and whether it takes these.
+const DECODERS: &[(&str, fn(&[u8]) -> bool)] = &[
+    ("derp_frame", derp_frame),
+    ("derp_map", json::<DerpMap>),
+    ("disco", |bytes| disco::sender(bytes).is_ok_and(|theirs| opens(&theirs, bytes))),
+    ("local_prefs", json::<MaskedPrefs>),
+    ("local_start", json::<StartOptions>),
+    ("local_status", json::<Status>),
+    ("map_request", json::<MapRequest>),
+    ("map_response", json::<MapResponse>),
+    ("map_stream_plain", |bytes| map_stream(Packing::Plain, bytes)),
+    ("map_stream_zstd", |bytes| map_stream(Packing::Zstd, bytes)),
+    ("noise_answer", noise_answer),
+    ("noise_early", |bytes| EarlyDecoder::default().read(bytes).is_ok_and(|early| early.is_some())),
+    ("noise_initiation", |bytes| ServerHandshake::read(&machine(1), bytes, ephemeral(2)).is_ok()),
+    ("register_request", json::<RegisterRequest>),
+    ("register_response", json::<RegisterResponse>),
+    ("stun_request", |bytes| stun::read_request(bytes).is_ok()),
+    ("stun_response", |bytes| stun::read_response(bytes).is_ok()),
+];
+
+#[test]
+fn every_decoder_takes_the_good_and_refuses_the_bad_messages_of_its_corpus() {
+    for (decoder, decode) in DECODERS {
+        let corpus = corpus(decoder);
+        assert!(corpus.keys().any(|name| name.starts_with("ok-")), "{decoder} has no message that it takes");
+        for (name, bytes) in corpus {
+            assert_eq!(decode(&bytes), name.starts_with("ok-"), "{decoder}/{name}");
+        }
+    }
+}
+
+#[test]
+fn no_decoder_falls_over_a_message_that_is_cut_off_anywhere() {
+    for (decoder, decode) in DECODERS {
+        for bytes in corpus(decoder).values() {
+            for length in 0..bytes.len() {
+                decode(&bytes[..length]);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_decoder_falls_over_changed_messages() {
+    let mut chance = Chance(0x5741_5252_454e_0001);
+    for (decoder, decode) in DECODERS {
+        for bytes in corpus(decoder).values() {
+            for _ in 0..CHANGES {
+                decode(&chance.change(bytes));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_corpus_belongs_to_a_decoder() {
+    for entry in fs::read_dir(Path::new("tests/fuzz/corpus")).unwrap() {
+        let name = entry.unwrap().file_name();
+        assert!(DECODERS.iter().any(|(decoder, _)| name.to_str() == Some(decoder)), "{name:?} has no decoder");
+    }
+}
+
+// ---- decoders ----
+
+fn json<T: DeserializeOwned>(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<T>(bytes).is_ok()
+}
+
+fn derp_frame(bytes: &[u8]) -> bool {
+    match derp::header(bytes, derp::CLIENT_FRAME) {
+        Ok(Some((kind, length))) => {
+            bytes.get(5..5 + length).is_some_and(|body| derp::Frame::decode(kind, body).is_ok())
+        }
+        _ => false,
+    }
+}
+
+fn opens(theirs: &warren::types::DiscoPublic, bytes: &[u8]) -> bool {
+    disco::Shared::new(&DiscoPrivate::from_random([1; 32]), theirs).open(bytes).is_ok()
+}
+
+fn map_stream(packing: Packing, mut bytes: &[u8]) -> bool {
+    let mut decoder = MapStreamDecoder::new(packing);
+    let mut messages = 0;
+    loop {
+        match decoder.next(&mut bytes) {
+            Ok(Some(_)) => messages += 1,
+            Ok(None) => return messages > 0,
+            Err(_) => return false,
+        }
+    }
+}
+
+fn noise_answer(mut bytes: &[u8]) -> bool {
+    let server = machine(1).public();
+    let (mut client, _) = ClientHandshake::start(&machine(3), &server, CapabilityVersion(113), ephemeral(4)).unwrap();
+    client.read(&mut bytes).is_ok_and(|transport| transport.is_some())
+}
+
+fn machine(seed: u8) -> MachinePrivate {
+    MachinePrivate::from_random([seed; 32])
+}
+
+fn ephemeral(seed: u8) -> Ephemeral {
+    Ephemeral::from_random([seed; 32])
+}
+
+// ---- inputs ----
+
+/// A decoder's messages by file name.
+fn corpus(decoder: &str) -> BTreeMap<String, Vec<u8>> {
+    let folder = Path::new("tests/fuzz/corpus").join(decoder);
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let read = |path: &Path| {
+        let bytes = fs::read(path).unwrap();
+        if path.extension().is_some_and(|extension| extension == "hex") { from_hex(&bytes) } else { bytes }
+    };
+    entries.map(|entry| entry.unwrap()).map(|e| (e.file_name().into_string().unwrap(), read(&e.path()))).collect()
+}
+
+fn from_hex(text: &[u8]) -> Vec<u8> {
+    let text = std::str::from_utf8(text).unwrap();
+    let digits = text.lines().map(|line| line.split('#').next().unwrap().replace(' ', "")).collect::<String>();
+    HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).unwrap()
+}
+
+/// xorshift64: the same draws on every run.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound.max(1) as u64) as usize
+    }
+
+    /// A copy with one to four changes, each of a kind that decoders have been known to fall over.
+    fn change(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for _ in 0..=self.below(4) {
+            let at = self.below(bytes.len());
+            let end = at + self.below(bytes.len() - at);
+            match self.below(6) {
+                0 if !bytes.is_empty() => bytes[at] ^= 1 << self.below(8),
+                1 if !bytes.is_empty() => bytes[at] = [0, 0x7f, 0x80, 0xff][self.below(4)],
+                2 => drop(bytes.drain(at..end)),
+                3 => bytes.extend_from_within(at..end),
+                4 => drop(bytes.splice(at..at, b"99999999999999999999".iter().copied())),
+                _ => drop(bytes.splice(at..end, (0..end - at).map(|_| b'['))),
+            }
+        }
+        bytes
+    }
+}
