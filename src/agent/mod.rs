@@ -1,9 +1,11 @@
 //! The agent's shell: one loop that owns every core, dumb IO tasks, the local API, state on disk, health.
 
 pub mod clock;
+pub mod control_io;
 pub mod local_api;
 
 mod config;
+
 mod health;
 mod privilege;
 mod state;

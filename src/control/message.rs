@@ -111,7 +111,7 @@ pub enum Transmit {
     },
     /// Stop the request; nothing more is wanted of it.
     Cancel(RequestId),
-    /// Drop the connection; the next request dials a new one.
+    /// Drop the connection, and with it whatever is under way, unanswered. The next request dials a new one.
     Disconnect,
 }
 

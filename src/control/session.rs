@@ -163,9 +163,8 @@ impl Session {
 
     /// Stops asking. The coordinator will see us go offline.
     pub fn handle_stop(&mut self) {
-        self.abandon();
+        self.disconnect();
         self.online = false;
-        self.transmits.push_back(Transmit::Disconnect);
     }
 
     /// Tells the coordinator to forget the node key, and stops.
@@ -224,8 +223,7 @@ impl Session {
             Phase::Waiting { then, .. } => *then,
             Phase::Stopped | Phase::NewKey | Phase::LoggingOut { .. } => return,
         };
-        self.abandon();
-        self.transmits.push_back(Transmit::Disconnect);
+        self.disconnect();
         self.phase = Phase::Waiting { until: now, then };
         self.handle_timeout(now);
     }
@@ -252,28 +250,20 @@ impl Session {
                 Next::Register => self.register(now),
                 Next::Stream => self.phase = Phase::Ready,
             },
-            Phase::Registering { id, since, deadline } if *deadline <= now => {
-                let (id, silence) = (*id, deadline.saturating_duration_since(*since));
-                self.give_up(id);
-                self.register_failed(Failure::Silent(silence), now);
+            Phase::Registering { since, deadline, .. } if *deadline <= now => {
+                let silence = deadline.saturating_duration_since(*since);
+                self.connection_failed(Failure::Silent(silence), Next::Register, now);
             }
             Phase::Streaming(stream) if stream.deadline <= now => {
-                let id = stream.id;
-                self.give_up(id);
-                self.stream_failed(Failure::Silent(WATCHDOG), Next::Stream, now);
+                self.connection_failed(Failure::Silent(WATCHDOG), Next::Stream, now);
             }
-            Phase::LoggingOut { id, deadline } if *deadline <= now => {
-                let id = *id;
-                self.transmits.push_back(Transmit::Cancel(id));
-                self.logged_out(false);
-            }
+            Phase::LoggingOut { deadline, .. } if *deadline <= now => self.logged_out(false),
             _ => {}
         }
         match self.update {
             Update::Waiting { until } if until <= now => self.update = Update::Due,
-            Update::Sent { id, deadline, .. } if deadline <= now => {
-                self.give_up(id);
-                self.update_failed(Failure::Silent(UPDATE_TIMEOUT), Next::Stream, now);
+            Update::Sent { deadline, .. } if deadline <= now => {
+                self.connection_failed(Failure::Silent(UPDATE_TIMEOUT), Next::Stream, now);
             }
             _ => {}
         }
@@ -379,9 +369,8 @@ impl Session {
     }
 
     fn logged_out(&mut self, told: bool) {
-        self.phase = Phase::Stopped;
+        self.disconnect();
         self.online = false;
-        self.transmits.push_back(Transmit::Disconnect);
         self.events.push_back(Event::LoggedOut { told });
     }
 
@@ -586,9 +575,16 @@ impl Session {
         pause
     }
 
-    /// Ends a request that got no answer, and with it the connection: it may be dead.
-    fn give_up(&mut self, id: RequestId) {
-        self.transmits.push_back(Transmit::Cancel(id));
+    /// The connection may be dead: ends it, and everything on it. What lasted until a deadline is no quick failure.
+    fn connection_failed(&mut self, failure: Failure, then: Next, now: Instant) {
+        self.backoff.reset();
+        self.disconnect();
+        self.wait(failure, then, now);
+    }
+
+    /// Ends the connection, and everything on it.
+    fn disconnect(&mut self) {
+        self.abandon();
         self.transmits.push_back(Transmit::Disconnect);
     }
 

@@ -1,6 +1,5 @@
 //! A byte stream inside the secure channel of the control protocol.
 
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::wire::noise::{
-    ClientHandshake, EarlyDecoder, EarlyNoise, MAX_FRAME, MAX_PLAINTEXT, NoiseError, ServerHandshake, Transport,
+    ClientHandshake, EarlyDecoder, MAX_FRAME, MAX_PLAINTEXT, NoiseError, ServerHandshake, Transport,
 };
 
 /// How much is read from the socket at a time, and so how much plaintext waits to be taken at most (and one record).
@@ -22,6 +21,8 @@ const WRITE: usize = 5 * MAX_PLAINTEXT;
 pub struct NoiseStream<S> {
     inner: S,
     transport: Transport,
+    /// The client's end looks for the early payload first.
+    early: Option<EarlyDecoder>,
     /// Opened, and not yet taken by the reader.
     plain: Waiting,
     /// Sealed, and not yet taken by the socket.
@@ -30,6 +31,8 @@ pub struct NoiseStream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> NoiseStream<S> {
     /// The client's end: waits for the answer to the message that the upgrade request carried.
+    ///
+    /// Where the coordinator sends an early payload, the stream begins behind it: nothing of ours needs its challenge.
     pub async fn connect(mut inner: S, mut handshake: ClientHandshake) -> io::Result<Self> {
         let mut buffer = [0; 512];
         loop {
@@ -39,7 +42,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> NoiseStream<S> {
             }
             let mut input = &buffer[..count];
             if let Some(transport) = handshake.read(&mut input).map_err(invalid)? {
-                let mut stream = Self::new(inner, transport);
+                let mut stream = Self::new(inner, transport, Some(EarlyDecoder::default()));
                 stream.open(input)?;
                 return Ok(stream);
             }
@@ -51,26 +54,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> NoiseStream<S> {
         let (answer, transport) = handshake.accept().map_err(invalid)?;
         inner.write_all(&answer).await?;
         inner.flush().await?;
-        Ok(Self::new(inner, transport))
+        Ok(Self::new(inner, transport, None))
     }
 
-    /// Reads the early payload, where the coordinator sends one. The client calls this once, before HTTP/2.
-    pub async fn read_early(&mut self) -> io::Result<Option<EarlyNoise>> {
-        let mut decoder = EarlyDecoder::default();
-        loop {
-            if !poll_fn(|context| self.poll_fill(context)).await? {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let opened = std::mem::take(&mut self.plain);
-            if let Some(early) = decoder.read(opened.rest()).map_err(invalid)? {
-                self.plain = Waiting { bytes: early.rest, taken: 0 };
-                return Ok(early.payload);
-            }
-        }
-    }
-
-    const fn new(inner: S, transport: Transport) -> Self {
-        Self { inner, transport, plain: Waiting::new(), sealed: Waiting::new() }
+    const fn new(inner: S, transport: Transport, early: Option<EarlyDecoder>) -> Self {
+        Self { inner, transport, early, plain: Waiting::new(), sealed: Waiting::new() }
     }
 
     /// Makes sure that some plaintext waits; `false` at the end of the stream.
@@ -91,6 +79,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> NoiseStream<S> {
 
     fn open(&mut self, mut input: &[u8]) -> io::Result<()> {
         while self.transport.opener.open(&mut input, &mut self.plain.bytes).map_err(invalid)? {}
+        let Some(decoder) = &mut self.early else { return Ok(()) };
+        let opened = std::mem::take(&mut self.plain);
+        if let Some(early) = decoder.read(opened.rest()).map_err(invalid)? {
+            self.early = None;
+            self.plain.bytes = early.rest;
+        }
         Ok(())
     }
 
@@ -180,7 +174,7 @@ mod tests {
 
     use super::*;
     use crate::types::{CapabilityVersion, ChallengePublic, MachinePrivate};
-    use crate::wire::noise::{Ephemeral, INITIATION_LEN, encode_early, refusal};
+    use crate::wire::noise::{EarlyNoise, Ephemeral, INITIATION_LEN, encode_early, refusal};
 
     fn start() -> (ClientHandshake, [u8; INITIATION_LEN], MachinePrivate) {
         let coordinator = MachinePrivate::from_random([2; 32]);
@@ -222,24 +216,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_early_payload_is_taken_and_the_next_bytes_stay() {
-        let (mut here, mut there) = pair(4096).await;
+    async fn the_clients_end_begins_behind_the_early_payload_where_there_is_one() {
         let payload = EarlyNoise { node_key_challenge: ChallengePublic::from_bytes([5; 32]) };
-        there.write_all(&[&encode_early(&payload).unwrap()[..], b"PRI"].concat()).await.unwrap();
-        assert_eq!(here.read_early().await.unwrap(), Some(payload));
-        let mut next = [0; 3];
-        here.read_exact(&mut next).await.unwrap();
-        assert_eq!(&next, b"PRI");
-    }
-
-    #[tokio::test]
-    async fn a_coordinator_without_an_early_payload_is_followed() {
-        let (mut here, mut there) = pair(4096).await;
-        there.write_all(&[0, 0, 6, 4]).await.unwrap();
-        assert_eq!(here.read_early().await.unwrap(), None);
-        let mut next = [0; 4];
-        here.read_exact(&mut next).await.unwrap();
-        assert_eq!(next, [0, 0, 6, 4]);
+        for early in [encode_early(&payload).unwrap(), Vec::new()] {
+            let (mut here, mut there) = pair(4096).await;
+            there.write_all(&[&early[..], &[0, 0, 6, 4]].concat()).await.unwrap();
+            let mut next = [0; 4];
+            here.read_exact(&mut next).await.unwrap();
+            assert_eq!(next, [0, 0, 6, 4]);
+        }
     }
 
     #[tokio::test]

@@ -287,7 +287,7 @@ fn logging_out_names_an_expiry_in_the_past_and_stops() {
     assert_eq!(run.did(), ["cancel stream", "log out"]);
     assert_eq!(run.register.take().unwrap().expiry.unwrap().to_string(), "1970-01-01T00:02:03Z");
     run.answer(200, r#"{"NodeKeyExpired":true}"#);
-    assert_eq!(run.did(), ["disconnect", "logged out, told: true"]);
+    assert_eq!(run.did(), ["cancel", "disconnect", "logged out, told: true"]);
     assert_eq!(run.session.poll_timeout(), None);
 }
 
@@ -363,6 +363,17 @@ fn an_update_that_fails_is_tried_again_beside_the_stream() {
     assert_eq!(run.did(), ["update"]);
     run.answer(200, "");
     assert_eq!(run.did(), ["online"], "and the stream was never touched");
+}
+
+#[test]
+fn an_update_that_gets_no_answer_ends_the_connection() {
+    let mut run = Run::streaming();
+    run.session.handle_endpoints(vec![], run.now);
+    run.did();
+    assert_eq!(run.pass_time(), UPDATE_TIMEOUT);
+    assert_eq!(run.did(), ["cancel stream", "cancel", "disconnect", "silent 30"]);
+    run.pass_time();
+    assert_eq!(run.did(), ["update"]);
 }
 
 #[test]

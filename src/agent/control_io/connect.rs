@@ -1,0 +1,254 @@
+//! The connection to the coordinator: dial, fetch its key, upgrade, handshake, HTTP/2.
+//!
+//! The scheme and port of the URL are what is dialled, and nothing else. Official clients try plain HTTP on port 80
+//! before an `https` URL, to save the outer TLS and to pass boxes that break it; we do not, because such a URL says
+//! which port its owner opened, and because the second scheme saves nothing once the key was fetched over the first.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+use http_body_util::{Empty, Full};
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::{http1, http2};
+use hyper::{Method, Request, Response, StatusCode, Uri, header};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tower::Service;
+
+use super::{IoConfig, chain, read_body};
+use crate::control::{Scheme, ServerUrl, limit};
+use crate::io::NoiseStream;
+use crate::types::{CapabilityVersion, MachinePublic};
+use crate::wire::control::OverTlsPublicKeys;
+use crate::wire::noise::{ClientHandshake, Ephemeral};
+
+/// How long each step may take: name and TCP, TLS, the key, the upgrade, the handshake.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// When an idle TCP connection is asked whether the other side is still there.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+const UPGRADE: &str = "tailscale-control-protocol";
+const HANDSHAKE_HEADER: &str = "x-tailscale-handshake";
+
+/// A byte stream, with or without TLS.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// HTTP/2 inside the secure channel. Clones share it; the last one gone closes it.
+#[derive(Clone)]
+pub(super) struct Connection {
+    requests: http2::SendRequest<Full<Bytes>>,
+    server: Arc<ServerUrl>,
+    /// The task that moves the bytes.
+    _driver: Arc<JoinSet<()>>,
+}
+
+impl Connection {
+    pub(super) fn is_closed(&self) -> bool {
+        self.requests.is_closed()
+    }
+
+    /// The URI of one of the coordinator's own paths. Inside the channel the scheme is always `https`.
+    pub(super) fn uri(&self, path: &str) -> String {
+        format!("https://{}{}", self.server.authority(), self.server.path(path))
+    }
+
+    pub(super) async fn send(mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
+        self.requests.ready().await.map_err(|error| chain(&error))?;
+        self.requests.send_request(request).await.map_err(|error| chain(&error))
+    }
+
+    pub(super) async fn head(self, url: &str) -> Result<(), String> {
+        let request = Request::head(url).body(Full::default()).map_err(|error| error.to_string())?;
+        self.send(request).await.map(drop)
+    }
+}
+
+/// Makes connections.
+pub(super) struct Dialler {
+    config: IoConfig,
+    connector: HttpConnector,
+    tls: OnceLock<TlsConnector>,
+}
+
+impl Dialler {
+    pub(super) fn new(config: IoConfig) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_connect_timeout(Some(STEP_TIMEOUT));
+        connector.set_nodelay(true);
+        connector.set_keepalive(Some(TCP_KEEPALIVE));
+        connector.set_mark(config.mark.filter(|mark| may_mark(*mark)));
+        Self { config, connector, tls: OnceLock::new() }
+    }
+
+    /// The whole way to a connection.
+    pub(super) async fn connect(&self) -> Result<Connection, String> {
+        let server = &self.config.server;
+        let key = self.fetch_key().await?;
+        let (handshake, initiation) = ClientHandshake::start(
+            &self.config.machine_key,
+            &key,
+            CapabilityVersion::CURRENT,
+            Ephemeral::from_random(rand::random()),
+        )
+        .map_err(|error| error.to_string())?;
+
+        let what = format!("POST {server}/ts2021");
+        let request = Request::post(server.path("/ts2021"))
+            .header(header::HOST, server.authority())
+            .header(header::UPGRADE, UPGRADE)
+            .header(header::CONNECTION, "upgrade")
+            .header(HANDSHAKE_HEADER, BASE64.encode(&initiation))
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| error.to_string())?;
+        let response = self.ask(server, request, &what).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(refused(&what, response).await);
+        }
+        let upgraded = within(&what, async { hyper::upgrade::on(response).await.map_err(|e| chain(&e)) }).await?;
+        let noise = within(&format!("handshake with {server}"), async {
+            NoiseStream::connect(TokioIo::new(upgraded), handshake).await.map_err(|error| chain(&error))
+        })
+        .await?;
+
+        let (requests, driver) = within(&format!("HTTP/2 with {server}"), async {
+            http2::Builder::new(TokioExecutor::new())
+                .handshake(TokioIo::new(noise))
+                .await
+                .map_err(|error| chain(&error))
+        })
+        .await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            if let Err(error) = driver.await {
+                tracing::debug!(error = chain(&error), "the connection to the coordinator ended");
+            }
+        });
+        Ok(Connection { requests, server: Arc::new(server.clone()), _driver: Arc::new(tasks) })
+    }
+
+    /// Asks a URL of the coordinator outside the secure channel, and drops the answer.
+    pub(super) async fn head(&self, url: &str) -> Result<(), String> {
+        let uri: Uri = url.parse().map_err(|_| format!("{url:?} is not a URL"))?;
+        let origin = format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.host().unwrap_or_default());
+        let origin = uri.port_u16().map_or(origin.clone(), |port| format!("{origin}:{port}"));
+        let server: ServerUrl = origin.parse().map_err(|error| format!("{url}: {error}"))?;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let request = Request::head(path)
+            .header(header::HOST, server.authority())
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| error.to_string())?;
+        self.ask(&server, request, &format!("HEAD {url}")).await.map(drop)
+    }
+
+    /// The coordinator's key. Over `https`, TLS vouches for it.
+    async fn fetch_key(&self) -> Result<MachinePublic, String> {
+        let server = &self.config.server;
+        let path = server.path(&format!("/key?v={}", CapabilityVersion::CURRENT));
+        let what = format!("GET {server}/key");
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(path)
+            .header(header::HOST, server.authority())
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| error.to_string())?;
+        let response = self.ask(server, request, &what).await?;
+        if response.status() != StatusCode::OK {
+            return Err(refused(&what, response).await);
+        }
+        let body = within(&what, read_body(response, limit::KEY_ANSWER)).await?;
+        let keys: OverTlsPublicKeys = serde_json::from_slice(&body).map_err(|error| format!("{what}: {error}"))?;
+        if keys.public_key.is_zero() {
+            return Err(format!("{what}: the coordinator names no key; it may be too old"));
+        }
+        Ok(keys.public_key)
+    }
+
+    /// One HTTP/1.1 request on a connection of its own.
+    async fn ask<B>(&self, server: &ServerUrl, request: Request<B>, what: &str) -> Result<Response<Incoming>, String>
+    where
+        B: Body<Data = Bytes, Error = std::convert::Infallible> + Send + 'static,
+    {
+        let stream = self.dial(server).await?;
+        within(what, async {
+            let (mut requests, connection) =
+                http1::handshake(TokioIo::new(stream)).await.map_err(|error| chain(&error))?;
+            // Ends with the request, or lives on as the upgraded stream.
+            tokio::spawn(connection.with_upgrades());
+            requests.send_request(request).await.map_err(|error| chain(&error))
+        })
+        .await
+    }
+
+    async fn dial(&self, server: &ServerUrl) -> Result<Box<dyn Stream>, String> {
+        let what = format!("connect to {} port {}", server.host(), server.port());
+        let uri: Uri = server.to_string().parse().map_err(|_| format!("{what}: not a URI"))?;
+        let tcp = within(&what, async { self.connector.clone().call(uri).await.map_err(|e| chain(&e)) }).await?;
+        let tcp = tcp.into_inner();
+        if server.scheme() == Scheme::Http {
+            return Ok(Box::new(tcp));
+        }
+        let name = ServerName::try_from(server.host().to_owned()).map_err(|error| format!("{what}: {error}"))?;
+        let tls = self.tls()?;
+        let stream = within(&format!("TLS with {}", server.authority()), async {
+            tls.connect(name, tcp).await.map_err(|error| chain(&error))
+        })
+        .await?;
+        Ok(Box::new(stream))
+    }
+
+    /// TLS that trusts what this system trusts.
+    fn tls(&self) -> Result<&TlsConnector, String> {
+        if let Some(tls) = self.tls.get() {
+            return Ok(tls);
+        }
+        let mut roots = rustls::RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        for error in found.errors {
+            tracing::warn!(%error, "a certificate of this system's trust store cannot be read");
+        }
+        roots.add_parsable_certificates(found.certs);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| format!("TLS: {error}"))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(self.tls.get_or_init(|| TlsConnector::from(Arc::new(config))))
+    }
+}
+
+/// Whether the kernel lets us mark our packets.
+fn may_mark(mark: u32) -> bool {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    match socket.and_then(|socket| socket.set_mark(mark)) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(%error, "cannot mark our packets; with a default route through the overlay, \
+                they would go into it");
+            false
+        }
+    }
+}
+
+/// Runs one step, and names it where it fails.
+async fn within<T>(what: &str, step: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    match tokio::time::timeout(STEP_TIMEOUT, step).await {
+        Ok(outcome) => outcome.map_err(|error| format!("{what}: {error}")),
+        Err(_) => Err(format!("{what}: no answer in {} s", STEP_TIMEOUT.as_secs())),
+    }
+}
+
+/// What an answer with the wrong status says of itself.
+async fn refused(what: &str, response: Response<Incoming>) -> String {
+    let status = response.status();
+    let text = within(what, read_body(response, limit::REASON)).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).trim().to_owned();
+    format!("{what}: answered {status}: {text:?}")
+}

@@ -1,0 +1,309 @@
+//! Carries out what [`control::Session`](crate::control::Session) asks for: one connection to the coordinator, and
+//! the requests on it.
+//!
+//! A pipe, not a judge: it retries nothing and remembers nothing but the connection. A request that comes while there
+//! is no connection makes one first; all requests share it. Whatever fails becomes [`Received::Closed`] with a text
+//! that says what was done to which address.
+
+mod connect;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode, header};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+
+use self::connect::{Connection, Dialler};
+use crate::agent::clock;
+use crate::control::{Answer, Received, RequestId, ServerUrl, Transmit, limit, retry_after};
+use crate::types::{Limit, MachinePrivate, NodePublic};
+use crate::wire::control::RegisterRequest;
+
+/// How many messages wait on each of the two channels.
+const CHANNEL: usize = 16;
+/// How long a ping may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pings under way at a time. The coordinator sends one every few seconds at most.
+const PINGS: usize = 4;
+/// A load balancer may keep a node's connections together by this header.
+const LOAD_BALANCE: &str = "ts-lb";
+
+/// How to reach the coordinator.
+#[derive(Clone, Debug)]
+pub struct IoConfig {
+    /// Where it is.
+    pub server: ServerUrl,
+    /// Who this machine is to it.
+    pub machine_key: MachinePrivate,
+    /// The mark on our packets, so that they never go through the overlay they make. Setting it needs
+    /// `CAP_NET_ADMIN`.
+    pub mark: Option<u32>,
+}
+
+/// Starts the task. It ends when the sender is dropped.
+pub fn spawn(config: IoConfig) -> (mpsc::Sender<Transmit>, mpsc::Receiver<Received>) {
+    let (transmits, mut from_session) = mpsc::channel(CHANNEL);
+    let (to_session, received) = mpsc::channel(CHANNEL);
+    tokio::spawn(async move {
+        let mut io = ControlIo {
+            dialler: Arc::new(Dialler::new(config)),
+            link: Link::Down,
+            waiting: Vec::new(),
+            requests: JoinSet::new(),
+            handles: BTreeMap::new(),
+            pings: JoinSet::new(),
+            received: to_session,
+        };
+        loop {
+            tokio::select! {
+                transmit = from_session.recv() => match transmit {
+                    Some(transmit) => io.handle_transmit(transmit),
+                    None => return,
+                },
+                dialled = io.link.dialled() => io.handle_dialled(dialled),
+                Some(done) = io.requests.join_next() => {
+                    if let Ok(id) = done {
+                        io.handles.remove(&id);
+                    }
+                }
+                Some(_) = io.pings.join_next() => {}
+            }
+        }
+    });
+    (transmits, received)
+}
+
+struct ControlIo {
+    dialler: Arc<Dialler>,
+    link: Link,
+    /// Requests that wait for the connection.
+    waiting: Vec<Wanted>,
+    requests: JoinSet<RequestId>,
+    handles: BTreeMap<RequestId, AbortHandle>,
+    pings: JoinSet<()>,
+    received: mpsc::Sender<Received>,
+}
+
+enum Link {
+    Down,
+    /// One task, whose result is the connection.
+    Dialling(JoinSet<Result<Connection, String>>),
+    Up(Connection),
+}
+
+/// A request for the secure channel.
+struct Wanted {
+    id: RequestId,
+    path: &'static str,
+    body: Vec<u8>,
+    /// For [`LOAD_BALANCE`].
+    node_keys: Vec<NodePublic>,
+    streams: bool,
+}
+
+impl ControlIo {
+    fn handle_transmit(&mut self, transmit: Transmit) {
+        match transmit {
+            Transmit::Register { id, request } => self.want(register(id, &request)),
+            Transmit::Update { id, request } => self.want(map(id, request.node_key, encode(&*request), false)),
+            Transmit::Stream { id, request } => self.want(map(id, request.node_key, encode(&*request), true)),
+            Transmit::Ping { url, over_noise } => self.ping(url, over_noise),
+            Transmit::Cancel(id) => {
+                self.waiting.retain(|wanted| wanted.id != id);
+                if let Some(handle) = self.handles.remove(&id) {
+                    handle.abort();
+                }
+            }
+            Transmit::Disconnect => {
+                self.waiting.clear();
+                self.requests.abort_all();
+                self.handles.clear();
+                self.link = Link::Down;
+            }
+        }
+    }
+
+    /// Sends the request, or dials first.
+    fn want(&mut self, wanted: Wanted) {
+        match &self.link {
+            Link::Up(connection) if !connection.is_closed() => {
+                let exchange = exchange(connection.clone(), wanted, self.received.clone());
+                self.start(exchange);
+            }
+            Link::Dialling(_) => self.waiting.push(wanted),
+            Link::Up(_) | Link::Down => {
+                let dialler = Arc::clone(&self.dialler);
+                let mut dialling = JoinSet::new();
+                dialling.spawn(async move { dialler.connect().await });
+                self.link = Link::Dialling(dialling);
+                self.waiting.push(wanted);
+            }
+        }
+    }
+
+    fn handle_dialled(&mut self, dialled: Result<Connection, String>) {
+        let waiting = std::mem::take(&mut self.waiting);
+        match dialled {
+            Ok(connection) => {
+                self.link = Link::Up(connection);
+                for wanted in waiting {
+                    self.want(wanted);
+                }
+            }
+            Err(reason) => {
+                self.link = Link::Down;
+                for Wanted { id, .. } in waiting {
+                    let (received, reason) = (self.received.clone(), reason.clone());
+                    // In a task of its own: this loop must never wait for the session, which may be waiting for it.
+                    self.start((id, async move {
+                        let _ = received.send(Received::Closed(id, reason)).await;
+                    }));
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, (id, work): (RequestId, impl Future<Output = ()> + Send + 'static)) {
+        let handle = self.requests.spawn(async move {
+            work.await;
+            id
+        });
+        self.handles.insert(id, handle);
+    }
+
+    fn ping(&mut self, url: String, over_noise: bool) {
+        if self.pings.len() >= PINGS {
+            tracing::debug!(url, "too many pings under way, this one is not answered");
+            return;
+        }
+        let connection = match &self.link {
+            Link::Up(connection) if over_noise => Some(connection.clone()),
+            _ if over_noise => return,
+            _ => None,
+        };
+        let dialler = Arc::clone(&self.dialler);
+        self.pings.spawn(async move {
+            let answered = tokio::time::timeout(PING_TIMEOUT, async {
+                match connection {
+                    Some(connection) => connection.head(&url).await,
+                    None => dialler.head(&url).await,
+                }
+            });
+            match answered.await {
+                Ok(Ok(())) => tracing::debug!(url, "answered a ping"),
+                Ok(Err(error)) => tracing::info!(url, error, "could not answer the coordinator's ping"),
+                Err(_) => tracing::info!(url, "the coordinator's ping timed out"),
+            }
+        });
+    }
+}
+
+impl Link {
+    /// The outcome of dialling; never, while nobody dials.
+    async fn dialled(&mut self) -> Result<Connection, String> {
+        let Self::Dialling(task) = self else { return std::future::pending().await };
+        match task.join_next().await {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(error)) => Err(format!("dial: {error}")),
+            None => Err("dial: nothing under way".to_owned()),
+        }
+    }
+}
+
+fn register(id: RequestId, request: &RegisterRequest) -> Wanted {
+    let mut node_keys = vec![request.old_node_key, request.node_key];
+    node_keys.retain(|key| !key.is_zero());
+    Wanted { id, path: "/machine/register", body: encode(request), node_keys, streams: false }
+}
+
+fn map(id: RequestId, node_key: NodePublic, body: Vec<u8>, streams: bool) -> Wanted {
+    Wanted { id, path: "/machine/map", body, node_keys: vec![node_key], streams }
+}
+
+/// Our own requests hold nothing that JSON cannot say.
+fn encode(request: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(request).unwrap_or_default()
+}
+
+/// Sends one request and hands in whatever comes back.
+fn exchange(
+    connection: Connection,
+    wanted: Wanted,
+    received: mpsc::Sender<Received>,
+) -> (RequestId, impl Future<Output = ()>) {
+    let Wanted { id, path, body, node_keys, streams } = wanted;
+    let work = async move {
+        let outcome = async {
+            let mut request = Request::builder().method(Method::POST).uri(connection.uri(path));
+            for key in node_keys {
+                request = request.header(LOAD_BALANCE, key.to_string());
+            }
+            let request = request.body(Full::new(Bytes::from(body))).map_err(|error| error.to_string())?;
+            let response = connection.send(request).await?;
+            if streams && response.status() == StatusCode::OK {
+                return follow(id, response, &received).await;
+            }
+            Ok(Received::Answer(id, read_answer(response).await?))
+        };
+        let last: Result<Received, String> = outcome.await;
+        let last = last.unwrap_or_else(|error| Received::Closed(id, format!("POST {path}: {error}")));
+        let _ = received.send(last).await;
+    };
+    (id, work)
+}
+
+/// Hands in the stream, piece by piece. A session that is slow to take them slows the coordinator down.
+async fn follow(
+    id: RequestId,
+    response: Response<Incoming>,
+    received: &mpsc::Sender<Received>,
+) -> Result<Received, String> {
+    let gone = |_| "nobody listens".to_owned();
+    received.send(Received::Opened(id)).await.map_err(gone)?;
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| chain(&error))?;
+        if let Some(bytes) = frame.into_data().ok().filter(|bytes| !bytes.is_empty()) {
+            received.send(Received::Bytes(id, bytes.to_vec())).await.map_err(gone)?;
+        }
+    }
+    Err("the coordinator ended the stream".to_owned())
+}
+
+async fn read_answer(response: Response<Incoming>) -> Result<Answer, String> {
+    let status = response.status().as_u16();
+    let retry_after = response
+        .headers()
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| retry_after(value, clock::wall()));
+    let body = read_body(response, limit::ANSWER).await?;
+    Ok(Answer { status, retry_after, body })
+}
+
+async fn read_body(response: Response<Incoming>, limit: Limit) -> Result<Vec<u8>, String> {
+    let body = Limited::new(response.into_body(), limit.most).collect().await;
+    Ok(body.map_err(|error| format!("read the answer: {error}"))?.to_bytes().to_vec())
+}
+
+/// An error and what caused it, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

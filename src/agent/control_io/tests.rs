@@ -1,0 +1,282 @@
+//! Against a small coordinator on loopback, which records what it is asked and answers what the test wants.
+
+use std::convert::Infallible;
+
+use data_encoding::BASE64;
+use http_body_util::StreamBody;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Frame;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::io::NoiseStream;
+use crate::wire::control::{MapRequest, OverTlsPublicKeys};
+use crate::wire::noise::{EarlyNoise, Ephemeral, ServerHandshake, encode_early};
+
+type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// What the coordinator was asked: method, path, load-balancing keys, body.
+type Asked = (String, String, usize, Vec<u8>);
+
+/// What the coordinator does.
+#[derive(Clone, Copy, PartialEq)]
+enum Manner {
+    Proper,
+    /// `GET /key` names no key.
+    Keyless,
+    /// Answers the upgrade with 403 and a reason.
+    Refusing,
+    /// Answers 429.
+    Busy,
+    /// Ends the stream after its first piece.
+    CutsShort,
+}
+
+struct Coordinator {
+    server: ServerUrl,
+    asked: mpsc::UnboundedReceiver<Asked>,
+    _task: JoinSet<()>,
+}
+
+impl Coordinator {
+    async fn start(manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let (record, asked) = mpsc::unbounded_channel();
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let record = record.clone();
+                let service = service_fn(move |request| outer(request, manner, record.clone()));
+                let connection =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tcp), service);
+                tokio::spawn(connection.with_upgrades());
+            }
+        });
+        Self { server, asked, _task: task }
+    }
+
+    fn connect(&self) -> (mpsc::Sender<Transmit>, mpsc::Receiver<Received>) {
+        spawn(IoConfig { server: self.server.clone(), machine_key: MachinePrivate::from_random([1; 32]), mark: None })
+    }
+
+    async fn asked(&mut self) -> Asked {
+        self.asked.recv().await.unwrap()
+    }
+}
+
+fn key() -> MachinePrivate {
+    MachinePrivate::from_random([2; 32])
+}
+
+fn reply(status: u16, body: impl Into<Bytes>) -> Reply {
+    Response::builder().status(status).body(Full::new(body.into()).boxed_unsync()).unwrap()
+}
+
+/// HTTP/1.1, outside the secure channel.
+async fn outer(
+    request: Request<Incoming>,
+    manner: Manner,
+    record: mpsc::UnboundedSender<Asked>,
+) -> Result<Reply, Infallible> {
+    let path = request.uri().path().to_owned();
+    if path == "/key" {
+        let public_key = if manner == Manner::Keyless { Default::default() } else { key().public() };
+        let keys = OverTlsPublicKeys { public_key, ..OverTlsPublicKeys::default() };
+        return Ok(reply(200, serde_json::to_vec(&keys).unwrap()));
+    }
+    if path != "/ts2021" {
+        record.send((request.method().to_string(), path, 0, Vec::new())).unwrap();
+        return Ok(reply(200, ""));
+    }
+    if manner == Manner::Refusing {
+        return Ok(reply(403, "come back with a newer version\n"));
+    }
+    let initiation = BASE64.decode(request.headers()["x-tailscale-handshake"].as_bytes()).unwrap();
+    let handshake = ServerHandshake::read(&key(), &initiation, Ephemeral::from_random([3; 32])).unwrap();
+    tokio::spawn(async move {
+        let upgraded = hyper::upgrade::on(request).await.unwrap();
+        let mut noise = NoiseStream::accept(TokioIo::new(upgraded), handshake).await.unwrap();
+        noise.write_all(&encode_early(&EarlyNoise::default()).unwrap()).await.unwrap();
+        let service = service_fn(move |request| inner(request, manner, record.clone()));
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = server.serve_connection(TokioIo::new(noise), service).await;
+    });
+    let switch = Response::builder()
+        .status(101)
+        .header("upgrade", "tailscale-control-protocol")
+        .header("connection", "upgrade")
+        .body(Full::default().boxed_unsync());
+    Ok(switch.unwrap())
+}
+
+/// HTTP/2, inside.
+async fn inner(
+    request: Request<Incoming>,
+    manner: Manner,
+    record: mpsc::UnboundedSender<Asked>,
+) -> Result<Reply, Infallible> {
+    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+    let keys = request.headers().get_all("ts-lb").iter().count();
+    let body = request.into_body().collect().await.unwrap().to_bytes().to_vec();
+    record.send((method, path.clone(), keys, body.clone())).unwrap();
+
+    if manner == Manner::Busy {
+        let busy = Response::builder().status(429).header("retry-after", "7");
+        return Ok(busy.body(Full::from("later").boxed_unsync()).unwrap());
+    }
+    let streams = path == "/machine/map" && serde_json::from_slice::<MapRequest>(&body).unwrap().stream;
+    if !streams {
+        return Ok(reply(200, "{}"));
+    }
+    let first = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"piece")))]);
+    let body = if manner == Manner::CutsShort {
+        StreamBody::new(first).boxed_unsync()
+    } else {
+        StreamBody::new(futures_util::StreamExt::chain(first, futures_util::stream::pending())).boxed_unsync()
+    };
+    Ok(Response::new(body))
+}
+
+fn register_with(id: u64) -> Transmit {
+    let node_key = NodePublic::from_bytes([8; 32]);
+    let request = RegisterRequest { node_key, old_node_key: node_key, ..RegisterRequest::default() };
+    Transmit::Register { id: RequestId(id), request: Box::new(request) }
+}
+
+fn stream(id: u64) -> Transmit {
+    Transmit::Stream { id: RequestId(id), request: Box::new(MapRequest { stream: true, ..MapRequest::default() }) }
+}
+
+fn closed(received: Received) -> String {
+    match received {
+        Received::Closed(_, reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn requests_share_one_connection_and_each_gets_its_answer() {
+    let mut coordinator = Coordinator::start(Manner::Proper).await;
+    let (transmits, mut received) = coordinator.connect();
+    transmits.send(register_with(1)).await.unwrap();
+    let (method, path, keys, body) = coordinator.asked().await;
+    assert_eq!((&*method, &*path, keys), ("POST", "/machine/register", 2));
+    assert!(serde_json::from_slice::<RegisterRequest>(&body).is_ok());
+    let Some(Received::Answer(RequestId(1), answer)) = received.recv().await else { panic!("no answer") };
+    assert_eq!(answer, Answer { status: 200, retry_after: None, body: b"{}".to_vec() });
+
+    transmits.send(stream(2)).await.unwrap();
+    assert_eq!(coordinator.asked().await.1, "/machine/map");
+    assert!(matches!(received.recv().await, Some(Received::Opened(RequestId(2)))));
+    let Some(Received::Bytes(RequestId(2), bytes)) = received.recv().await else { panic!("no bytes") };
+    assert_eq!(bytes, b"piece");
+}
+
+#[tokio::test]
+async fn a_stream_that_the_coordinator_ends_is_told() {
+    let coordinator = Coordinator::start(Manner::CutsShort).await;
+    let (transmits, mut received) = coordinator.connect();
+    transmits.send(stream(2)).await.unwrap();
+    received.recv().await;
+    received.recv().await;
+    let reason = closed(received.recv().await.unwrap());
+    assert_eq!(reason, "POST /machine/map: the coordinator ended the stream");
+}
+
+#[tokio::test]
+async fn a_cancelled_request_says_nothing_more_and_the_connection_stays() {
+    let mut coordinator = Coordinator::start(Manner::Proper).await;
+    let (transmits, mut received) = coordinator.connect();
+    transmits.send(stream(1)).await.unwrap();
+    received.recv().await;
+    received.recv().await;
+    transmits.send(Transmit::Cancel(RequestId(1))).await.unwrap();
+    transmits.send(register_with(2)).await.unwrap();
+    assert!(matches!(received.recv().await, Some(Received::Answer(RequestId(2), _))));
+    coordinator.asked().await;
+    coordinator.asked().await;
+    assert!(coordinator.asked.is_empty());
+}
+
+#[tokio::test]
+async fn after_a_disconnect_the_next_request_dials_again() {
+    let coordinator = Coordinator::start(Manner::Proper).await;
+    let (transmits, mut received) = coordinator.connect();
+    transmits.send(stream(1)).await.unwrap();
+    received.recv().await;
+    received.recv().await;
+    transmits.send(Transmit::Disconnect).await.unwrap();
+    transmits.send(register_with(2)).await.unwrap();
+    let mut answered = false;
+    while !answered {
+        match received.recv().await.unwrap() {
+            Received::Answer(RequestId(2), _) => answered = true,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_time_that_a_busy_coordinator_asks_for_is_handed_in() {
+    let coordinator = Coordinator::start(Manner::Busy).await;
+    let (transmits, mut received) = coordinator.connect();
+    transmits.send(stream(1)).await.unwrap();
+    let Some(Received::Answer(_, answer)) = received.recv().await else { panic!("no answer") };
+    assert_eq!((answer.status, answer.retry_after), (429, Some(Duration::from_secs(7))));
+    assert_eq!(answer.body, b"later");
+}
+
+#[tokio::test]
+async fn a_failure_names_the_step_and_the_address() {
+    for (manner, step, why) in [
+        (Manner::Keyless, "GET http://127.0.0.1:", "/key: the coordinator names no key; it may be too old"),
+        (
+            Manner::Refusing,
+            "POST http://127.0.0.1:",
+            "/ts2021: answered 403 Forbidden: \"come back with a newer version\"",
+        ),
+    ] {
+        let coordinator = Coordinator::start(manner).await;
+        let (transmits, mut received) = coordinator.connect();
+        transmits.send(register_with(1)).await.unwrap();
+        let reason = closed(received.recv().await.unwrap());
+        assert!(reason.starts_with(step) && reason.ends_with(why), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_coordinator_that_is_not_there_is_told_for_every_request_that_waited() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let server = format!("http://{address}").parse().unwrap();
+    let (transmits, mut received) =
+        spawn(IoConfig { server, machine_key: MachinePrivate::from_random([1; 32]), mark: None });
+    transmits.send(register_with(1)).await.unwrap();
+    transmits.send(register_with(2)).await.unwrap();
+    for _ in 0..2 {
+        let reason = closed(received.recv().await.unwrap());
+        let expected = format!("connect to 127.0.0.1 port {}: ", address.port());
+        assert!(reason.starts_with(&expected) && reason.contains("refused"), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_ping_is_a_head_request_beside_the_channel_or_inside_it() {
+    let mut coordinator = Coordinator::start(Manner::Proper).await;
+    let (transmits, mut received) = coordinator.connect();
+    let url = format!("{}/machine/ping-response?id=1", coordinator.server);
+    transmits.send(Transmit::Ping { url: url.clone(), over_noise: false }).await.unwrap();
+    assert_eq!(coordinator.asked().await, ("HEAD".to_owned(), "/machine/ping-response".to_owned(), 0, Vec::new()));
+
+    transmits.send(register_with(1)).await.unwrap();
+    received.recv().await;
+    coordinator.asked().await;
+    transmits.send(Transmit::Ping { url, over_noise: true }).await.unwrap();
+    assert_eq!(coordinator.asked().await.0, "HEAD");
+}
