@@ -1,1 +1,19 @@
-//! The relay's shell: listener, TLS and metrics around the relay protocol and STUN.
+//! The relay's shell: sockets and tasks around the relay protocol and STUN.
+//!
+//! [`Relay`] is the meeting point: every connection's task hands its bytes to the one [`derp::Server`] under a
+//! lock, wakes the tasks whose queues filled, and writes what waits in its own. A task holds the lock for the
+//! frames of one read or for one copy out, never while it waits for a socket. The same value serves a program
+//! of its own and the coordinator's embedded relay.
+//!
+//! The relay sees ciphertext and keys. It logs neither addresses nor keys above the debug level.
+//!
+//! [`derp::Server`]: crate::derp::Server
+
+mod admission;
+mod clock;
+mod connection;
+mod stun;
+
+pub use admission::{Admission, Applicant};
+pub use connection::{Relay, RelayConfig, RelayError};
+pub use stun::serve as serve_stun;

@@ -1,0 +1,262 @@
+//! One client's connection: introduced, admitted, then read and written until either side ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::RngExt;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::derp::{ConnectionId, Counters, Greeting, Handshake, Limits, MeshKey, Server};
+use crate::types::NodePrivate;
+use crate::wire::derp::DerpError;
+
+use super::admission::{Admission, Applicant};
+use super::clock;
+
+/// A client introduces itself within this or is closed.
+const INTRODUCTION: Duration = Duration::from_secs(10);
+/// A client that takes nothing for this long is closed; what waits for it is stale by then.
+const WRITE: Duration = Duration::from_secs(2);
+/// The same for a sibling, whose loss costs every client behind it.
+const WRITE_SIBLING: Duration = Duration::from_secs(30);
+/// Reads begin this small, so that an idle client costs little, and double while they come back full.
+const READ_SMALL: usize = 2 << 10;
+/// Where the doubling ends: enough frames for one lock to be cheap.
+const READ_LARGE: usize = 128 << 10;
+/// How often due keep-alives are looked for.
+const TICK: Duration = Duration::from_secs(1);
+/// Keep-alives are spread over this much.
+const JITTER_MS: u64 = 5_000;
+
+/// What a relay is told.
+#[derive(Clone, Debug)]
+pub struct RelayConfig {
+    /// The relay's own key, which clients seal their introduction to.
+    pub key: NodePrivate,
+    /// The secret of the region's relays, if there are several.
+    pub mesh: Option<MeshKey>,
+    /// What it takes on.
+    pub limits: Limits,
+    /// Who may use it.
+    pub admission: Admission,
+}
+
+/// Why a connection ended before its client closed it.
+#[derive(Debug, Error)]
+pub enum RelayError {
+    /// The socket failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The client broke the protocol.
+    #[error(transparent)]
+    Protocol(#[from] DerpError),
+    /// The client did not introduce itself, or stopped reading.
+    #[error("the client took too long to {0}")]
+    Slow(&'static str),
+    /// The client is not one of ours.
+    #[error("the client is not admitted")]
+    NotAdmitted,
+}
+
+/// One relay; share it among tasks.
+pub struct Relay {
+    config: RelayConfig,
+    next: AtomicU64,
+    shared: Mutex<Shared>,
+}
+
+struct Shared {
+    server: Server,
+    wakers: BTreeMap<ConnectionId, Arc<Notify>>,
+}
+
+impl Relay {
+    /// A relay without clients.
+    pub fn new(config: RelayConfig) -> Self {
+        let server = Server::new(config.limits);
+        Self { config, next: AtomicU64::new(1), shared: Mutex::new(Shared { server, wakers: BTreeMap::new() }) }
+    }
+
+    /// Sends keep-alives when they are due, for as long as the relay runs.
+    pub async fn keep_alive(&self) {
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            ticks.tick().await;
+            self.with(|server, wake| server.handle_timeout(clock::now(), wake));
+        }
+    }
+
+    /// Serves one client over a connection whose HTTP upgrade is done, until either side ends it.
+    pub async fn serve<S>(&self, io: S, source: Option<IpAddr>) -> Result<(), RelayError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let (mut reader, mut writer) = tokio::io::split(io);
+        let introduced = timeout(INTRODUCTION, self.introduce(&mut reader, &mut writer, source)).await;
+        let (greeting, unread) = introduced.map_err(|_| RelayError::Slow("introduce itself"))??;
+
+        let id = ConnectionId(self.next.fetch_add(1, Ordering::Relaxed));
+        let _leaving = Leaving { relay: self, id };
+        let notify = Arc::new(Notify::new());
+        self.lock().wakers.insert(id, Arc::clone(&notify));
+        let jitter = Duration::from_millis(rand::rng().random_range(0..=JITTER_MS));
+        self.with(|server, wake| server.handle_connected(id, &greeting, clock::now(), jitter, wake))?;
+        let write_within = if greeting.is_mesh { WRITE_SIBLING } else { WRITE };
+        tokio::select! {
+            ended = self.read(id, &mut reader, unread) => ended,
+            ended = self.write(id, &mut writer, &notify, write_within) => ended,
+        }
+    }
+
+    /// Tells every client that the relay restarts, and when to come back.
+    pub fn announce_restart(&self, reconnect_in: Duration, try_for: Duration) {
+        self.with(|server, wake| server.handle_shutdown(reconnect_in, try_for, wake));
+    }
+
+    /// How many connections there are, and how many of them call this their home.
+    pub fn connected(&self) -> (usize, usize) {
+        self.lock().server.connected()
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> Counters {
+        self.lock().server.counters()
+    }
+
+    async fn introduce<S: AsyncRead + AsyncWrite>(
+        &self,
+        reader: &mut ReadHalf<S>,
+        writer: &mut WriteHalf<S>,
+        source: Option<IpAddr>,
+    ) -> Result<(Greeting, Vec<u8>), RelayError> {
+        let handshake = Handshake::new(&self.config.key, self.config.mesh.as_ref());
+        writer.write_all(&handshake.hello()).await?;
+        writer.flush().await?;
+        let mut bytes = Vec::new();
+        let (greeting, taken) = loop {
+            if let Some(read) = handshake.read(&bytes)? {
+                break read;
+            }
+            if read_some(reader, READ_SMALL, &mut bytes).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        };
+        // A sibling has shown the region's secret; it is no node that the coordinator would know.
+        let applicant = Applicant { node: greeting.client, source };
+        if !greeting.is_mesh && !self.config.admission.admits(applicant).await {
+            return Err(RelayError::NotAdmitted);
+        }
+        let Limits { bytes_per_second, burst_bytes, .. } = self.config.limits;
+        let burst_bytes = if bytes_per_second == 0 { 0 } else { burst_bytes };
+        writer.write_all(&handshake.welcome(&greeting.client, rand::random(), bytes_per_second, burst_bytes)?).await?;
+        writer.flush().await?;
+        Ok((greeting, bytes.split_off(taken)))
+    }
+
+    async fn read<S: AsyncRead>(
+        &self,
+        id: ConnectionId,
+        reader: &mut ReadHalf<S>,
+        mut bytes: Vec<u8>,
+    ) -> Result<(), RelayError> {
+        let mut room = READ_SMALL;
+        loop {
+            let (routed, open) =
+                self.with(|server, wake| (server.handle_bytes(id, &bytes, clock::now(), wake), server.contains(id)));
+            let (taken, pause) = routed?;
+            if !open {
+                return Ok(());
+            }
+            bytes.drain(..taken);
+            tokio::time::sleep(pause).await;
+            let count = read_some(reader, room, &mut bytes).await?;
+            match count {
+                0 => return Ok(()),
+                count if count == room => room = (2 * room).min(READ_LARGE),
+                count if count < room / 4 && room > READ_SMALL => {
+                    room = READ_SMALL;
+                    bytes.shrink_to(READ_SMALL);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn write<S: AsyncWrite>(
+        &self,
+        id: ConnectionId,
+        writer: &mut WriteHalf<S>,
+        notify: &Notify,
+        within: Duration,
+    ) -> Result<(), RelayError> {
+        let mut out = Vec::new();
+        loop {
+            let open = {
+                let mut shared = self.lock();
+                shared.server.poll_transmit(id, &mut out);
+                shared.server.contains(id)
+            };
+            if !open {
+                return Ok(());
+            }
+            if out.is_empty() {
+                out.shrink_to(READ_SMALL);
+                notify.notified().await;
+                continue;
+            }
+            let written = timeout(within, async {
+                writer.write_all(&out).await?;
+                writer.flush().await
+            });
+            written.await.map_err(|_| RelayError::Slow("read what is sent to it"))??;
+            out.clear();
+        }
+    }
+
+    /// One visit to the core; whoever has something to write by it is woken after the lock is let go.
+    fn with<T>(&self, visit: impl FnOnce(&mut Server, &mut BTreeSet<ConnectionId>) -> T) -> T {
+        let mut wake = BTreeSet::new();
+        let mut shared = self.lock();
+        let result = visit(&mut shared.server, &mut wake);
+        for id in wake {
+            if let Some(notify) = shared.wakers.get(&id) {
+                notify.notify_one();
+            }
+        }
+        result
+    }
+
+    /// A panic elsewhere leaves whole frames or none, so the state behind a poisoned lock is sound.
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Appends what one read gives, at most `most` bytes of it; 0 at the end of the stream.
+async fn read_some<S: AsyncRead>(reader: &mut ReadHalf<S>, most: usize, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    bytes.reserve(most);
+    reader.take(most as u64).read_buf(bytes).await
+}
+
+/// Takes the connection out of the core however its task ends.
+struct Leaving<'a> {
+    relay: &'a Relay,
+    id: ConnectionId,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.relay.with(|server, wake| server.handle_closed(self.id, wake));
+        self.relay.lock().wakers.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests;
