@@ -1,31 +1,239 @@
 //! The only door to the kernel: WireGuard, links, routes, rules, nftables, and the change monitor.
+//!
+//! [`LinuxKernel`] reads back everything that carries our tag, carries out one step of a plan at a time, and
+//! says when to look again. It decides nothing and remembers nothing that the kernel could tell: only the
+//! number of our link, from the last look. Sockets belong to the network namespace of the thread that opens
+//! them. An ordinary user needs `CAP_NET_ADMIN`, ambient, so that the `nft` program inherits it.
 
+mod link;
 mod local;
+mod monitor;
+mod netlink;
+mod nftables;
+mod route;
+mod rule;
+mod subscription;
+mod wireguard;
 
-use crate::plan::{Kernel, KernelError, Observed, Step};
+use std::fmt::Display;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
 
-pub use local::{LocalAddress, LocalNetwork};
+use crate::plan::{Kernel, KernelError, Observed, Step, own};
+
+use self::monitor::Monitor;
+use self::netlink::RouteSocket;
+use self::wireguard::WireguardSocket;
+
+pub use self::local::{LocalAddress, LocalNetwork};
 
 /// The kernel of this host, in the network namespace of the thread that opened it.
-pub struct LinuxKernel {}
+pub struct LinuxKernel {
+    route: RouteSocket,
+    wireguard: Arc<WireguardSocket>,
+    monitor: Monitor,
+    /// The number of our link at the last look.
+    link: Option<u32>,
+}
 
 impl LinuxKernel {
     /// Opens the door. Call it within a Tokio runtime; changes are noticed from here on.
     pub fn new() -> Result<Self, KernelError> {
-        Ok(Self {})
+        let wireguard = Arc::new(WireguardSocket::open().during("open a generic netlink socket")?);
+        let monitor = Monitor::open(wireguard.clone()).during("subscribe to changes in the kernel")?;
+        let route = RouteSocket::open().during("open an rtnetlink socket")?;
+        Ok(Self { route, wireguard, monitor, link: None })
     }
 }
 
 impl Kernel for LinuxKernel {
     async fn observe(&mut self) -> Result<Observed, KernelError> {
-        Ok(Observed::default())
+        let mut observed = Observed::default();
+        observed.link = attempt(&format!("read link {}", own::LINK), link::observe(&self.route)).await?;
+        self.set_link(observed.link.as_ref().filter(|link| link.is_wireguard).map(|link| link.index));
+        if self.link.is_some() {
+            let device = self.wireguard.observe();
+            observed.device = attempt(&format!("read WireGuard device {}", own::LINK), device).await?;
+        }
+        let routes = self.observe_routes().await?;
+        let rules = attempt("read policy rules", rule::observe(&self.route)).await?;
+        observed.routes = routes.routes;
+        observed.rules = rules.rules;
+        observed.strange = routes.strange.into_iter().map(|(text, _)| text).collect();
+        observed.strange.extend(rules.strange.into_iter().map(|(text, _)| text));
+        observed.firewall = nftables::observe().await?;
+        Ok(observed)
     }
 
     async fn apply(&mut self, step: &Step) -> Result<(), KernelError> {
-        Err(KernelError { operation: format!("{step:?}"), reason: "unknown step".to_owned() })
+        match step {
+            Step::ReplaceFirewall(firewall) => nftables::replace(firewall).await,
+            Step::UpdateFirewall { from, to } => nftables::update(from, to).await,
+            Step::DeleteFirewall => nftables::delete().await,
+            Step::RemoveStrange(text) => self.remove_strange(text).await,
+            Step::AddRoute(route) => {
+                let added = route::add(&self.route, route, self.link);
+                attempt(&format!("add route {} to table {}", route.destination, own::ROUTE_TABLE), added).await
+            }
+            Step::RemoveRoute(route) => {
+                let removed = route::remove(&self.route, route, self.link);
+                attempt(&format!("remove route {} from table {}", route.destination, own::ROUTE_TABLE), removed).await
+            }
+            Step::AddRule(rule) => attempt(&format!("add rule {}", rule.priority), rule::add(&self.route, rule)).await,
+            Step::RemoveRule(rule) => {
+                attempt(&format!("remove rule {}", rule.priority), rule::remove(&self.route, rule)).await
+            }
+            Step::CreateLink | Step::DeleteLink | Step::SetMtu(_) | Step::SetLinkUp => self.apply_link(step).await,
+            Step::AddAddress(_) | Step::RemoveAddress(_) => self.apply_link(step).await,
+            Step::SetPrivateKey(_) | Step::SetListenPort(_) | Step::SetFwmark(_) => self.apply_device(step).await,
+            Step::AddPeer { .. }
+            | Step::AddAllowedIps { .. }
+            | Step::RemoveAllowedIps { .. }
+            | Step::SetEndpoint { .. }
+            | Step::SetKeepalive { .. }
+            | Step::RemovePeer(_) => self.apply_peer(step).await,
+        }
     }
 
+    /// May be dropped at any time.
     async fn changed(&mut self) -> Result<(), KernelError> {
-        std::future::pending().await
+        self.monitor.changed().await;
+        Ok(())
     }
+}
+
+impl LinuxKernel {
+    fn set_link(&mut self, link: Option<u32>) {
+        self.link = link;
+        self.monitor.set_link(link);
+    }
+
+    async fn observe_routes(&self) -> Result<route::Found, KernelError> {
+        let everywhere = self.monitor.strays();
+        let found = attempt("read routes", route::observe(&self.route, self.link, everywhere)).await;
+        // Strays are looked for until there are none, and again where the look failed.
+        if everywhere && found.as_ref().map_or(true, route::Found::strays) {
+            self.monitor.expect_strays();
+        }
+        found
+    }
+
+    async fn remove_strange(&self, text: &str) -> Result<(), KernelError> {
+        let operation = format!("remove {text}");
+        let routes = attempt(&operation, route::observe(&self.route, self.link, true)).await?;
+        for (_, message) in routes.strange.iter().filter(|(found, _)| found == text) {
+            attempt(&operation, route::remove_strange(&self.route, message)).await?;
+        }
+        let rules = attempt(&operation, rule::observe(&self.route)).await?;
+        for (_, message) in rules.strange.iter().filter(|(found, _)| found == text) {
+            attempt(&operation, rule::remove_strange(&self.route, message)).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply_link(&mut self, step: &Step) -> Result<(), KernelError> {
+        let socket = &self.route;
+        match step {
+            Step::CreateLink => {
+                let operation = format!("create WireGuard link {}", own::LINK);
+                attempt(&operation, wireguard::create()).await?;
+                let index = attempt(&operation, link::own_index(socket)).await?;
+                link::set_threaded();
+                self.set_link(Some(index));
+                Ok(())
+            }
+            Step::DeleteLink => {
+                let operation = format!("delete link {}", own::LINK);
+                let index = attempt(&operation, link::own_index(socket)).await?;
+                attempt(&operation, link::delete(socket, index)).await?;
+                self.set_link(None);
+                Ok(())
+            }
+            Step::SetMtu(mtu) => {
+                let operation = format!("set the MTU of {} to {mtu}", own::LINK);
+                attempt(&operation, link::set_mtu(socket, self.our_link(&operation)?, *mtu)).await
+            }
+            Step::SetLinkUp => {
+                let operation = format!("bring {} up", own::LINK);
+                attempt(&operation, link::set_up(socket, self.our_link(&operation)?)).await
+            }
+            Step::AddAddress(address) => {
+                let operation = format!("add address {address} to {}", own::LINK);
+                attempt(&operation, link::add_address(socket, self.our_link(&operation)?, *address)).await
+            }
+            Step::RemoveAddress(address) => {
+                let operation = format!("remove address {address} from {}", own::LINK);
+                attempt(&operation, link::remove_address(socket, self.our_link(&operation)?, *address)).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The device must be there: a change alone would bring it back.
+    async fn apply_device(&mut self, step: &Step) -> Result<(), KernelError> {
+        let operation = match step {
+            Step::SetPrivateKey(_) => format!("set the key of {}", own::LINK),
+            Step::SetListenPort(port) => format!("set the port of {} to {port}", own::LINK),
+            Step::SetFwmark(mark) => format!("set the mark of {} to {mark:#x}", own::LINK),
+            _ => return Ok(()),
+        };
+        attempt(&operation, link::own_index(&self.route)).await?;
+        match step {
+            Step::SetPrivateKey(key) => attempt(&operation, wireguard::set_private_key(key)).await,
+            Step::SetListenPort(port) => attempt(&operation, wireguard::set_listen_port(*port)).await,
+            Step::SetFwmark(mark) => attempt(&operation, wireguard::set_fwmark(*mark)).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn apply_peer(&mut self, step: &Step) -> Result<(), KernelError> {
+        let socket = &self.wireguard;
+        match step {
+            Step::AddPeer { key, peer } => {
+                attempt(&format!("add peer {}", key.short()), socket.add_peer(key, peer)).await
+            }
+            Step::AddAllowedIps { key, allowed_ips } => {
+                let operation = format!("give peer {} {} allowed IPs", key.short(), allowed_ips.len());
+                attempt(&operation, socket.add_allowed_ips(key, allowed_ips)).await
+            }
+            Step::RemoveAllowedIps { key, allowed_ips, .. } => {
+                let operation = format!("take {} allowed IPs from peer {}", allowed_ips.len(), key.short());
+                attempt(&operation, socket.remove_allowed_ips(key, allowed_ips)).await
+            }
+            Step::SetEndpoint { key, endpoint } => {
+                let operation = format!("move peer {} to {endpoint}", key.short());
+                attempt(&operation, socket.set_endpoint(key, *endpoint)).await
+            }
+            Step::SetKeepalive { key, seconds } => {
+                let operation = format!("set the keep-alive of peer {} to {seconds} s", key.short());
+                attempt(&operation, socket.set_keepalive(key, *seconds)).await
+            }
+            Step::RemovePeer(key) => attempt(&format!("remove peer {}", key.short()), socket.remove_peer(key)).await,
+            _ => Ok(()),
+        }
+    }
+
+    fn our_link(&self, operation: &str) -> Result<u32, KernelError> {
+        self.link.ok_or_else(|| failure(operation, format!("there is no WireGuard link {}", own::LINK)))
+    }
+}
+
+/// Names the operation where an error came from below.
+trait Attempt<T> {
+    fn during(self, operation: &str) -> Result<T, KernelError>;
+}
+
+impl<T> Attempt<T> for io::Result<T> {
+    fn during(self, operation: &str) -> Result<T, KernelError> {
+        self.map_err(|error| failure(operation, error))
+    }
+}
+
+async fn attempt<T>(operation: &str, work: impl Future<Output = io::Result<T>>) -> Result<T, KernelError> {
+    work.await.during(operation)
+}
+
+fn failure(operation: &str, reason: impl Display) -> KernelError {
+    KernelError { operation: operation.to_owned(), reason: reason.to_string() }
 }

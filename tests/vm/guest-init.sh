@@ -12,6 +12,7 @@ mount -t tmpfs tmpfs /dev/shm
 chmod 1777 /tmp /dev/shm
 mkdir -p /var/lib /run/netns
 ln -s /proc/self/fd /dev/fd
+ln -s /proc/self/fd/0 /dev/stdin
 for module in /modules/*; do insmod "$module" || echo "insmod $module failed" >/dev/ttyS0; done
 ip link set lo up
 

@@ -16,7 +16,7 @@ here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 # What the command finds on PATH in the guest, beside busybox for the rest.
 tools=(dash bash ip bridge ss wg nft conntrack ping setpriv tc)
 modules=(wireguard dummy veth bridge tun nf_tables nft_chain_nat nft_masq nft_ct nft_nat nft_log nft_limit
-  nft_reject_inet nft_numgen nft_hash nft_fib_inet nfnetlink_log nf_conntrack_netlink nf_log_syslog sch_netem inet_diag
+  nft_reject_inet nft_numgen nft_hash nft_fib_inet nft_objref nfnetlink_log nf_conntrack_netlink nf_log_syslog sch_netem inet_diag
   tcp_diag udp_diag)
 
 limit=900

@@ -1,0 +1,174 @@
+//! The link of our name and its addresses.
+//!
+//! A link of our name that is not WireGuard belongs to somebody else: it is reported and never changed.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
+
+use crate::plan::{ObservedLink, own};
+use crate::types::IpNet;
+
+use super::netlink::{RouteSocket, is_errno, tolerate};
+
+/// The link of our name, if there is one.
+pub(super) async fn observe(socket: &RouteSocket) -> io::Result<Option<ObservedLink>> {
+    let Some(message) = find(socket).await? else { return Ok(None) };
+    let mut link = ObservedLink {
+        index: message.header.index,
+        is_wireguard: is_wireguard(&message),
+        up: message.header.flags.contains(LinkFlags::Up),
+        mtu: message.attributes.iter().find_map(mtu_of).unwrap_or_default(),
+        addresses: BTreeSet::new(),
+    };
+    link.addresses = match addresses(socket, link.index).await {
+        // The link went away between the two questions.
+        Err(error) if is_errno(&error, Errno::ENODEV) => return Ok(None),
+        other => other?,
+    };
+    Ok(Some(link))
+}
+
+/// The number of our own link: an error where there is none or where it is somebody else's.
+pub(super) async fn own_index(socket: &RouteSocket) -> io::Result<u32> {
+    match find(socket).await? {
+        Some(message) if is_wireguard(&message) => Ok(message.header.index),
+        Some(_) => Err(io::Error::other(format!("the link {} is not WireGuard, so it is not ours", own::LINK))),
+        None => Err(Errno::ENODEV.into()),
+    }
+}
+
+/// Deletes the link by its number, so that a stranger that takes the name meanwhile is safe.
+pub(super) async fn delete(socket: &RouteSocket, index: u32) -> io::Result<()> {
+    let deleted = socket.ask(RouteNetlinkMessage::DelLink(message_for(index)), 0).await;
+    tolerate(deleted, &[Errno::ENODEV])
+}
+
+pub(super) async fn set_mtu(socket: &RouteSocket, index: u32, mtu: u32) -> io::Result<()> {
+    let mut message = message_for(index);
+    message.attributes.push(LinkAttribute::Mtu(mtu));
+    socket.ask(RouteNetlinkMessage::SetLink(message), 0).await
+}
+
+pub(super) async fn set_up(socket: &RouteSocket, index: u32) -> io::Result<()> {
+    let mut message = message_for(index);
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    socket.ask(RouteNetlinkMessage::SetLink(message), 0).await
+}
+
+/// Lets each queue decrypt in a thread of its own, where the kernel offers the choice. A gain only: the
+/// file belongs to root, so an agent without that right goes on without it.
+pub(super) fn set_threaded() {
+    let file: PathBuf = ["/sys/class/net", own::LINK, "threaded"].iter().collect();
+    if let Err(error) = std::fs::write(&file, "1") {
+        tracing::debug!(file = %file.display(), %error, "threaded packet processing stays as it is");
+    }
+}
+
+/// Gives the link an address that is usable at once and brings no route of its own.
+pub(super) async fn add_address(socket: &RouteSocket, index: u32, address: IpNet) -> io::Result<()> {
+    let mut message = address_message(index, address);
+    let flags = AddressFlags::Noprefixroute | AddressFlags::Nodad;
+    message.attributes.push(AddressAttribute::Flags(flags));
+    socket.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE).await
+}
+
+pub(super) async fn remove_address(socket: &RouteSocket, index: u32, address: IpNet) -> io::Result<()> {
+    let removed = socket.ask(RouteNetlinkMessage::DelAddress(address_message(index, address)), 0).await;
+    tolerate(removed, &[Errno::EADDRNOTAVAIL, Errno::ENODEV])
+}
+
+async fn find(socket: &RouteSocket) -> io::Result<Option<LinkMessage>> {
+    let mut question = LinkMessage::default();
+    question.attributes.push(LinkAttribute::IfName(own::LINK.to_owned()));
+    match socket.get(RouteNetlinkMessage::GetLink(question)).await {
+        Ok(Some(RouteNetlinkMessage::NewLink(message))) => Ok(Some(message)),
+        Ok(_) => Ok(None),
+        Err(error) if is_errno(&error, Errno::ENODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn addresses(socket: &RouteSocket, index: u32) -> io::Result<BTreeSet<IpNet>> {
+    let mut question = AddressMessage::default();
+    question.header.index = index;
+    let found = socket.dump(RouteNetlinkMessage::GetAddress(question)).await?;
+    Ok(found
+        .iter()
+        .filter_map(|message| match message {
+            RouteNetlinkMessage::NewAddress(message) if message.header.index == index => address_of(message),
+            _ => None,
+        })
+        .filter(|address| !is_link_local(address.addr()))
+        .collect())
+}
+
+/// The address with its prefix length. `IFA_LOCAL` is the address itself where the two differ.
+pub(super) fn address_of(message: &AddressMessage) -> Option<IpNet> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })?;
+    IpNet::new(address, message.header.prefix_len).ok()
+}
+
+pub(super) fn name_of(message: &LinkMessage) -> Option<&str> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+pub(super) fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+fn is_wireguard(message: &LinkMessage) -> bool {
+    message.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Wireguard)),
+        _ => false,
+    })
+}
+
+fn mtu_of(attribute: &LinkAttribute) -> Option<u32> {
+    match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    }
+}
+
+fn message_for(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
+fn address_message(index: u32, address: IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = match address {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.index = index;
+    message.header.prefix_len = address.prefix_len();
+    message.attributes.push(AddressAttribute::Local(address.addr()));
+    message.attributes.push(AddressAttribute::Address(address.addr()));
+    message
+}

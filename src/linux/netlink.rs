@@ -1,0 +1,86 @@
+//! One rtnetlink conversation: requests that are acknowledged, and whole dumps.
+//!
+//! The kernel checks our requests strictly, so that a filter it does not know is an error and not the
+//! whole table. A dump that something changed while it ran says so, and is taken again.
+
+use std::io;
+
+use futures_util::StreamExt;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use tokio::task::JoinSet;
+
+/// How often a dump is begun again before its reader is told that the kernel does not hold still. Each
+/// round takes milliseconds; a host that changes in every one of them deserves an error, not a hot loop.
+pub(super) const DUMP_ATTEMPTS: usize = 8;
+
+/// An rtnetlink socket in the network namespace of the thread that opened it.
+pub(super) struct RouteSocket {
+    handle: rtnetlink::Handle,
+    _connection: JoinSet<()>,
+}
+
+impl RouteSocket {
+    pub(super) fn open() -> io::Result<Self> {
+        let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+        // A dump's error travels in its last message.
+        connection.set_forward_done(true);
+        let mut task = JoinSet::new();
+        task.spawn(connection);
+        Ok(Self { handle, _connection: task })
+    }
+
+    /// Sends a request and waits for the kernel's word on it.
+    pub(super) async fn ask(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.request(message, NLM_F_ACK | flags).await.map(drop)
+    }
+
+    /// Sends a request that is answered by the object itself.
+    pub(super) async fn get(&self, message: RouteNetlinkMessage) -> io::Result<Option<RouteNetlinkMessage>> {
+        Ok(self.request(message, 0).await?.0.pop())
+    }
+
+    /// Everything that matches.
+    pub(super) async fn dump(&self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let (found, interrupted) = self.request(message.clone(), NLM_F_DUMP).await?;
+            if !interrupted {
+                return Ok(found);
+            }
+        }
+        Err(io::Error::other("the kernel's tables kept changing while they were read"))
+    }
+
+    async fn request(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | flags;
+        let mut answers = self.handle.clone().request(request).map_err(io::Error::other)?;
+
+        let mut found = Vec::new();
+        let mut interrupted = false;
+        while let Some(answer) = answers.next().await {
+            interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+            match answer.payload {
+                NetlinkPayload::InnerMessage(message) => found.push(message),
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                NetlinkPayload::Done(done) if done.code < 0 => return Err(io::Error::from_raw_os_error(-done.code)),
+                NetlinkPayload::Overrun(_) => interrupted = true,
+                _ => {}
+            }
+        }
+        Ok((found, interrupted))
+    }
+}
+
+/// Whether the kernel answered with this error number.
+pub(super) fn is_errno(error: &io::Error, errno: nix::errno::Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
+}
+
+/// Takes "it is so already" for success.
+pub(super) fn tolerate(result: io::Result<()>, errnos: &[nix::errno::Errno]) -> io::Result<()> {
+    match result {
+        Err(error) if errnos.iter().any(|errno| is_errno(&error, *errno)) => Ok(()),
+        other => other,
+    }
+}

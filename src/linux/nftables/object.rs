@@ -1,0 +1,156 @@
+//! What `nft -j` reads and prints, as far as our own table needs it.
+//!
+//! The `nftables` crate has tables, chains and rules. Named verdict maps, address sets with many elements,
+//! and counters past 32 bits are ours.
+
+use std::net::IpAddr;
+
+use nftables::schema::{Chain, Rule, Table};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::types::IpNet;
+
+/// The whole of an input or a listing.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Document<T> {
+    pub(super) nftables: Vec<T>,
+}
+
+/// One line of an input: a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Command {
+    Add(Object),
+    Delete(Object),
+    Flush(Object),
+}
+
+/// One line of a listing, or what a change is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Object {
+    Metainfo(serde_json::Value),
+    Table(Table<'static>),
+    Chain(Chain<'static>),
+    Rule(Rule<'static>),
+    Set(AddressSet),
+    Map(VerdictMap),
+    Counter(Counter),
+    #[serde(skip_deserializing)]
+    Element(Elements),
+}
+
+/// A named set of addresses or prefixes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AddressSet {
+    pub(super) family: String,
+    pub(super) table: String,
+    pub(super) name: String,
+    #[serde(rename = "type")]
+    pub(super) key: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    pub(super) flags: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) elem: Vec<Address>,
+    /// What we never write: a set that has one is not ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) timeout: Option<u64>,
+}
+
+/// A named map from addresses or prefixes to the chain that judges them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct VerdictMap {
+    pub(super) family: String,
+    pub(super) table: String,
+    pub(super) name: String,
+    #[serde(rename = "type")]
+    pub(super) key: String,
+    pub(super) map: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    pub(super) flags: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) elem: Vec<(Address, Verdict)>,
+    /// What we never write: a map that has one is not ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) timeout: Option<u64>,
+}
+
+/// A named counter. Its figures are not part of what it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counter {
+    pub(super) family: String,
+    pub(super) table: String,
+    pub(super) name: String,
+}
+
+/// Elements that come to a set or map, or leave it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Elements {
+    pub(super) family: String,
+    pub(super) table: String,
+    pub(super) name: String,
+    pub(super) elem: ElementList,
+}
+
+/// Elements of either kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub(super) enum ElementList {
+    Addresses(Vec<Address>),
+    Verdicts(Vec<(Address, Verdict)>),
+}
+
+/// A single address, or a prefix.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Address {
+    Host(IpAddr),
+    Prefix { prefix: Prefix },
+}
+
+/// A prefix.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Prefix {
+    pub(super) addr: IpAddr,
+    pub(super) len: u8,
+}
+
+/// Where a mapped packet goes on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Verdict {
+    Goto { target: String },
+}
+
+impl From<IpNet> for Address {
+    fn from(net: IpNet) -> Self {
+        if net.prefix_len() == net.max_prefix_len() {
+            Self::Host(net.addr())
+        } else {
+            Self::Prefix { prefix: Prefix { addr: net.addr(), len: net.prefix_len() } }
+        }
+    }
+}
+
+impl Address {
+    pub(super) fn net(&self) -> Option<IpNet> {
+        match self {
+            Self::Host(address) => Some(IpNet::from(*address)),
+            Self::Prefix { prefix } => IpNet::new(prefix.addr, prefix.len).ok(),
+        }
+    }
+}
+
+/// Some versions of `nft` print a list of one as the one.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(one) => vec![one],
+        OneOrMany::Many(many) => many,
+    })
+}

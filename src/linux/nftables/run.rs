@@ -1,0 +1,100 @@
+//! The `nft` program as our child.
+//!
+//! It reads its input from a pipe and inherits our capabilities (they must be ambient for an ordinary
+//! user). It is killed when it takes too long or when nobody waits for it any more, which leaves the
+//! kernel's tables whole: it commits everything at once or nothing.
+
+use std::io;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+
+use crate::types::Limit;
+
+/// Ten thousand peers take it half a second on an idle machine; a machine hundred times as slow still
+/// gets its answer, and a program that hangs is noticed.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Ten thousand peers make a listing of 4 MB. More than this is nothing of ours, and an error before memory
+/// is spent on it.
+const OUTPUT: Limit = Limit::new("bytes of nft output", 64 << 20);
+/// Where the system keeps administrators' programs, whatever `PATH` we were started with.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why `nft` did not do what it was asked.
+#[derive(Debug)]
+pub(super) enum NftError {
+    /// The table or another object is not there, or the kernel lacks a module; in the words of nft.
+    Absent(String),
+    /// Anything else, in words.
+    Failed(String),
+}
+
+impl From<io::Error> for NftError {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(match error.kind() {
+            io::ErrorKind::NotFound => format!("the program nft was not found in {PATH}; install nftables"),
+            _ => format!("nft: {error}"),
+        })
+    }
+}
+
+/// Runs `nft -j -n` with these arguments and this input, and returns what it printed.
+pub(super) async fn run(arguments: &[&str], input: Vec<u8>) -> Result<String, NftError> {
+    match tokio::time::timeout(TIMEOUT, run_unbounded(arguments, input)).await {
+        Ok(result) => result,
+        Err(_) => Err(NftError::Failed(format!("nft did not finish within {} s", TIMEOUT.as_secs()))),
+    }
+}
+
+async fn run_unbounded(arguments: &[&str], input: Vec<u8>) -> Result<String, NftError> {
+    let mut child = Command::new("nft")
+        .args(["-j", "-n"])
+        .args(arguments)
+        .env_clear()
+        .env("PATH", PATH)
+        // Its error texts are looked at.
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+
+    let write = async move {
+        if let Some(mut stdin) = stdin {
+            // A child that ends early closes the pipe; its exit status tells why.
+            let _ = stdin.write_all(&input).await;
+        }
+    };
+    let (_, output, errors) = tokio::join!(write, read_bounded(stdout), read_bounded(stderr));
+    let (output, errors) = (output?, errors?);
+    let status = child.wait().await?;
+    if status.success() {
+        Ok(output)
+    } else if errors.contains("No such file or directory") {
+        Err(NftError::Absent(summary(&errors, status)))
+    } else {
+        Err(NftError::Failed(summary(&errors, status)))
+    }
+}
+
+async fn read_bounded(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> Result<String, NftError> {
+    let mut text = String::new();
+    if let Some(pipe) = pipe {
+        let most = u64::try_from(OUTPUT.most).unwrap_or(u64::MAX);
+        pipe.take(most + 1).read_to_string(&mut text).await?;
+        OUTPUT.check(text.len()).map_err(|error| NftError::Failed(error.to_string()))?;
+    }
+    Ok(text)
+}
+
+/// The first line of the complaint: the rest repeats our own input.
+fn summary(errors: &str, status: std::process::ExitStatus) -> String {
+    match errors.lines().find(|line| !line.trim().is_empty()) {
+        Some(line) => format!("nft: {}", line.trim()),
+        None => format!("nft: {status}"),
+    }
+}

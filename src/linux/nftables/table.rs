@@ -1,0 +1,429 @@
+//! The firewall as an nftables table.
+//!
+//! ```text
+//! spoof   (prerouting)  an overlay source that arrives elsewhere than its route leads: dropped
+//! input   (input)       from our link: overlay; what comes back from there without a verdict: dropped
+//! forward (forward)     the same; and into our link: only answers
+//!
+//! overlay   established, related                   accept
+//!           destination not in @served4/6          drop
+//!           ICMP errors and echo replies           accept
+//!           source in @hosts4/6, else @subnets4/6  goto class_…
+//!           any other source                       drop
+//! class_…   per rule: destination . protocol . port in { … }   accept, counted
+//!           per rule: ICMP to any of its destinations          accept, counted
+//! ```
+//!
+//! The base chains run after the host's own filters, accept what is not ours to judge, and name our link by
+//! name, so that the table stands before the link does. A spoofed source is told by the route that leads back
+//! to it and not by its range alone, so that another use of the shared address space on this host (a
+//! provider's network, another overlay) goes on beside us.
+//!
+//! Numbers, not names, for protocols, ICMP types and states: names depend on files of the host. What is
+//! written here is what `nft -j -n` prints, so a listing can be compared with it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use nftables::expr::{
+    Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, Range, SetItem,
+};
+use nftables::schema::{Chain, Rule, Table};
+use nftables::stmt::{self, JumpTarget, Match, Operator, Statement, VerdictMap as VerdictLookup};
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+
+use crate::plan::{Admit, Class, ClassId, Firewall, PortRange, Protocol, RuleId, own};
+use crate::types::{IpNet, OVERLAY_V4, OVERLAY_V6};
+
+use super::object::{Address, AddressSet, Counter, Object, Verdict, VerdictMap};
+
+/// After the host's own filters, whose base chains sit at 0: what they drop never reaches ours.
+const AFTER_HOST_FILTERS: i32 = 10;
+/// Before connection tracking sees the packet.
+const RAW: i32 = -300;
+
+/// Connection states, as bits: established, related.
+const ANSWERS: [u32; 2] = [2, 4];
+/// ICMP: echo reply, destination unreachable, time exceeded, parameter problem.
+const ICMP_ALWAYS: [u32; 4] = [0, 3, 11, 12];
+/// ICMPv6: destination unreachable, packet too big, time exceeded, parameter problem, echo reply.
+const ICMPV6_ALWAYS: [u32; 5] = [1, 2, 3, 4, 129];
+
+/// Why a packet was dropped: a counter each.
+pub(super) const DENIED_SPOOFED: &str = "denied_spoofed_source";
+pub(super) const DENIED_DESTINATION: &str = "denied_foreign_destination";
+pub(super) const DENIED_SOURCE: &str = "denied_unknown_source";
+pub(super) const DENIED_POLICY: &str = "denied_by_policy";
+pub(super) const DENIED_UNASKED: &str = "denied_unasked_into_overlay";
+const DENIED: [&str; 5] = [DENIED_SPOOFED, DENIED_DESTINATION, DENIED_SOURCE, DENIED_POLICY, DENIED_UNASKED];
+
+/// The address families, with how nftables names the things of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(super) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    pub(super) fn digit(self) -> char {
+        match self {
+            Self::V4 => '4',
+            Self::V6 => '6',
+        }
+    }
+
+    fn protocol(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        }
+    }
+
+    fn address_type(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4_addr",
+            Self::V6 => "ipv6_addr",
+        }
+    }
+
+    fn icmp(self) -> Protocol {
+        match self {
+            Self::V4 => Protocol::ICMP,
+            Self::V6 => Protocol::ICMPV6,
+        }
+    }
+}
+
+/// Every object of the table, in an order in which each finds what it refers to. `with_elements` is false
+/// where only the shape is compared.
+pub(super) fn objects(firewall: &Firewall, with_elements: bool) -> Vec<Object> {
+    let mut objects = vec![table()];
+    objects.extend(DENIED.iter().map(|name| counter((*name).to_owned())));
+    objects.extend(rule_ids(firewall).into_iter().map(|id| counter(counter_name(id))));
+    objects.extend(firewall.classes.keys().map(|id| chain(class_name(*id))));
+    for family in Family::BOTH {
+        objects.push(served_set(family, with_elements.then_some(firewall)));
+        objects.push(hosts_map(family, with_elements.then_some(firewall)));
+        objects.push(subnets_map(family, with_elements.then_some(firewall)));
+    }
+    objects.push(chain("overlay".to_owned()));
+    objects.push(base_chain("spoof", NfHook::Prerouting, RAW));
+    objects.push(base_chain("input", NfHook::Input, AFTER_HOST_FILTERS));
+    objects.push(base_chain("forward", NfHook::Forward, AFTER_HOST_FILTERS));
+    for (id, class) in &firewall.classes {
+        objects.extend(class_rules(*id, class));
+    }
+    objects.extend(overlay_rules());
+    objects.extend(base_rules());
+    objects
+}
+
+/// The rules that some class uses.
+pub(super) fn rule_ids(firewall: &Firewall) -> BTreeSet<RuleId> {
+    firewall.classes.values().flat_map(|class| class.rules.keys().copied()).collect()
+}
+
+pub(super) fn table() -> Object {
+    Object::Table(Table { family: NfFamily::INet, name: own::NFT_TABLE.into(), handle: None })
+}
+
+pub(super) fn counter(name: String) -> Object {
+    Object::Counter(Counter { family: "inet".to_owned(), table: own::NFT_TABLE.to_owned(), name })
+}
+
+pub(super) fn chain(name: String) -> Object {
+    Object::Chain(Chain {
+        family: NfFamily::INet,
+        table: own::NFT_TABLE.into(),
+        name: name.into(),
+        newname: None,
+        handle: None,
+        _type: None,
+        hook: None,
+        prio: None,
+        dev: None,
+        policy: None,
+    })
+}
+
+/// The chain that judges a class.
+pub(super) fn class_name(id: ClassId) -> String {
+    format!("class_{id}")
+}
+
+/// The counter of a rule of the packet filter.
+pub(super) fn counter_name(id: RuleId) -> String {
+    format!("rule_{id}")
+}
+
+/// What a class may open: the rules of its chain.
+pub(super) fn class_rules(id: ClassId, class: &Class) -> Vec<Object> {
+    let mut rules = Vec::new();
+    for (rule_id, admits) in &class.rules {
+        let counted = |matches: Vec<Statement<'static>>| {
+            let verdict = [count(counter_name(*rule_id)), Statement::Accept(None)];
+            rule(class_name(id), matches.into_iter().chain(verdict).collect())
+        };
+        for family in Family::BOTH {
+            let admits: Vec<Admit> =
+                admits.iter().filter(|admit| Family::of(admit.destination.addr()) == family).copied().collect();
+            for layer in layers(&admits) {
+                let key = vec![payload(family.protocol(), "daddr"), meta(MetaKey::L4proto), payload("th", "dport")];
+                rules.push(counted(vec![equals(concat(key), set(layer.iter().map(write_admit)))]));
+            }
+            let destinations = widest(admits.iter().map(|admit| admit.destination));
+            if !destinations.is_empty() {
+                let icmp = || Expression::Number(family.icmp().0.into());
+                let key = vec![payload(family.protocol(), "daddr"), meta(MetaKey::L4proto)];
+                let items = destinations.iter().map(|net| concat(vec![write_address(net), icmp()]));
+                rules.push(counted(vec![equals(concat(key), set(items))]));
+            }
+        }
+    }
+    rules
+}
+
+/// The addresses and prefixes of one family that are served.
+pub(super) fn served(firewall: &Firewall, family: Family) -> impl Iterator<Item = Address> {
+    firewall.served.iter().filter(move |net| Family::of(net.addr()) == family).map(|net| Address::from(*net))
+}
+
+/// The single sources of one family, with their classes.
+pub(super) fn hosts(firewall: &Firewall, family: Family) -> impl Iterator<Item = (Address, Verdict)> {
+    let hosts = firewall.hosts.iter().filter(move |(address, _)| Family::of(**address) == family);
+    hosts.map(|(address, class)| (Address::Host(*address), goto(*class)))
+}
+
+/// The source prefixes of one family, with their classes.
+pub(super) fn subnets(firewall: &Firewall, family: Family) -> impl Iterator<Item = (Address, Verdict)> {
+    let subnets = firewall.subnets.iter().filter(move |(net, _)| Family::of(net.addr()) == family);
+    subnets.map(|(net, class)| (Address::from(*net), goto(*class)))
+}
+
+fn served_set(family: Family, firewall: Option<&Firewall>) -> Object {
+    Object::Set(AddressSet {
+        family: "inet".to_owned(),
+        table: own::NFT_TABLE.to_owned(),
+        name: format!("served{}", family.digit()),
+        key: family.address_type().to_owned(),
+        flags: vec!["interval".to_owned()],
+        elem: firewall.map(|firewall| served(firewall, family).collect()).unwrap_or_default(),
+        timeout: None,
+    })
+}
+
+fn hosts_map(family: Family, firewall: Option<&Firewall>) -> Object {
+    let elem = firewall.map(|firewall| hosts(firewall, family).collect()).unwrap_or_default();
+    verdict_map("hosts", family, Vec::new(), elem)
+}
+
+fn subnets_map(family: Family, firewall: Option<&Firewall>) -> Object {
+    let elem = firewall.map(|firewall| subnets(firewall, family).collect()).unwrap_or_default();
+    verdict_map("subnets", family, vec!["interval".to_owned()], elem)
+}
+
+fn verdict_map(name: &str, family: Family, flags: Vec<String>, elem: Vec<(Address, Verdict)>) -> Object {
+    Object::Map(VerdictMap {
+        family: "inet".to_owned(),
+        table: own::NFT_TABLE.to_owned(),
+        name: format!("{name}{}", family.digit()),
+        key: family.address_type().to_owned(),
+        map: "verdict".to_owned(),
+        flags,
+        elem,
+        timeout: None,
+    })
+}
+
+fn overlay_rules() -> Vec<Object> {
+    let mut rules = vec![vec![answers(), Statement::Accept(None)]];
+    for family in Family::BOTH {
+        let elsewhere = Statement::Match(Match {
+            left: payload(family.protocol(), "daddr"),
+            right: reference("served", family),
+            op: Operator::NEQ,
+        });
+        rules.push(vec![elsewhere, count(DENIED_DESTINATION.to_owned()), Statement::Drop(None)]);
+    }
+    let icmp = [("icmp", ICMP_ALWAYS.as_slice()), ("icmpv6", ICMPV6_ALWAYS.as_slice())];
+    for (protocol, types) in icmp {
+        let types = set(types.iter().map(|number| Expression::Number(*number)));
+        rules.push(vec![equals(payload(protocol, "type"), types), Statement::Accept(None)]);
+    }
+    for map in ["hosts", "subnets"] {
+        for family in Family::BOTH {
+            let key = payload(family.protocol(), "saddr");
+            rules.push(vec![Statement::VerdictMap(VerdictLookup { key, data: reference(map, family) })]);
+        }
+    }
+    rules.push(vec![count(DENIED_SOURCE.to_owned()), Statement::Drop(None)]);
+    rules.into_iter().map(|statements| rule("overlay".to_owned(), statements)).collect()
+}
+
+fn base_rules() -> Vec<Object> {
+    let from_us = || equals(meta(MetaKey::Iifname), text(own::LINK));
+    let into_us = || equals(meta(MetaKey::Oifname), text(own::LINK));
+    let judge = || Statement::Jump(JumpTarget { target: "overlay".into() });
+    let drop = |counter: &str| [count(counter.to_owned()), Statement::Drop(None)];
+
+    let home = set([text("lo"), text(own::LINK)].into_iter());
+    let mut rules = vec![rule("spoof".to_owned(), vec![equals(meta(MetaKey::Iifname), home), Statement::Accept(None)])];
+    for range in [IpNet::V4(OVERLAY_V4), IpNet::V6(OVERLAY_V6)] {
+        let source = payload(Family::of(range.addr()).protocol(), "saddr");
+        let way_back = Expression::Named(NamedExpression::Fib(Fib {
+            result: FibResult::Oifname,
+            flags: [FibFlag::Saddr].into_iter().collect(),
+        }));
+        let matches = [equals(source, write_address(&range)), equals(way_back, text(own::LINK))];
+        rules.push(rule("spoof".to_owned(), matches.into_iter().chain(drop(DENIED_SPOOFED)).collect()));
+    }
+    for hook in ["input", "forward"] {
+        rules.push(rule(hook.to_owned(), vec![from_us(), judge()]));
+        rules.push(rule(hook.to_owned(), [from_us()].into_iter().chain(drop(DENIED_POLICY)).collect()));
+    }
+    rules.push(rule("forward".to_owned(), vec![into_us(), answers(), Statement::Accept(None)]));
+    rules.push(rule("forward".to_owned(), [into_us()].into_iter().chain(drop(DENIED_UNASKED)).collect()));
+    rules
+}
+
+/// Splits overlapping rights over several sets, because a set of intervals takes none that overlap.
+///
+/// Rights come sorted by destination, so a prefix follows those that contain it: each right goes to the
+/// first layer where none of the rights around it overlaps it.
+fn layers(admits: &[Admit]) -> Vec<Vec<Admit>> {
+    let mut layers: Vec<Vec<Admit>> = Vec::new();
+    let mut around: Vec<(Admit, usize)> = Vec::new();
+    for admit in admits {
+        around.retain(|(outer, _)| outer.destination.contains(&admit.destination));
+        let taken: BTreeSet<usize> = around
+            .iter()
+            .filter(|(outer, _)| outer.protocol == admit.protocol && ports_meet(outer.ports, admit.ports))
+            .map(|(_, layer)| *layer)
+            .collect();
+        let layer = (0..).find(|layer| !taken.contains(layer)).unwrap_or_default();
+        if layer == layers.len() {
+            layers.push(Vec::new());
+        }
+        layers[layer].push(*admit);
+        around.push((*admit, layer));
+    }
+    layers
+}
+
+fn ports_meet(a: PortRange, b: PortRange) -> bool {
+    a.first <= b.last && b.first <= a.last
+}
+
+/// The prefixes that no other contains. Neighbours stay apart.
+fn widest(nets: impl Iterator<Item = IpNet>) -> Vec<IpNet> {
+    let sorted: BTreeSet<IpNet> = nets.collect();
+    let mut widest: Vec<IpNet> = Vec::new();
+    for net in sorted {
+        if !widest.last().is_some_and(|outer| outer.contains(&net)) {
+            widest.push(net);
+        }
+    }
+    widest
+}
+
+fn write_admit(admit: &Admit) -> Expression<'static> {
+    let ports = if admit.ports.first == admit.ports.last {
+        Expression::Number(admit.ports.first.into())
+    } else {
+        let range = [admit.ports.first, admit.ports.last].map(|port| Expression::Number(port.into()));
+        Expression::Range(Box::new(Range { range }))
+    };
+    let protocol = Expression::Number(admit.protocol.0.into());
+    concat(vec![write_address(&admit.destination), protocol, ports])
+}
+
+pub(super) fn write_address(net: &IpNet) -> Expression<'static> {
+    let address = Expression::String(net.addr().to_string().into());
+    if net.prefix_len() == net.max_prefix_len() {
+        return address;
+    }
+    Expression::Named(NamedExpression::Prefix(Prefix { addr: Box::new(address), len: net.prefix_len().into() }))
+}
+
+fn concat(parts: Vec<Expression<'static>>) -> Expression<'static> {
+    Expression::Named(NamedExpression::Concat(parts))
+}
+
+/// An anonymous set. One whose key is not a concatenation must hold no neighbours: `nft` would join them.
+fn set(items: impl Iterator<Item = Expression<'static>>) -> Expression<'static> {
+    Expression::Named(NamedExpression::Set(items.map(SetItem::Element).collect()))
+}
+
+fn base_chain(name: &'static str, hook: NfHook, priority: i32) -> Object {
+    Object::Chain(Chain {
+        family: NfFamily::INet,
+        table: own::NFT_TABLE.into(),
+        name: name.into(),
+        newname: None,
+        handle: None,
+        _type: Some(NfChainType::Filter),
+        hook: Some(hook),
+        prio: Some(priority),
+        dev: None,
+        policy: Some(NfChainPolicy::Accept),
+    })
+}
+
+fn rule(chain: String, statements: Vec<Statement<'static>>) -> Object {
+    Object::Rule(Rule {
+        family: NfFamily::INet,
+        table: own::NFT_TABLE.into(),
+        chain: chain.into(),
+        expr: statements.into(),
+        handle: None,
+        index: None,
+        comment: None,
+    })
+}
+
+fn answers() -> Statement<'static> {
+    let state = nftables::expr::CT { key: "state".into(), family: None, dir: None };
+    Statement::Match(Match {
+        left: Expression::Named(NamedExpression::CT(state)),
+        right: Expression::List(ANSWERS.map(Expression::Number).to_vec()),
+        op: Operator::IN,
+    })
+}
+
+fn goto(class: ClassId) -> Verdict {
+    Verdict::Goto { target: class_name(class) }
+}
+
+fn count(name: String) -> Statement<'static> {
+    Statement::Counter(stmt::Counter::Named(name.into()))
+}
+
+fn equals(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
+    Statement::Match(Match { left, right, op: Operator::EQ })
+}
+
+fn reference(name: &str, family: Family) -> Expression<'static> {
+    Expression::String(format!("@{name}{}", family.digit()).into())
+}
+
+fn payload(protocol: &'static str, field: &'static str) -> Expression<'static> {
+    let field = PayloadField { protocol: protocol.into(), field: field.into() };
+    Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
+}
+
+fn meta(key: MetaKey) -> Expression<'static> {
+    Expression::Named(NamedExpression::Meta(Meta { key }))
+}
+
+fn text(text: &'static str) -> Expression<'static> {
+    Expression::String(text.into())
+}

@@ -1,0 +1,156 @@
+//! Policy rules at our priorities.
+
+use std::io;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::route::{RouteHeader, RouteProtocol};
+use netlink_packet_route::rule::{self, RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
+
+use crate::plan::{Rule, RuleAction, own};
+
+use super::netlink::{RouteSocket, tolerate};
+
+/// How the kernel prints "no suppression" in every rule.
+const NO_SUPPRESSION: u32 = u32::MAX;
+
+/// What was found at our priorities.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Rules as we make them, duplicates included.
+    pub(super) rules: Vec<Rule>,
+    /// The others, each with the text that names it.
+    pub(super) strange: Vec<(String, RuleMessage)>,
+}
+
+pub(super) async fn observe(socket: &RouteSocket) -> io::Result<Found> {
+    let mut found = Found::default();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut question = RuleMessage::default();
+        question.header.family = family;
+        for message in socket.dump(RouteNetlinkMessage::GetRule(question)).await? {
+            let RouteNetlinkMessage::NewRule(message) = message else { continue };
+            if !is_ours(&message) {
+                continue;
+            }
+            match read(&message) {
+                Some(rule) => found.rules.push(rule),
+                None => found.strange.push((format!("rule {}", describe(&message)), message)),
+            }
+        }
+    }
+    found.rules.sort_unstable();
+    Ok(found)
+}
+
+pub(super) async fn add(socket: &RouteSocket, rule: &Rule) -> io::Result<()> {
+    let mut message = write(rule);
+    message.attributes.push(RuleAttribute::Protocol(RouteProtocol::from(own::ROUTE_PROTOCOL)));
+    let added = socket.ask(RouteNetlinkMessage::NewRule(message), NLM_F_CREATE | NLM_F_EXCL).await;
+    tolerate(added, &[Errno::EEXIST])
+}
+
+/// Removes one rule that looks like this, whoever's protocol number it carries.
+pub(super) async fn remove(socket: &RouteSocket, rule: &Rule) -> io::Result<()> {
+    let removed = socket.ask(RouteNetlinkMessage::DelRule(write(rule)), 0).await;
+    tolerate(removed, &[Errno::ENOENT])
+}
+
+pub(super) async fn remove_strange(socket: &RouteSocket, message: &RuleMessage) -> io::Result<()> {
+    let removed = socket.ask(RouteNetlinkMessage::DelRule(message.clone()), 0).await;
+    tolerate(removed, &[Errno::ENOENT])
+}
+
+pub(super) fn is_ours(message: &RuleMessage) -> bool {
+    (own::RULE_FIRST..=own::RULE_LAST).contains(&priority_of(message))
+}
+
+fn priority_of(message: &RuleMessage) -> u32 {
+    let priority = message.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Priority(priority) => Some(*priority),
+        _ => None,
+    });
+    priority.unwrap_or_default()
+}
+
+/// A kernel rule as ours, or nothing where we would never have made it.
+fn read(message: &RuleMessage) -> Option<Rule> {
+    let header = &message.header;
+    let plain = header.action == rule::RuleAction::ToTable
+        && header.dst_len == 0
+        && header.src_len == 0
+        && header.tos == 0
+        && header.flags.is_empty();
+    if !plain {
+        return None;
+    }
+    let mut table = u32::from(header.table);
+    let (mut mark, mut mask) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Table(number) => table = *number,
+            RuleAttribute::FwMark(value) => mark = Some(*value),
+            RuleAttribute::FwMask(value) => mask = Some(*value),
+            RuleAttribute::Priority(_) | RuleAttribute::Protocol(_) => {}
+            RuleAttribute::SuppressPrefixLen(NO_SUPPRESSION) | RuleAttribute::SuppressIfGroup(NO_SUPPRESSION) => {}
+            _ => return None,
+        }
+    }
+    let action = match table {
+        own::ROUTE_TABLE => RuleAction::Ours,
+        table if table == u32::from(RouteHeader::RT_TABLE_MAIN) => RuleAction::Main,
+        _ => return None,
+    };
+    Some(Rule {
+        priority: priority_of(message),
+        ipv6: header.family == AddressFamily::Inet6,
+        mark: match (mark, mask) {
+            (None, None | Some(0)) => None,
+            (mark, mask) => Some((mark.unwrap_or(0), mask.unwrap_or(u32::MAX))),
+        },
+        action,
+    })
+}
+
+fn write(rule: &Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = if rule.ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    message.header.action = rule::RuleAction::ToTable;
+    let table = match rule.action {
+        RuleAction::Main => u32::from(RouteHeader::RT_TABLE_MAIN),
+        RuleAction::Ours => own::ROUTE_TABLE,
+    };
+    message.attributes.push(RuleAttribute::Table(table));
+    message.attributes.push(RuleAttribute::Priority(rule.priority));
+    if let Some((mark, mask)) = rule.mark {
+        message.attributes.push(RuleAttribute::FwMark(mark));
+        message.attributes.push(RuleAttribute::FwMask(mask));
+    }
+    message
+}
+
+fn describe(message: &RuleMessage) -> String {
+    let header = &message.header;
+    let family = if header.family == AddressFamily::Inet6 { "inet6" } else { "inet" };
+    let details: Vec<String> = message
+        .attributes
+        .iter()
+        .filter(|attribute| {
+            !matches!(
+                attribute,
+                RuleAttribute::SuppressPrefixLen(NO_SUPPRESSION) | RuleAttribute::SuppressIfGroup(NO_SUPPRESSION)
+            )
+        })
+        .map(|attribute| format!("{attribute:?}"))
+        .collect();
+    format!(
+        "{family} {:?} from /{} to /{} tos {} flags {:#x} {}",
+        header.action,
+        header.src_len,
+        header.dst_len,
+        header.tos,
+        header.flags.bits(),
+        details.join(" "),
+    )
+}

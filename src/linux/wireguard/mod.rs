@@ -1,0 +1,206 @@
+//! The WireGuard side of our link.
+//!
+//! The device itself (its creation, key, port and mark) goes through `wireguard-control`, which blocks and
+//! would bring a deleted device back with every change: so it runs on the blocking pool, and after a look
+//! whether the device is there. Peers go through [`peers`], which can say what that library cannot: change
+//! only what exists, take single allowed IPs away, and split what is too long for one message. The device
+//! is deleted by number in [`super::link`], because that library would read all peers first.
+
+mod digest;
+mod peers;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::StreamExt;
+use genetlink::{GenetlinkError, GenetlinkHandle};
+use netlink_packet_core::{
+    Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    ParseableParametrized,
+};
+use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
+use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd, WireguardMessage};
+use nix::errno::Errno;
+use tokio::task::JoinSet;
+use wireguard_control::{Backend, DeviceUpdate, InterfaceName, Key};
+
+use crate::plan::{ObservedDevice, Peer, own};
+use crate::types::{IpNet, NodePrivate, NodePublic};
+
+use super::netlink::{DUMP_ATTEMPTS, is_errno};
+
+pub(super) use digest::Digest;
+
+/// A generic netlink socket in the network namespace of the thread that opened it.
+pub(super) struct WireguardSocket {
+    handle: GenetlinkHandle,
+    /// Whether this kernel takes single allowed IPs away (6.16 and later), until it refuses.
+    removes_single_ips: AtomicBool,
+    _connection: JoinSet<()>,
+}
+
+/// Makes the link; one that is there already stays as it is.
+pub(super) async fn create() -> io::Result<()> {
+    update(DeviceUpdate::new()).await
+}
+
+/// Sets our key on a device that exists.
+pub(super) async fn set_private_key(key: &NodePrivate) -> io::Result<()> {
+    // The kernel needs the secret itself.
+    update(DeviceUpdate::new().set_private_key(Key(*key.expose_bytes()))).await
+}
+
+/// Sets the UDP port on a device that exists.
+pub(super) async fn set_listen_port(port: u16) -> io::Result<()> {
+    update(DeviceUpdate::new().set_listen_port(port)).await
+}
+
+/// Sets the mark of outer packets on a device that exists.
+pub(super) async fn set_fwmark(mark: u32) -> io::Result<()> {
+    update(DeviceUpdate::new().set_fwmark(mark)).await
+}
+
+impl WireguardSocket {
+    pub(super) fn open() -> io::Result<Self> {
+        let (mut connection, handle, _) = genetlink::new_connection()?;
+        // A dump's error travels in its last message.
+        connection.set_forward_done(true);
+        let mut task = JoinSet::new();
+        task.spawn(connection);
+        Ok(Self { handle, removes_single_ips: AtomicBool::new(true), _connection: task })
+    }
+
+    /// The device and all its peers; nothing where there is no WireGuard link of our name.
+    pub(super) async fn observe(&self) -> io::Result<Option<ObservedDevice>> {
+        self.dump(ObservedDevice::default, peers::read).await
+    }
+
+    /// A short digest of everything but what the kernel moves by itself: it changes when somebody changes
+    /// the device.
+    pub(super) async fn digest(&self) -> io::Result<Option<Digest>> {
+        self.dump(Digest::default, |digest: &mut Digest, part: Digest| digest.append(part)).await
+    }
+
+    /// Adds a peer whole.
+    pub(super) async fn add_peer(&self, key: &NodePublic, peer: &Peer) -> io::Result<()> {
+        self.send(peers::add(key, peer)).await
+    }
+
+    /// Gives a present peer more allowed IPs.
+    pub(super) async fn add_allowed_ips<'a>(
+        &self,
+        key: &NodePublic,
+        allowed_ips: impl IntoIterator<Item = &'a IpNet>,
+    ) -> io::Result<()> {
+        self.send(peers::add_allowed_ips(key, allowed_ips)).await
+    }
+
+    /// Takes allowed IPs from a present peer; those that stay are never without a peer.
+    pub(super) async fn remove_allowed_ips<'a>(
+        &self,
+        key: &NodePublic,
+        allowed_ips: impl IntoIterator<Item = &'a IpNet> + Clone,
+    ) -> io::Result<()> {
+        if self.removes_single_ips.load(Ordering::Relaxed) {
+            match self.send(peers::remove_allowed_ips(key, allowed_ips.clone())).await {
+                Err(error) if is_errno(&error, Errno::EINVAL) => {
+                    self.removes_single_ips.store(false, Ordering::Relaxed);
+                }
+                other => return other,
+            }
+        }
+        self.send(peers::throw_away(allowed_ips)).await
+    }
+
+    pub(super) async fn set_endpoint(&self, key: &NodePublic, endpoint: SocketAddr) -> io::Result<()> {
+        self.send(peers::set_endpoint(key, endpoint)).await
+    }
+
+    pub(super) async fn set_keepalive(&self, key: &NodePublic, seconds: u16) -> io::Result<()> {
+        self.send(peers::set_keepalive(key, seconds)).await
+    }
+
+    pub(super) async fn remove_peer(&self, key: &NodePublic) -> io::Result<()> {
+        self.send(peers::remove(key)).await
+    }
+
+    async fn send(&self, messages: Vec<WireguardMessage>) -> io::Result<()> {
+        for message in messages {
+            let mut request = NetlinkMessage::from(GenlMessage::from_payload(message));
+            request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+            let mut answers = self.handle.clone().request(request).await.map_err(into_io)?;
+            while let Some(answer) = answers.next().await {
+                if let NetlinkPayload::Error(error) = answer.map_err(io::Error::other)?.payload
+                    && error.code.is_some()
+                {
+                    return Err(error.to_io());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the device message by message into a value that begins as `start`.
+    async fn dump<F, T>(&self, start: impl Fn() -> T, read: impl Fn(&mut T, F)) -> io::Result<Option<T>>
+    where
+        F: GenlFamily + Emitable + ParseableParametrized<[u8], GenlHeader> + std::fmt::Debug + From<WireguardMessage>,
+    {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut request = NetlinkMessage::from(GenlMessage::from_payload(F::from(question())));
+            request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+            let mut answers = match self.handle.clone().request(request).await.map_err(into_io) {
+                Ok(answers) => answers,
+                // The module is not loaded, so there is no such device.
+                Err(error) if is_errno(&error, Errno::ENOENT) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+
+            let mut value = start();
+            let mut interrupted = false;
+            while let Some(answer) = answers.next().await {
+                let answer = answer.map_err(io::Error::other)?;
+                interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+                let code = match answer.payload {
+                    NetlinkPayload::InnerMessage(message) => {
+                        read(&mut value, message.payload);
+                        0
+                    }
+                    NetlinkPayload::Error(error) => error.raw_code(),
+                    NetlinkPayload::Done(done) => done.code,
+                    _ => 0,
+                };
+                match Errno::from_raw(-code) {
+                    Errno::ENODEV | Errno::EOPNOTSUPP => return Ok(None),
+                    error if code < 0 => return Err(error.into()),
+                    _ => {}
+                }
+            }
+            if !interrupted {
+                return Ok(Some(value));
+            }
+        }
+        Err(io::Error::other("the device kept changing while it was read"))
+    }
+}
+
+fn question() -> WireguardMessage {
+    WireguardMessage {
+        cmd: WireguardCmd::GetDevice,
+        attributes: vec![WireguardAttribute::IfName(own::LINK.to_owned())],
+    }
+}
+
+/// Applies a change on the blocking pool. The error texts of the library are those of the kernel.
+async fn update(change: DeviceUpdate) -> io::Result<()> {
+    let name: InterfaceName = own::LINK.parse()?;
+    let applied = tokio::task::spawn_blocking(move || change.apply(&name, Backend::Kernel)).await;
+    applied.map_err(io::Error::other)?
+}
+
+fn into_io(error: GenetlinkError) -> io::Error {
+    match error {
+        GenetlinkError::NetlinkError(error) => error,
+        error => io::Error::other(error),
+    }
+}

@@ -1,0 +1,221 @@
+//! Our nftables table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngSeed, TestRunner};
+use warren::linux::LinuxKernel;
+use warren::plan::{Admit, Class, ClassId, Firewall, ObservedFirewall, PortRange, Protocol, RuleId, Step};
+use warren::types::IpNet;
+
+use crate::common::*;
+
+fn admit(destination: &str, protocol: Protocol, first: u16, last: u16) -> Admit {
+    Admit { destination: net(destination), protocol, ports: PortRange { first, last } }
+}
+
+/// Everything that can be said in a table, overlapping rights among it.
+fn firewall() -> Firewall {
+    let web = BTreeSet::from([
+        admit("100.64.0.1/32", Protocol::TCP, 80, 80),
+        admit("10.0.0.0/8", Protocol::TCP, 0, 1023),
+        admit("10.1.0.0/16", Protocol::TCP, 443, 8443),
+        admit("10.1.2.0/24", Protocol::TCP, 443, 443),
+        admit("fd7a:115c:a1e0::1/128", Protocol::UDP, 53, 53),
+    ]);
+    let all = BTreeSet::from([
+        admit("0.0.0.0/0", Protocol(47), 0, u16::MAX),
+        admit("0.0.0.0/0", Protocol::TCP, 0, u16::MAX),
+        admit("::/0", Protocol::ICMPV6, 0, u16::MAX),
+    ]);
+    let one = Class { rules: BTreeMap::from([(RuleId(1), web.clone())]) };
+    let both = Class { rules: BTreeMap::from([(RuleId(1), web), (RuleId(u64::MAX), all)]) };
+    Firewall {
+        served: nets(&["100.64.0.1/32", "10.0.0.0/8", "fd7a:115c:a1e0::1/128", "fd00::/64", "fd00:0:0:1::/64"]),
+        classes: BTreeMap::from([(ClassId(1), one), (ClassId(0xabc), both), (ClassId(3), Class::default())]),
+        hosts: BTreeMap::from([
+            ("100.64.0.2".parse().unwrap(), ClassId(1)),
+            ("100.64.0.3".parse().unwrap(), ClassId(0xabc)),
+            ("fd7a:115c:a1e0::2".parse().unwrap(), ClassId(1)),
+            ("fd7a:115c:a1e0::3".parse().unwrap(), ClassId(3)),
+        ]),
+        subnets: BTreeMap::from([
+            (net("192.168.0.0/24"), ClassId(1)),
+            (net("192.168.1.0/24"), ClassId(1)),
+            (net("fd01::/64"), ClassId(0xabc)),
+        ]),
+    }
+}
+
+async fn firewall_of(kernel: &mut LinuxKernel) -> ObservedFirewall {
+    observe(kernel).await.firewall
+}
+
+#[test]
+fn a_table_is_read_back_as_it_was_written() {
+    in_namespace(Needs::Namespace, || async {
+        let mut kernel = LinuxKernel::new().unwrap();
+        assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Absent);
+
+        for wish in [firewall(), Firewall::default(), firewall()] {
+            let wish = Arc::new(wish);
+            apply(&mut kernel, [Step::ReplaceFirewall(wish.clone())]).await;
+            assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Table(wish));
+        }
+
+        apply(&mut kernel, [Step::DeleteFirewall, Step::DeleteFirewall]).await;
+        assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Absent);
+    });
+}
+
+#[test]
+fn any_table_becomes_any_other_by_its_differences() {
+    in_namespace(Needs::Namespace, || async {
+        let mut kernel = LinuxKernel::new().unwrap();
+        let mut runner = TestRunner::new(Config { rng_seed: RngSeed::Fixed(1), ..Config::default() });
+        let mut from = Arc::new(Firewall::default());
+        apply(&mut kernel, [Step::ReplaceFirewall(from.clone())]).await;
+
+        for _ in 0..12 {
+            let to = Arc::new(any_firewall().new_tree(&mut runner).unwrap().current());
+            apply(&mut kernel, [Step::UpdateFirewall { from, to: to.clone() }]).await;
+            assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Table(to.clone()));
+            from = to;
+        }
+    });
+}
+
+#[test]
+fn counters_survive_an_update_of_the_elements() {
+    in_namespace(Needs::Namespace, || async {
+        let mut kernel = LinuxKernel::new().unwrap();
+        let from = Arc::new(firewall());
+        apply(&mut kernel, [Step::ReplaceFirewall(from.clone())]).await;
+        // The loopback dressed up as our link would need WireGuard; a counter can be made to count by hand.
+        sh("nft insert rule inet warren input counter name denied_by_policy");
+        sh("ping -c 1 -W 5 127.0.0.1");
+        sh(
+            "nft delete rule inet warren input handle $(nft -a list chain inet warren input | sed -n 's/.*counter name .denied_by_policy. # handle //p')",
+        );
+        let counted =
+            json("nft -j list counter inet warren denied_by_policy")["nftables"][1]["counter"]["packets"].clone();
+        assert!(counted.as_u64().unwrap() > 0);
+
+        let mut to = firewall();
+        to.hosts.insert("100.64.0.4".parse().unwrap(), ClassId(1));
+        to.subnets.remove(&net("192.168.0.0/24"));
+        let to = Arc::new(to);
+        apply(&mut kernel, [Step::UpdateFirewall { from, to: to.clone() }]).await;
+
+        assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Table(to));
+        let after =
+            json("nft -j list counter inet warren denied_by_policy")["nftables"][1]["counter"]["packets"].clone();
+        assert_eq!(after, counted);
+    });
+}
+
+#[test]
+fn whatever_somebody_changes_in_the_table_is_seen() {
+    in_namespace(Needs::Namespace, || async {
+        let mut kernel = LinuxKernel::new().unwrap();
+        let wish = Arc::new(firewall());
+        for change in [
+            "nft insert rule inet warren overlay accept",
+            "nft add rule inet warren input iifname warren0 accept",
+            "nft flush chain inet warren forward",
+            "nft add rule inet warren class_0000000000000001 accept",
+            "nft add rule inet warren class_0000000000000003 ip daddr 10.0.0.0/8 accept",
+            "nft add chain inet warren mine",
+            "nft add counter inet warren mine",
+            "nft add set inet warren mine '{ type ipv4_addr; }'",
+            "nft add set inet warren mine '{ type ipv4_addr . inet_service; flags timeout; }'",
+            "nft add chain inet warren sneaky '{ type filter hook input priority -400; policy accept; }'",
+            "nft chain inet warren input '{ policy drop; }'",
+            "nft add element inet warren hosts4 '{ 100.64.0.77 : accept }'",
+            "nft add element inet warren subnets4 '{ 10.0.0.5-10.0.0.9 : goto class_0000000000000001 }'",
+        ] {
+            apply(&mut kernel, [Step::ReplaceFirewall(wish.clone())]).await;
+            assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Table(wish.clone()));
+            sh(change);
+            assert!(matches!(firewall_of(&mut kernel).await, ObservedFirewall::Altered(_)), "{change}");
+        }
+
+        // A change that says something is read as what it says.
+        apply(&mut kernel, [Step::ReplaceFirewall(wish.clone())]).await;
+        sh("nft delete element inet warren hosts4 '{ 100.64.0.2 }'");
+        let mut less = firewall();
+        less.hosts.remove(&"100.64.0.2".parse().unwrap());
+        assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Table(Arc::new(less)));
+    });
+}
+
+#[test]
+fn an_update_from_what_is_not_there_fails_and_changes_nothing() {
+    in_namespace(Needs::Namespace, || async {
+        use warren::plan::Kernel;
+
+        let mut kernel = LinuxKernel::new().unwrap();
+        let update = |from: Firewall, to: Firewall| Step::UpdateFirewall { from: from.into(), to: to.into() };
+        let error = kernel.apply(&update(Firewall::default(), firewall())).await.unwrap_err();
+        assert_eq!(error.operation, "update nftables table inet warren");
+        assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Absent);
+
+        apply(&mut kernel, [Step::ReplaceFirewall(Arc::new(Firewall::default()))]).await;
+        assert!(kernel.apply(&update(firewall(), Firewall::default())).await.is_err());
+        assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Table(Arc::new(Firewall::default())));
+    });
+}
+
+fn any_firewall() -> impl Strategy<Value = Firewall> {
+    let admit = (any_net(), prop::sample::select(vec![1u8, 6, 17, 47, 58, 132]), 0u16..40, 0u16..40).prop_map(
+        |(destination, protocol, a, b)| {
+            let ports = if matches!(protocol, 6 | 17 | 132) {
+                PortRange { first: a.min(b), last: a.max(b) }
+            } else {
+                PortRange::ALL
+            };
+            Admit { destination, protocol: Protocol(protocol), ports }
+        },
+    );
+    let rights = prop::collection::btree_set(admit, 1..12);
+    let class = prop::collection::btree_map((0u64..6).prop_map(RuleId), rights, 0..3).prop_map(|rules| Class { rules });
+    let classes = prop::collection::btree_map((0u64..6).prop_map(ClassId), class, 1..5);
+    let sources = prop::collection::btree_map((0u8..40, any::<bool>()), any::<prop::sample::Index>(), 0..12);
+    let subnets = prop::collection::btree_map(any_net(), any::<prop::sample::Index>(), 0..6);
+    let served = prop::collection::btree_set(any_net(), 0..6);
+    (classes, sources, subnets, served).prop_map(|(classes, sources, subnets, served)| {
+        let ids: Vec<ClassId> = classes.keys().copied().collect();
+        let hosts = sources.into_iter().map(|((number, six), class)| {
+            let text = if six { format!("fd7a:115c:a1e0::{number:x}") } else { format!("100.64.0.{number}") };
+            (text.parse().unwrap(), *class.get(&ids))
+        });
+        let nets = disjoint(subnets.keys().copied());
+        Firewall {
+            hosts: hosts.collect(),
+            subnets: nets.into_iter().map(|net| (net, *subnets[&net].get(&ids))).collect(),
+            served: disjoint(served.into_iter()),
+            classes,
+        }
+    })
+}
+
+/// Prefixes that nest often.
+fn any_net() -> impl Strategy<Value = IpNet> {
+    let v4 = (0u8..4, 0u8..4, prop::sample::select(vec![0u8, 8, 9, 16, 24, 32]))
+        .prop_map(|(a, b, length)| net(&format!("10.{a}.{b}.1/{length}")).trunc());
+    let v6 = (0u8..4, prop::sample::select(vec![0u8, 16, 64, 65, 128]))
+        .prop_map(|(a, length)| net(&format!("fd00:0:0:{a}::1/{length}")).trunc());
+    prop_oneof![v4, v6]
+}
+
+fn disjoint(nets: impl Iterator<Item = IpNet>) -> BTreeSet<IpNet> {
+    let mut kept: BTreeSet<IpNet> = BTreeSet::new();
+    for net in nets {
+        if !kept.iter().any(|other| other.contains(&net) || net.contains(other)) {
+            kept.insert(net);
+        }
+    }
+    kept
+}

@@ -1,0 +1,10 @@
+//! `LinuxKernel` on a real kernel, each test in a network namespace of its own.
+//!
+//! What it did is judged by the system's own tools: `wg`, `ip -j`, `nft -j`. Run as root by
+//! `tests/vm/test.sh kernel`, which finds a kernel with WireGuard.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+mod device;
+mod firewall;
