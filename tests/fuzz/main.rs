@@ -23,8 +23,10 @@ use warren::wire::{derp, disco, stun};
 /// Changed copies of each message in the corpus.
 const CHANGES: usize = 2_000;
 
-/// What reads bytes of strangers, and whether it takes these.
-const DECODERS: &[(&str, fn(&[u8]) -> bool)] = &[
+/// Reads bytes of strangers; says whether it takes them.
+type Decode = fn(&[u8]) -> bool;
+
+const DECODERS: &[(&str, Decode)] = &[
     ("derp_frame", derp_frame),
     ("derp_map", json::<DerpMap>),
     ("disco", |bytes| disco::sender(bytes).is_ok_and(|theirs| opens(&theirs, bytes))),

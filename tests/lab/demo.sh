@@ -23,14 +23,12 @@ trap clean_up EXIT
 main() {
   make_hosts
 
-  say "A coordinator, with one user and a key for each node"
+  say "A coordinator, and a key that lets nodes of one user in"
   start coordinator warren-coordinator serve --state-dir "$state/coordinator" --socket "$state/coordinator.sock" \
     --listen 0.0.0.0:8080 --server-url http://10.77.0.1:8080
   export WARREN_COORDINATOR_SOCKET=$state/coordinator.sock
   until_true coordinator warren-coordinator user list
-  on coordinator warren-coordinator user create demo
-  key_alice=$(on coordinator warren-coordinator key create --user demo | tee /dev/stderr)
-  key_bob=$(on coordinator warren-coordinator key create --user demo | tee /dev/stderr)
+  key=$(on coordinator warren-coordinator key create --user demo --reusable)
 
   say "An agent on each node"
   for node in alice bob; do
@@ -39,8 +37,8 @@ main() {
   done
 
   say "Both join"
-  on alice warren --socket "$state/alice.sock" up --coordinator http://10.77.0.1:8080 --auth-key "$key_alice" --hostname alice
-  on bob warren --socket "$state/bob.sock" up --coordinator http://10.77.0.1:8080 --auth-key "$key_bob" --hostname bob
+  on alice warren --socket "$state/alice.sock" up --coordinator http://10.77.0.1:8080 --auth-key "$key" --hostname alice
+  on bob warren --socket "$state/bob.sock" up --coordinator http://10.77.0.1:8080 --auth-key "$key" --hostname bob
 
   say "They reach each other, over IPv4 and IPv6"
   for family in 4 6; do
