@@ -3,10 +3,10 @@
 #
 #   run.sh [-t SECONDS] [FILE...] -- COMMAND [ARGUMENT...]
 #
-# Where this machine's kernel makes WireGuard links, the command runs right here, in throw-away network and
-# mount namespaces. Elsewhere a virtual machine is booted: Debian's own kernel under QEMU's software
-# emulation, with a root file system made of the tools below and the FILEs (programs, data, folders), each at
-# the path that it has here. Programs are stripped on the way and bring their shared libraries.
+# Where this machine's kernel makes WireGuard links, the command runs right here, in throw-away namespaces.
+# Elsewhere a virtual machine is booted: Debian's own kernel under QEMU's software emulation, with a root file
+# system made of the tools below and the FILEs (programs, data, folders), each at the path that it has here.
+# Programs are stripped on the way and bring their shared libraries.
 #
 # WARREN_KERNEL=native or vm forces one of the two; variables whose names begin with WARREN_ are passed in.
 set -euo pipefail
@@ -25,12 +25,12 @@ files=()
 while [ "${1:?usage: run.sh [-t SECONDS] [FILE...] -- COMMAND...}" != -- ]; do files+=("$1"); shift; done
 shift
 
+# In namespaces of its own, so that nothing outlives it: no network, no process. /run/netns is covered, so that
+# `ip netns` inside neither sees nor leaves anything here.
 run_native() {
-  # /run/netns is covered, so that `ip netns` inside neither sees nor leaves anything here.
-  mkdir="mkdir -p /run/netns"
-  exec timeout --foreground "$limit" $(as_root) env "PATH=$PATH" $(warren_environment) \
-    unshare --net --mount --propagation private \
-    sh -c "$mkdir && mount -t tmpfs netns /run/netns && ip link set lo up && exec \"\$@\"" sh "$@"
+  exec timeout --foreground "$limit" $(as_root) env "PATH=$PATH:/usr/sbin:/sbin" $(warren_environment) \
+    unshare --net --mount --propagation private --pid --fork --kill-child --mount-proc \
+    sh -c 'mkdir -p /run/netns && mount -t tmpfs netns /run/netns && ip link set lo up && exec "$@"' sh "$@"
 }
 
 # ---- the virtual machine ----
