@@ -1,16 +1,36 @@
-//! The one place where the agent reads the time.
+//! The one place where the agent reads the time and draws chance.
 
 use std::time::Instant;
 
 use crate::types::Timestamp;
 
-/// The clock that only runs forward: for intervals.
-#[allow(clippy::disallowed_methods, reason = "the shell's one reading of the monotonic clock")]
-pub fn now() -> Instant {
-    Instant::now()
+/// One reading of both clocks: the one that only runs forward, for intervals, and the one on the wall, for times that
+/// people and other machines see.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For intervals.
+    pub tick: Instant,
+    /// For people and other machines.
+    pub wall: Timestamp,
 }
 
-/// The wall clock: for times that people and other machines see.
+/// Reads both clocks.
+#[allow(clippy::disallowed_methods, reason = "the shell's one reading of the monotonic clock")]
+pub fn now() -> Now {
+    Now { tick: Instant::now(), wall: wall() }
+}
+
+/// Reads the clock on the wall.
 pub fn wall() -> Timestamp {
     Timestamp::now()
+}
+
+/// Draws the bytes of a key.
+pub fn key_bytes() -> [u8; 32] {
+    rand::random()
+}
+
+/// Draws a seed.
+pub fn seed() -> u64 {
+    rand::random()
 }

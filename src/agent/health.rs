@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use crate::types::Timestamp;
 use crate::wire::local::{HealthEntry, HealthState, HealthWarning, Severity};
 
-/// Entries shown at once. More of them help nobody, and some come from the coordinator.
-const ENTRIES: usize = 64;
+/// Entries of one kind that are shown. More of them help nobody, and the coordinator can make any number.
+const OF_A_KIND: usize = 32;
 /// How long something that happened once is shown.
 const SHOWN: Duration = Duration::from_secs(15 * 60);
 
@@ -18,7 +18,6 @@ const SHOWN: Duration = Duration::from_secs(15 * 60);
 #[derive(Debug, Default)]
 pub struct Health {
     entries: BTreeMap<String, Entry>,
-    left_out: usize,
     changed: bool,
 }
 
@@ -34,6 +33,18 @@ impl Health {
     /// Reports a fault that lasts until it is cleared.
     pub fn set(&mut self, code: &str, severity: Severity, text: impl Into<String>, wall: Timestamp) {
         self.insert(code, severity, text.into(), wall, None);
+    }
+
+    /// The fault is there, or it is not.
+    pub fn keep(
+        &mut self,
+        code: &str,
+        severity: Severity,
+        is_there: bool,
+        wall: Timestamp,
+        text: impl FnOnce() -> String,
+    ) {
+        if is_there { self.set(code, severity, text(), wall) } else { self.clear(code) }
     }
 
     /// Reports something that happened: it is shown for a while.
@@ -55,8 +66,16 @@ impl Health {
         wall: Timestamp,
     ) {
         let mut present: BTreeMap<String, String> = BTreeMap::new();
+        let mut left_out = 0;
         for (object, text) in faults {
-            present.insert(format!("{kind}:{object}"), text);
+            if present.len() < OF_A_KIND {
+                present.insert(format!("{kind}:{object}"), text);
+            } else {
+                left_out += 1;
+            }
+        }
+        if left_out > 0 {
+            present.insert(format!("{kind}:~"), format!("{left_out} more faults of this kind are not shown"));
         }
         let gone: Vec<String> = self.of_kind(kind).filter(|code| !present.contains_key(*code)).cloned().collect();
         for code in gone {
@@ -97,10 +116,6 @@ impl Health {
             })
             .collect();
         entries.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.code.cmp(&b.code)));
-        if self.left_out > 0 {
-            let text = format!("{} more faults are not shown; the log has them", self.left_out);
-            entries.push(HealthEntry { code: "more".to_owned(), text, ..HealthEntry::default() });
-        }
         entries
     }
 
@@ -129,10 +144,6 @@ impl Health {
         }
         tracing::warn!(code, "{text}");
         self.changed = true;
-        if self.entries.len() >= ENTRIES {
-            self.left_out += 1;
-            return;
-        }
         self.entries.insert(code.to_owned(), Entry { severity, text, since: wall, expires });
     }
 }
@@ -193,7 +204,7 @@ mod tests {
     #[test]
     fn a_note_goes_after_its_time() {
         let mut health = Health::default();
-        let start = super::super::clock::now();
+        let start = crate::agent::clock::now().tick;
         health.note("drift", Severity::Low, "put back", WALL, start);
         assert_eq!(health.poll_timeout(), Some(start + SHOWN));
 
@@ -206,7 +217,7 @@ mod tests {
     fn a_flood_of_faults_is_bounded_and_says_so() {
         let mut health = Health::default();
         health.set_kind("map", Severity::Low, (0..1_000).map(|n| (n.to_string(), "bad".to_owned())), WALL);
-        assert_eq!(health.entries().len(), ENTRIES + 1);
-        assert_eq!(texts(&health).last().map(String::as_str), Some("936 more faults are not shown; the log has them"));
+        assert_eq!(health.entries().len(), OF_A_KIND + 1);
+        assert_eq!(texts(&health).last().map(String::as_str), Some("968 more faults of this kind are not shown"));
     }
 }

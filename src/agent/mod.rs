@@ -1,26 +1,46 @@
 //! The agent's shell: one loop that owns every core, dumb IO tasks, the local API, state on disk, health.
+//!
+//! ```text
+//!   coordinator <─> control_io ─┐                       ┌─> pipes::disk    (state files)
+//!        warren <─> local_api ──┤                       │
+//!    interfaces ──> pipes ──────┼──> run: Core ─────────┼─> pipes::kernel  (observe, apply)
+//!        kernel ──> pipes ──────┘   (one task, by value)└─> control_io, local_api
+//! ```
+//!
+//! [`Core`] decides and waits for nothing; [`run`] waits and decides nothing. The kernel's objects outlive the agent:
+//! it can be killed at any moment, and the next one looks, compares, and goes on.
 
 pub mod clock;
 pub mod control_io;
 pub mod local_api;
 
+mod cleanup;
 mod config;
-
+mod core;
 mod health;
+mod host;
+mod pipes;
 mod privilege;
+mod run;
+mod serve;
 mod state;
 
 use thiserror::Error;
 
+pub use self::core::{Core, Effect, Settings};
+pub use cleanup::cleanup;
 pub use config::Config;
 pub use health::Health;
-pub use privilege::keep_only_ours;
+pub use run::{Parts, run};
+pub use serve::serve;
 pub use state::{StateDir, StateError, StateFile};
+
+use crate::plan::KernelError;
 
 /// The version that we show to people and to other machines.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Why the agent did not start.
+/// Why the agent did not start, or ended.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// Giving up what we do not need failed.
@@ -32,4 +52,21 @@ pub enum StartError {
     /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The kernel cannot be talked to.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The local socket cannot be made.
+    #[error("listen on {path}: {reason}")]
+    Socket {
+        /// Where.
+        path: String,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// The runtime or its signals cannot be set up.
+    #[error("start: {0}")]
+    Io(#[from] std::io::Error),
+    /// Clean-up did not come to an end.
+    #[error("clean up: {0} steps are left: {1}")]
+    Unclean(usize, String),
 }

@@ -9,7 +9,7 @@ const OURS: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RA
 /// Gives up every capability but ours, for this process and for the programs it starts (`nft`).
 ///
 /// Capabilities belong to threads: call this before there are others.
-pub fn keep_only_ours() -> Result<(), StartError> {
+pub(super) fn keep_only_ours() -> Result<(), StartError> {
     let failed = |error: caps::errors::CapsError| StartError::Privilege(error.to_string());
     let missing: Vec<String> = OURS
         .into_iter()

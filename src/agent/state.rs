@@ -59,6 +59,13 @@ pub struct StateError {
     reason: String,
 }
 
+impl StateError {
+    /// The disk is too slow for all that is to be written.
+    pub fn busy(file: StateFile) -> Self {
+        Self { operation: "write", path: file.name().into(), reason: "the disk does not keep up".to_owned() }
+    }
+}
+
 /// A directory that holds state files.
 #[derive(Clone, Debug)]
 pub struct StateDir {
@@ -75,6 +82,11 @@ impl StateDir {
         }
         let is_dir = fs::metadata(path).map_err(|error| failed(error.to_string()))?.is_dir();
         if is_dir { Ok(Self { path: path.to_owned() }) } else { Err(failed("not a directory".to_owned())) }
+    }
+
+    /// What a file holds makes no sense.
+    pub fn error(&self, file: StateFile, reason: impl std::fmt::Display) -> StateError {
+        StateError { operation: "read", path: self.path.join(file.name()), reason: reason.to_string() }
     }
 
     /// A file's content, `None` where there is no such file.

@@ -162,7 +162,7 @@ mod tests {
         ])
         .unwrap();
 
-        let Command::Up(up) = args.command else { panic!("not up") };
+        let Command::Up(up) = args.command else { unreachable!("the command is `up`") };
         assert_eq!(up.sign_in.coordinator.as_deref(), Some("http://c:8080"));
         assert_eq!(up.sign_in.auth_key.as_deref(), Some("k"));
         assert_eq!(up.sign_in.timeout, Some(Duration::from_secs(30)));

@@ -81,6 +81,7 @@ async fn wait(
     out: &mut (impl Write + Send),
 ) -> Result<Exit, Error> {
     let mut shown = String::new();
+    let mut reasons: Vec<String> = Vec::new();
     loop {
         let status = client.status(false).await?;
         if status.backend_state == BackendState::Running {
@@ -95,6 +96,12 @@ async fn wait(
         if !has_key && !status.auth_url.is_empty() && status.auth_url != shown {
             shown.clone_from(&status.auth_url);
             show_page(&shown, status.backend_state, json, out)?;
+        }
+        for reason in status.health.into_iter().filter(|_| !json) {
+            if !reasons.contains(&reason) {
+                eprintln!("warren: waiting: {reason}");
+                reasons.push(reason);
+            }
         }
         let notice = notices.next().await?;
         if let Some(error) = notice.err_message {

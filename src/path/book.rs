@@ -74,6 +74,11 @@ impl Book {
         self.look_at = undecided.then(|| now + LOOK.saturating_mul(share));
     }
 
+    /// The time that [`Book::poll_timeout`] named has come, and a look is on its way.
+    pub fn handle_look_begun(&mut self) {
+        self.look_at = None;
+    }
+
     /// When the kernel should be looked at again for the sake of peers without a session.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.look_at

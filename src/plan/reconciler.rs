@@ -274,6 +274,16 @@ impl Reconciler {
         self.observed.as_ref()
     }
 
+    /// The wish.
+    pub fn desired(&self) -> Option<&Desired> {
+        self.desired.as_ref()
+    }
+
+    /// Whether the last look found everything as wished.
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     /// What is wrong for longer than a moment.
     pub fn troubles(&self, now: Instant) -> Vec<Trouble> {
         let failing = self.failing.iter();

@@ -114,27 +114,34 @@ pub fn route(method: &Method, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
 }
 
 fn tailscale(method: &Method, call: &str, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
-    let get = || if matches!(*method, Method::GET | Method::HEAD) { Ok(()) } else { Err(wants("GET")) };
-    let post = || if *method == Method::POST { Ok(()) } else { Err(wants("POST")) };
-    match call {
-        "status" => get().and_then(|()| Ok(Ask::Status { peers: flag(query::<Peers>(uri)?.peers.as_deref(), true) })),
-        "whois" => get().and_then(|()| Ok(Ask::WhoIs(subject(&query::<WhoIs>(uri)?.addr)?))),
-        "peer-by-id" => get().and_then(|()| Ok(Ask::Peer(NodeId(query::<Number>(uri)?.id)))),
-        "user-profile" => get().and_then(|()| Ok(Ask::User(UserId(query::<Number>(uri)?.id)))),
-        "prefs" if *method == Method::PATCH => Ok(Ask::EditPrefs(json(body)?)),
-        "prefs" => get().map(|()| Ask::Prefs),
-        "check-prefs" => post().and_then(|()| Ok(Ask::CheckPrefs(json(body)?))),
-        "start" => post().and_then(|()| Ok(Ask::Start(json(body)?))),
-        "login-interactive" => post().map(|()| Ask::Login),
-        "logout" => post().map(|()| Ask::Logout),
-        "watch-ipn-bus" => get().and_then(|()| Ok(Ask::Watch(Mask(query::<Watch>(uri)?.mask)))),
-        "derpmap" => get().map(|()| Ask::DerpMap),
-        "dns-config" => get().map(|()| Ask::DnsConfig),
-        "cert-domains" => get().map(|()| Ask::CertDomains),
-        "profiles/current" => get().map(|()| Ask::Profile),
-        "profiles/" => get().map(|()| Ask::Profiles),
-        _ => Err(Refusal::new(404, format!("no call {}{call}", path::TAILSCALE))),
+    let wanted = match call {
+        "prefs" if *method == Method::PATCH => Method::PATCH,
+        "check-prefs" | "start" | "login-interactive" | "logout" => Method::POST,
+        "status" | "whois" | "peer-by-id" | "user-profile" | "prefs" | "watch-ipn-bus" | "derpmap" | "dns-config"
+        | "cert-domains" | "profiles/current" | "profiles/" => Method::GET,
+        _ => return Err(Refusal::new(404, format!("no call {}{call}", path::TAILSCALE))),
+    };
+    if *method != wanted {
+        return Err(wants(wanted.as_str()));
     }
+    Ok(match call {
+        "status" => Ask::Status { peers: flag(query::<Peers>(uri)?.peers.as_deref(), true) },
+        "whois" => Ask::WhoIs(subject(&query::<WhoIs>(uri)?.addr)?),
+        "peer-by-id" => Ask::Peer(NodeId(query::<Number>(uri)?.id)),
+        "user-profile" => Ask::User(UserId(query::<Number>(uri)?.id)),
+        "prefs" if wanted == Method::PATCH => Ask::EditPrefs(json(body)?),
+        "prefs" => Ask::Prefs,
+        "check-prefs" => Ask::CheckPrefs(json(body)?),
+        "start" => Ask::Start(json(body)?),
+        "login-interactive" => Ask::Login,
+        "logout" => Ask::Logout,
+        "watch-ipn-bus" => Ask::Watch(Mask(query::<Watch>(uri)?.mask)),
+        "derpmap" => Ask::DerpMap,
+        "dns-config" => Ask::DnsConfig,
+        "cert-domains" => Ask::CertDomains,
+        "profiles/current" => Ask::Profile,
+        _ => Ask::Profiles,
+    })
 }
 
 #[derive(Deserialize)]
@@ -201,13 +208,10 @@ mod tests {
 
     #[test]
     fn a_status_has_peers_unless_they_are_not_wanted() {
-        let peers = |uri| match ask(Method::GET, uri, "") {
-            Ok(Ask::Status { peers }) => peers,
-            _ => panic!("not a status"),
-        };
-        assert!(peers("/localapi/v0/status"));
-        assert!(!peers("/localapi/v0/status?peers=false"));
-        assert!(peers("/localapi/v0/status?peers=perhaps"));
+        for (uri, wanted) in [("", true), ("?peers=false", false), ("?peers=perhaps", true)] {
+            let asked = ask(Method::GET, &format!("/localapi/v0/status{uri}"), "");
+            assert!(matches!(asked, Ok(Ask::Status { peers }) if peers == wanted), "{uri}");
+        }
     }
 
     #[test]

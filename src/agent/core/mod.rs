@@ -1,0 +1,293 @@
+//! What the agent decides: everything that the loop owns, by value.
+//!
+//! Things come in through `handle_*`; [`Core::proceed`] then brings every part in step with the others (the session's
+//! events into the map, the map into the wish, the wish to the reconciler); what is to be done outside comes out of
+//! [`Core::poll_effect`], and when to come back out of [`Core::poll_timeout`]. Nothing here waits.
+
+mod answer;
+mod login;
+mod report;
+mod stored;
+mod watchers;
+mod wish;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::clock::Now;
+use super::health::Health;
+use super::host;
+use super::local_api::Answer;
+use super::state::{StateDir, StateError, StateFile};
+use crate::control::{Received, ServerUrl, Session, Transmit};
+use crate::netmap::Netmap;
+use crate::path::{Book, Evidence};
+use crate::plan::{Action, KernelError, Observed, Reconciler};
+use crate::types::{DiscoPrivate, IpNet, MachinePrivate, NodePrivate, Timestamp};
+use crate::wire::control::Hostinfo;
+use crate::wire::local::{BackendState, Notify, Prefs, Severity};
+
+use stored::Saves;
+use watchers::Watchers;
+
+/// What the core is told once.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The UDP port of the tunnel.
+    pub port: u16,
+    /// Past this age of the map, the network is closed.
+    pub max_map_age: Option<Duration>,
+}
+
+/// What the loop is to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Talk to this coordinator from here on, and to no other.
+    Connect(Box<ServerUrl>, MachinePrivate),
+    /// Ask the coordinator.
+    Transmit(Transmit),
+    /// Look at the kernel or change it.
+    Kernel(Action),
+    /// Write a file, or remove it where there is no content.
+    Save(StateFile, Option<Vec<u8>>),
+}
+
+/// The state of the agent.
+pub struct Core {
+    settings: Settings,
+    /// What this host says of itself; the preferences fill the rest in.
+    host: Hostinfo,
+    prefs: Prefs,
+    machine_key: MachinePrivate,
+    node_key: Option<NodePrivate>,
+    disco_key: DiscoPrivate,
+    login: login::Login,
+    session: Option<Session>,
+    netmap: Netmap,
+    /// When the coordinator last confirmed the map, as far as is known while there is no connection.
+    confirmed: Option<Timestamp>,
+    book: Book,
+    /// The host's own addresses; there is no wish before they are known.
+    networks: Option<BTreeSet<IpNet>>,
+    reconciler: Reconciler,
+    health: Health,
+    watchers: Watchers,
+    saves: Saves,
+    stale: Stale,
+    /// The state that watchers were last told.
+    told_state: BackendState,
+    /// Whoever waits for the kernel to hold the wish, and until when.
+    settling: Vec<(Instant, oneshot::Sender<Answer>)>,
+    /// Whoever waits for a status with fresh counters, and until when.
+    looking: Vec<(Instant, oneshot::Sender<Answer>)>,
+    logging_out: Vec<oneshot::Sender<Answer>>,
+    effects: VecDeque<Effect>,
+}
+
+/// What has to be computed anew.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stale {
+    /// Candidates of peers.
+    paths: bool,
+    /// The wish.
+    wish: bool,
+    /// What we tell the coordinator of ourselves.
+    facts: bool,
+}
+
+impl Core {
+    /// Takes over what a directory holds, and begins where that leaves off.
+    pub fn load(settings: Settings, dir: &StateDir, now: Now) -> Result<Self, StateError> {
+        let stored = stored::load(dir, now)?;
+        let mut core = Self {
+            settings,
+            host: host::hostinfo(&stored.machine_key.public()),
+            prefs: stored.prefs,
+            machine_key: stored.machine_key,
+            node_key: stored.node_key,
+            disco_key: DiscoPrivate::from_random(super::clock::key_bytes()),
+            login: login::Login::default(),
+            session: None,
+            netmap: stored.netmap,
+            confirmed: stored.confirmed,
+            book: Book::default(),
+            networks: None,
+            reconciler: Reconciler::new(),
+            health: stored.health,
+            watchers: Watchers::default(),
+            saves: stored.saves,
+            stale: Stale { paths: true, wish: true, facts: false },
+            told_state: BackendState::NoState,
+            settling: Vec::new(),
+            looking: Vec::new(),
+            logging_out: Vec::new(),
+            effects: VecDeque::new(),
+        };
+        if core.prefs.want_running && core.node_key.is_some() {
+            core.start_session(crate::control::Login::default(), now);
+        }
+        Ok(core)
+    }
+
+    /// The kernel was looked at.
+    pub fn handle_observed(&mut self, observed: Result<Observed, KernelError>, now: Now) {
+        self.reconciler.handle_observed(observed, now.tick);
+        let device = self.reconciler.observed().and_then(|observed| observed.device.as_ref());
+        for (key, peer) in device.iter().flat_map(|device| &device.peers) {
+            let evidence =
+                Evidence { endpoint: peer.endpoint, last_handshake: peer.last_handshake, tx_bytes: peer.tx_bytes };
+            self.stale.wish |= self.book.handle_observed(key, evidence, now.tick, now.wall);
+        }
+        self.book.handle_looked(now.tick);
+        for (_, reply) in std::mem::take(&mut self.looking) {
+            // Nobody waits any more where this fails; so below.
+            let _ = reply.send(Answer::json(&self.status(true, now)));
+        }
+    }
+
+    /// A step was carried out, or failed.
+    pub fn handle_step(&mut self, result: Result<(), KernelError>, now: Now) {
+        self.reconciler.handle_step(result, now.tick);
+    }
+
+    /// Something in the kernel may have changed.
+    pub fn handle_kernel_changed(&mut self, now: Now) {
+        self.reconciler.handle_changed(now.tick);
+    }
+
+    /// The host's own addresses, each with the length of its on-link prefix.
+    pub fn handle_networks(&mut self, networks: BTreeSet<IpNet>, now: Now) {
+        let before = self.networks.replace(networks);
+        if before == self.networks {
+            return;
+        }
+        self.stale = Stale { paths: true, wish: true, facts: true };
+        if let (Some(session), Some(_)) = (&mut self.session, before) {
+            session.handle_network_change(now.tick);
+        }
+    }
+
+    /// The coordinator answered.
+    pub fn handle_received(&mut self, received: Received, now: Now) {
+        if let Some(session) = &mut self.session {
+            session.handle_received(received, now.tick);
+        }
+    }
+
+    /// A file was written, or could not be.
+    pub fn handle_saved(&mut self, file: StateFile, result: Result<(), StateError>, now: Now) {
+        let code = format!("state:{}", file.name());
+        match result {
+            Ok(()) => self.health.clear(&code),
+            Err(error) => {
+                let text = format!(
+                    "{error}; the network goes on, but a restart would begin from an older state. Make room, or make \
+                     the directory writable"
+                );
+                self.health.set(&code, Severity::High, text, now.wall);
+                self.saves.retry(file, now);
+            }
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        if let Some(session) = &mut self.session {
+            session.handle_timeout(now.tick);
+        }
+        self.reconciler.handle_timeout(now.tick);
+        if self.book.poll_timeout().is_some_and(|at| at <= now.tick) {
+            self.book.handle_look_begun();
+            self.reconciler.handle_changed(now.tick);
+        }
+        if self.netmap.expire(now.wall) {
+            self.stale.paths = true;
+            self.stale.wish = true;
+        }
+        self.stale.wish |= self.open_for_traffic(now) != self.login.was_open;
+        for (_, reply) in self.looking.extract_if(.., |(until, _)| *until <= now.tick).collect::<Vec<_>>() {
+            let _ = reply.send(Answer::json(&self.status(true, now)));
+        }
+    }
+
+    /// Brings everything in step.
+    pub fn proceed(&mut self, now: Now) {
+        self.handle_session_events(now);
+        self.renew_facts(now);
+        self.renew_wish(now);
+        while let Some(event) = self.reconciler.poll_event() {
+            tracing::info!("kernel: {event:?}");
+        }
+        if let Some(action) = self.reconciler.poll_action() {
+            self.effects.push_back(Effect::Kernel(action));
+        }
+        if let Some(session) = &mut self.session {
+            while let Some(transmit) = session.poll_transmit() {
+                self.effects.push_back(Effect::Transmit(transmit));
+            }
+        }
+        self.renew_health(now);
+        self.tell_settled(now);
+        self.tell_watchers(now);
+        while let Some(file) = self.saves.poll(now) {
+            let content = self.content(file, now);
+            self.effects.push_back(Effect::Save(file, content));
+        }
+    }
+
+    /// What to do next.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When to call [`Core::handle_timeout`].
+    pub fn poll_timeout(&self, now: Now) -> Option<Instant> {
+        let on_the_wall = [self.netmap.next_expiry(), self.own_expiry(), self.closes_at()];
+        let soon = |at: Timestamp| now.tick + Duration::try_from(at.duration_since(now.wall)).unwrap_or_default();
+        let on_the_wall = on_the_wall.into_iter().flatten().filter(|at| *at > now.wall).map(soon);
+        let waiting = self.settling.iter().chain(&self.looking).map(|(until, _)| *until);
+        [
+            self.session.as_ref().and_then(Session::poll_timeout),
+            self.reconciler.poll_timeout(),
+            self.book.poll_timeout(),
+            self.health.poll_timeout(),
+            self.saves.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(on_the_wall)
+        .chain(waiting)
+        .min()
+    }
+
+    /// Asks for everything that is not on disk yet to be written; the agent is about to end.
+    pub fn handle_stop(&mut self, now: Now) {
+        self.note_confirmed(now);
+        for file in self.saves.take_all() {
+            let content = self.content(file, now);
+            self.effects.push_back(Effect::Save(file, content));
+        }
+    }
+
+    /// Answers who waits for the kernel to hold the wish.
+    fn tell_settled(&mut self, now: Now) {
+        let settled = !self.stale.wish && self.reconciler.is_settled();
+        for (_, reply) in self.settling.extract_if(.., |(until, _)| settled || *until <= now.tick).collect::<Vec<_>>() {
+            let _ = reply.send(Answer::json(&self.status(false, now)));
+        }
+    }
+
+    fn tell_watchers(&mut self, now: Now) {
+        let state = self.state(now);
+        if state != self.told_state {
+            self.told_state = state;
+            tracing::info!("state: {state}");
+            self.watchers.tell(&Notify { state: Some(state.number()), ..Notify::default() });
+        }
+        if self.health.take_changed() {
+            self.watchers.tell(&Notify { health: Some(self.health.state()), ..Notify::default() });
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The status: what is known of this node and of its peers, for people and programs.
+
+use std::net::IpAddr;
+
+use super::{Core, Now};
+use crate::agent::VERSION;
+use crate::path::SESSION;
+use crate::plan::ObservedPeer;
+use crate::types::{IpNet, is_default_route};
+use crate::wire::control::Node;
+use crate::wire::local::{AgentStatus, BackendState, PeerStatus, Status, TailnetStatus};
+
+impl Core {
+    /// The state of this node, with or without its peers.
+    pub(super) fn status(&self, peers: bool, now: Now) -> Status {
+        let state = self.state(now);
+        let suffix = self.netmap.node().map(suffix).unwrap_or_default().to_owned();
+        let mut status = Status {
+            version: VERSION.to_owned(),
+            tun: true,
+            backend_state: state,
+            have_node_key: self.node_key.is_some(),
+            auth_url: self.login.auth_url.clone(),
+            tailscale_ips: self.netmap.addresses().iter().map(IpNet::addr).collect(),
+            this: self.this(state),
+            health: self.health.entries().into_iter().map(|entry| entry.text).collect(),
+            magic_dns_suffix: suffix.clone(),
+            current_tailnet: self.netmap.node().map(|_| TailnetStatus {
+                name: self.netmap.domain().to_owned(),
+                magic_dns_suffix: suffix,
+                magic_dns_enabled: self.netmap.dns().proxied,
+            }),
+            cert_domains: self.netmap.dns().cert_domains.clone(),
+            user: self.netmap.users().map(|user| (user.id, user.clone())).collect(),
+            warren: self.agent_status(now),
+            ..Status::default()
+        };
+        if peers {
+            status.peer = self.netmap.told_peers().map(|node| (node.key, self.peer(node, now))).collect();
+        }
+        status
+    }
+
+    fn agent_status(&self, now: Now) -> AgentStatus {
+        let online = self.login.online;
+        let map_time = if online { Some(now.wall) } else { self.confirmed };
+        AgentStatus {
+            coordinator: self.prefs.control_url.clone(),
+            coordinator_connected: online,
+            map_time,
+            map_age_seconds: map_time.map(|at| now.wall.duration_since(at).as_secs().max(0)),
+            converged: self.is_settled(),
+            listen_port: self.settings.port,
+        }
+    }
+
+    fn this(&self, state: BackendState) -> PeerStatus {
+        let mut this = self.netmap.node().map(of_node).unwrap_or_default();
+        if let Some(key) = &self.node_key {
+            this.public_key = key.public();
+        }
+        if this.host_name.is_empty() {
+            this.host_name = self.hostinfo().hostname;
+        }
+        "linux".clone_into(&mut this.os);
+        this.addrs = self.endpoints().into_iter().map(|(endpoint, _)| endpoint).collect();
+        this.online = self.login.online;
+        this.in_network_map = self.netmap.node().is_some();
+        this.in_engine = state == BackendState::Running;
+        this
+    }
+
+    fn peer(&self, node: &Node, now: Now) -> PeerStatus {
+        let device = self.reconciler.observed().and_then(|observed| observed.device.as_ref());
+        let seen = device.and_then(|device| device.peers.get(&node.key));
+        let mut peer = of_node(node);
+        peer.in_network_map = true;
+        peer.expired |= node.key_expiry.is_some_and(|at| at <= now.wall);
+        if let Some(seen) = seen {
+            add_seen(&mut peer, seen, now);
+        }
+        peer
+    }
+}
+
+/// The part of a node's name that all nodes of the network share.
+pub(super) fn suffix(node: &Node) -> &str {
+    node.name.trim_end_matches('.').split_once('.').map_or("", |(_, suffix)| suffix)
+}
+
+/// What the map says.
+fn of_node(node: &Node) -> PeerStatus {
+    let hostinfo = node.hostinfo.as_ref();
+    let allowed_ips = node.allowed_ips.as_ref().unwrap_or(&node.addresses);
+    PeerStatus {
+        id: node.stable_id.clone(),
+        node_id: node.id,
+        public_key: node.key,
+        host_name: hostinfo.map(|hostinfo| hostinfo.hostname.clone()).unwrap_or_default(),
+        dns_name: node.name.clone(),
+        os: hostinfo.map(|hostinfo| hostinfo.os.clone()).unwrap_or_default(),
+        user_id: node.user,
+        tailscale_ips: node.addresses.iter().map(IpNet::addr).collect::<Vec<IpAddr>>(),
+        allowed_ips: allowed_ips.clone(),
+        tags: node.tags.clone(),
+        primary_routes: node.primary_routes.clone(),
+        addrs: node.endpoints.clone(),
+        created: node.created,
+        last_seen: node.last_seen,
+        online: node.online.unwrap_or(false),
+        exit_node_option: allowed_ips.iter().any(is_default_route),
+        cap_map: node.cap_map.clone(),
+        expired: node.expired,
+        key_expiry: node.key_expiry,
+        ..PeerStatus::default()
+    }
+}
+
+/// What the kernel says.
+fn add_seen(peer: &mut PeerStatus, seen: &ObservedPeer, now: Now) {
+    let in_session = seen
+        .last_handshake
+        .is_some_and(|at| std::time::Duration::try_from(now.wall.duration_since(at)).unwrap_or_default() < SESSION);
+    peer.in_engine = true;
+    peer.in_magic_sock = true;
+    peer.rx_bytes = seen.rx_bytes;
+    peer.tx_bytes = seen.tx_bytes;
+    peer.last_handshake = seen.last_handshake;
+    peer.active = in_session;
+    peer.cur_addr = seen.endpoint.filter(|_| in_session).map(|endpoint| endpoint.to_string()).unwrap_or_default();
+}

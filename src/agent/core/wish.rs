@@ -1,0 +1,163 @@
+//! From map, preferences and paths to the wish; and what we tell the coordinator of ourselves.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use super::{Core, Now, Timestamp};
+use crate::path::{Ground, Wish};
+use crate::plan::{self, Desired, Host, Path, Paths, Trouble};
+use crate::types::IpNet;
+use crate::wire::control::{EndpointType, Hostinfo, limit};
+use crate::wire::local::Severity;
+
+impl Core {
+    /// Computes the wish anew where something it is made of has changed.
+    pub(super) fn renew_wish(&mut self, now: Now) {
+        let Some(networks) = self.networks.clone() else { return };
+        if std::mem::take(&mut self.stale.paths) {
+            let advertised = self.netmap.peers().flat_map(|peer| peer.routes.iter().copied());
+            let advertised = advertised.chain(self.prefs.advertise_routes.iter().copied());
+            let ground = Ground::new(networks.iter().copied().collect(), advertised);
+            let peers = self.netmap.peers().map(|peer| (peer.key(), peer.node.endpoints.as_slice()));
+            self.book.handle_peers(peers, &ground);
+            self.stale.wish = true;
+        }
+        if !std::mem::take(&mut self.stale.wish) {
+            return;
+        }
+        let is_open = self.open_for_traffic(now);
+        self.login.was_open = is_open;
+        let prefs = plan::Prefs {
+            want_running: is_open,
+            accept_routes: self.prefs.route_all,
+            advertise_routes: self.prefs.advertise_routes.iter().copied().collect(),
+            shields_up: self.prefs.shields_up,
+            listen_port: self.settings.port,
+        };
+        let wish = match &self.node_key {
+            Some(key) => {
+                let host = Host { key: key.clone(), networks };
+                plan::desired(&self.netmap, &prefs, &self.paths(), &host)
+            }
+            None => plan::Wish::default(),
+        };
+        let faults = self.netmap.rejections().chain(&wish.left_out);
+        let faults = faults.map(|fault| (fault.object.clone(), fault.to_string()));
+        self.health.set_kind("map", Severity::Medium, faults, now.wall);
+        let told = self.netmap.health().iter().map(|text| (text.clone(), format!("the coordinator says: {text}")));
+        self.health.set_kind("told", Severity::Medium, told, now.wall);
+        self.wish_for(wish.desired, now);
+    }
+
+    /// Before the first map a machine wishes for nothing, and nothing is what it should find; but what an agent before
+    /// us left in the kernel may be all that carries traffic, so it stands until we know better.
+    fn wish_for(&mut self, desired: Desired, now: Now) {
+        let waits_for_map = desired == Desired::default() && self.expects_map(now);
+        if !waits_for_map {
+            self.reconciler.handle_desired(desired, now.tick);
+        }
+    }
+
+    /// Whether a map is on its way that will say what should be.
+    fn expects_map(&self, now: Now) -> bool {
+        self.netmap.node().is_none() && self.open_for_traffic(now) && !self.login.needed
+    }
+
+    fn paths(&self) -> Paths {
+        let path = |wish| match wish {
+            Wish::Leave => None,
+            Wish::Initial(endpoint) => Some(Path { endpoint, moves: false, keepalive: 0 }),
+            Wish::Move(endpoint) => Some(Path { endpoint, moves: true, keepalive: 0 }),
+        };
+        Paths { chosen: self.book.wishes().filter_map(|(key, wish)| Some((key, path(wish)?))).collect() }
+    }
+
+    /// Whether this machine should be in the network at this moment.
+    pub(super) fn open_for_traffic(&self, now: Now) -> bool {
+        let is_past = |at: Option<Timestamp>| at.is_some_and(|at| at <= now.wall);
+        self.prefs.want_running && self.node_key.is_some() && !is_past(self.own_expiry()) && !is_past(self.closes_at())
+    }
+
+    /// When the map becomes too old to go by.
+    pub(super) fn closes_at(&self) -> Option<Timestamp> {
+        if self.login.online {
+            return None;
+        }
+        self.confirmed.zip(self.settings.max_map_age).and_then(|(at, age)| at.checked_add(age).ok())
+    }
+
+    /// Whether the kernel holds the whole wish, and the wish is up to date.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.stale.wish && !self.stale.paths && self.reconciler.is_settled()
+    }
+
+    /// Faults that are a function of the present state.
+    pub(super) fn renew_health(&mut self, now: Now) {
+        self.health.handle_timeout(now.tick);
+        let troubles = self.reconciler.troubles(now.tick);
+        for (kind, severity) in [("kernel", Severity::High), ("repaired", Severity::Low), ("contested", Severity::High)]
+        {
+            let of_kind = troubles.iter().filter(|trouble| kind_of(trouble) == kind);
+            let faults = of_kind.map(|trouble| (object_of(trouble), trouble.to_string()));
+            self.health.set_kind(kind, severity, faults, now.wall);
+        }
+        let is_past = |at: Option<Timestamp>| at.is_some_and(|at| at <= now.wall);
+        let wanted = self.prefs.want_running && self.netmap.node().is_some();
+        self.health.keep("expired", Severity::High, wanted && is_past(self.own_expiry()), now.wall, || {
+            "this machine's key has expired and its peers refuse it; `warren up` signs in anew".to_owned()
+        });
+        self.health.keep("map-age", Severity::High, wanted && is_past(self.closes_at()), now.wall, || {
+            "the map is older than --max-map-age allows, so the network is closed until the coordinator answers"
+                .to_owned()
+        });
+        let unknown = wanted && self.login.needed && !self.login.auth_url.is_empty();
+        self.health.keep("unknown", Severity::High, unknown, now.wall, || {
+            format!("the coordinator wants this machine to sign in: {}", self.login.auth_url)
+        });
+    }
+
+    // ---- what the coordinator is told ----
+
+    pub(super) fn renew_facts(&mut self, now: Now) {
+        if !std::mem::take(&mut self.stale.facts) {
+            return;
+        }
+        let (hostinfo, endpoints) = (self.hostinfo(), self.endpoints());
+        if let Some(session) = &mut self.session {
+            session.handle_hostinfo(hostinfo, now.tick);
+            session.handle_endpoints(endpoints, now.tick);
+        }
+    }
+
+    pub(super) fn hostinfo(&self) -> Hostinfo {
+        let mut hostinfo = self.host.clone();
+        if !self.prefs.hostname.is_empty() {
+            hostinfo.hostname.clone_from(&self.prefs.hostname);
+        }
+        hostinfo.routable_ips.clone_from(&self.prefs.advertise_routes);
+        hostinfo.request_tags.clone_from(&self.prefs.advertise_tags);
+        hostinfo.shields_up = self.prefs.shields_up;
+        hostinfo
+    }
+
+    /// Where WireGuard can be reached on this host.
+    pub(super) fn endpoints(&self) -> Vec<(SocketAddr, EndpointType)> {
+        let addresses: BTreeSet<_> = self.networks.iter().flatten().map(IpNet::addr).collect();
+        let endpoint = |address| (SocketAddr::new(address, self.settings.port), EndpointType::LOCAL);
+        addresses.into_iter().map(endpoint).take(limit::ENDPOINTS).collect()
+    }
+}
+
+fn kind_of(trouble: &Trouble) -> &'static str {
+    match trouble {
+        Trouble::Failing { .. } => "kernel",
+        Trouble::Repaired { .. } => "repaired",
+        Trouble::Contested { .. } => "contested",
+    }
+}
+
+fn object_of(trouble: &Trouble) -> String {
+    match trouble {
+        Trouble::Failing { what, .. } | Trouble::Repaired { what } | Trouble::Contested { what, .. } => what.clone(),
+    }
+}

@@ -1,0 +1,107 @@
+//! Tasks that carry things between the loop and the outside, and decide nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::state::{StateDir, StateError, StateFile};
+use crate::linux::LocalNetwork;
+use crate::plan::{Action, Kernel, KernelError, Observed};
+use crate::types::IpNet;
+
+/// How long to wait before asking a source of news again that failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What comes from the kernel's pipe.
+#[derive(Debug)]
+pub(super) enum FromKernel {
+    /// The answer to [`Action::Observe`].
+    Observed(Result<Box<Observed>, KernelError>),
+    /// The answer to [`Action::Apply`].
+    Applied(Result<(), KernelError>),
+    /// Something may have changed.
+    Changed,
+}
+
+/// A file and what it should hold.
+pub(super) type Save = (StateFile, Option<Vec<u8>>);
+/// A file and whether that worked.
+pub(super) type Saved = (StateFile, Result<(), StateError>);
+
+/// Looks and acts as told, one thing at a time, and passes on word of changes in between.
+pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (mpsc::Sender<Action>, mpsc::Receiver<FromKernel>) {
+    let (actions_in, mut actions) = mpsc::channel(1);
+    let (out, news) = mpsc::channel(4);
+    tokio::spawn(async move {
+        loop {
+            let answer = tokio::select! {
+                action = actions.recv() => match action {
+                    Some(Action::Observe) => FromKernel::Observed(kernel.observe().await.map(Box::new)),
+                    Some(Action::Apply(step)) => FromKernel::Applied(kernel.apply(&step).await),
+                    None => return,
+                },
+                changed = kernel.changed() => {
+                    if let Err(error) = changed {
+                        // The reconciler looks by itself from time to time.
+                        tracing::warn!("word of kernel changes: {error}");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    FromKernel::Changed
+                }
+            };
+            if out.send(answer).await.is_err() {
+                return;
+            }
+        }
+    });
+    (actions_in, news)
+}
+
+/// Writes and removes files, in the order in which that is asked.
+pub(super) fn disk(dir: Arc<StateDir>) -> (mpsc::Sender<Save>, mpsc::Receiver<Saved>) {
+    let (saves_in, mut saves) = mpsc::channel::<Save>(8);
+    let (out, saved) = mpsc::channel(8);
+    tokio::spawn(async move {
+        while let Some((file, content)) = saves.recv().await {
+            let dir = dir.clone();
+            let written = tokio::task::spawn_blocking(move || match content {
+                Some(content) => dir.save(file, &content),
+                None => dir.remove(file),
+            });
+            let result = written.await.unwrap_or_else(|_| Err(StateError::busy(file)));
+            if out.send((file, result)).await.is_err() {
+                return;
+            }
+        }
+    });
+    (saves_in, saved)
+}
+
+/// Passes on the host's own addresses, at first and whenever they change.
+pub(super) fn networks(mut network: LocalNetwork) -> mpsc::Receiver<BTreeSet<IpNet>> {
+    let (out, networks) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            match network.addresses().await {
+                Ok(addresses) => {
+                    let addresses = addresses.into_iter().map(|local| local.address).collect();
+                    if out.send(addresses).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!("this host's addresses: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            }
+            if let Err(error) = network.changed().await {
+                tracing::warn!("word of address changes: {error}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    });
+    networks
+}

@@ -1,0 +1,65 @@
+//! The program: from its arguments to its end.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::local_api::{self, Operators};
+use super::{Config, Core, Parts, Settings, StartError, StateDir, cleanup, clock, pipes, privilege, run};
+use crate::linux::{LinuxKernel, LocalNetwork};
+use crate::plan::own;
+
+/// Runs the agent until it is told to end, or cleans up after one.
+pub fn serve(config: &Config) -> Result<(), StartError> {
+    privilege::keep_only_ours()?;
+    // One thread: the loop is one task, and its pipes mostly wait.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        if config.cleanup {
+            let steps = cleanup(&mut LinuxKernel::new()?).await?;
+            tracing::info!("cleaned up in {steps} steps");
+            return Ok(());
+        }
+        agent(config).await
+    })
+}
+
+async fn agent(config: &Config) -> Result<(), StartError> {
+    let dir = StateDir::open(&config.state_dir)?;
+    let settings = Settings { port: config.port, max_map_age: config.max_map_age };
+    let core = Core::load(settings, &dir, clock::now())?;
+    let socket = local_api::bind(&config.socket)
+        .map_err(|reason| StartError::Socket { path: config.socket.display().to_string(), reason })?;
+    let (stopper, stop) = oneshot::channel();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tell_systemd(sd_notify::NotifyState::Stopping);
+        // The loop may have ended already.
+        let _ = stopper.send(());
+    });
+    let parts = Parts {
+        core,
+        dir,
+        kernel: LinuxKernel::new()?,
+        networks: pipes::networks(LocalNetwork::new()?),
+        socket,
+        operators: Operators::new(&config.operator_group),
+        mark: Some(own::MARK_BYPASS),
+        stop,
+    };
+    tell_systemd(sd_notify::NotifyState::Ready);
+    tracing::info!("listening on {}", config.socket.display());
+    run(parts).await;
+    // The next one makes it anew; until then, asking there fails at once.
+    let _ = std::fs::remove_file(&config.socket);
+    Ok(())
+}
+
+fn tell_systemd(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!("tell systemd: {error}");
+    }
+}

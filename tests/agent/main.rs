@@ -1,0 +1,11 @@
+//! The agent as a whole: its loop, its state directory and its local socket, on a kernel that is a value.
+//!
+//! The socket is driven by `tslocal`, a client of Tailscale's LocalAPI that we did not write, and by our own command
+//! line. What needs a real kernel is in `tests/lab`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(unreachable_pub, reason = "a test has no outside")]
+
+mod local_api;
+mod scene;
+mod state;

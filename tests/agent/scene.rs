@@ -1,0 +1,213 @@
+//! An agent on a model kernel, and what tests need to look at it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use warren::agent::local_api::{self, Operators};
+use warren::agent::{Core, Parts, Settings, StateDir, StateFile, clock, run};
+use warren::cli::Client;
+use warren::plan::{Kernel, KernelError, ModelKernel, Observed, Step};
+use warren::types::{MachinePrivate, NodePrivate, NodePublic};
+use warren::wire::control::{MapResponse, Node, UserProfile, match_all};
+use warren::wire::local::{BackendState, Prefs, Status};
+
+/// How long a test waits for something that should happen at once.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A model kernel that the agent and the test share.
+#[derive(Clone, Default)]
+pub struct SharedKernel {
+    model: Arc<Mutex<ModelKernel>>,
+    changed: Arc<Notify>,
+    applied: Arc<Mutex<Vec<String>>>,
+}
+
+impl SharedKernel {
+    pub fn state(&self) -> Observed {
+        self.model.lock().unwrap().state.clone()
+    }
+
+    /// The steps applied since the last call.
+    pub fn take_applied(&self) -> Vec<String> {
+        std::mem::take(&mut self.applied.lock().unwrap())
+    }
+
+    /// Does something behind the agent's back, as another program would.
+    pub fn meddle(&self, change: impl FnOnce(&mut Observed)) {
+        change(&mut self.model.lock().unwrap().state);
+        self.changed.notify_one();
+    }
+}
+
+impl Kernel for SharedKernel {
+    async fn observe(&mut self) -> Result<Observed, KernelError> {
+        Ok(self.state())
+    }
+
+    async fn apply(&mut self, step: &Step) -> Result<(), KernelError> {
+        self.applied.lock().unwrap().push(step.to_string());
+        self.model.lock().unwrap().carry_out(step)
+    }
+
+    async fn changed(&mut self) -> Result<(), KernelError> {
+        self.changed.notified().await;
+        Ok(())
+    }
+}
+
+/// A running agent.
+pub struct Agent {
+    pub dir: PathBuf,
+    pub socket: PathBuf,
+    pub kernel: SharedKernel,
+    pub client: Client,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+    _networks: mpsc::Sender<std::collections::BTreeSet<warren::types::IpNet>>,
+}
+
+impl Agent {
+    /// Starts an agent on what a directory and a kernel hold.
+    pub async fn start(root: &Path, kernel: SharedKernel) -> Self {
+        Self::start_with(root, kernel, None).await
+    }
+
+    pub async fn start_with(root: &Path, kernel: SharedKernel, max_map_age: Option<Duration>) -> Self {
+        let (dir, socket) = (root.join("state"), root.join("warrend.sock"));
+        let state = StateDir::open(&dir).unwrap();
+        let core = Core::load(Settings { port: 41_741, max_map_age }, &state, clock::now()).unwrap();
+        let (networks_in, networks) = mpsc::channel(1);
+        networks_in.send(["10.0.0.1/24".parse().unwrap()].into()).await.unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let parts = Parts {
+            core,
+            dir: state,
+            kernel: kernel.clone(),
+            networks,
+            socket: local_api::bind(&socket).unwrap(),
+            operators: Operators::new("no-such-group"),
+            mark: None,
+            stop: stopped,
+        };
+        let client = Client::new(&socket);
+        let task = tokio::spawn(run(parts));
+        Self { dir, socket, kernel, client, stop: Some(stop), task, _networks: networks_in }
+    }
+
+    /// Ends the agent as SIGTERM does.
+    pub async fn stop(mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        tokio::time::timeout(PATIENCE, &mut self.task).await.unwrap().unwrap();
+    }
+
+    /// Ends the agent as `kill -9` does: nothing of it runs on.
+    pub async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
+    /// The client that we did not write.
+    pub fn tslocal(&self) -> tslocal::Client {
+        let socket_path = Some(self.socket.display().to_string());
+        tslocal::Client::with_config(tslocal::TransportConfig { socket_path, use_socket_only: true })
+    }
+
+    /// Waits until the status is as wanted: it is asked again at each notice of a change.
+    pub async fn until(&self, what: &str, is_so: impl Fn(&Status) -> bool) -> Status {
+        let waiting = async {
+            let mut notices = self.client.watch(Default::default()).await.unwrap();
+            loop {
+                let status = self.client.status(true).await.unwrap();
+                if is_so(&status) {
+                    return status;
+                }
+                notices.next().await.unwrap();
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, waiting).await;
+        if let Ok(status) = waited {
+            return status;
+        }
+        panic!("not {what}: {:#?}", self.client.status(true).await.unwrap());
+    }
+
+    pub async fn until_running(&self) -> Status {
+        self.until("running", |status| status.backend_state == BackendState::Running).await
+    }
+
+    /// Runs a command line of `warren`; its exit status and output.
+    pub async fn warren(&self, arguments: &[&str]) -> (u8, String) {
+        use clap::Parser;
+        let socket = self.socket.display().to_string();
+        let all = ["warren", "--socket", &socket].into_iter().chain(arguments.iter().copied());
+        let args = warren::cli::Args::try_parse_from(all).unwrap();
+        let mut out = Vec::new();
+        match tokio::time::timeout(PATIENCE, warren::cli::run(args, &mut out)).await.unwrap() {
+            Ok(exit) => (exit as u8, String::from_utf8(out).unwrap()),
+            Err(error) => (error.exit() as u8, error.to_string()),
+        }
+    }
+}
+
+pub fn node_key() -> NodePrivate {
+    NodePrivate::from_random([7; 32])
+}
+
+pub fn key(n: u8) -> NodePublic {
+    NodePublic::from_bytes([n; 32])
+}
+
+/// Ourselves (number 1) or a peer.
+pub fn node(n: u8) -> Node {
+    Node {
+        id: warren::types::NodeId(n.into()),
+        stable_id: warren::types::StableNodeId(format!("n{n}")),
+        name: format!("node-{n}.example.net."),
+        user: warren::types::UserId(1),
+        key: if n == 1 { node_key().public() } else { key(n) },
+        addresses: vec![
+            format!("100.64.0.{n}/32").parse().unwrap(),
+            format!("fd7a:115c:a1e0::{n}/128").parse().unwrap(),
+        ],
+        endpoints: vec![format!("10.0.0.{n}:41741").parse().unwrap()],
+        online: Some(true),
+        machine_authorized: true,
+        ..Node::default()
+    }
+}
+
+/// The map of node 1 with these peers; everybody may reach everybody.
+pub fn map(peers: Vec<Node>) -> MapResponse {
+    MapResponse {
+        node: Some(node(1)),
+        peers,
+        domain: "example.net".to_owned(),
+        packet_filters: [("base".to_owned(), Some(match_all()))].into(),
+        user_profiles: vec![UserProfile {
+            id: warren::types::UserId(1),
+            login_name: "ada".to_owned(),
+            display_name: "Ada".to_owned(),
+            ..UserProfile::default()
+        }],
+        ..MapResponse::default()
+    }
+}
+
+/// A state directory as an agent leaves it behind that was in. The coordinator's address leads nowhere.
+pub fn store(root: &Path, map: &MapResponse, confirmed: &str) {
+    let state = StateDir::open(&root.join("state")).unwrap();
+    let header = serde_json::json!({ "Confirmed": confirmed, "NodeKey": node_key().public() });
+    let prefs = Prefs { control_url: "http://127.0.0.1:9".to_owned(), want_running: true, ..Prefs::initial() };
+    let machine_key = MachinePrivate::from_random([8; 32]);
+    for (file, content) in [
+        (StateFile::MachineKey, machine_key.expose_text().as_bytes().to_vec()),
+        (StateFile::NodeKey, node_key().expose_text().as_bytes().to_vec()),
+        (StateFile::Prefs, serde_json::to_vec(&prefs).unwrap()),
+        (StateFile::Map, format!("{header}\n{}", serde_json::to_string(map).unwrap()).into_bytes()),
+    ] {
+        state.save(file, &content).unwrap();
+    }
+}

@@ -1,0 +1,159 @@
+//! What outlives the agent, and what it makes of what it finds.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::scene::{Agent, SharedKernel, key, map, node, store};
+use tempfile::tempdir;
+use warren::plan::{Observed, ObservedFirewall};
+use warren::types::IpNet;
+use warren::wire::control::Node;
+use warren::wire::local::BackendState;
+
+const CONFIRMED: &str = "2026-01-01T00:00:00Z";
+
+#[tokio::test]
+async fn with_the_coordinator_down_the_stored_map_brings_the_network_up() {
+    let root = tempdir().unwrap();
+    store(root.path(), &map(vec![node(2), node(3)]), CONFIRMED);
+
+    let agent = Agent::start(root.path(), SharedKernel::default()).await;
+    let status = agent.until_running().await;
+
+    assert!(!status.warren.coordinator_connected);
+    assert_eq!(status.warren.map_time, Some(CONFIRMED.parse().unwrap()));
+    assert!(status.warren.map_age_seconds.unwrap() > 86_400);
+    let device = agent.kernel.state().device.unwrap();
+    assert_eq!(device.peers.keys().copied().collect::<Vec<_>>(), [key(2), key(3)]);
+    assert_eq!(device.peers[&key(2)].endpoint, Some("10.0.0.2:41741".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn a_killed_agent_leaves_the_kernel_alone_and_the_next_one_changes_nothing() {
+    let root = tempdir().unwrap();
+    store(root.path(), &map(vec![node(2)]), CONFIRMED);
+    let agent = Agent::start(root.path(), SharedKernel::default()).await;
+    agent.until_running().await;
+    let kernel = agent.kernel.clone();
+    let before = kernel.state();
+    agent.kill().await;
+    assert_eq!(kernel.state(), before);
+    kernel.take_applied();
+
+    let agent = Agent::start(root.path(), kernel.clone()).await;
+    agent.until_running().await;
+
+    assert_eq!(kernel.take_applied(), Vec::<String>::new());
+    assert_eq!(kernel.state(), before);
+}
+
+#[tokio::test]
+async fn an_agent_that_lost_its_map_leaves_the_kernel_as_it_is() {
+    let root = tempdir().unwrap();
+    store(root.path(), &map(vec![node(2)]), CONFIRMED);
+    let agent = Agent::start(root.path(), SharedKernel::default()).await;
+    agent.until_running().await;
+    let (kernel, map) = (agent.kernel.clone(), agent.dir.join("map.json"));
+    agent.stop().await;
+    let before = kernel.state();
+    fs::write(&map, b"{\"half").unwrap();
+
+    let agent = Agent::start(root.path(), kernel.clone()).await;
+    let status = agent.client.status(true).await.unwrap();
+
+    assert_eq!(status.backend_state, BackendState::Starting);
+    assert!(status.health.iter().any(|text| text.contains("map.json")), "{:?}", status.health);
+    assert_eq!(kernel.state(), before);
+}
+
+#[tokio::test]
+async fn what_another_program_removed_comes_back_and_is_named() {
+    let root = tempdir().unwrap();
+    store(root.path(), &map(vec![node(2)]), CONFIRMED);
+    let agent = Agent::start(root.path(), SharedKernel::default()).await;
+    agent.until_running().await;
+    let before = agent.kernel.state();
+
+    agent.kernel.meddle(|kernel| kernel.device.as_mut().unwrap().peers.clear());
+    let status = agent.until("repaired", |status| !repairs(&status.health).is_empty()).await;
+    assert!(repairs(&status.health)[0].contains(&key(2).short()), "{:?}", status.health);
+    agent.until("settled", |status| status.warren.converged).await;
+    agent.kernel.meddle(|kernel| kernel.firewall = ObservedFirewall::Absent);
+    agent.until("repaired", |status| repairs(&status.health).len() == 2 && status.warren.converged).await;
+
+    assert_eq!(agent.kernel.state(), before);
+}
+
+fn repairs(health: &[String]) -> Vec<&String> {
+    health.iter().filter(|text| text.contains("put back")).collect()
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_written_leaves_the_network_up_and_is_named() {
+    let root = tempdir().unwrap();
+    store(root.path(), &map(vec![node(2)]), CONFIRMED);
+    let agent = Agent::start(root.path(), SharedKernel::default()).await;
+    agent.until_running().await;
+    fs::create_dir_all(agent.dir.join("prefs.json.new/in-the-way")).unwrap();
+
+    let (exit, _) = agent.warren(&["set", "--hostname", "other"]).await;
+
+    assert_eq!(exit, 0);
+    let status = agent.until("complaining", |status| !status.health.is_empty()).await;
+    assert!(status.health.iter().any(|text| text.contains("prefs.json")), "{:?}", status.health);
+    assert_eq!(status.backend_state, BackendState::Running);
+    assert!(agent.kernel.state().device.is_some());
+}
+
+#[tokio::test]
+async fn past_its_greatest_age_the_map_closes_the_network() {
+    let root = tempdir().unwrap();
+    store(root.path(), &map(vec![node(2)]), CONFIRMED);
+    let kernel = SharedKernel::default();
+    let agent = Agent::start(root.path(), kernel.clone()).await;
+    agent.until_running().await;
+    agent.stop().await;
+    assert!(kernel.state().device.is_some());
+
+    let agent = Agent::start_with(root.path(), kernel.clone(), Some(Duration::from_secs(3_600))).await;
+    let status = agent.until("closed", |status| status.warren.converged && !status.health.is_empty()).await;
+
+    assert_eq!(kernel.state(), Observed::default());
+    assert!(status.health.iter().any(|text| text.contains("--max-map-age")), "{:?}", status.health);
+}
+
+#[tokio::test]
+async fn a_bad_entry_of_the_map_is_left_out_and_named_and_the_rest_is_used() {
+    let root = tempdir().unwrap();
+    let thief = Node { addresses: node(1).addresses, ..node(2) };
+    let exit = Node {
+        allowed_ips: Some([node(3).addresses, vec!["0.0.0.0/0".parse::<IpNet>().unwrap()]].concat()),
+        ..node(3)
+    };
+    let twin = Node { key: key(3), ..node(4) };
+    store(root.path(), &map(vec![thief, exit, twin, node(5)]), CONFIRMED);
+
+    let agent = Agent::start(root.path(), SharedKernel::default()).await;
+    let status = agent.until_running().await;
+
+    let device = agent.kernel.state().device.unwrap();
+    assert_eq!(device.peers.keys().copied().collect::<Vec<_>>(), [key(3), key(5)]);
+    for part in ["the address is this node's own", "default route 0.0.0.0/0", "has the same node key"] {
+        assert!(status.health.iter().any(|text| text.contains(part)), "{part}: {:?}", status.health);
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_others_could_read_is_an_error_at_start() {
+    use std::os::unix::fs::PermissionsExt;
+    let root = tempdir().unwrap();
+    store(root.path(), &map(vec![]), CONFIRMED);
+    let file = root.path().join("state/node.key");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+
+    let dir = warren::agent::StateDir::open(&root.path().join("state")).unwrap();
+    let settings = warren::agent::Settings { port: 1, max_map_age: None };
+    let error = warren::agent::Core::load(settings, &dir, warren::agent::clock::now()).err().unwrap();
+
+    assert!(error.to_string().contains("node.key: mode 640 lets others in"), "{error}");
+}
