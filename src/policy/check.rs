@@ -1,0 +1,215 @@
+//! A policy's own tests, and what else can only be said against a network.
+
+use std::collections::BTreeSet;
+
+use crate::types::{IpNet, OVERLAY_V4, OVERLAY_V6};
+
+use super::compile::Compiled;
+use super::document::{Named, PolicyErrors, Probe, SshTest, Test};
+use super::error::{Fault, Span};
+use super::limit;
+use super::nodeset::NodeSet;
+use super::ports::Protocol;
+use super::selector::{Autogroup, Selector};
+use super::ssh::local_part_domain;
+use super::verdict::Packet;
+
+/// What a policy that fails its tests is refused with; the details say which failed and how.
+const FAILED: &str = "test(s) failed";
+
+impl Compiled {
+    /// Runs the policy's tests. A policy that fails them is not to be put in force.
+    pub fn check(&self) -> Result<(), PolicyErrors> {
+        let mut faults = self.unknown_domains();
+        faults.extend(self.policy().tests.iter().filter_map(|test| self.run(test)));
+        faults.extend(self.policy().ssh_tests.iter().filter_map(|test| self.run_ssh(test)));
+        faults.truncate(limit::ERRORS);
+        if faults.is_empty() { Ok(()) } else { Err(PolicyErrors::locate(faults, self.policy().text())) }
+    }
+
+    /// Domains that no user belongs to: a mistake, or an invitation to whoever owns such a domain.
+    fn unknown_domains(&self) -> Vec<Fault> {
+        let known: BTreeSet<_> = self.index.users().values().filter_map(|user| user.domain()).collect();
+        let policy = self.policy();
+        let rules = policy.rules.iter().flatten().flat_map(|rule| {
+            let selectors = rule.sources.iter().chain(rule.targets.iter());
+            selectors.filter_map(|selector| Some((rule.at, domain(selector)?)))
+        });
+        let ssh = policy.ssh.iter().flat_map(|rule| {
+            let users = rule.users.iter().filter_map(|user| Some((user.at, local_part_domain(&user.value)?)));
+            let at = rule.users.first().map(|user| user.at).unwrap_or_default();
+            users.chain(rule.sources.iter().filter_map(move |source| Some((at, domain(source)?))))
+        });
+        let unknown = rules.chain(ssh).filter(|(_, domain)| !known.contains(domain));
+        let fault = |(at, domain): (Span, &str)| {
+            let use_ = "cannot be used in user:*@<domain> expressions";
+            Fault::new(at, format!("{domain} is not associated with this Tailnet and {use_}"))
+        };
+        unknown.map(fault).collect()
+    }
+
+    fn run(&self, test: &Test) -> Option<Fault> {
+        let mut details = Vec::new();
+        let source = &test.source.text;
+        if test.accept.is_empty() && test.deny.is_empty() {
+            details.push("the test has neither accept nor deny".to_owned());
+        }
+        match (self.addresses_of(&test.source), test.protocol.clone()) {
+            (Err(reason), _) | (_, Err(reason)) => details.push(format!("src {source:?}: {reason}")),
+            (Ok(_), Ok(Some(protocol))) if !protocol.has_ports() => {
+                details.push("proto must be tcp, udp or sctp".to_owned());
+            }
+            (Ok(sources), Ok(protocol)) => {
+                let expectations = [(&test.accept, Outcome::Allowed), (&test.deny, Outcome::Denied)];
+                for (probe, expected) in expectations.iter().flat_map(|(list, to)| list.iter().map(move |p| (p, *to))) {
+                    let to = &probe.text;
+                    match self.probe(&sources, test, protocol, probe) {
+                        Err(reason) => details.push(format!("dst {to:?}: {reason}")),
+                        Ok(found) if found == expected => {}
+                        Ok(found) => details.push(format!("{source} -> {to}: expected {expected}, got {found}")),
+                    }
+                }
+            }
+        }
+        (!details.is_empty()).then(|| Fault { details, ..Fault::new(test.at, FAILED) })
+    }
+
+    fn probe(
+        &self,
+        sources: &[IpNet],
+        test: &Test,
+        protocol: Option<Protocol>,
+        probe: &Probe,
+    ) -> Result<Outcome, String> {
+        let (selector, port) = probe.target.clone()?;
+        let targets = self.addresses_of(&Named { text: probe.text.clone(), selector: Ok(selector) })?;
+        let pairs = sources.iter().flat_map(|from| targets.iter().map(move |to| (from, to)));
+        let pairs = pairs.filter(|(from, to)| from.max_prefix_len() == to.max_prefix_len());
+        let attributes = test.attributes.as_ref();
+        let packets = pairs.map(|(from, to)| Packet { from: *from, to: *to, protocol, port });
+        let allowed: BTreeSet<bool> =
+            packets.map(|packet| self.allowing(packet, attributes).next().is_some()).collect();
+        match (allowed.contains(&true), allowed.contains(&false)) {
+            (true, false) => Ok(Outcome::Allowed),
+            (false, true) => Ok(Outcome::Denied),
+            (true, true) => Ok(Outcome::Partly),
+            (false, false) => Err("source and destination have no addresses of one family".to_owned()),
+        }
+    }
+
+    /// What a name stands for at present; at least one address.
+    fn addresses_of(&self, named: &Named) -> Result<Vec<IpNet>, String> {
+        let selector = named.selector.as_ref().map_err(String::clone)?;
+        let nets: Vec<IpNet> = match selector {
+            Selector::Any => vec![OVERLAY_V4.into(), OVERLAY_V6.into()],
+            Selector::Net(net) => vec![*net],
+            selector => {
+                let places = self.nodes_of(std::slice::from_ref(selector));
+                let number = self.index.number(selector);
+                let prefixes = number.map(|number| self.index.prefixes(number)).unwrap_or_default();
+                let places = places.iter().filter_map(|slot| self.index.place(slot));
+                let addresses = places.flat_map(|place| place.addresses.iter().map(|address| IpNet::from(*address)));
+                if prefixes.is_empty() { addresses.collect() } else { prefixes.to_vec() }
+            }
+        };
+        if nets.is_empty() { Err("this stands for no address at present".to_owned()) } else { Ok(nets) }
+    }
+
+    fn run_ssh(&self, test: &SshTest) -> Option<Fault> {
+        let mut details = Vec::new();
+        let source = &test.source.text;
+        if test.accept.is_empty() && test.check.is_empty() && test.deny.is_empty() {
+            details.push("the test has neither accept, check nor deny".to_owned());
+        }
+        match self.addresses_of(&test.source) {
+            Err(reason) => details.push(format!("src {source:?}: {reason}")),
+            Ok(sources) => {
+                for target in &test.targets {
+                    match self.ssh_targets(target, &sources) {
+                        Err(reason) => details.push(format!("dst {:?}: {reason}", target.text)),
+                        Ok(nodes) => self.ssh_logins(test, &sources, &nodes, &mut details),
+                    }
+                }
+            }
+        }
+        (!details.is_empty()).then(|| Fault { details, ..Fault::new(test.at, FAILED) })
+    }
+
+    fn ssh_targets(&self, target: &Named, sources: &[IpNet]) -> Result<NodeSet, String> {
+        let selector = target.selector.as_ref().map_err(String::clone)?;
+        let nodes = match selector {
+            Selector::Auto(Autogroup::SelfNodes) => {
+                let owned = self.index.owned.values();
+                let is_source =
+                    |own: &&NodeSet| sources.iter().any(|net| self.index.slots_in(net).any(|s| own.contains(s)));
+                owned.filter(is_source).flat_map(NodeSet::iter).collect()
+            }
+            Selector::Net(net @ IpNet::V6(_)) => {
+                return Err(format!("name the node by a tag, a user or its IPv4 address, not by {}", net.addr()));
+            }
+            Selector::Net(net) => self.index.slots_in(net).collect(),
+            selector => self.nodes_of(std::slice::from_ref(selector)),
+        };
+        if nodes.is_empty() { Err("this stands for no node at present".to_owned()) } else { Ok(nodes) }
+    }
+
+    fn ssh_logins(&self, test: &SshTest, sources: &[IpNet], targets: &NodeSet, details: &mut Vec<String>) {
+        for place in targets.iter().filter_map(|slot| self.index.place(slot)) {
+            let rules = self.ssh_policy(place.id, "").rules;
+            let login = |account: &str, from: &IpNet| {
+                let matching = rules.iter().filter(|rule| {
+                    let maps_to =
+                        rule.ssh_users.get(account).or_else(|| rule.ssh_users.get("*").filter(|_| account != "root"));
+                    let is_source = rule.principals.iter().any(|principal| from.contains(&principal.node_ip));
+                    is_source && maps_to.is_some_and(|to| !to.is_empty()) && !account.is_empty()
+                });
+                matching.fold((false, false), |(_, check), rule| (true, check || !rule.action.accept))
+            };
+            let mut expect = |accounts: &[String], expected: &str, holds: fn((bool, bool)) -> bool| {
+                for account in accounts {
+                    if !sources.iter().all(|from| holds(login(account, from))) {
+                        let (source, name) = (&test.source.text, &place.node.name);
+                        details.push(format!("{source} as {account:?} -> {name}: expected {expected}"));
+                    }
+                }
+            };
+            expect(&test.accept, "to be allowed", |(allowed, _)| allowed);
+            expect(&test.check, "to be allowed after a check", |(_, checked)| checked);
+            expect(&test.deny, "to be denied", |(allowed, _)| !allowed);
+        }
+    }
+
+    /// The nodes that some selectors of the policy mean.
+    pub(super) fn nodes_of(&self, selectors: &[Selector]) -> NodeSet {
+        let mut nodes = NodeSet::default();
+        let numbers = selectors.iter().filter_map(|selector| self.index.number(selector));
+        numbers.for_each(|number| nodes.unite(self.index.selected(number)));
+        nodes
+    }
+}
+
+/// How a test came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Allowed,
+    Denied,
+    /// Some of the connections are allowed and some are not.
+    Partly,
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Partly => "allowed in part",
+        })
+    }
+}
+
+fn domain(selector: &Selector) -> Option<&str> {
+    match selector {
+        Selector::Domain(domain) => Some(domain),
+        _ => None,
+    }
+}

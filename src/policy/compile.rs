@@ -1,0 +1,313 @@
+//! A policy against a network: which rules concern which nodes.
+//!
+//! A rule becomes a [`Flow`]: the nodes it lets in ([`Sources`], shared by all rules with the same `src`) and
+//! the nodes whose filter it is part of. Both are bit sets over the node table. When a node comes, goes or
+//! changes, its own selectors are looked up again and the sets are rebuilt from the index; what a node is
+//! *sent* is worked out when asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::types::{NodeId, UserId};
+use crate::wire::control::CapMap;
+
+use super::document::{Policy, Rule};
+use super::error::Span;
+use super::index::{Index, Place, SelectorId};
+use super::nodeset::NodeSet;
+use super::ports::{PortRange, Protocol};
+use super::selector::{Autogroup, Selector};
+use super::sources::Sources;
+use super::topology::{Node, Topology, User};
+
+/// A policy compiled against a network.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    policy: Arc<Policy>,
+    pub(super) index: Index,
+    pub(super) flows: Vec<Flow>,
+    lists: Vec<SourceList>,
+    sources: Vec<Arc<Sources>>,
+}
+
+/// The nodes whose outputs a change may have altered; all others are as they were.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Ask for the packet filter and SSH rules of these again.
+    pub filters: BTreeSet<NodeId>,
+    /// Ask for the peers of these again.
+    pub peers: BTreeSet<NodeId>,
+}
+
+/// One rule, in numbers.
+#[derive(Clone, Debug)]
+pub(super) struct Flow {
+    /// Where in the policy; none for what holds without being written.
+    pub(super) at: Option<Span>,
+    list: usize,
+    pub(super) targets: Vec<SelectorId>,
+    pub(super) opens: Vec<FlowOpen>,
+    pub(super) app: CapMap,
+    /// The tags of the routers that alone may carry this.
+    pub(super) via: Option<Vec<SelectorId>>,
+    /// Whether each source user's own nodes are a destination.
+    pub(super) to_self: bool,
+    /// The nodes whose filter this is part of, those of `to_self` aside.
+    pub(super) concerned: NodeSet,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct FlowOpen {
+    pub(super) targets: Vec<SelectorId>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) ports: Vec<PortRange>,
+}
+
+/// A `src` with its postures: what [`Sources`] are computed from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SourceList {
+    pub(super) selectors: Vec<SelectorId>,
+    pub(super) postures: Vec<String>,
+}
+
+/// Capabilities that give another one in return: who may use a relay is in turn its target.
+const COMPANION_CAPS: &[(&str, &str)] = &[
+    ("tailscale.com/cap/drive", "tailscale.com/cap/drive-sharer"),
+    ("tailscale.com/cap/relay", "tailscale.com/cap/relay-target"),
+];
+
+impl Compiled {
+    /// Compiles a policy. Total: what a policy names and the network lacks selects nothing.
+    pub fn new(policy: Arc<Policy>, topology: Topology) -> Self {
+        let mut index = Index::new(&policy, topology.users);
+        let mut compiler = Compiler { index: &index, lists: BTreeMap::new(), flows: Vec::new() };
+        match &policy.rules {
+            Some(rules) => rules.iter().for_each(|rule| compiler.rule(rule)),
+            None => compiler.allow_all(),
+        }
+        let Compiler { lists, flows, .. } = compiler;
+        let mut ordered: Vec<_> = lists.into_iter().collect();
+        ordered.sort_by_key(|(_, number)| *number);
+        for (id, node) in topology.nodes {
+            index.insert(id, node, &policy);
+        }
+        let lists = ordered.into_iter().map(|(list, _)| list).collect();
+        let mut compiled = Self { policy, index, flows, lists, sources: Vec::new() };
+        compiled.refresh(None);
+        compiled
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Adds a node, or replaces what was known of it.
+    pub fn upsert(&mut self, id: NodeId, node: Node) -> Change {
+        let mut change = Change::default();
+        self.note(id, &mut change);
+        let slot = self.index.insert(id, node, &self.policy);
+        self.refresh(Some(slot));
+        self.note(id, &mut change);
+        change
+    }
+
+    /// Removes a node.
+    pub fn remove(&mut self, id: NodeId) -> Change {
+        let mut change = Change::default();
+        self.note(id, &mut change);
+        let slot = self.index.slot(id);
+        self.index.remove(id);
+        self.refresh(slot);
+        change.filters.remove(&id);
+        change.peers.remove(&id);
+        change
+    }
+
+    /// Replaces the users; everything is compiled anew.
+    pub fn set_users(&mut self, users: BTreeMap<UserId, User>) {
+        let places = self.index.places.iter().flatten();
+        let nodes = places.map(|place| (place.id, place.node.clone())).collect();
+        *self = Self::new(self.policy.clone(), Topology { users, nodes });
+    }
+
+    /// Rebuilds the sets of all rules from the index, after `changed` was altered in it.
+    fn refresh(&mut self, changed: Option<usize>) {
+        let mut old = std::mem::take(&mut self.sources).into_iter();
+        // An unchanged set keeps its identity, and with it the text it was already turned into.
+        let keep_or_replace = |list| {
+            let fresh = Sources::new(list, &self.index);
+            match old.next() {
+                Some(old) if old.is_same(&fresh, changed) => old,
+                _ => Arc::new(fresh),
+            }
+        };
+        self.sources = self.lists.iter().map(keep_or_replace).collect();
+        for flow in &mut self.flows {
+            flow.concerned = flow.find_concerned(&self.index);
+        }
+    }
+
+    /// Adds whoever shares a rule with the node, as things stand.
+    fn note(&self, id: NodeId, change: &mut Change) {
+        let Some(slot) = self.index.slot(id) else { return };
+        let (mut filters, mut peers) = (NodeSet::default(), NodeSet::default());
+        filters.insert(slot);
+        peers.insert(slot);
+        for flow in &self.flows {
+            let sources = self.sources_of(flow);
+            let is_source = sources.reach.contains(slot);
+            if is_source {
+                filters.unite(&flow.concerned);
+                peers.unite(&flow.concerned);
+            }
+            if flow.concerned.contains(slot) {
+                peers.unite(&sources.reach);
+            }
+            if flow.to_self && is_source {
+                let own = self.index.place(slot).and_then(|place| self.index.owned.get(&place.node.user));
+                own.into_iter().for_each(|own| {
+                    filters.unite(own);
+                    peers.unite(own);
+                });
+            }
+        }
+        change.filters.extend(self.ids(&filters));
+        change.peers.extend(self.ids(&peers));
+    }
+
+    pub(super) fn sources_of(&self, flow: &Flow) -> &Arc<Sources> {
+        &self.sources[flow.list]
+    }
+
+    pub(super) fn list_of(&self, flow: &Flow) -> &SourceList {
+        &self.lists[flow.list]
+    }
+
+    pub(super) fn ids<'c>(&'c self, set: &'c NodeSet) -> impl Iterator<Item = NodeId> + 'c {
+        set.iter().filter_map(|slot| self.index.place(slot)).map(|place| place.id)
+    }
+
+    pub(super) fn place_of(&self, id: NodeId) -> Option<&Place> {
+        self.index.place(self.index.slot(id)?)
+    }
+
+    pub(super) fn means_user(&self, selector: &Selector, user: UserId) -> bool {
+        self.index.means_user(selector, user)
+    }
+
+    pub(super) fn is_user(&self, name: &str) -> bool {
+        self.index.is_user(name)
+    }
+
+    /// Whether a selector of the policy means a node.
+    pub(super) fn means(&self, selector: &Selector, id: NodeId) -> bool {
+        let number = self.index.number(selector);
+        number.zip(self.index.slot(id)).is_some_and(|(number, slot)| self.index.selected(number).contains(slot))
+    }
+}
+
+impl Flow {
+    /// The nodes that are, or carry traffic to, one of the destinations.
+    fn find_concerned(&self, index: &Index) -> NodeSet {
+        let mut concerned = NodeSet::default();
+        for target in &self.targets {
+            match (index.selector(*target), &self.via) {
+                (Selector::Auto(Autogroup::Internet), _) => concerned.unite(&index.exits),
+                (Selector::Net(_) | Selector::Set(_), Some(_)) => concerned.unite(index.behind(*target)),
+                (_, Some(_)) => {}
+                (selector, None) => {
+                    concerned.unite(index.selected(*target));
+                    concerned.unite(index.behind(*target));
+                    if is_internet(selector) {
+                        concerned.unite(&index.exits);
+                    }
+                }
+            }
+        }
+        if let Some(tags) = &self.via {
+            let mut routers = NodeSet::default();
+            tags.iter().for_each(|tag| routers.unite(index.selected(*tag)));
+            concerned.intersect(&routers);
+        }
+        concerned
+    }
+}
+
+/// Whether a selector is of addresses on the internet alone: those an exit node carries.
+fn is_internet(selector: &Selector) -> bool {
+    matches!(selector, Selector::Net(net) if super::internet::contains(net))
+}
+
+/// Turns rules into flows while numbers are given out.
+struct Compiler<'i> {
+    index: &'i Index,
+    lists: BTreeMap<SourceList, usize>,
+    flows: Vec<Flow>,
+}
+
+impl Compiler<'_> {
+    /// What a policy without `acls` and `grants` says.
+    fn allow_all(&mut self) {
+        let any = self.numbers(&[Selector::Any]);
+        let open = FlowOpen { targets: any.clone(), protocol: None, ports: vec![PortRange::ALL] };
+        self.flow(None, any.clone(), Vec::new(), any, vec![open], CapMap::new(), None);
+    }
+
+    fn rule(&mut self, rule: &Rule) {
+        if rule.sources.is_empty() || rule.targets.is_empty() {
+            return;
+        }
+        let sources = self.numbers(&rule.sources);
+        let targets = self.numbers(&rule.targets);
+        let opens = rule.opens.iter().map(|open| FlowOpen {
+            targets: self.numbers(&open.targets),
+            protocol: open.protocol,
+            ports: open.ports.clone(),
+        });
+        let opens = opens.collect();
+        let via = (!rule.via.is_empty()).then(|| self.numbers(&rule.via));
+        let at = Some(rule.at);
+        let others: Vec<_> = rule.targets.iter().filter(|target| !is_self(target)).cloned().collect();
+        if via.is_none() && !others.is_empty() {
+            let others = self.numbers(&others);
+            for app in companions(&rule.app) {
+                self.flow(at, others.clone(), Vec::new(), sources.clone(), Vec::new(), app, None);
+            }
+        }
+        self.flow(at, sources, rule.postures.clone(), targets, opens, rule.app.clone(), via);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of a flow, each once")]
+    fn flow(
+        &mut self,
+        at: Option<Span>,
+        sources: Vec<SelectorId>,
+        postures: Vec<String>,
+        targets: Vec<SelectorId>,
+        opens: Vec<FlowOpen>,
+        app: CapMap,
+        via: Option<Vec<SelectorId>>,
+    ) {
+        let next = self.lists.len();
+        let list = *self.lists.entry(SourceList { selectors: sources, postures }).or_insert(next);
+        let to_self = targets.iter().any(|target| is_self(self.index.selector(*target)));
+        self.flows.push(Flow { at, list, targets, opens, app, via, to_self, concerned: NodeSet::default() });
+    }
+
+    /// The numbers of selectors in order, each once.
+    fn numbers(&mut self, selectors: &[Selector]) -> Vec<SelectorId> {
+        let numbers: BTreeSet<_> = selectors.iter().filter_map(|selector| self.index.number(selector)).collect();
+        numbers.into_iter().collect()
+    }
+}
+
+fn is_self(target: &Selector) -> bool {
+    *target == Selector::Auto(Autogroup::SelfNodes)
+}
+
+/// What the receivers of some capabilities give in return, each by itself.
+pub(super) fn companions(app: &CapMap) -> impl Iterator<Item = CapMap> + '_ {
+    let given = COMPANION_CAPS.iter().filter(|(capability, _)| app.contains_key(*capability));
+    given.map(|(_, companion)| CapMap::from([((*companion).to_owned(), None)]))
+}

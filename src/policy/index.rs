@@ -1,0 +1,302 @@
+//! Which node is meant by which selector.
+//!
+//! Each distinct selector of a policy has a number. Placing a node in the table finds the selectors that mean
+//! it, without looking at any other node; so one node more costs the same in a small network and a large one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::types::{IpNet, NodeId, UserId, is_default_route};
+
+use super::document::Policy;
+use super::nodeset::NodeSet;
+use super::selector::{Autogroup, Selector};
+use super::topology::{Node, Role, User, is_subnet, overlaps};
+
+/// The number of a selector.
+pub(super) type SelectorId = usize;
+
+/// A node with what the policy makes of it.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) id: NodeId,
+    pub(super) node: Node,
+    /// The addresses it goes by: without IPv4 where the policy disables that.
+    pub(super) addresses: Vec<IpAddr>,
+    /// The advertised routes that are approved, by hand or by the policy.
+    pub(super) routes: Vec<IpNet>,
+    /// The selectors that mean the node, by ownership or by address.
+    selected: Vec<SelectorId>,
+    /// The selectors of addresses that lie behind the node's subnet routes.
+    behind: Vec<SelectorId>,
+    /// The postures that the node meets.
+    postures: Vec<usize>,
+}
+
+impl Place {
+    /// Whether traffic to the internet may leave through the node.
+    pub(super) fn is_exit(&self) -> bool {
+        self.routes.iter().any(is_default_route)
+    }
+
+    pub(super) fn subnets(&self) -> impl Iterator<Item = &IpNet> {
+        self.routes.iter().filter(|route| is_subnet(route))
+    }
+
+    /// Whether `address` is one of the node's.
+    pub(super) fn has_address_in(&self, net: &IpNet) -> bool {
+        self.addresses.iter().any(|address| net.contains(address))
+    }
+}
+
+/// The node table, and a set of slots for each selector.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    selectors: Vec<Selector>,
+    numbers: BTreeMap<Selector, SelectorId>,
+    /// The selectors of addresses, each with its prefixes.
+    address_selectors: Vec<(SelectorId, Vec<IpNet>)>,
+    /// For each user the selectors that mean them.
+    user_selectors: BTreeMap<UserId, Vec<SelectorId>>,
+    users: BTreeMap<UserId, User>,
+    pub(super) posture_names: Vec<String>,
+
+    pub(super) places: Vec<Option<Place>>,
+    free: Vec<usize>,
+    slots: BTreeMap<NodeId, usize>,
+    selected: Vec<NodeSet>,
+    behind: Vec<NodeSet>,
+    posture_sets: Vec<NodeSet>,
+    pub(super) everyone: NodeSet,
+    pub(super) exits: NodeSet,
+    /// Untagged nodes by user.
+    pub(super) owned: BTreeMap<UserId, NodeSet>,
+    /// Approved subnet routes, each with the nodes that serve it.
+    pub(super) routes: BTreeMap<IpNet, NodeSet>,
+    pub(super) by_address: BTreeMap<IpAddr, usize>,
+}
+
+impl Index {
+    pub(super) fn new(policy: &Policy, users: BTreeMap<UserId, User>) -> Self {
+        let mut index = Self { users, ..Self::default() };
+        index.posture_names = policy.postures.keys().cloned().collect();
+        index.posture_sets = vec![NodeSet::default(); index.posture_names.len()];
+        for selector in policy.selectors().chain([&Selector::Any]) {
+            index.intern(selector, policy);
+        }
+        let directory = Directory::new(&index.users);
+        for (number, selector) in index.selectors.iter().enumerate() {
+            for user in directory.users(selector, policy) {
+                index.user_selectors.entry(user).or_default().push(number);
+            }
+        }
+        index
+    }
+
+    fn intern(&mut self, selector: &Selector, policy: &Policy) {
+        if self.numbers.contains_key(selector) {
+            return;
+        }
+        let number = self.selectors.len();
+        match selector {
+            Selector::Net(net) => self.address_selectors.push((number, vec![*net])),
+            Selector::Set(name) => {
+                let nets = policy.sets.get(name).cloned().unwrap_or_default();
+                self.address_selectors.push((number, nets));
+            }
+            _ => {}
+        }
+        self.selectors.push(selector.clone());
+        self.numbers.insert(selector.clone(), number);
+        self.selected.push(NodeSet::default());
+        self.behind.push(NodeSet::default());
+    }
+
+    /// Whether a selector means a user, and so the user's untagged nodes.
+    pub(super) fn means_user(&self, selector: &Selector, user: UserId) -> bool {
+        let means = self.user_selectors.get(&user);
+        self.number(selector).zip(means).is_some_and(|(number, means)| means.contains(&number))
+    }
+
+    /// Whether anybody goes by a name, as policies write names.
+    pub(super) fn is_user(&self, name: &str) -> bool {
+        let local = name.strip_suffix('@').unwrap_or(name);
+        self.users.values().any(|user| user.login == name || user.login == local)
+    }
+
+    /// The number of a selector; those that the policy does not use have none.
+    pub(super) fn number(&self, selector: &Selector) -> Option<SelectorId> {
+        self.numbers.get(selector).copied()
+    }
+
+    pub(super) fn selector(&self, number: SelectorId) -> &Selector {
+        &self.selectors[number]
+    }
+
+    /// The nodes that a selector means.
+    pub(super) fn selected(&self, number: SelectorId) -> &NodeSet {
+        &self.selected[number]
+    }
+
+    /// The nodes with an approved route to addresses that the selector means.
+    pub(super) fn behind(&self, number: SelectorId) -> &NodeSet {
+        &self.behind[number]
+    }
+
+    /// The prefixes of a selector of addresses.
+    pub(super) fn prefixes(&self, number: SelectorId) -> &[IpNet] {
+        let found = self.address_selectors.binary_search_by_key(&number, |(number, _)| *number);
+        found.ok().and_then(|found| self.address_selectors.get(found)).map_or(&[], |(_, nets)| nets)
+    }
+
+    /// The nodes with an address in `prefix`.
+    pub(super) fn slots_in(&self, prefix: &IpNet) -> impl Iterator<Item = usize> + '_ {
+        self.by_address.range(prefix.network()..=prefix.broadcast()).map(|(_, slot)| *slot)
+    }
+
+    pub(super) fn posture(&self, name: &str) -> Option<&NodeSet> {
+        let number = self.posture_names.iter().position(|known| known == name)?;
+        self.posture_sets.get(number)
+    }
+
+    pub(super) fn slot(&self, id: NodeId) -> Option<usize> {
+        self.slots.get(&id).copied()
+    }
+
+    pub(super) fn place(&self, slot: usize) -> Option<&Place> {
+        self.places.get(slot)?.as_ref()
+    }
+
+    pub(super) fn users(&self) -> &BTreeMap<UserId, User> {
+        &self.users
+    }
+
+    /// Puts a node into the table, in its old slot if it had one.
+    pub(super) fn insert(&mut self, id: NodeId, node: Node, policy: &Policy) -> usize {
+        self.remove(id);
+        let place = self.examine(id, node, policy);
+        let slot = self.free.pop().unwrap_or(self.places.len());
+        if slot == self.places.len() {
+            self.places.push(None);
+        }
+        self.slots.insert(id, slot);
+        self.everyone.insert(slot);
+        place.selected.iter().for_each(|number| self.selected[*number].insert(slot));
+        place.behind.iter().for_each(|number| self.behind[*number].insert(slot));
+        place.postures.iter().for_each(|number| self.posture_sets[*number].insert(slot));
+        if place.is_exit() {
+            self.exits.insert(slot);
+        }
+        if !place.node.is_tagged() {
+            self.owned.entry(place.node.user).or_default().insert(slot);
+        }
+        for route in place.subnets() {
+            self.routes.entry(*route).or_default().insert(slot);
+        }
+        self.by_address.extend(place.addresses.iter().map(|address| (*address, slot)));
+        self.places[slot] = Some(place);
+        slot
+    }
+
+    /// Takes a node out; its slot becomes free.
+    pub(super) fn remove(&mut self, id: NodeId) {
+        let Some(slot) = self.slots.remove(&id) else { return };
+        let Some(place) = self.places.get_mut(slot).and_then(Option::take) else { return };
+        self.free.push(slot);
+        self.everyone.remove(slot);
+        self.exits.remove(slot);
+        place.selected.iter().for_each(|number| self.selected[*number].remove(slot));
+        place.behind.iter().for_each(|number| self.behind[*number].remove(slot));
+        place.postures.iter().for_each(|number| self.posture_sets[*number].remove(slot));
+        if let Some(owned) = self.owned.get_mut(&place.node.user) {
+            owned.remove(slot);
+        }
+        for route in place.subnets() {
+            if let Some(carriers) = self.routes.get_mut(route) {
+                carriers.remove(slot);
+            }
+        }
+        self.routes.retain(|_, carriers| !carriers.is_empty());
+        for address in &place.addresses {
+            self.by_address.remove(address);
+        }
+    }
+
+    fn examine(&self, id: NodeId, node: Node, policy: &Policy) -> Place {
+        let mut selected: BTreeSet<SelectorId> = self.owner_selectors(&node).collect();
+        for (number, nets) in &self.address_selectors {
+            if nets.iter().any(|net| node.addresses.iter().any(|address| net.contains(address))) {
+                selected.insert(*number);
+            }
+        }
+        let means = |selector: &Selector| self.number(selector).is_some_and(|number| selected.contains(&number));
+        let routes = policy.approved(&node, means);
+        let mut addresses = node.addresses.clone();
+        if policy.disables_ipv4(means) {
+            addresses.retain(IpAddr::is_ipv6);
+        }
+        let is_behind = |nets: &[IpNet]| {
+            routes.iter().filter(|route| is_subnet(route)).any(|route| nets.iter().any(|net| overlaps(net, route)))
+        };
+        let behind = self.address_selectors.iter().filter(|(_, nets)| is_behind(nets)).map(|(number, _)| *number);
+        let postures = policy.postures.values().enumerate().filter(|(_, posture)| posture.holds(&node.attributes));
+        Place {
+            behind: behind.collect(),
+            postures: postures.map(|(number, _)| number).collect(),
+            selected: selected.into_iter().collect(),
+            id,
+            node,
+            addresses,
+            routes,
+        }
+    }
+
+    /// The selectors that mean the node because of who owns it.
+    fn owner_selectors<'i>(&'i self, node: &'i Node) -> impl Iterator<Item = SelectorId> + 'i {
+        let tags = node.tags.iter().map(|tag| Selector::Tag(tag.clone()));
+        let general = if node.is_tagged() { Autogroup::Tagged } else { Autogroup::Member };
+        let general = [Selector::Any, Selector::Auto(general), Selector::Auto(Autogroup::DangerAll)];
+        let user = self.user_selectors.get(&node.user).filter(|_| !node.is_tagged());
+        tags.chain(general).filter_map(|selector| self.number(&selector)).chain(user.into_iter().flatten().copied())
+    }
+}
+
+/// Users by what policies call them.
+struct Directory<'u> {
+    users: &'u BTreeMap<UserId, User>,
+    by_login: BTreeMap<&'u str, Vec<UserId>>,
+    by_domain: BTreeMap<&'u str, Vec<UserId>>,
+}
+
+impl<'u> Directory<'u> {
+    fn new(users: &'u BTreeMap<UserId, User>) -> Self {
+        let mut directory = Self { users, by_login: BTreeMap::new(), by_domain: BTreeMap::new() };
+        for (id, user) in users {
+            directory.by_login.entry(&user.login).or_default().push(*id);
+            if let Some(domain) = user.domain() {
+                directory.by_domain.entry(domain).or_default().push(*id);
+            }
+        }
+        directory
+    }
+
+    /// The users that a selector means.
+    fn users(&self, selector: &Selector, policy: &Policy) -> BTreeSet<UserId> {
+        let found = |map: &BTreeMap<&str, Vec<UserId>>, name: &str| map.get(name).cloned().unwrap_or_default();
+        let with_role = |least: Role| self.users.iter().filter(move |(_, user)| user.role >= least).map(|(id, _)| *id);
+        match selector {
+            Selector::User(name) => {
+                let local = name.strip_suffix('@').map(|local| found(&self.by_login, local));
+                found(&self.by_login, name).into_iter().chain(local.into_iter().flatten()).collect()
+            }
+            Selector::Domain(domain) => found(&self.by_domain, domain).into_iter().collect(),
+            Selector::Group(name) => {
+                let members = policy.groups.get(name).map(Vec::as_slice).unwrap_or_default();
+                members.iter().flat_map(|member| self.users(member, policy)).collect()
+            }
+            Selector::Auto(Autogroup::Admin) => with_role(Role::Admin).collect(),
+            Selector::Auto(Autogroup::Owner) => with_role(Role::Owner).collect(),
+            _ => BTreeSet::new(),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Whom a node sees, and which routes it may use through whom.
+//!
+//! Two nodes see each other when a rule lets either reach the other, or anything behind the other. A route is
+//! shown where a rule opens an address of it to the viewer, where packets from behind it may reach the viewer,
+//! and to those who serve the same route themselves. One node carries a route for a viewer: the one that was
+//! chosen among all, unless a rule steers the viewer through others.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::types::{IpNet, NodeId};
+use crate::wire::control::CapMap;
+
+use super::compile::{Compiled, Flow};
+use super::index::Place;
+use super::nodeset::NodeSet;
+use super::selector::{Autogroup, Selector};
+use super::topology::{is_subnet, overlaps};
+
+/// Another node as one node is to see it.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Who.
+    pub id: NodeId,
+    /// Its addresses, as far as the viewer can use them.
+    pub addresses: Vec<IpAddr>,
+    /// The subnet routes it carries for the viewer.
+    pub subnets: Vec<IpNet>,
+    /// The exit routes that the viewer may send internet traffic to.
+    pub exit_routes: Vec<IpNet>,
+    /// What others are told of the peer, for its `CapMap` as a peer.
+    pub capabilities: CapMap,
+}
+
+impl Peer {
+    /// Addresses and routes: the `AllowedIPs` of the wire form.
+    pub fn allowed_ips(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let addresses = self.addresses.iter().map(|address| IpNet::from(*address));
+        addresses.chain(self.subnets.iter().copied()).chain(self.exit_routes.iter().copied())
+    }
+}
+
+impl Compiled {
+    /// The nodes that the node sees, with what it may use of them, by number.
+    pub fn peers(&self, id: NodeId) -> Vec<Peer> {
+        let Some((slot, viewer)) = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?))) else {
+            return Vec::new();
+        };
+        let visible = self.visible(slot, viewer);
+        let carried = self.carried(slot, &visible);
+        let exits = self.open_exits(slot);
+        let peers = visible.iter().filter_map(|peer| Some((peer, self.index.place(peer)?)));
+        let mut peers: Vec<_> = peers
+            .map(|(peer, place)| Peer {
+                id: place.id,
+                addresses: usable(viewer, place),
+                subnets: place.subnets().filter(|route| carried.contains(&(peer, **route))).copied().collect(),
+                exit_routes: place
+                    .routes
+                    .iter()
+                    .filter(|route| !is_subnet(route) && exits.contains(peer))
+                    .copied()
+                    .collect(),
+                capabilities: peer_capabilities(place),
+            })
+            .collect();
+        peers.sort_unstable_by_key(|peer| peer.id);
+        peers
+    }
+
+    /// Whether two nodes see each other.
+    pub fn sees(&self, viewer: NodeId, peer: NodeId) -> bool {
+        let place = self.index.slot(viewer).and_then(|slot| Some((slot, self.index.place(slot)?)));
+        let visible = place.map(|(slot, place)| self.visible(slot, place)).unwrap_or_default();
+        self.index.slot(peer).is_some_and(|peer| visible.contains(peer))
+    }
+
+    fn visible(&self, slot: usize, viewer: &Place) -> NodeSet {
+        let mut visible = NodeSet::default();
+        let own = self.index.owned.get(&viewer.node.user).filter(|_| !viewer.node.is_tagged());
+        for flow in &self.flows {
+            let reach = &self.sources_of(flow).reach;
+            if flow.concerned.contains(slot) {
+                visible.unite(reach);
+            }
+            if reach.contains(slot) {
+                visible.unite(&flow.concerned);
+            }
+            if let Some(own) = own.filter(|_| flow.to_self) {
+                let from = reach.intersection(own);
+                visible.unite(if from.contains(slot) { own } else { &from });
+            }
+        }
+        visible.remove(slot);
+        visible
+    }
+
+    /// The subnet routes that the viewer may use, each with the one node that carries it.
+    fn carried(&self, slot: usize, visible: &NodeSet) -> BTreeSet<(usize, IpNet)> {
+        let mut carried = BTreeSet::new();
+        for (route, carriers) in &self.index.routes {
+            let candidates = carriers.intersection(visible);
+            if candidates.is_empty() {
+                continue;
+            }
+            let chosen = self.chosen(route, carriers).filter(|chosen| candidates.contains(*chosen));
+            let carrier = if carriers.contains(slot) {
+                chosen
+            } else {
+                let open = self.open_carriers(slot, route, &candidates);
+                let usable = |chosen: &usize| open.contains(*chosen) || self.comes_from(slot, route);
+                let steered = || open.iter().min_by_key(|slot| self.index.place(*slot).map(|place| place.id));
+                chosen.filter(usable).or_else(steered)
+            };
+            carried.extend(carrier.map(|carrier| (carrier, *route)));
+        }
+        carried
+    }
+
+    /// Whether packets from behind the route may reach the node.
+    fn comes_from(&self, slot: usize, route: &IpNet) -> bool {
+        let concerning = |flow: &&Flow| flow.concerned.contains(slot);
+        self.flows.iter().filter(concerning).any(|flow| self.sources_of(flow).admit_route(route))
+    }
+
+    /// The carriers through which a rule lets the node reach an address of the route.
+    fn open_carriers(&self, slot: usize, route: &IpNet, candidates: &NodeSet) -> NodeSet {
+        let mut open = NodeSet::default();
+        for flow in self.flows.iter().filter(|flow| self.sources_of(flow).reach.contains(slot)) {
+            let covers = |target: &usize| match self.index.selector(*target) {
+                Selector::Any => flow.via.is_none(),
+                _ => self.index.prefixes(*target).iter().any(|net| overlaps(net, route)),
+            };
+            if flow.targets.iter().any(covers) {
+                open.unite(&flow.concerned.intersection(candidates));
+            }
+        }
+        open
+    }
+
+    /// The carrier that was chosen for everybody.
+    fn chosen(&self, route: &IpNet, carriers: &NodeSet) -> Option<usize> {
+        carriers.iter().find(|slot| self.index.place(*slot).is_some_and(|place| place.node.primary.contains(route)))
+    }
+
+    /// The exit nodes that a rule opens the internet through.
+    fn open_exits(&self, slot: usize) -> NodeSet {
+        let mut open = NodeSet::default();
+        for flow in self.flows.iter().filter(|flow| self.sources_of(flow).reach.contains(slot)) {
+            let is_internet = |target: &usize| match self.index.selector(*target) {
+                Selector::Any => flow.via.is_none(),
+                selector => *selector == Selector::Auto(Autogroup::Internet),
+            };
+            if flow.targets.iter().any(is_internet) {
+                open.unite(&flow.concerned.intersection(&self.index.exits));
+            }
+        }
+        open
+    }
+}
+
+/// A viewer without an IPv4 address has no use for those of others.
+fn usable(viewer: &Place, peer: &Place) -> Vec<IpAddr> {
+    let no_ipv4 = !viewer.addresses.iter().any(IpAddr::is_ipv4);
+    peer.addresses.iter().filter(|address| address.is_ipv6() || !no_ipv4).copied().collect()
+}
+
+/// Exit nodes are suggested to those who see them.
+fn peer_capabilities(peer: &Place) -> CapMap {
+    let suggested = peer.is_exit().then(|| ("suggest-exit-node".to_owned(), None));
+    suggested.into_iter().collect()
+}

@@ -1,0 +1,134 @@
+//! Whom a rule lets in: nodes by name, prefixes as they are written, or everybody.
+
+use std::net::IpAddr;
+use std::sync::OnceLock;
+
+use crate::types::{IpNet, OVERLAY_V4, OVERLAY_V6};
+
+use super::compile::SourceList;
+use super::index::Index;
+use super::nodeset::NodeSet;
+use super::selector::{Autogroup, Selector};
+use super::topology::overlaps;
+
+/// The overlay in the form of `*`: ranges, around the addresses that Chrome OS uses for its virtual machines.
+const OVERLAY: [&str; 3] = ["100.115.94.0-100.127.255.255", "100.64.0.0-100.115.91.255", "fd7a:115c:a1e0::/48"];
+
+/// The sources of all rules that have the same `src`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sources {
+    content: Content,
+    /// The nodes that traffic may come from or through: those of the content, and routers to its prefixes.
+    pub(super) reach: NodeSet,
+    wire: OnceLock<Vec<String>>,
+}
+
+/// What sources are; rules with equal content are one rule on the wire.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Content {
+    /// Any address whatsoever.
+    world: bool,
+    /// The whole overlay.
+    overlay: bool,
+    /// Prefixes, sorted: as written, and with `overlay` also all approved subnet routes.
+    nets: Vec<IpNet>,
+    /// Nodes named by who owns them.
+    nodes: NodeSet,
+}
+
+impl Sources {
+    /// Finds the sources of a `src`.
+    pub(super) fn new(list: &SourceList, index: &Index) -> Self {
+        if list.postures.is_empty() { Self::unconditional(list, index) } else { Self::with_postures(list, index) }
+    }
+
+    /// Some nodes and nothing else.
+    pub(super) fn of_nodes(nodes: NodeSet) -> Self {
+        Self { reach: nodes.clone(), content: Content { nodes, ..Content::default() }, wire: OnceLock::new() }
+    }
+
+    fn unconditional(list: &SourceList, index: &Index) -> Self {
+        let (mut content, mut reach) = (Content::default(), NodeSet::default());
+        for number in &list.selectors {
+            reach.unite(index.selected(*number));
+            reach.unite(index.behind(*number));
+            match index.selector(*number) {
+                Selector::Any => {
+                    content.overlay = true;
+                    content.nets.extend(index.routes.keys());
+                }
+                Selector::Auto(Autogroup::DangerAll) => content.world = true,
+                Selector::Net(_) | Selector::Set(_) => content.nets.extend(index.prefixes(*number)),
+                _ => content.nodes.unite(index.selected(*number)),
+            }
+        }
+        content.nets.sort_unstable();
+        content.nets.dedup();
+        Self { content, reach, wire: OnceLock::new() }
+    }
+
+    /// Only nodes report anything of themselves, so a condition leaves out all that is not a node.
+    fn with_postures(list: &SourceList, index: &Index) -> Self {
+        let (mut nodes, mut fit) = (NodeSet::default(), NodeSet::default());
+        list.selectors.iter().for_each(|number| nodes.unite(index.selected(*number)));
+        list.postures.iter().filter_map(|name| index.posture(name)).for_each(|met| fit.unite(met));
+        nodes.intersect(&fit);
+        Self::of_nodes(nodes)
+    }
+
+    pub(super) fn content(&self) -> &Content {
+        &self.content
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.content == Content::default()
+    }
+
+    /// Whether `fresh` says the same, even on the wire, after the node in slot `changed` was altered.
+    pub(super) fn is_same(&self, fresh: &Self, changed: Option<usize>) -> bool {
+        let unaltered = changed.is_none_or(|slot| !self.content.nodes.contains(slot));
+        unaltered && self.content == fresh.content && self.reach == fresh.reach
+    }
+
+    /// Whether packets from `prefix` may be let in.
+    pub(super) fn overlap(&self, prefix: &IpNet, index: &Index) -> bool {
+        let content = &self.content;
+        let is_overlay = || overlaps(prefix, &OVERLAY_V4.into()) || overlaps(prefix, &OVERLAY_V6.into());
+        content.world
+            || content.overlay && is_overlay()
+            || content.nets.iter().any(|net| overlaps(net, prefix))
+            || index.slots_in(prefix).any(|slot| content.nodes.contains(slot))
+    }
+
+    /// Whether packets from `address` are let in.
+    pub(super) fn admit(&self, address: IpAddr, index: &Index) -> bool {
+        self.overlap(&IpNet::from(address), index)
+    }
+
+    /// Whether a subnet behind a router is among the sources, not the router alone.
+    pub(super) fn admit_route(&self, route: &IpNet) -> bool {
+        self.content.world || self.content.nets.iter().any(|net| overlaps(net, route))
+    }
+
+    /// The `SrcIPs` of the wire form.
+    pub(super) fn wire(&self, index: &Index) -> &[String] {
+        self.wire.get_or_init(|| {
+            let content = &self.content;
+            if content.world {
+                return vec!["*".to_owned()];
+            }
+            let overlay = OVERLAY.iter().filter(|_| content.overlay).map(|range| (*range).to_owned());
+            let places = content.nodes.iter().filter_map(|slot| index.place(slot));
+            let addresses = places.flat_map(|place| &place.addresses).map(ToString::to_string);
+            let mut wire: Vec<_> = overlay.chain(content.nets.iter().map(show)).chain(addresses).collect();
+            wire.sort_unstable();
+            wire.dedup();
+            wire
+        })
+    }
+}
+
+/// A prefix the way filters write it: a single address without its length.
+pub(super) fn show(net: &IpNet) -> String {
+    if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
+}

@@ -1,0 +1,208 @@
+//! SSH: who may log in to a node, as whom, and whether they must prove themselves first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::types::{NodeId, UserId};
+
+use super::compile::Compiled;
+use super::document::{CheckPeriod, SshRule};
+use super::index::Place;
+use super::nodeset::NodeSet;
+use super::selector::{Autogroup, Selector};
+
+/// What a node's SSH server is to allow, in wire form; rules that ask for a check come first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SshPolicy {
+    /// The first rule that matches decides.
+    pub rules: Vec<SshAccess>,
+}
+
+/// Some sources, and the accounts open to them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SshAccess {
+    /// Who connects.
+    pub principals: Vec<SshPrincipal>,
+    /// Requested account to local account: `*` is any, `=` the same name, empty none.
+    pub ssh_users: BTreeMap<String, String>,
+    /// What happens then.
+    pub action: SshAction,
+    /// The environment variables that may be passed on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accept_env: Vec<String>,
+}
+
+/// A source of an SSH connection.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SshPrincipal {
+    /// Its overlay address.
+    #[serde(rename = "nodeIP")]
+    pub node_ip: IpAddr,
+}
+
+/// Accepting at once, or asking the coordinator.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SshAction {
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[allow(missing_docs, reason = "the name says it")]
+    pub accept: bool,
+    /// The coordinator's address that decides on a session; the server fills in the `$` names.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hold_and_delegate: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[allow(missing_docs, reason = "the name says it")]
+    pub allow_agent_forwarding: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[allow(missing_docs, reason = "the name says it")]
+    pub allow_local_port_forwarding: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[allow(missing_docs, reason = "the name says it")]
+    pub allow_remote_port_forwarding: bool,
+}
+
+/// The path at the coordinator that decides on a held session.
+const DELEGATE: &str = "/machine/ssh/action/$SRC_NODE_ID/to/$DST_NODE_ID?local_user=$LOCAL_USER";
+
+impl Compiled {
+    /// What the node's SSH server is to allow; `coordinator` is the base of the address it may ask at.
+    pub fn ssh_policy(&self, id: NodeId, coordinator: &str) -> SshPolicy {
+        let mut rules = Vec::new();
+        if let Some((slot, place)) = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?))) {
+            for rule in &self.policy().ssh {
+                SshCompiler::new(self, rule, coordinator).rules_for(slot, place, &mut rules);
+            }
+        }
+        rules.sort_by_key(|rule| rule.action.accept);
+        SshPolicy { rules }
+    }
+
+    /// How recent a login the first rule with a check asks for, between two nodes.
+    pub fn ssh_check_period(&self, source: NodeId, target: NodeId) -> Option<CheckPeriod> {
+        let (source, target) = (self.index.slot(source)?, self.index.slot(target)?);
+        let matches = |rule: &&SshRule| {
+            let compiler = SshCompiler::new(self, rule, "");
+            compiler.sources.contains(source) && compiler.reaches(source, target)
+        };
+        self.policy().ssh.iter().filter(|rule| rule.check.is_some()).find(matches)?.check
+    }
+}
+
+struct SshCompiler<'c> {
+    compiled: &'c Compiled,
+    rule: &'c SshRule,
+    sources: NodeSet,
+    action: SshAction,
+    users: BTreeMap<String, String>,
+    domains: BTreeSet<&'c str>,
+}
+
+impl<'c> SshCompiler<'c> {
+    fn new(compiled: &'c Compiled, rule: &'c SshRule, coordinator: &str) -> Self {
+        let action = match rule.check {
+            Some(_) => SshAction { hold_and_delegate: format!("{coordinator}{DELEGATE}"), ..SshAction::default() },
+            None => SshAction {
+                accept: true,
+                allow_agent_forwarding: true,
+                allow_local_port_forwarding: true,
+                allow_remote_port_forwarding: true,
+                ..SshAction::default()
+            },
+        };
+        let mut users = BTreeMap::from([("root".to_owned(), String::new())]);
+        let mut domains = BTreeSet::new();
+        for user in &rule.users {
+            if let Some(domain) = local_part_domain(&user.value) {
+                domains.insert(domain);
+            } else if user.value == Autogroup::NonRoot.name() {
+                users.insert("*".to_owned(), "=".to_owned());
+            } else {
+                users.insert(user.value.clone(), user.value.clone());
+            }
+        }
+        let sources = compiled.nodes_of(&rule.sources);
+        Self { compiled, rule, sources, action, users, domains }
+    }
+
+    fn rules_for(&self, slot: usize, place: &Place, rules: &mut Vec<SshAccess>) {
+        let owner = (!place.node.is_tagged()).then_some(place.node.user);
+        if let Some(owner) = owner.filter(|_| self.is_to_self()) {
+            self.push(&self.owned_sources(owner), Some(owner), rules);
+        }
+        if self.rule.targets.iter().all(is_self) {
+            return;
+        }
+        if self.compiled.nodes_of(&self.rule.targets).contains(slot) {
+            self.rules_for_target(rules);
+        } else if !self.domains.is_empty() && self.sources.contains(slot) {
+            // A source may always reach itself under its own name.
+            let own = owner.map_or_else(|| NodeSet::from_iter([slot]), |owner| self.owned_sources(owner));
+            self.push(&own, owner, rules);
+        }
+    }
+
+    /// With accounts that differ from user to user each user has rules of their own.
+    fn rules_for_target(&self, rules: &mut Vec<SshAccess>) {
+        if self.domains.is_empty() {
+            return self.push(&self.sources, None, rules);
+        }
+        let mut tagged = self.sources.clone();
+        for (user, owned) in &self.compiled.index.owned {
+            owned.iter().for_each(|slot| tagged.remove(slot));
+            self.push(&self.sources.intersection(owned), Some(*user), rules);
+        }
+        self.push(&tagged, None, rules);
+    }
+
+    fn push(&self, sources: &NodeSet, user: Option<UserId>, rules: &mut Vec<SshAccess>) {
+        let places = sources.iter().filter_map(|slot| self.compiled.index.place(slot));
+        let addresses = places.flat_map(|place| &place.addresses);
+        let principals: BTreeSet<_> = addresses.map(|address| SshPrincipal { node_ip: *address }).collect();
+        if principals.is_empty() {
+            return;
+        }
+        let local = user.and_then(|user| self.local_account(user)).map(|name| BTreeMap::from([(name.clone(), name)]));
+        for ssh_users in [Some(self.users.clone()), local].into_iter().flatten() {
+            rules.push(SshAccess {
+                principals: principals.iter().cloned().collect(),
+                ssh_users,
+                action: self.action.clone(),
+                accept_env: self.rule.accept_env.clone(),
+            });
+        }
+    }
+
+    /// The account that a user has by their own name.
+    fn local_account(&self, user: UserId) -> Option<String> {
+        let user = self.compiled.index.users().get(&user)?;
+        let named = user.domain().is_some_and(|domain| self.domains.contains(domain));
+        user.local_part().filter(|_| named).map(str::to_owned)
+    }
+
+    fn owned_sources(&self, user: UserId) -> NodeSet {
+        let owned = self.compiled.index.owned.get(&user);
+        owned.map(|owned| self.sources.intersection(owned)).unwrap_or_default()
+    }
+
+    fn is_to_self(&self) -> bool {
+        self.rule.targets.iter().any(is_self)
+    }
+
+    fn reaches(&self, source: usize, target: usize) -> bool {
+        let same_owner = || self.compiled.index.owned.values().any(|own| own.contains(source) && own.contains(target));
+        self.compiled.nodes_of(&self.rule.targets).contains(target) || self.is_to_self() && same_owner()
+    }
+}
+
+fn is_self(target: &Selector) -> bool {
+    *target == Selector::Auto(Autogroup::SelfNodes)
+}
+
+/// The domain of `localpart:*@DOMAIN`; anything else is the name of an account.
+pub(super) fn local_part_domain(user: &str) -> Option<&str> {
+    user.strip_prefix("localpart:*@").filter(|domain| !domain.is_empty())
+}
