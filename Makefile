@@ -3,7 +3,7 @@
 export PATH := $(CURDIR)/target/tools:$(HOME)/.cargo/bin:$(PATH)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build test demo bench fmt lint clean
+.PHONY: help build test demo bench captures fmt lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,6 +25,9 @@ demo: ## two nodes join a coordinator and ping each other, here or in a virtual 
 bench: ## measure and print a table; NAME=plan for one group
 	@tests/vm/setup.sh build kernel
 	@tests/bench/run.sh $(NAME)
+
+captures: ## compare the policy compiler with captured answers; WARREN_POLICY_CAPTURES names their folder
+	cargo test --no-default-features --test policy -- --nocapture
 
 fmt: ## format the sources
 	cargo fmt
