@@ -130,14 +130,13 @@ impl Reader {
     }
 
     fn node_attributes(&mut self, sections: &BTreeMap<&str, &Value<'_>>) -> Result<(), Fault> {
-        if let Some(value) = sections.get("randomizeClientPort") {
-            if syntax::boolean("randomizeClientPort", value)? {
-                self.policy.node_attributes.push(NodeAttributes {
-                    targets: vec![Selector::Any],
-                    attributes: CapMap::from([("randomize-client-port".to_owned(), None)]),
-                    ip_pool: Vec::new(),
-                });
-            }
+        let randomize = sections.get("randomizeClientPort");
+        if randomize.map(|value| syntax::boolean("randomizeClientPort", value)).transpose()? == Some(true) {
+            self.policy.node_attributes.push(NodeAttributes {
+                targets: vec![Selector::Any],
+                attributes: CapMap::from([("randomize-client-port".to_owned(), None)]),
+                ip_pool: Vec::new(),
+            });
         }
         self.each(sections, "nodeAttrs", |reader, value| {
             let entry = reader.node_attribute(value)?;
