@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::message::{Builder, CHUNK, Chunk, Group, Items, MapMessage, fields, json};
-use super::session::{Output, SessionId, add};
+use super::session::{Output, Session, SessionId, add};
 use super::state::{Member, State};
 use super::view::{self, Difference, Shown};
 use super::visibility::ViewClass;
@@ -95,6 +95,23 @@ impl Fanout {
     }
 }
 
+/// Everything that a flush tells.
+struct News<'a> {
+    changes: Vec<Changed<'a>>,
+    users: &'a BTreeSet<UserId>,
+    before: &'a BTreeMap<NodeId, Option<Shown>>,
+}
+
+/// What a viewer knew before a flush.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Knew {
+    /// What the last flush left viewers of this class with.
+    As(ViewClass),
+    /// Some state since then. It is told whole entries, and to forget whatever is not there, which is
+    /// right wherever it starts from.
+    Unsure,
+}
+
 /// A node's change, as a flush sees it.
 struct Changed<'a> {
     id: NodeId,
@@ -104,13 +121,15 @@ struct Changed<'a> {
 }
 
 /// What viewers of one class are told.
-#[derive(Default)]
 struct Told {
     entries: Items,
     removed: Items,
     patches: Items,
     online: Items,
+    owners: BTreeSet<UserId>,
     profiles: Items,
+    /// Whether some of the profiles changed themselves.
+    names_users: bool,
 }
 
 impl State {
@@ -154,50 +173,68 @@ impl State {
         }
         self.write_entries(before.keys().copied());
         let globals = Chunk::of_text(&globals);
-        let changes = self.compare(&before);
-        let mut classes: BTreeMap<ViewClass, Vec<SessionId>> = BTreeMap::new();
+        let outputs = self.outputs_of_flush(&before, &users, &globals);
+        self.outputs.extend(outputs);
+        for session in self.sessions.values_mut() {
+            session.opened_as = None;
+        }
+    }
+
+    fn outputs_of_flush(
+        &self,
+        before: &BTreeMap<NodeId, Option<Shown>>,
+        users: &BTreeSet<UserId>,
+        globals: &Arc<Chunk>,
+    ) -> Vec<Output> {
+        let news = News { changes: self.compare(before), users, before };
+        let mut alike: BTreeMap<ViewClass, Vec<SessionId>> = BTreeMap::new();
+        let mut told = BTreeMap::new();
         let mut outputs = Vec::new();
-        let mut told: BTreeMap<ViewClass, Told> = BTreeMap::new();
-        for (session, id) in &self.sessions {
-            let Some(viewer) = self.members.get(id) else { continue };
-            let class = self.visibility.class(&viewer.shown);
-            let Some(was) = before.get(id) else {
-                classes.entry(class).or_default().push(*session);
+        for (session, Session { node: id, opened_as }) in &self.sessions {
+            let Some(viewer) = self.members.get(id).map(|member| &member.shown) else { continue };
+            let class = self.visibility.class(viewer);
+            let told_alike =
+                told.entry((class, Knew::As(class))).or_insert_with(|| self.told(class, Knew::As(class), &news));
+            let owner = viewer.record.owner();
+            let is_news = users.contains(&owner) && !told_alike.owners.contains(&owner);
+            let was = opened_as.as_ref().or_else(|| before.get(id).and_then(Option::as_ref));
+            let Some(was) = was.or(is_news.then_some(viewer)) else {
+                alike.entry(class).or_default().push(*session);
                 continue;
             };
             let mut builder = Builder::new(&self.fanout.comma);
-            builder.shared_fields(&globals);
-            if let Some(was) = was.as_ref().filter(|was| view::concerns_itself(was, &viewer.shown, &self.config)) {
-                builder.field("Node", &view::myself(&viewer.shown, &self.config));
-                if was.record.owner() != viewer.shown.record.owner() {
-                    // Its new owner may be nobody else's.
-                    let own = self.profiles([viewer.shown.record.owner()]);
-                    builder.list("UserProfiles", &own, None);
-                }
+            builder.shared_fields(globals);
+            if view::concerns_itself(was, viewer, &self.config) {
+                builder.field("Node", &view::myself(viewer, &self.config));
             }
-            let old_class = was.as_ref().map_or(class, |was| self.visibility.class(was));
+            // Its new owner may be nobody else's.
+            let own = Some(owner).filter(|owner| is_news || *owner != was.record.owner());
+            let old_class = self.visibility.class(was);
+            let knew = if opened_as.is_some() { Knew::Unsure } else { Knew::As(old_class) };
             if old_class == class {
-                let told = told.entry(class).or_insert_with(|| self.told(class, &changes, &users));
-                told.write(&mut builder, Some(*id));
+                let told = told.entry((class, knew)).or_insert_with(|| self.told(class, knew, &news));
+                told.write(&mut builder, Some(*id), self.with_own(told, own));
             } else {
-                let everything = self.everything(*id, &before);
                 builder.field("PacketFilters", &self.filters(class));
-                self.told_by(&everything, &users, old_class, class).write(&mut builder, Some(*id));
+                let everything = News { changes: self.everything(&news), ..news };
+                let told = self.told(class, knew, &everything);
+                told.write(&mut builder, Some(*id), self.with_own(&told, own));
             }
             if !builder.is_empty() {
                 outputs.push(Output::Send { sessions: vec![*session], message: Arc::new(builder.finish()) });
             }
         }
-        for (class, sessions) in classes {
-            let told = told.entry(class).or_insert_with(|| self.told(class, &changes, &users));
+        for (class, sessions) in alike {
+            let knew = Knew::As(class);
+            let told = told.entry((class, knew)).or_insert_with(|| self.told(class, knew, &news));
             let mut builder = Builder::new(&self.fanout.comma);
-            builder.shared_fields(&globals);
-            told.write(&mut builder, None);
+            builder.shared_fields(globals);
+            told.write(&mut builder, None, None);
             if !builder.is_empty() {
                 outputs.push(Output::Send { sessions, message: Arc::new(builder.finish().shared()) });
             }
         }
-        self.outputs.extend(outputs);
+        outputs
     }
 
     /// The last message of a node that was deleted: its key is past its time, so its client lets go of the
@@ -315,53 +352,61 @@ impl State {
         Changed { id, before, after, difference }
     }
 
-    /// Every node but one as if it had changed: for a viewer whose own class changed.
-    fn everything<'a>(&'a self, except: NodeId, before: &'a BTreeMap<NodeId, Option<Shown>>) -> Vec<Changed<'a>> {
-        let ids: BTreeSet<NodeId> =
-            self.members.keys().chain(before.keys()).copied().filter(|id| *id != except).collect();
-        let last_told = |id: &NodeId| match before.get(id) {
+    /// Every node as if it had changed: for a viewer whose own class changed.
+    fn everything<'a>(&'a self, news: &News<'a>) -> Vec<Changed<'a>> {
+        let ids: BTreeSet<NodeId> = self.members.keys().chain(news.before.keys()).copied().collect();
+        let last_told = |id: &NodeId| match news.before.get(id) {
             Some(before) => before.as_ref(),
             None => self.members.get(id).map(|member| &member.shown),
         };
         ids.iter().map(|id| self.changed(*id, last_told(id))).collect()
     }
 
-    fn told(&self, class: ViewClass, changes: &[Changed<'_>], users: &BTreeSet<UserId>) -> Told {
-        self.told_by(changes, users, class, class)
-    }
-
-    /// What viewers that saw as `old` and see as `class` are told.
-    fn told_by(&self, changes: &[Changed<'_>], users: &BTreeSet<UserId>, old: ViewClass, class: ViewClass) -> Told {
+    /// What viewers of a class are told.
+    fn told(&self, class: ViewClass, knew: Knew, news: &News<'_>) -> Told {
         let (mut entries, mut removed, mut patches, mut online) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut owners = BTreeSet::new();
-        for change in changes {
+        for change in &news.changes {
             let number = change.id.0;
-            let saw = change.before.is_some_and(|before| self.visibility.sees(old, before));
+            let saw = change.before.filter(|before| match knew {
+                Knew::As(old) => self.visibility.sees(old, before),
+                Knew::Unsure => false,
+            });
             let sees = change.after.filter(|after| self.visibility.sees(class, &after.shown));
             match (saw, sees, &change.difference) {
-                (true, Some(_), Difference::None) => {}
-                (true, Some(_), Difference::Online(is)) => online.push((number, format!("\"{number}\":{is}").into())),
-                (true, Some(_), Difference::Patch(patch)) => patches.push((number, json(patch).into())),
+                (Some(_), Some(_), Difference::None) => {}
+                (Some(_), Some(_), Difference::Online(is)) => {
+                    online.push((number, format!("\"{number}\":{is}").into()))
+                }
+                (Some(_), Some(_), Difference::Patch(patch)) => patches.push((number, json(patch).into())),
                 (_, Some(after), _) => {
                     entries.push((number, after.entry.clone().unwrap_or_else(|| after.write_entry(&self.config))));
                     let owner = after.shown.record.owner();
-                    if !saw || change.before.is_none_or(|before| before.record.owner() != owner) {
+                    if saw.is_none_or(|before| before.record.owner() != owner) {
                         owners.insert(owner);
                     }
                 }
-                (true, None, _) => removed.push((number, number.to_string().into())),
-                (false, None, _) => {}
+                (Some(_), None, _) => removed.push((number, number.to_string().into())),
+                (None, None, _) if knew == Knew::Unsure => removed.push((number, number.to_string().into())),
+                (None, None, _) => {}
             }
         }
         // A changed user whom these viewers do not know is not their business.
-        owners.extend(users.iter().filter(|user| self.knows(class, **user)));
+        owners.extend(news.users.iter().filter(|user| self.knows(class, **user)));
         Told {
             entries: Items::new(&entries),
             removed: Items::new(&removed),
             patches: Items::new(&patches),
             online: Items::new(&online),
-            profiles: self.profiles(owners),
+            profiles: self.profiles(owners.iter().copied()),
+            owners,
+            names_users: !news.users.is_empty(),
         }
+    }
+
+    /// The profiles that a viewer is told whose own owner is news to it.
+    fn with_own(&self, told: &Told, own: Option<UserId>) -> Option<Items> {
+        own.map(|own| self.profiles(told.owners.iter().copied().chain([own]).collect::<BTreeSet<_>>()))
     }
 
     fn knows(&self, class: ViewClass, user: UserId) -> bool {
@@ -376,13 +421,20 @@ impl State {
 }
 
 impl Told {
-    fn write(&self, builder: &mut Builder, except: Option<NodeId>) {
+    fn write(&self, builder: &mut Builder, except: Option<NodeId>, profiles: Option<Items>) {
         let except = except.map(|id| id.0);
         builder.list("PeersChanged", &self.entries, except);
         builder.list("PeersRemoved", &self.removed, except);
         builder.list("PeersChangedPatch", &self.patches, except);
         builder.object("OnlineChange", &self.online, except);
-        builder.list("UserProfiles", &self.profiles, None);
+        match profiles {
+            Some(profiles) => builder.list("UserProfiles", &profiles, None),
+            None if self.names_users || !self.entries.is_empty_without(except) => {
+                builder.list("UserProfiles", &self.profiles, None);
+            }
+            // The owner of the entry that is left out is no news.
+            None => {}
+        }
     }
 }
 

@@ -31,6 +31,9 @@ mod update;
 mod view;
 mod visibility;
 
+#[cfg(test)]
+mod tests;
+
 pub use admin::{NewKey, NewKeyAnswer};
 pub use config::{Config, limit};
 pub use message::{Chunk, MapMessage, Part};

@@ -19,10 +19,10 @@ pub(super) fn unique(wanted: &HostLabel, mut is_taken: impl FnMut(&HostLabel) ->
         let suffix = format!("-{number}");
         let room = HostLabel::MAX_LEN - suffix.len();
         let stem = &wanted.as_str()[..wanted.as_str().len().min(room)];
-        if let Ok(label) = format!("{stem}{suffix}").parse::<HostLabel>() {
-            if !is_taken(&label) {
-                return label;
-            }
+        if let Ok(label) = format!("{stem}{suffix}").parse::<HostLabel>()
+            && !is_taken(&label)
+        {
+            return label;
         }
     }
     wanted.clone()

@@ -214,10 +214,10 @@ impl State {
             ([], Some(lifetime)) => Some(add(now, lifetime)),
             _ => None,
         };
-        if let Some(other) = self.node_by_key(&admission.node_key).map(|node| node.record) {
-            if other.machine != admission.machine || other.user != admission.user {
-                return Err(Refusal::conflict("this node key belongs to a node of another user; log out first"));
-            }
+        if let Some(other) = self.node_by_key(&admission.node_key).map(|node| node.record)
+            && (other.machine != admission.machine || other.user != admission.user)
+        {
+            return Err(Refusal::conflict("this node key belongs to a node of another user; log out first"));
         }
         if let Some(record) = self.node_of(admission.machine, admission.user) {
             let mut next = record.as_ref().clone();

@@ -11,6 +11,7 @@ use super::record::{Change, Decision, PendingCode};
 use super::refusal::MapRefusal;
 use super::state::State;
 use super::update::accept_version;
+use super::view::Shown;
 use crate::types::{CapabilityVersion, NodeId, Timestamp};
 
 /// One map stream.
@@ -48,6 +49,15 @@ pub enum Output {
     },
 }
 
+/// A stream and what its node was told.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) node: NodeId,
+    /// How the node was shown to itself, where the stream was opened since the last flush: then its full
+    /// map lies between what others were last told and what they will be told next.
+    pub(super) opened_as: Option<Shown>,
+}
+
 /// What a deadline is for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
@@ -68,7 +78,6 @@ impl State {
         let session = SessionId(self.last_session);
         let older = member.session.replace(session);
         let offline_at = member.offline_at.take();
-        self.sessions.insert(session, id);
         if let Some(older) = older {
             self.sessions.remove(&older);
             self.outputs.push_back(Output::Close { session: older });
@@ -80,13 +89,15 @@ impl State {
             self.alter(id, |shown| shown.online = true);
             self.plan_reaping(id, now);
         }
+        let opened_as = self.members.get(&id).map(|member| member.shown.clone());
+        self.sessions.insert(session, Session { node: id, opened_as });
         let message = self.full_map(id, now).ok_or(MapRefusal::Unknown)?;
         Ok(Opened { session, message: Arc::new(message) })
     }
 
     /// A stream ended. Unless the node comes back soon, its peers will be told.
     pub fn close(&mut self, session: SessionId, now: Timestamp) {
-        let Some(id) = self.sessions.remove(&session) else { return };
+        let Some(Session { node: id, .. }) = self.sessions.remove(&session) else { return };
         let Some(member) = self.members.get_mut(&id) else { return };
         if member.session == Some(session) {
             member.session = None;
@@ -112,7 +123,7 @@ impl State {
         let due: Vec<_> = self.timers.iter().take_while(|(at, _)| *at <= now).cloned().collect();
         for (at, timer) in due {
             match &timer {
-                Timer::Offline(id) => self.went_offline(*id, at, now),
+                Timer::Offline(id) => self.went_offline(*id, at),
                 Timer::Expire(id) => self.alter(*id, |shown| shown.expired = true),
                 Timer::Pending(code) => self.settle_pending(code),
             }
@@ -148,15 +159,15 @@ impl State {
     /// Saving failed: give these out again next time.
     pub fn put_back_unsaved(&mut self, changes: &[Change]) {
         for change in changes {
-            if let Change::Node(record) = change {
-                if self.members.contains_key(&record.id) {
-                    self.unsaved.insert(record.id);
-                }
+            if let Change::Node(record) = change
+                && self.members.contains_key(&record.id)
+            {
+                self.unsaved.insert(record.id);
             }
         }
     }
 
-    fn went_offline(&mut self, id: NodeId, at: Timestamp, now: Timestamp) {
+    fn went_offline(&mut self, id: NodeId, at: Timestamp) {
         let grace = self.config.offline_grace;
         let Some(member) = self.members.get_mut(&id) else { return };
         if member.session.is_some() {
@@ -170,7 +181,7 @@ impl State {
             let seen = subtract(at, grace);
             Arc::make_mut(&mut shown.record).last_seen = Timestamp::from_second(seen.as_second()).ok();
         });
-        self.plan_reaping(id, now);
+        self.plan_reaping(id, at);
     }
 }
 

@@ -12,7 +12,7 @@ use super::record::{
 };
 use super::refusal::Refusal;
 use super::routes::{RouteView, Routes};
-use super::session::{Output, SessionId, Timer, add};
+use super::session::{Output, Session, SessionId, Timer, add};
 use super::view::Shown;
 use super::visibility::Visibility;
 use crate::types::{
@@ -34,7 +34,7 @@ pub struct State {
     pub(super) labels: BTreeMap<HostLabel, NodeId>,
     pub(super) routes: Routes,
     pub(super) pending: BTreeMap<PendingCode, Pending>,
-    pub(super) sessions: BTreeMap<SessionId, NodeId>,
+    pub(super) sessions: BTreeMap<SessionId, Session>,
     pub(super) last_session: u64,
     pub(super) timers: BTreeSet<(Timestamp, Timer)>,
     /// When ephemeral nodes that are offline are deleted. Apart from the timers, because a deletion must

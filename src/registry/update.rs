@@ -40,10 +40,10 @@ impl State {
         if let Some(info) = request.hostinfo.as_ref().filter(|_| !next.label_fixed) {
             let wanted = names::wanted(&info.hostname);
             // A node that was `web-1` among several `web` keeps that name while it calls itself `web`.
-            if wanted != names::wanted(&record.hostinfo().hostname) {
-                if let Some(wanted) = wanted {
-                    next.label = names::unique(&wanted, |label| self.labels.get(label).is_some_and(|by| *by != id));
-                }
+            if wanted != names::wanted(&record.hostinfo().hostname)
+                && let Some(wanted) = wanted
+            {
+                next.label = names::unique(&wanted, |label| self.labels.get(label).is_some_and(|by| *by != id));
             }
         }
         if next != **record {

@@ -1,0 +1,126 @@
+//! What administrators do, and what they are told when it makes no sense.
+
+use super::*;
+
+#[test]
+fn users_have_unique_names_and_go_when_their_nodes_are_gone() {
+    let (mut world, ada, key) = World::with_key();
+    let taken = world.state.create_user("ada".parse().unwrap(), String::new(), world.now).unwrap_err();
+    assert_eq!((taken.kind(), taken.to_string().as_str()), (RefusalKind::Conflict, "there is a user `ada` already"));
+
+    let id = world.join(1, "web", &key);
+    let busy = world.state.delete_user(ada).unwrap_err();
+    assert_eq!(busy.to_string(), "the user `ada` has 1 nodes; delete them first");
+    let decision = world.state.delete_node(id).unwrap();
+    world.run(decision);
+    let decision = world.state.delete_user(ada).unwrap();
+    world.run(decision);
+    assert_eq!((world.state.users().count(), world.state.keys().count()), (0, 0));
+    assert_eq!(world.state.find_user("ada").unwrap_err().kind(), RefusalKind::NotFound);
+    assert_ne!(world.user("ada"), ada, "a number is never given twice");
+}
+
+#[test]
+fn things_are_found_by_every_name_they_have() {
+    let (mut world, ada, key) = World::with_key();
+    let id = world.join(1, "web", &key);
+    let stable = world.state.node(id).unwrap().record.stable_id.0.clone();
+    for name in ["web", "web.warren.internal", "web.warren.internal.", "1", "100.64.0.1", "fd7a:115c:a1e0::1", &stable]
+    {
+        assert_eq!(world.state.find_node(name).unwrap().record.id, id, "{name}");
+    }
+    assert_eq!(world.state.find_node("db").unwrap_err().to_string(), "there is no node `db`");
+    for name in ["ada", &ada.to_string()] {
+        assert_eq!(world.state.find_user(name).unwrap().id, ada);
+    }
+}
+
+#[test]
+fn a_renamed_node_keeps_the_name_whatever_the_machine_calls_itself() {
+    let (mut world, _, key) = World::with_key();
+    let (web, db) = (world.join(1, "web", &key), world.join(2, "db", &key));
+    let rename = |world: &World, id, name: &str| world.state.rename_node(id, name.parse().unwrap());
+    assert_eq!(rename(&world, web, "db").unwrap_err().to_string(), "the name `db` belongs to node 2");
+    let decision = rename(&world, web, "front").unwrap();
+    world.run(decision);
+
+    let calls_itself = |name: &str| Some(Hostinfo { hostname: name.to_owned(), ..Hostinfo::default() });
+    world.update(1, &lite(1, |request| request.hostinfo = calls_itself("other")));
+    assert_eq!(world.label(web), "front");
+    // One that was not renamed follows its machine, to the first free name.
+    world.update(2, &lite(2, |request| request.hostinfo = calls_itself("front")));
+    assert_eq!(world.label(db), "front-1");
+    world.update(2, &lite(2, |request| request.hostinfo = calls_itself("front")));
+    assert_eq!(world.label(db), "front-1", "and stays there");
+}
+
+#[test]
+fn a_key_that_an_administrator_ends_admits_nobody_more() {
+    let (mut world, _, key) = World::with_key();
+    let id = world.state.keys().next().unwrap().id;
+    let decision = world.state.expire_key(id, world.now).unwrap();
+    world.run(decision);
+    assert_eq!(world.answer(1, &request(1, "web", &key)).error, "this pre-authentication key has expired");
+}
+
+#[test]
+fn tags_own_a_node_and_its_key_does_not_expire() {
+    let config = Config { key_lifetime: Some(Duration::from_secs(3600)), ..Config::default() };
+    let mut world = World::with(config, Records::default());
+    let user = world.user("ada");
+    let key = world.key(user, |_| {});
+    let id = world.join(1, "web", &key);
+    assert_eq!(world.state.node(id).unwrap().record.key_expiry, Some(world.now + Duration::from_secs(3600)));
+    let decision = world.state.set_tags(id, &["tag:web".parse().unwrap()]).unwrap();
+    world.run(decision);
+    world.advance(Duration::from_secs(7200));
+    assert!(!world.state.node(id).unwrap().expired);
+    let profile = world.answer(1, &request(1, "web", "")).login;
+    assert_eq!(profile.login_name, "tagged-devices");
+}
+
+#[test]
+fn a_subnet_has_one_router_and_another_takes_over() {
+    let (mut world, _, key) = World::with_key();
+    let subnet: crate::types::IpNet = "10.0.0.0/24".parse().unwrap();
+    let (one, two) = (world.join(1, "gw-a", &key), world.join(2, "gw-b", &key));
+    for (machine, id) in [(1, one), (2, two)] {
+        let offers = Hostinfo { routable_ips: vec!["10.0.0.7/24".parse().unwrap()], ..Hostinfo::default() };
+        world.update(machine, &lite(machine, |request| request.hostinfo = Some(offers)));
+        let decision = world.state.approve_routes(id, &[subnet]).unwrap();
+        world.run(decision);
+    }
+    let first = world.open(one);
+    world.open(two);
+    let primary = |world: &World, id| world.state.node(id).unwrap().primary_routes.to_vec();
+    assert_eq!((primary(&world, one), primary(&world, two)), (vec![subnet], vec![]));
+
+    world.close(first);
+    world.advance(Duration::from_secs(10));
+    assert_eq!((primary(&world, one), primary(&world, two)), (vec![], vec![subnet]));
+    world.open(one);
+    assert_eq!(primary(&world, two), [subnet], "who serves goes on serving");
+
+    let inside = world.state.approve_routes(one, &["100.64.1.0/24".parse().unwrap()]).unwrap_err();
+    assert_eq!(inside.kind(), RefusalKind::Invalid);
+}
+
+#[test]
+fn an_ephemeral_node_is_deleted_some_time_after_it_went_offline() {
+    let mut world = World::new();
+    let user = world.user("ada");
+    let key = world.key(user, |key| (key.ephemeral, key.reusable) = (true, true));
+    let (stays, never) = (world.join(1, "job", &key), world.join(2, "job", &key));
+    let session = world.open(stays);
+    world.advance(Duration::from_secs(3600));
+    assert!(world.state.node(stays).is_some(), "it is online");
+    assert!(world.state.node(never).is_none(), "it never came");
+
+    world.close(session);
+    world.advance(Duration::from_secs(10 + 30 * 60 - 1));
+    assert!(world.state.node(stays).is_some());
+    world.advance(Duration::from_secs(1));
+    assert!(world.state.node(stays).is_none());
+    world.settle();
+    assert_eq!((world.state.poll_timeout(), world.state.next_due()), (None, None), "no timer is left");
+}

@@ -1,0 +1,225 @@
+//! Law 8: a map with its deltas applied equals the full map, whatever happened.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::types::{RegionId, StableNodeId};
+use crate::wire::control::{NetInfo, Resolver};
+
+const MACHINES: u8 = 6;
+
+/// Something that happens. Machines are numbered, and those that cannot do it do nothing.
+#[derive(Clone, Debug)]
+enum Happening {
+    Join { machine: u8, user: usize, tagged: bool, ephemeral: bool },
+    Rotate { machine: u8 },
+    Logout { machine: u8 },
+    Open { machine: u8 },
+    Close { machine: u8 },
+    Say { machine: u8, endpoints: u8, derp: u16, name: u8, routes: u8, disco: u8 },
+    Pass { milliseconds: u64 },
+    Rename { machine: u8, name: u8 },
+    Expire { machine: u8 },
+    Delete { machine: u8 },
+    Tag { machine: u8, tagged: bool },
+    Approve { machine: u8, routes: u8 },
+    RenameUser { user: usize, name: u8 },
+    Resolvers { count: usize },
+    Restart,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let machine = 1..=MACHINES;
+    prop_oneof![
+        4 => (machine.clone(), 0..2_usize, any::<bool>(), any::<bool>())
+            .prop_map(|(machine, user, tagged, ephemeral)| Happening::Join { machine, user, tagged, ephemeral }),
+        1 => machine.clone().prop_map(|machine| Happening::Rotate { machine }),
+        1 => machine.clone().prop_map(|machine| Happening::Logout { machine }),
+        6 => machine.clone().prop_map(|machine| Happening::Open { machine }),
+        3 => machine.clone().prop_map(|machine| Happening::Close { machine }),
+        6 => (machine.clone(), 0..3_u8, 0..3_u16, 0..3_u8, 0..4_u8, 0..3_u8).prop_map(
+            |(machine, endpoints, derp, name, routes, disco)| Happening::Say {
+                machine, endpoints, derp, name, routes, disco
+            }
+        ),
+        4 => prop_oneof![0..150_u64, Just(10_000), Just(2_000_000)]
+            .prop_map(|milliseconds| Happening::Pass { milliseconds }),
+        1 => (machine.clone(), 0..3_u8).prop_map(|(machine, name)| Happening::Rename { machine, name }),
+        1 => machine.clone().prop_map(|machine| Happening::Expire { machine }),
+        1 => machine.clone().prop_map(|machine| Happening::Delete { machine }),
+        1 => (machine.clone(), any::<bool>()).prop_map(|(machine, tagged)| Happening::Tag { machine, tagged }),
+        2 => (machine, 0..4_u8).prop_map(|(machine, routes)| Happening::Approve { machine, routes }),
+        1 => (0..2_usize, 0..3_u8).prop_map(|(user, name)| Happening::RenameUser { user, name }),
+        1 => (0..2_usize).prop_map(|count| Happening::Resolvers { count }),
+        1 => Just(Happening::Restart),
+    ]
+}
+
+/// A world whose first node numbers lie across the border of two chunks.
+fn world() -> (World, [UserId; 2]) {
+    let counters = Counters { node: 124, ..Counters::default() };
+    let config = Config { key_lifetime: Some(Duration::from_secs(1_500)), ..Config::default() };
+    let mut world = World::with(config, Records { counters, ..Records::default() });
+    let users = [world.user("ada"), world.user("bob")];
+    (world, users)
+}
+
+fn routes(bits: u8) -> Vec<crate::types::IpNet> {
+    let all = ["10.0.0.0/24", "0.0.0.0/0"];
+    all.iter().enumerate().filter(|(index, _)| bits >> index & 1 == 1).map(|(_, net)| net.parse().unwrap()).collect()
+}
+
+fn tags(tagged: bool) -> Vec<Tag> {
+    if tagged { vec!["tag:web".parse().unwrap()] } else { Vec::new() }
+}
+
+/// The newest node of a machine, and the node key that it uses at the moment.
+fn node(world: &World, machine: u8) -> Option<(NodeId, NodePublic)> {
+    let nodes = world.state.nodes().filter(|node| node.record.machine == machine_key(machine));
+    nodes.last().map(|node| (node.record.id, node.record.key))
+}
+
+fn happen(world: &mut World, users: [UserId; 2], rotation: &mut u8, happening: Happening) {
+    match happening {
+        Happening::Join { machine, user, tagged, ephemeral } => {
+            let key = world.key(users[user], |key| {
+                key.tags = tags(tagged);
+                key.ephemeral = ephemeral;
+            });
+            world.register(machine, &request(machine, "web", &key));
+        }
+        Happening::Rotate { machine } => {
+            let Some((id, _)) = node(world, machine) else { return };
+            *rotation = rotation.wrapping_add(1) % 100;
+            let user = world.state.node(id).unwrap().record.user;
+            let key = world.key(user, |_| {});
+            let node_key = node_key(100 + *rotation);
+            world.register(machine, &RegisterRequest { node_key, ..request(machine, "web", &key) });
+        }
+        Happening::Logout { machine } => {
+            let Some((_, node_key)) = node(world, machine) else { return };
+            let expiry = Some(Timestamp::UNIX_EPOCH);
+            world.register(machine, &RegisterRequest { node_key, expiry, ..request(machine, "web", "") });
+        }
+        Happening::Open { machine } => {
+            if let Some((id, _)) = node(world, machine) {
+                world.open(id);
+            }
+        }
+        Happening::Close { machine } => {
+            let Some((id, _)) = node(world, machine) else { return };
+            let session = world.clients.iter().find(|(_, (of, _))| *of == id).map(|(session, _)| *session);
+            session.into_iter().for_each(|session| world.close(session));
+        }
+        Happening::Say { machine, endpoints, derp, name, routes: bits, disco } => {
+            let Some((_, node_key)) = node(world, machine) else { return };
+            let says = lite(machine, |request| {
+                request.node_key = node_key;
+                request.disco_key = DiscoPublic::from_bytes([disco; 32]);
+                request.endpoints = (0..endpoints).map(|n| ([192, 0, 2, n], 41641).into()).collect();
+                request.hostinfo = Some(Hostinfo {
+                    hostname: ["web", "db", "x"][usize::from(name)].to_owned(),
+                    routable_ips: routes(bits),
+                    net_info: Some(NetInfo { preferred_derp: RegionId(derp), ..NetInfo::default() }),
+                    ..Hostinfo::default()
+                });
+            });
+            world.update(machine, &says);
+        }
+        Happening::Pass { milliseconds } => world.advance(Duration::from_millis(milliseconds)),
+        Happening::Restart => restart(world),
+        administration => administer(world, users, administration),
+    }
+}
+
+fn administer(world: &mut World, users: [UserId; 2], happening: Happening) {
+    let of = |world: &World, machine| node(world, machine).map_or(NodeId(0), |(id, _)| id);
+    let decision = match happening {
+        Happening::Rename { machine, name } => {
+            world.state.rename_node(of(world, machine), ["web", "a", "b"][usize::from(name)].parse().unwrap())
+        }
+        Happening::Expire { machine } => world.state.expire_node(of(world, machine), world.now),
+        Happening::Delete { machine } => world.state.delete_node(of(world, machine)),
+        Happening::Tag { machine, tagged } => world.state.set_tags(of(world, machine), &tags(tagged)),
+        Happening::Approve { machine, routes: bits } => world.state.approve_routes(of(world, machine), &routes(bits)),
+        Happening::RenameUser { user, name } => {
+            let name = ["ada", "eve", "joe"][usize::from(name)].parse().unwrap();
+            if let Ok(decision) = world.state.rename_user(users[user], name) {
+                world.run(decision);
+            }
+            return;
+        }
+        Happening::Resolvers { count } => {
+            world.state.set_resolvers(vec![Resolver { addr: "9.9.9.9".to_owned(), ..Resolver::default() }; count]);
+            return;
+        }
+        other => panic!("not administration: {other:?}"),
+    };
+    if let Ok(decision) = decision {
+        world.run(decision);
+    }
+}
+
+/// The coordinator stops and starts again: streams end, and the records are all that is left.
+fn restart(world: &mut World) {
+    let records = Records {
+        counters: world.state.counters,
+        users: world.state.users().cloned().collect(),
+        keys: world.state.keys().cloned().collect(),
+        nodes: world.state.nodes().map(|node| node.record.as_ref().clone()).collect(),
+    };
+    world.state = State::restore(world.state.config().clone(), records, world.now);
+    world.clients.clear();
+}
+
+/// What must hold after anything at all, once everyone was told.
+fn check(world: &mut World) -> Result<(), TestCaseError> {
+    for (id, client) in world.clients.values() {
+        let mut fresh = Client::default();
+        fresh.take(&world.state.full_map(*id, world.now).unwrap());
+        prop_assert_eq!(client.knows(), fresh.knows(), "node {} is misled", id);
+        for (user, name) in &fresh.profiles {
+            prop_assert_eq!(client.profiles.get(user), Some(name), "user {}", user);
+        }
+        let owners = fresh.peers.values().chain(&fresh.node).map(|node| node.user);
+        for owner in owners {
+            prop_assert!(fresh.profiles.contains_key(&owner), "owner {} is not introduced", owner);
+        }
+    }
+    let records: Vec<_> = world.state.nodes().map(|node| node.record).collect();
+    let distinct = |key: &dyn Fn(&NodeRecord) -> String| {
+        records.iter().map(|record| key(record)).collect::<std::collections::BTreeSet<_>>().len()
+    };
+    prop_assert_eq!(distinct(&|record| record.label.to_string()), records.len());
+    prop_assert_eq!(distinct(&|record| record.ipv4.to_string()), records.len());
+    prop_assert_eq!(world.state.by_key.len(), records.len());
+    prop_assert_eq!(world.state.by_machine.len(), records.len());
+    prop_assert_eq!(world.state.labels.len(), records.len());
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_map_with_its_deltas_equals_the_full_map(happenings in prop::collection::vec(happening(), 1..60)) {
+        let (mut world, users) = world();
+        let mut rotation = 0;
+        let mut given = BTreeMap::<_, StableNodeId>::new();
+        for (step, happening) in happenings.into_iter().enumerate() {
+            happen(&mut world, users, &mut rotation, happening);
+            // An address once given is that node's for ever.
+            for node in world.state.nodes() {
+                let owner = given.entry(node.record.ipv4).or_insert_with(|| node.record.stable_id.clone());
+                prop_assert_eq!(&*owner, &node.record.stable_id, "{} was given twice", node.record.ipv4);
+            }
+            // Not after every step, so that changes are gathered too.
+            if step % 3 == 2 {
+                world.settle();
+                check(&mut world)?;
+            }
+        }
+        world.settle();
+        check(&mut world)?;
+    }
+}
