@@ -1,0 +1,63 @@
+//! The administrator's side of the socket.
+
+use std::path::Path;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use super::{Reply, Request, table};
+
+/// A listing of all nodes at their limit.
+const REPLY_BYTES: usize = 256 * 1024 * 1024;
+
+/// Asks the server behind the socket and prints its answer; the error is a sentence.
+pub(crate) async fn run(socket: &Path, request: &Request, json: bool) -> Result<(), String> {
+    let reply = ask(socket, request).await?;
+    let text = if json { as_json(&reply)? } else { table::text(&reply) };
+    if let Reply::NewKey(new) = &reply
+        && new.user_created
+        && !json
+    {
+        eprintln!("user {} was made", new.record.user);
+    }
+    print(&text)
+}
+
+async fn ask(socket: &Path, request: &Request) -> Result<Reply, String> {
+    let unreachable = |error: &dyn std::fmt::Display| {
+        format!("{}: {error}; is `warren-coordinator serve` running, and are you root or its user?", socket.display())
+    };
+    let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(&error))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))?;
+    tokio::spawn(connection);
+    let body = serde_json::to_vec(request).map_err(|error| error.to_string())?;
+    let request = http::Request::post("/admin")
+        .header(http::header::HOST, "localhost")
+        .body(Full::new(bytes::Bytes::from(body)))
+        .map_err(|error| error.to_string())?;
+    let response = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), REPLY_BYTES).collect().await.map_err(|error| error.to_string())?;
+    let body = body.to_bytes();
+    if !status.is_success() {
+        return Err(String::from_utf8_lossy(&body).into_owned());
+    }
+    serde_json::from_slice(&body).map_err(|error| format!("{}: unexpected answer: {error}", socket.display()))
+}
+
+fn as_json(reply: &Reply) -> Result<String, String> {
+    let mut value = serde_json::to_value(reply).map_err(|error| error.to_string())?;
+    let content = value.get_mut("content").map(serde_json::Value::take).unwrap_or_default();
+    serde_json::to_string_pretty(&content).map(|text| text + "\n").map_err(|error| error.to_string())
+}
+
+/// A reader that has seen enough, as `head`, is no error.
+fn print(text: &str) -> Result<(), String> {
+    use std::io::Write;
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(format!("standard output: {error}")),
+        _ => Ok(()),
+    }
+}

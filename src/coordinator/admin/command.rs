@@ -1,0 +1,227 @@
+//! The administration commands as they are typed.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use super::Request;
+use crate::types::IpNet;
+
+/// `user …`
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum UserCommand {
+    /// Make a user
+    Create {
+        /// A name without spaces
+        name: String,
+        /// The name for people
+        #[arg(long, default_value = "")]
+        display_name: String,
+    },
+    /// Print all users
+    List,
+    /// Give a user another name
+    Rename {
+        /// Name or number
+        user: String,
+        /// The new name
+        name: String,
+    },
+    /// Delete a user that has no nodes
+    Delete {
+        /// Name or number
+        user: String,
+    },
+}
+
+/// `key …`
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key that admits a node, and print it: it is shown this once
+    Create {
+        /// Whose nodes it admits; made where there is no such user
+        #[arg(long)]
+        user: String,
+        /// It admits any number of nodes
+        #[arg(long)]
+        reusable: bool,
+        /// Its nodes are deleted some time after they go offline
+        #[arg(long)]
+        ephemeral: bool,
+        /// A tag for its nodes, as `tag:web`; may be repeated
+        #[arg(long = "tag", value_name = "TAG")]
+        tags: Vec<String>,
+        /// How long it admits nodes, as `12h` or `30d`, or `never` to end
+        #[arg(long, default_value = "1d", value_parser = lifetime, value_name = "TIME")]
+        expiry: Lifetime,
+    },
+    /// Print all keys, without their secrets
+    List,
+    /// Let a key admit nobody from here on
+    Expire {
+        /// Its number
+        id: u64,
+    },
+    /// Expire a key and forget it
+    Delete {
+        /// Its number
+        id: u64,
+    },
+}
+
+/// `node …`
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Print all nodes
+    List,
+    /// Print one node
+    Show {
+        /// Name, number or address
+        node: String,
+    },
+    /// Print the machines that wait for approval
+    Pending,
+    /// Let a machine in
+    Approve {
+        /// The code that the machine and its page show
+        code: String,
+        /// Whose it is; made where there is no such user; may be left out where there is only one
+        #[arg(long)]
+        user: Option<String>,
+        /// A tag for it, as `tag:web`; may be repeated
+        #[arg(long = "tag", value_name = "TAG")]
+        tags: Vec<String>,
+    },
+    /// Give a node another name
+    Rename {
+        /// Name, number or address
+        node: String,
+        /// The new name: one DNS label
+        name: String,
+    },
+    /// Make a node log in again before it may go on
+    Expire {
+        /// Name, number or address
+        node: String,
+    },
+    /// Delete a node
+    Delete {
+        /// Name, number or address
+        node: String,
+    },
+    /// Set a node's tags; none takes all away
+    Tag {
+        /// Name, number or address
+        node: String,
+        /// All its tags from here on, as `tag:web`
+        tags: Vec<String>,
+    },
+}
+
+/// `route …`
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum RouteCommand {
+    /// Print all routes that are offered or approved
+    List,
+    /// Let a node route these prefixes
+    Approve {
+        /// Name, number or address
+        node: String,
+        /// The prefixes
+        #[arg(required = true)]
+        prefixes: Vec<IpNet>,
+    },
+    /// No longer let a node route these prefixes
+    Unapprove {
+        /// Name, number or address
+        node: String,
+        /// The prefixes
+        #[arg(required = true)]
+        prefixes: Vec<IpNet>,
+    },
+}
+
+/// How long a key admits nodes; `None` without end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lifetime(Option<Duration>);
+
+fn lifetime(text: &str) -> Result<Lifetime, String> {
+    if text == "never" {
+        return Ok(Lifetime(None));
+    }
+    let span: jiff::Span =
+        text.parse().map_err(|_| "a time is a number and a unit, as in `12h` or `30d`".to_owned())?;
+    let relative = jiff::SpanRelativeTo::days_are_24_hours();
+    let duration =
+        span.to_duration(relative).map_err(|_| "months and years have no fixed length; say days".to_owned())?;
+    let duration = Duration::try_from(duration).map_err(|_| "a time in the past".to_owned())?;
+    if duration.is_zero() {
+        return Err("no time at all".to_owned());
+    }
+    Ok(Lifetime(Some(duration)))
+}
+
+impl From<UserCommand> for Request {
+    fn from(command: UserCommand) -> Self {
+        match command {
+            UserCommand::Create { name, display_name } => Self::UserCreate { name, display_name },
+            UserCommand::List => Self::UserList,
+            UserCommand::Rename { user, name } => Self::UserRename { user, name },
+            UserCommand::Delete { user } => Self::UserDelete { user },
+        }
+    }
+}
+
+impl From<KeyCommand> for Request {
+    fn from(command: KeyCommand) -> Self {
+        match command {
+            KeyCommand::Create { user, reusable, ephemeral, tags, expiry: Lifetime(lifetime) } => {
+                let lifetime_seconds = lifetime.map(|lifetime| lifetime.as_secs().max(1));
+                Self::KeyCreate { user, reusable, ephemeral, tags, lifetime_seconds }
+            }
+            KeyCommand::List => Self::KeyList,
+            KeyCommand::Expire { id } => Self::KeyExpire { id },
+            KeyCommand::Delete { id } => Self::KeyDelete { id },
+        }
+    }
+}
+
+impl From<NodeCommand> for Request {
+    fn from(command: NodeCommand) -> Self {
+        match command {
+            NodeCommand::List => Self::NodeList,
+            NodeCommand::Show { node } => Self::NodeShow { node },
+            NodeCommand::Pending => Self::NodePending,
+            NodeCommand::Approve { code, user, tags } => Self::NodeApprove { code, user, tags },
+            NodeCommand::Rename { node, name } => Self::NodeRename { node, name },
+            NodeCommand::Expire { node } => Self::NodeExpire { node },
+            NodeCommand::Delete { node } => Self::NodeDelete { node },
+            NodeCommand::Tag { node, tags } => Self::NodeTag { node, tags },
+        }
+    }
+}
+
+impl From<RouteCommand> for Request {
+    fn from(command: RouteCommand) -> Self {
+        match command {
+            RouteCommand::List => Self::RouteList,
+            RouteCommand::Approve { node, prefixes } => Self::RouteApprove { node, prefixes },
+            RouteCommand::Unapprove { node, prefixes } => Self::RouteUnapprove { node, prefixes },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lifetime_is_a_number_and_a_unit_or_never() {
+        assert_eq!(lifetime("never"), Ok(Lifetime(None)));
+        assert_eq!(lifetime("12h"), Ok(Lifetime(Some(Duration::from_secs(12 * 3600)))));
+        assert_eq!(lifetime("30d"), Ok(Lifetime(Some(Duration::from_secs(30 * 86400)))));
+        for bad in ["", "12", "0s", "-1h", "1 month", "soon"] {
+            assert!(lifetime(bad).is_err(), "{bad}");
+        }
+    }
+}

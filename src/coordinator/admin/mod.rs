@@ -1,0 +1,211 @@
+//! Administration: one list of requests, carried over a unix socket, executed by the registry's owner.
+//!
+//! `POST /admin` with a [`Request`] in JSON answers 200 with a [`Reply`], or another status with a sentence.
+//! Who may connect is checked for every connection: root, and the user the coordinator runs as.
+
+mod client;
+mod command;
+mod execute;
+mod socket;
+mod table;
+
+pub(crate) use client::run;
+pub(crate) use command::{KeyCommand, NodeCommand, RouteCommand, UserCommand};
+pub(crate) use execute::execute;
+pub(crate) use socket::{bind, serve};
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{CapabilityVersion, IpNet, MachinePublic, NodeId, NodePublic, StableNodeId, Timestamp, UserId};
+
+/// What an administrator asks for. Users and nodes are named by number or name, nodes by address too.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Request {
+    UserCreate {
+        name: String,
+        display_name: String,
+    },
+    UserList,
+    UserRename {
+        user: String,
+        name: String,
+    },
+    UserDelete {
+        user: String,
+    },
+    /// A user that does not exist is made: it can do nothing but own what this key admits.
+    KeyCreate {
+        user: String,
+        reusable: bool,
+        ephemeral: bool,
+        tags: Vec<String>,
+        lifetime_seconds: Option<u64>,
+    },
+    KeyList,
+    KeyExpire {
+        id: u64,
+    },
+    KeyDelete {
+        id: u64,
+    },
+    NodeList,
+    NodeShow {
+        node: String,
+    },
+    NodePending,
+    /// Without a user, the only one there is; a user that does not exist is made.
+    NodeApprove {
+        code: String,
+        user: Option<String>,
+        tags: Vec<String>,
+    },
+    NodeReject {
+        code: String,
+    },
+    NodeRename {
+        node: String,
+        name: String,
+    },
+    NodeExpire {
+        node: String,
+    },
+    NodeDelete {
+        node: String,
+    },
+    NodeTag {
+        node: String,
+        tags: Vec<String>,
+    },
+    RouteList,
+    RouteApprove {
+        node: String,
+        prefixes: Vec<IpNet>,
+    },
+    RouteUnapprove {
+        node: String,
+        prefixes: Vec<IpNet>,
+    },
+}
+
+/// The reply, or a sentence that says why not.
+pub(crate) type Outcome = Result<Reply, Refused>;
+
+/// Why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// The HTTP status that fits.
+    pub(crate) status: u16,
+    /// The sentence.
+    pub(crate) message: String,
+}
+
+/// What comes back. `--json` prints the content as it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "content", rename_all = "kebab-case")]
+pub(crate) enum Reply {
+    User(UserView),
+    Users(Vec<UserView>),
+    NewKey(NewKeyView),
+    Key(KeyView),
+    Keys(Vec<KeyView>),
+    Node(Box<NodeView>),
+    Nodes(Vec<NodeView>),
+    Pending(Vec<PendingView>),
+    Routes(Vec<RouteView>),
+    /// Something is gone, and its name.
+    Gone(GoneView),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct UserView {
+    pub(crate) id: UserId,
+    pub(crate) name: String,
+    pub(crate) display_name: String,
+    pub(crate) created: Timestamp,
+    pub(crate) nodes: usize,
+}
+
+/// The only time the key's text leaves the coordinator.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct NewKeyView {
+    pub(crate) key: String,
+    /// The user was made for this key.
+    pub(crate) user_created: bool,
+    #[serde(flatten)]
+    pub(crate) record: KeyView,
+}
+
+impl std::fmt::Debug for NewKeyView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewKeyView").field("key", &"[redacted]").field("record", &self.record).finish()
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct KeyView {
+    pub(crate) id: u64,
+    pub(crate) user: String,
+    pub(crate) reusable: bool,
+    pub(crate) ephemeral: bool,
+    pub(crate) tags: Vec<String>,
+    pub(crate) created: Timestamp,
+    pub(crate) expires: Option<Timestamp>,
+    pub(crate) used: Option<Timestamp>,
+    /// Whether it still admits a node.
+    pub(crate) valid: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct NodeView {
+    pub(crate) id: NodeId,
+    pub(crate) stable_id: StableNodeId,
+    /// The label, and the first part of its DNS name.
+    pub(crate) name: String,
+    pub(crate) user: String,
+    pub(crate) tags: Vec<String>,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) online: bool,
+    pub(crate) expired: bool,
+    pub(crate) ephemeral: bool,
+    pub(crate) created: Timestamp,
+    pub(crate) last_seen: Option<Timestamp>,
+    pub(crate) key_expiry: Option<Timestamp>,
+    pub(crate) hostname: String,
+    pub(crate) os: String,
+    pub(crate) client_version: String,
+    pub(crate) capability_version: CapabilityVersion,
+    pub(crate) endpoints: Vec<SocketAddr>,
+    pub(crate) offered_routes: Vec<IpNet>,
+    pub(crate) approved_routes: Vec<IpNet>,
+    pub(crate) machine_key: MachinePublic,
+    pub(crate) node_key: NodePublic,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PendingView {
+    pub(crate) code: String,
+    pub(crate) hostname: String,
+    pub(crate) os: String,
+    pub(crate) requested_tags: Vec<String>,
+    pub(crate) expires: Timestamp,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RouteView {
+    pub(crate) prefix: IpNet,
+    pub(crate) node: String,
+    pub(crate) node_id: NodeId,
+    /// The node offers it at this moment.
+    pub(crate) offered: bool,
+    pub(crate) approved: bool,
+    /// Peers are sent to this node for it.
+    pub(crate) primary: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct GoneView {
+    pub(crate) gone: String,
+}

@@ -1,0 +1,96 @@
+//! The unix socket on which administration is served.
+
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use axum::response::{IntoResponse, Response};
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tracing::{debug, warn};
+
+use super::Request;
+use crate::coordinator::ending::Ending;
+use crate::coordinator::http::refuse;
+use crate::coordinator::hub::Hub;
+use crate::coordinator::limits;
+
+/// Opens the socket for its owner alone. What a dead server left behind is replaced; a living one is not.
+pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another coordinator serves here")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until `ending` turns true.
+pub(crate) async fn serve(listener: UnixListener, hub: Hub, mut ending: Ending) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = ending.wait() => return,
+        };
+        match accepted {
+            Ok((stream, _)) if admitted(&stream) => {
+                tokio::spawn(connection(stream, hub.clone()));
+            }
+            Ok(_) => warn!("an administration connection of another user was closed"),
+            Err(error) => {
+                warn!(%error, "accepting an administration connection");
+                tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The mode of the socket says the same; this holds also where someone changed it.
+fn admitted(stream: &UnixStream) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+}
+
+async fn connection(stream: UnixStream, hub: Hub) {
+    let service = service_fn(move |request| {
+        let hub = hub.clone();
+        async move { Ok::<_, Infallible>(answer(&hub, request).await.unwrap_or_else(|refusal| refusal)) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEAD_TIME)
+        .max_buf_size(limits::HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        debug!(%error, "administration connection");
+    }
+}
+
+async fn answer(hub: &Hub, request: http::Request<Incoming>) -> Result<Response, Response> {
+    if request.uri().path() != "/admin" || request.method() != Method::POST {
+        return Err(refuse(StatusCode::NOT_FOUND, "administration is POST /admin"));
+    }
+    let body = Limited::new(request.into_body(), limits::ADMIN_BODY_BYTES).collect();
+    let body = tokio::time::timeout(limits::BODY_TIME, body)
+        .await
+        .map_err(|_| refuse(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive"))?
+        .map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+    let request: Request = serde_json::from_slice(&body.to_bytes())
+        .map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+    let outcome = hub.admin(request).await.map_err(IntoResponse::into_response)?;
+    let reply = outcome.map_err(|refused| {
+        refuse(StatusCode::from_u16(refused.status).unwrap_or(StatusCode::BAD_REQUEST), refused.message)
+    })?;
+    Ok(axum::Json(reply).into_response())
+}

@@ -1,0 +1,161 @@
+//! Replies as text: a table for a list, lines of name and value for one thing.
+
+use std::fmt::{Display, Write};
+
+use super::{KeyView, NodeView, PendingView, Reply, RouteView, UserView};
+use crate::types::Timestamp;
+
+/// The text, with a final newline.
+pub(super) fn text(reply: &Reply) -> String {
+    match reply {
+        Reply::User(user) => users(std::slice::from_ref(user)),
+        Reply::Users(list) => users(list),
+        // Alone on the line, so that a script can take it.
+        Reply::NewKey(new) => format!("{}\n", new.key),
+        Reply::Key(key) => keys(std::slice::from_ref(key)),
+        Reply::Keys(list) => keys(list),
+        Reply::Node(one) => node(one),
+        Reply::Nodes(list) => nodes(list),
+        Reply::Pending(list) => pending(list),
+        Reply::Routes(list) => routes(list),
+        Reply::Gone(gone) => format!("{} is gone\n", gone.gone),
+    }
+}
+
+fn users(users: &[UserView]) -> String {
+    let rows = users.iter().map(|user| {
+        [user.id.to_string(), user.name.clone(), user.display_name.clone(), time(user.created), user.nodes.to_string()]
+    });
+    table(["ID", "NAME", "DISPLAY NAME", "CREATED", "NODES"], rows)
+}
+
+fn keys(keys: &[KeyView]) -> String {
+    let rows = keys.iter().map(|key| {
+        let kind = match (key.reusable, key.ephemeral) {
+            (false, false) => "one-off",
+            (true, false) => "reusable",
+            (false, true) => "one-off, ephemeral",
+            (true, true) => "reusable, ephemeral",
+        };
+        [
+            key.id.to_string(),
+            key.user.clone(),
+            if key.valid { "valid" } else { "spent" }.to_owned(),
+            kind.to_owned(),
+            list(&key.tags),
+            key.expires.map_or_else(|| "never".to_owned(), time),
+            key.used.map_or_else(|| "never".to_owned(), time),
+        ]
+    });
+    table(["ID", "USER", "STATE", "KIND", "TAGS", "EXPIRES", "USED"], rows)
+}
+
+fn nodes(nodes: &[NodeView]) -> String {
+    let rows = nodes.iter().map(|node| {
+        [
+            node.id.to_string(),
+            node.name.clone(),
+            node.user.clone(),
+            list(&node.addresses),
+            state(node).to_owned(),
+            node.last_seen.map_or_else(String::new, time),
+            list(&node.tags),
+        ]
+    });
+    table(["ID", "NAME", "USER", "ADDRESSES", "STATE", "LAST SEEN", "TAGS"], rows)
+}
+
+fn state(node: &NodeView) -> &'static str {
+    match (node.expired, node.online) {
+        (true, _) => "expired",
+        (false, true) => "online",
+        (false, false) => "offline",
+    }
+}
+
+fn node(node: &NodeView) -> String {
+    let client = format!("{} (capability version {})", node.client_version, node.capability_version);
+    let lines = [
+        ("id", format!("{} ({})", node.id, node.stable_id)),
+        ("name", node.name.clone()),
+        ("user", node.user.clone()),
+        ("tags", list(&node.tags)),
+        ("addresses", list(&node.addresses)),
+        ("state", state(node).to_owned()),
+        ("ephemeral", if node.ephemeral { "yes" } else { "no" }.to_owned()),
+        ("created", time(node.created)),
+        ("last seen", node.last_seen.map_or_else(String::new, time)),
+        ("key expires", node.key_expiry.map_or_else(|| "never".to_owned(), time)),
+        ("host name", node.hostname.clone()),
+        ("system", node.os.clone()),
+        ("client", client),
+        ("endpoints", list(&node.endpoints)),
+        ("routes offered", list(&node.offered_routes)),
+        ("routes approved", list(&node.approved_routes)),
+        ("machine key", node.machine_key.to_string()),
+        ("node key", node.node_key.to_string()),
+    ];
+    let mut text = String::new();
+    for (name, value) in lines {
+        let _ = writeln!(text, "{}", format!("{:16} {}", format!("{name}:"), printable(&value)).trim_end());
+    }
+    text
+}
+
+fn pending(machines: &[PendingView]) -> String {
+    let rows = machines.iter().map(|machine| {
+        let tags = list(&machine.requested_tags);
+        [machine.code.clone(), machine.hostname.clone(), machine.os.clone(), tags, time(machine.expires)]
+    });
+    table(["CODE", "HOST NAME", "SYSTEM", "ASKS FOR", "WAITS UNTIL"], rows)
+}
+
+fn routes(routes: &[RouteView]) -> String {
+    let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+    let rows = routes.iter().map(|route| {
+        let prefix = route.prefix.to_string();
+        [prefix, route.node.clone(), yes(route.offered), yes(route.approved), yes(route.primary)]
+    });
+    table(["PREFIX", "NODE", "OFFERED", "APPROVED", "IN USE"], rows)
+}
+
+fn time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+fn list<T: Display>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A machine chooses its own name; it must not choose what a terminal does.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<[String; N]> =
+        std::iter::once(head.map(str::to_owned)).chain(rows.map(|row| row.map(|cell| printable(&cell)))).collect();
+    let mut widths = [0; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell_and_hold_no_control_characters() {
+        let rows = [["1".to_owned(), "a\u{1b}[31m".to_owned()], ["100".to_owned(), "b".to_owned()]];
+        assert_eq!(table(["ID", "NAME"], rows.into_iter()), "ID   NAME\n1    a\u{fffd}[31m\n100  b\n");
+    }
+}

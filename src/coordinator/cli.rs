@@ -1,0 +1,99 @@
+//! The command line of `warren-coordinator`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use super::admin::{self, KeyCommand, NodeCommand, RouteCommand, UserCommand};
+use super::config::{ConfigError, Options, Places};
+use super::serve;
+
+/// It was refused, or failed.
+const FAILED: u8 = 1;
+/// The command line or the configuration is not understood; clap ends with the same number.
+const USAGE: u8 = 2;
+
+/// The coordination server of a Warren network
+///
+/// `serve` needs no configuration. Each option of `serve` may be a flag, an environment variable, or a key in
+/// the configuration file (`tls_cert` for --tls-cert); a flag wins over a variable, a variable over the file.
+#[derive(Debug, Parser)]
+#[command(name = "warren-coordinator", version)]
+pub struct Cli {
+    #[command(flatten)]
+    places: Places,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(Box<Options>),
+    /// Users, whom nodes belong to
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Keys that admit nodes without a person present
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Nodes, and machines that wait to become one
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Subnets that nodes route
+    #[command(subcommand)]
+    Route(RouteCommand),
+}
+
+impl Cli {
+    /// Does what was asked, and says so on the standard streams.
+    pub fn run(self) -> ExitCode {
+        let done = match self.command {
+            Command::Serve(options) => return run_server(*options, self.places),
+            Command::User(command) => administer(self.places, command.into(), self.json),
+            Command::Key(command) => administer(self.places, command.into(), self.json),
+            Command::Node(command) => administer(self.places, command.into(), self.json),
+            Command::Route(command) => administer(self.places, command.into(), self.json),
+        };
+        done.unwrap_or_else(|error| misconfigured(&error))
+    }
+}
+
+fn run_server(options: Options, places: Places) -> ExitCode {
+    let settings = match options.complete(places).and_then(Options::settle) {
+        Ok(settings) => settings,
+        Err(error) => return misconfigured(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.to_string()),
+    };
+    match runtime.block_on(serve::run(settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn administer(places: Places, request: admin::Request, json: bool) -> Result<ExitCode, ConfigError> {
+    let socket = Options::default().complete(places)?.socket_path();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Ok(failed(&error.to_string())),
+    };
+    Ok(match runtime.block_on(admin::run(&socket, &request, json)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    })
+}
+
+fn failed(error: &str) -> ExitCode {
+    eprintln!("warren-coordinator: {error}");
+    ExitCode::from(FAILED)
+}
+
+fn misconfigured(error: &ConfigError) -> ExitCode {
+    eprintln!("warren-coordinator: {error}");
+    ExitCode::from(USAGE)
+}

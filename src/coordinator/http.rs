@@ -1,0 +1,195 @@
+//! What is asked outside of Noise: the server's key, the upgrade to Noise, and the small siblings.
+//!
+//! Nothing here changes anything and nothing here is secret, so it needs no authentication; a page of
+//! another site gains nothing by asking. What counts is bounded in `limits`.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use hyper::body::Incoming;
+use hyper_util::service::TowerToHyperService;
+use serde::{Deserialize, Serialize};
+use tower::ServiceExt;
+
+use super::hub::{Busy, Hub};
+use super::listen::Connection;
+use super::metrics::Metrics;
+use super::rate::Rates;
+use super::{clock, limits, noise, page};
+use crate::registry;
+use crate::types::{CapabilityVersion, MachinePrivate, MachinePublic, NodePublic};
+use crate::wire::control::OverTlsPublicKeys;
+
+/// What every handler may use.
+pub(crate) struct Shared {
+    /// The registry.
+    pub(crate) hub: Hub,
+    /// Who we are to the nodes.
+    pub(crate) key: MachinePrivate,
+    /// How nodes reach us, if the operator said so.
+    pub(crate) server_url: Option<String>,
+    /// What we count.
+    pub(crate) metrics: Arc<Metrics>,
+    /// How often who asked. Locked for a few steps at a time, never across an `await`.
+    pub(crate) rates: Mutex<Rates>,
+}
+
+/// The routes.
+pub(crate) struct Site {
+    router: Router,
+}
+
+impl Site {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let router = Router::new()
+            .route("/", get(async || page::home()))
+            .route("/key", get(key))
+            .route("/ts2021", any(noise::upgrade))
+            .route("/health", get(health))
+            .route("/verify", post(verify))
+            .route("/register/{code}", get(register_page))
+            .route("/machine/ping-response", get(ping_response))
+            .route("/bootstrap-dns", get(bootstrap_dns))
+            .route("/robots.txt", get(async || "User-agent: *\nDisallow: /\n"))
+            .layer(DefaultBodyLimit::max(limits::PLAIN_BODY_BYTES))
+            .with_state(shared);
+        Self { router }
+    }
+
+    /// Answers the requests of one connection.
+    pub(crate) fn service(
+        &self,
+        connection: Connection,
+    ) -> impl hyper::service::Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Send + use<>
+    {
+        let router = self.router.clone();
+        let service = tower::service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(connection.clone());
+            router.clone().oneshot(request)
+        });
+        TowerToHyperService::new(service)
+    }
+}
+
+/// Plain text that says what went wrong.
+pub(crate) fn refuse(status: StatusCode, text: impl Into<String>) -> Response {
+    let mut response = (status, text.into()).into_response();
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// 429: nodes honour it and come back.
+pub(crate) fn later(after: Duration) -> Response {
+    let mut response = refuse(StatusCode::TOO_MANY_REQUESTS, "the coordinator is busy, try again later");
+    let seconds = after.as_secs().saturating_add(1);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
+impl IntoResponse for Busy {
+    fn into_response(self) -> Response {
+        later(limits::RETRY_AFTER)
+    }
+}
+
+/// Refuses a client of a version that is not served.
+pub(crate) fn too_old(version: CapabilityVersion) -> Option<Response> {
+    registry::State::check_version(version).err().map(|refusal| refuse(StatusCode::BAD_REQUEST, refusal.to_string()))
+}
+
+/// How the client reaches us: what the operator said, else what the client itself asked for.
+pub(crate) fn base_url(shared: &Shared, connection: &Connection, headers: &HeaderMap) -> String {
+    if let Some(url) = &shared.server_url {
+        return url.clone();
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.filter(|host| host.parse::<http::uri::Authority>().is_ok()).unwrap_or("localhost");
+    format!("{}://{host}", if connection.tls { "https" } else { "http" })
+}
+
+#[derive(Deserialize)]
+struct KeyQuery {
+    v: Option<u32>,
+}
+
+async fn key(State(shared): State<Arc<Shared>>, Query(query): Query<KeyQuery>) -> Response {
+    let Some(version) = query.v else {
+        return refuse(StatusCode::BAD_REQUEST, "say which capability version you speak: /key?v=NUMBER");
+    };
+    if let Some(refusal) = too_old(CapabilityVersion(version)) {
+        return refusal;
+    }
+    // The legacy key served protocols from before Noise, which nobody speaks here.
+    let keys = OverTlsPublicKeys { legacy_public_key: MachinePublic::default(), public_key: shared.key.public() };
+    axum::Json(keys).into_response()
+}
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+}
+
+async fn health(State(shared): State<Arc<Shared>>) -> Response {
+    let (code, status) = match tokio::time::timeout(limits::HUB_PATIENCE, shared.hub.nodes()).await {
+        Ok(Ok(_)) => (StatusCode::OK, "pass"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "fail"),
+    };
+    (code, axum::Json(Health { status })).into_response()
+}
+
+/// A relay asks whether it should serve a client.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AdmitRequest {
+    node_public: NodePublic,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct AdmitResponse {
+    allow: bool,
+}
+
+async fn verify(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+    // Relays do not set a content type, so the body is read as what it has to be.
+    let Ok(request) = serde_json::from_slice::<AdmitRequest>(&body) else {
+        return refuse(StatusCode::BAD_REQUEST, "the body is not a DERPAdmitClientRequest in JSON");
+    };
+    match shared.hub.knows(request.node_public).await {
+        Ok(allow) => axum::Json(AdmitResponse { allow }).into_response(),
+        Err(busy) => busy.into_response(),
+    }
+}
+
+async fn register_page(State(shared): State<Arc<Shared>>, Path(code): Path<String>) -> Response {
+    let Ok(code) = code.parse() else { return page::unknown_code() };
+    match shared.hub.pending(code).await {
+        Ok(Some(waiting)) => page::register(&waiting.code, &waiting.hostname),
+        Ok(None) => page::unknown_code(),
+        Err(busy) => busy.into_response(),
+    }
+}
+
+/// The answer to a ping that we never sent: this coordinator asks for none.
+async fn ping_response() -> Response {
+    refuse(StatusCode::NOT_FOUND, "no such ping")
+}
+
+/// Addresses of servers a client could not look up by itself. A client asks this of the relays it knows from
+/// its map, where they already stand with their addresses.
+async fn bootstrap_dns() -> Response {
+    axum::Json(serde_json::Map::new()).into_response()
+}
+
+/// Takes one token of the asker's bucket.
+pub(crate) fn rated(shared: &Shared, connection: &Connection) -> Result<(), Duration> {
+    let mut rates = shared.rates.lock().unwrap_or_else(PoisonError::into_inner);
+    rates.take(connection.from.ip(), clock::instant())
+}

@@ -1,0 +1,302 @@
+//! The one task that owns the registry, and the handle by which everybody else talks to it.
+//!
+//! Questions come in on a bounded channel, each with a place for its answer; an answer is released only when
+//! what it tells is on disk. What the registry says to nodes goes out on one bounded queue per map stream: a
+//! node that does not read fast enough loses its stream and comes back for a full map, so nobody waits for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error, info};
+
+use super::admin;
+use super::clock;
+use super::ending::Ending;
+use super::limits;
+use super::metrics::Metrics;
+use super::store::{Ledger, Store};
+use crate::registry::{MapMessage, MapRefusal, Output, PendingCode, Registered, SessionId};
+use crate::types::{MachinePublic, NodePublic};
+use crate::wire::control::{MapRequest, RegisterRequest, RegisterResponse};
+
+/// The longest the task sleeps: wall-clock deadlines move when the clock is set.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// Requests that may wait for the same code; a node has one under way, and one it gave up without telling.
+const WAITERS: usize = 16;
+
+/// The registry cannot take the question now: come again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Busy;
+
+/// How a request to register ends, as far as the registry is concerned.
+pub(crate) enum Registration {
+    /// The answer.
+    Answer(RegisterResponse),
+    /// Ask again once `woken` resolves; `meanwhile` is the answer when that takes too long.
+    Wait {
+        /// Resolves when somebody decided about the code.
+        woken: oneshot::Receiver<()>,
+        /// Carries the address where the decision can be made.
+        meanwhile: RegisterResponse,
+    },
+    /// Come again later.
+    Later(Duration),
+    /// It could not be written down.
+    Failed,
+}
+
+/// An open map stream. Dropping it closes the stream.
+pub(crate) struct Subscription {
+    messages: mpsc::Receiver<Arc<MapMessage>>,
+    session: SessionId,
+    closed: mpsc::UnboundedSender<SessionId>,
+}
+
+impl Subscription {
+    /// The next message; `None` when the stream ends.
+    pub(crate) fn poll_next(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<Arc<MapMessage>>> {
+        self.messages.poll_recv(cx)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let _ = self.closed.send(self.session);
+    }
+}
+
+/// A node that waits for approval, for the page that shows its code.
+pub(crate) struct Waiting {
+    /// Its code, as it is written.
+    pub(crate) code: String,
+    /// What the machine calls itself.
+    pub(crate) hostname: String,
+}
+
+/// Asks the registry.
+#[derive(Clone)]
+pub(crate) struct Hub {
+    asks: mpsc::Sender<Ask>,
+}
+
+enum Ask {
+    Register(MachinePublic, Box<RegisterRequest>, oneshot::Sender<Registration>),
+    Update(MachinePublic, Box<MapRequest>, oneshot::Sender<Result<(), MapRefusal>>),
+    Open(MachinePublic, Box<MapRequest>, oneshot::Sender<Result<Subscription, MapRefusal>>),
+    Pending(PendingCode, oneshot::Sender<Option<Waiting>>),
+    Knows(NodePublic, oneshot::Sender<bool>),
+    Admin(Box<admin::Request>, oneshot::Sender<admin::Outcome>),
+    Nodes(oneshot::Sender<usize>),
+}
+
+impl Hub {
+    /// A node wants to join, renew or leave.
+    pub(crate) async fn register(
+        &self,
+        machine: MachinePublic,
+        request: RegisterRequest,
+    ) -> Result<Registration, Busy> {
+        self.ask(|answer| Ask::Register(machine, Box::new(request), answer)).await
+    }
+
+    /// A node says what it is and where it is.
+    pub(crate) async fn update(
+        &self,
+        machine: MachinePublic,
+        request: MapRequest,
+    ) -> Result<Result<(), MapRefusal>, Busy> {
+        self.ask(|answer| Ask::Update(machine, Box::new(request), answer)).await
+    }
+
+    /// A node wants its map and every change of it. Replaces the stream it had.
+    pub(crate) async fn open(
+        &self,
+        machine: MachinePublic,
+        request: MapRequest,
+    ) -> Result<Result<Subscription, MapRefusal>, Busy> {
+        self.ask(|answer| Ask::Open(machine, Box::new(request), answer)).await
+    }
+
+    /// Who waits with this code.
+    pub(crate) async fn pending(&self, code: PendingCode) -> Result<Option<Waiting>, Busy> {
+        self.ask(|answer| Ask::Pending(code, answer)).await
+    }
+
+    /// Whether a key belongs to a node that may use the network.
+    pub(crate) async fn knows(&self, key: NodePublic) -> Result<bool, Busy> {
+        self.ask(|answer| Ask::Knows(key, answer)).await
+    }
+
+    /// Administration.
+    pub(crate) async fn admin(&self, request: admin::Request) -> Result<admin::Outcome, Busy> {
+        self.ask(|answer| Ask::Admin(Box::new(request), answer)).await
+    }
+
+    /// How many nodes there are. Comes back when the task has come to this question, so it tells of its health too.
+    pub(crate) async fn nodes(&self) -> Result<usize, Busy> {
+        self.ask(Ask::Nodes).await
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Busy> {
+        let (sender, receiver) = oneshot::channel();
+        self.asks.send_timeout(make(sender), limits::HUB_PATIENCE).await.map_err(|_| Busy)?;
+        receiver.await.map_err(|_| Busy)
+    }
+}
+
+/// The task. Runs until the program ends, then writes what it has not yet written and gives the store back.
+pub(crate) struct Task<S> {
+    ledger: Ledger<S>,
+    asks: mpsc::Receiver<Ask>,
+    /// One entry per session that ended, so it holds at most as many as there are sessions.
+    closed: mpsc::UnboundedReceiver<SessionId>,
+    closing: mpsc::UnboundedSender<SessionId>,
+    streams: BTreeMap<SessionId, mpsc::Sender<Arc<MapMessage>>>,
+    waiters: BTreeMap<PendingCode, Vec<oneshot::Sender<()>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl<S: Store> Task<S> {
+    pub(crate) fn new(ledger: Ledger<S>, metrics: Arc<Metrics>) -> (Hub, Self) {
+        let (sender, asks) = mpsc::channel(limits::HUB_QUEUE);
+        let (closing, closed) = mpsc::unbounded_channel();
+        let (streams, waiters) = (BTreeMap::new(), BTreeMap::new());
+        (Hub { asks: sender }, Self { ledger, asks, closed, closing, streams, waiters, metrics })
+    }
+
+    pub(crate) async fn run(mut self, mut ending: Ending) -> S {
+        loop {
+            let sleep = self.ledger.poll_timeout().map_or(LONGEST_SLEEP, until).min(LONGEST_SLEEP);
+            tokio::select! {
+                biased;
+                () = ending.wait() => break,
+                Some(session) = self.closed.recv() => self.close(session),
+                Some(ask) = self.asks.recv() => self.answer(ask).await,
+                () = tokio::time::sleep(sleep) => {}
+            }
+            self.ledger.handle_timeout(clock::now()).await;
+            self.deliver();
+        }
+        // Dropping the queues ends every stream after what is queued; dropping the channel answers "come again".
+        self.streams.clear();
+        let (store, saved) = self.ledger.shutdown(clock::now()).await;
+        if let Err(error) = saved {
+            error!(%error, "writing the registry at the end");
+        }
+        store
+    }
+
+    async fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Register(machine, request, answer) => {
+                let registration = self.register(machine, &request).await;
+                let _ = answer.send(registration);
+            }
+            Ask::Update(machine, request, answer) => {
+                let updated = self.ledger.state_mut().update(machine, &request, clock::now());
+                let _ = answer.send(updated.map(|_| ()));
+            }
+            Ask::Open(machine, request, answer) => {
+                let opened = self.open(machine, &request);
+                let _ = answer.send(opened);
+            }
+            Ask::Pending(code, answer) => {
+                let pending = self.ledger.state().pending(&code);
+                let waiting = pending
+                    .map(|pending| Waiting { code: pending.code.to_string(), hostname: pending.hostname.clone() });
+                let _ = answer.send(waiting);
+            }
+            Ask::Knows(key, answer) => {
+                let knows = self.ledger.state().node_by_key(&key).is_some_and(|node| !node.expired);
+                let _ = answer.send(knows);
+            }
+            Ask::Admin(request, answer) => {
+                let outcome = admin::execute(&mut self.ledger, *request, clock::now()).await;
+                let _ = answer.send(outcome);
+            }
+            Ask::Nodes(answer) => {
+                let _ = answer.send(self.ledger.state().nodes().count());
+            }
+        }
+    }
+
+    async fn register(&mut self, machine: MachinePublic, request: &RegisterRequest) -> Registration {
+        let now = clock::now();
+        let registered = self.ledger.run(now, |state| state.register(machine, request, now, rand::random()));
+        match registered.await {
+            Ok(Registered::Answer(response)) => Registration::Answer(response),
+            Ok(Registered::Busy { retry_after }) => Registration::Later(retry_after),
+            Ok(Registered::Wait { code, meanwhile }) => {
+                let (wake, woken) = oneshot::channel();
+                let waiters = self.waiters.entry(code).or_default();
+                waiters.retain(|waiter| !waiter.is_closed());
+                if waiters.len() >= WAITERS {
+                    return Registration::Later(limits::RETRY_AFTER);
+                }
+                waiters.push(wake);
+                Registration::Wait { woken, meanwhile }
+            }
+            Err(error) => {
+                error!(%error, "writing a registration");
+                Registration::Failed
+            }
+        }
+    }
+
+    fn open(&mut self, machine: MachinePublic, request: &MapRequest) -> Result<Subscription, MapRefusal> {
+        let now = clock::now();
+        let node = self.ledger.state_mut().update(machine, request, now)?;
+        let opened = self.ledger.state_mut().open(node, request.version, now)?;
+        let (sender, messages) = mpsc::channel(limits::STREAM_QUEUE);
+        // A queue that was made this moment has room.
+        let _ = sender.try_send(opened.message);
+        self.streams.insert(opened.session, sender);
+        Ok(Subscription { messages, session: opened.session, closed: self.closing.clone() })
+    }
+
+    fn close(&mut self, session: SessionId) {
+        self.streams.remove(&session);
+        self.ledger.state_mut().close(session, clock::now());
+    }
+
+    /// Hands out what the registry has to say.
+    fn deliver(&mut self) {
+        while let Some(output) = self.ledger.state_mut().poll_output() {
+            match output {
+                Output::Send { sessions, message } => {
+                    for session in sessions {
+                        self.send(session, &message);
+                    }
+                }
+                Output::Close { session } => {
+                    self.streams.remove(&session);
+                }
+                Output::Settled { code } => {
+                    for waiter in self.waiters.remove(&code).into_iter().flatten() {
+                        let _ = waiter.send(());
+                    }
+                }
+            }
+        }
+        self.metrics.streams.set(i64::try_from(self.streams.len()).unwrap_or(i64::MAX));
+    }
+
+    fn send(&mut self, session: SessionId, message: &Arc<MapMessage>) {
+        let Some(queue) = self.streams.get(&session) else { return };
+        match queue.try_send(Arc::clone(message)) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                info!(?session, "a node reads too slowly; its stream ends and it will ask for a full map");
+                self.metrics.dropped.inc();
+                self.close(session);
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => debug!(?session, "a message for a stream that just closed"),
+        }
+    }
+}
+
+fn until(deadline: crate::types::Timestamp) -> Duration {
+    Duration::try_from(deadline.duration_since(clock::now())).unwrap_or_default()
+}

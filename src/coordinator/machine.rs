@@ -1,0 +1,154 @@
+//! What nodes ask inside the Noise channel: to register, and for the map.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+
+use super::ending::Ending;
+use super::http::{Shared, later, refuse, too_old};
+use super::hub::Registration;
+use super::limits;
+use super::map_body::MapBody;
+use super::noise::UnderWay;
+use crate::registry::MapRefusal;
+use crate::types::{CapabilityVersion, MachinePublic};
+use crate::wire::control::{MapRequest, RegisterRequest, RegisterResponse};
+use crate::wire::map_stream::Packing;
+
+/// Who is at the other end of a Noise channel.
+pub(crate) struct Client {
+    /// The key it proved to hold.
+    pub(crate) machine: MachinePublic,
+    /// What its handshake says it speaks.
+    pub(crate) version: CapabilityVersion,
+    /// How it reaches us, for the address of the page where it is approved.
+    pub(crate) base_url: Box<str>,
+    /// Turns true when the program ends.
+    pub(crate) ending: Ending,
+}
+
+/// Requests of the protocol that this coordinator knows of and does not serve.
+const UNSERVED: &[&str] = &[
+    "/machine/whoami",
+    "/machine/set-dns",
+    "/machine/set-device-attr",
+    "/machine/audit-log",
+    "/machine/id-token",
+    "/machine/feature/query",
+    "/machine/update-health",
+    "/machine/c2n",
+    "/machine/webclient/",
+    "/machine/tka/",
+    "/machine/ssh/",
+];
+
+/// Answers one request. `under_way` lives as long as the answer takes, body included.
+pub(crate) async fn answer(
+    shared: Arc<Shared>,
+    client: Arc<Client>,
+    request: Request<Incoming>,
+    under_way: UnderWay,
+) -> Result<Response, Infallible> {
+    if let Some(refusal) = too_old(client.version) {
+        return Ok(refusal);
+    }
+    let path = request.uri().path();
+    let response = match (request.method(), path) {
+        (&Method::POST, "/machine/register") => register(&shared, &client, request.into_body()).await,
+        (&Method::POST, "/machine/map") => map(&shared, &client, request.into_body(), under_way).await,
+        (_, "/machine/register" | "/machine/map") => Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "POST, please")),
+        (_, path) if UNSERVED.iter().any(|unserved| path.starts_with(unserved)) => {
+            Err(refuse(StatusCode::NOT_IMPLEMENTED, format!("this coordinator does not serve {path}")))
+        }
+        (_, path) => Err(refuse(StatusCode::NOT_FOUND, format!("there is no {path}"))),
+    };
+    let response = response.unwrap_or_else(|refusal| refusal);
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        shared.metrics.refused.inc();
+    }
+    Ok(response)
+}
+
+/// An answer, or one that says why not.
+type Answer = Result<Response, Response>;
+
+async fn register(shared: &Shared, client: &Client, body: Incoming) -> Answer {
+    let request: RegisterRequest = read(body).await?;
+    let mut ending = client.ending.clone();
+    let deadline = tokio::time::Instant::now() + limits::FOLLOWUP_TIME;
+    loop {
+        let registration = shared.hub.register(client.machine, request.clone()).await;
+        let (woken, meanwhile) = match registration.map_err(IntoResponse::into_response)? {
+            Registration::Answer(response) => return Ok(reply(client, response)),
+            Registration::Later(after) => return Err(later(after)),
+            Registration::Failed => return Err(unwritten()),
+            Registration::Wait { woken, meanwhile } => (woken, meanwhile),
+        };
+        let decided = tokio::select! {
+            woken = tokio::time::timeout_at(deadline, woken) => matches!(woken, Ok(Ok(()))),
+            () = ending.wait() => false,
+        };
+        if !decided {
+            return Ok(reply(client, meanwhile));
+        }
+    }
+}
+
+/// Without a configured address the registry writes the page's address without its beginning.
+fn reply(client: &Client, mut response: RegisterResponse) -> Response {
+    if response.auth_url.starts_with('/') {
+        response.auth_url.insert_str(0, &client.base_url);
+    }
+    axum::Json(response).into_response()
+}
+
+async fn map(shared: &Shared, client: &Client, body: Incoming, under_way: UnderWay) -> Answer {
+    let request: MapRequest = read(body).await?;
+    if !request.stream {
+        let updated = shared.hub.update(client.machine, request).await;
+        updated.map_err(IntoResponse::into_response)?.map_err(|refusal| refused(&refusal))?;
+        return Ok(Response::new(Body::empty()));
+    }
+    let packing = match request.compress.as_str() {
+        "zstd" => Packing::Zstd,
+        "" => Packing::Plain,
+        other => return Err(refuse(StatusCode::BAD_REQUEST, format!("Compress is \"zstd\" or absent, not {other:?}"))),
+    };
+    let keep_alive = request.keep_alive;
+    let opened = shared.hub.open(client.machine, request).await;
+    let subscription = opened.map_err(IntoResponse::into_response)?.map_err(|refusal| refused(&refusal))?;
+    Ok(Response::new(Body::from_stream(MapBody::new(subscription, packing, keep_alive, under_way))))
+}
+
+fn refused(refusal: &MapRefusal) -> Response {
+    let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    refuse(status, refusal.to_string())
+}
+
+fn unwritten() -> Response {
+    refuse(StatusCode::INTERNAL_SERVER_ERROR, "the coordinator cannot write its database; its log says why")
+}
+
+async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Response> {
+    let limited = Limited::new(body, limits::MACHINE_BODY_BYTES);
+    let collected = tokio::time::timeout(limits::BODY_TIME, limited.collect())
+        .await
+        .map_err(|_| refuse(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive"))?;
+    let bytes: Bytes = collected.map_err(|error| too_large_or_broken(error.as_ref()))?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))
+}
+
+fn too_large_or_broken(error: &(dyn std::error::Error + 'static)) -> Response {
+    if error.is::<LengthLimitError>() {
+        let most = limits::MACHINE_BODY_BYTES;
+        return refuse(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {most} bytes"));
+    }
+    refuse(StatusCode::BAD_REQUEST, format!("the body: {error}"))
+}

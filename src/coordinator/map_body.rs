@@ -1,0 +1,133 @@
+//! The body of a map stream: messages as they come, and a sign of life when none does.
+//!
+//! HTTP/2 asks for more only when the node has read what it got, so a slow node fills its queue in the hub,
+//! not memory here. Parts that many nodes receive alike are compressed once and sent from where they lie;
+//! what is the node's own is compressed with a context that belongs to the thread, not to the connection.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use tokio::time::{Instant, Sleep};
+
+use super::hub::Subscription;
+use super::limits;
+use super::noise::UnderWay;
+use crate::registry::{Chunk, MapMessage, Part};
+use crate::wire::map_stream::{self, Packing};
+
+/// Level 3 is zstd's own default: more costs time and gains a few percent on JSON.
+const LEVEL: i32 = 3;
+const KEEP_ALIVE: &[u8] = br#"{"KeepAlive":true}"#;
+
+/// The stream.
+pub(crate) struct MapBody {
+    subscription: Subscription,
+    packing: Packing,
+    /// Pieces of the message that is on its way.
+    pieces: VecDeque<Bytes>,
+    /// When to give a sign of life; `None` where the node does not want any.
+    silence: Option<Pin<Box<Sleep>>>,
+    _under_way: UnderWay,
+}
+
+impl MapBody {
+    pub(crate) fn new(subscription: Subscription, packing: Packing, keep_alive: bool, under_way: UnderWay) -> Self {
+        let silence = keep_alive.then(|| Box::pin(tokio::time::sleep_until(next_sign_of_life())));
+        Self { subscription, packing, pieces: VecDeque::new(), silence, _under_way: under_way }
+    }
+
+    /// Takes the next message apart; `false` at the end of the stream.
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if let Poll::Ready(message) = self.subscription.poll_next(cx) {
+            let Some(message) = message else { return Poll::Ready(Ok(false)) };
+            self.pieces = pieces(&message, self.packing)?;
+        } else {
+            let Some(silence) = &mut self.silence else { return Poll::Pending };
+            if silence.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.pieces = keep_alive(self.packing)?.into();
+        }
+        if let Some(silence) = &mut self.silence {
+            silence.as_mut().reset(next_sign_of_life());
+        }
+        Poll::Ready(Ok(true))
+    }
+}
+
+impl Stream for MapBody {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        loop {
+            if let Some(piece) = self.pieces.pop_front() {
+                return Poll::Ready(Some(Ok(piece)));
+            }
+            match std::task::ready!(self.poll_message(cx)) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Ready(None),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+}
+
+fn next_sign_of_life() -> Instant {
+    Instant::now() + limits::KEEP_ALIVE + limits::KEEP_ALIVE_JITTER.mul_f64(rand::random())
+}
+
+/// A part that others receive too, sent from where it lies.
+struct Shared(Arc<Chunk>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.zstd()
+    }
+}
+
+fn pieces(message: &MapMessage, packing: Packing) -> io::Result<VecDeque<Bytes>> {
+    let mut pieces = VecDeque::new();
+    match packing {
+        Packing::Plain => pieces.push_back(message.plain().into()),
+        Packing::Zstd => {
+            for part in message.parts() {
+                pieces.push_back(match part {
+                    Part::Private(plain) => compress(plain)?,
+                    Part::Shared(chunk) => Bytes::from_owner(Shared(Arc::clone(chunk))),
+                });
+            }
+        }
+    }
+    let length = pieces.iter().map(Bytes::len).sum();
+    let header = map_stream::header(length).map_err(io::Error::other)?;
+    pieces.push_front(Bytes::copy_from_slice(&header));
+    Ok(pieces)
+}
+
+fn keep_alive(packing: Packing) -> io::Result<[Bytes; 1]> {
+    let payload = match packing {
+        Packing::Plain => Bytes::from_static(KEEP_ALIVE),
+        Packing::Zstd => compress(KEEP_ALIVE)?,
+    };
+    Ok([map_stream::encode(&[&payload]).map_err(io::Error::other)?.into()])
+}
+
+thread_local! {
+    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn compress(plain: &[u8]) -> io::Result<Bytes> {
+    COMPRESSOR.with_borrow_mut(|compressor| {
+        let compressor = match compressor {
+            Some(compressor) => compressor,
+            None => compressor.insert(zstd::bulk::Compressor::new(LEVEL)?),
+        };
+        compressor.compress(plain).map(Bytes::from)
+    })
+}

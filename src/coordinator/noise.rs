@@ -1,0 +1,257 @@
+//! `/ts2021`: from HTTP/1.1 to a Noise channel to HTTP/2 inside it.
+//!
+//! The client's first handshake message is in the request: in a header of a `POST`, or in the query of the
+//! `GET` by which a browser opens a WebSocket. It is verified before the upgrade is granted, so a stranger
+//! gets an HTTP error in words. After it come our half, the early payload and HTTP/2, one after the other
+//! without waiting for the client.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::response::Response;
+use data_encoding::{BASE64, BASE64URL};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tracing::debug;
+
+use super::http::{Shared, base_url, later, rated, refuse};
+use super::limits;
+use super::listen::Connection;
+use super::machine::{self, Client};
+use super::websocket::ByteStream;
+use crate::io::NoiseStream;
+use crate::types::ChallengePublic;
+use crate::wire::noise::{EarlyNoise, Ephemeral, INITIATION_LEN, ServerHandshake, encode_early};
+
+/// The name of the protocol, in `Upgrade` and as WebSocket subprotocol.
+const PROTOCOL: &str = "tailscale-control-protocol";
+/// Where the first handshake message is, as header and in the query.
+const HANDSHAKE: &str = "x-tailscale-handshake";
+
+/// Answers `/ts2021`.
+pub(crate) async fn upgrade(
+    State(shared): State<Arc<Shared>>,
+    Extension(connection): Extension<Connection>,
+    mut request: Request,
+) -> Response {
+    match prepare(&shared, &connection, &mut request) {
+        Ok((accepted, response)) => {
+            tokio::spawn(accepted.serve(shared, connection));
+            response
+        }
+        Err(refusal) => refusal,
+    }
+}
+
+/// An upgrade that is granted, before the bytes begin.
+struct Accepted {
+    handshake: ServerHandshake,
+    on_upgrade: OnUpgrade,
+    websocket: bool,
+    base_url: String,
+}
+
+#[allow(clippy::result_large_err, reason = "the error is the response itself, made once a connection")]
+fn prepare(shared: &Shared, connection: &Connection, request: &mut Request) -> Result<(Accepted, Response), Response> {
+    rated(shared, connection).map_err(later)?;
+    let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
+        return Err(refuse(
+            StatusCode::BAD_REQUEST,
+            "this address speaks HTTP/1.1 with an upgrade; is a proxy in between?",
+        ));
+    };
+    let headers = request.headers();
+    let upgrade = headers.get(header::UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (text, websocket, response) = if request.method() == Method::POST && upgrade.eq_ignore_ascii_case(PROTOCOL) {
+        let text = headers.get(HANDSHAKE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        (text.to_owned(), false, switching(PROTOCOL))
+    } else if request.method() == Method::GET && upgrade.eq_ignore_ascii_case("websocket") {
+        (handshake_in_query(request.uri().query()), true, switching_to_websocket(headers)?)
+    } else {
+        return Err(refuse(
+            StatusCode::BAD_REQUEST,
+            format!(
+                "upgrade to {PROTOCOL} by POST or to a WebSocket by GET; a proxy in between must pass the upgrade on"
+            ),
+        ));
+    };
+    let Some(initiation) = decode(&text) else {
+        return Err(refuse(StatusCode::BAD_REQUEST, format!("{HANDSHAKE} is not {INITIATION_LEN} bytes in base64")));
+    };
+    let handshake = ServerHandshake::read(&shared.key, &initiation, Ephemeral::from_random(rand::random()))
+        .map_err(|error| refuse(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let base_url = base_url(shared, connection, request.headers());
+    Ok((Accepted { handshake, on_upgrade, websocket, base_url }, response))
+}
+
+fn switching(protocol: &'static str) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static(protocol));
+    response
+}
+
+/// Any page may open this WebSocket: what is inside is authenticated by the machine's key, and no cookie is read.
+#[allow(clippy::result_large_err, reason = "the error is the response itself, made once a connection")]
+fn switching_to_websocket(headers: &HeaderMap) -> Result<Response, Response> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !text(header::SEC_WEBSOCKET_PROTOCOL).split(',').any(|protocol| protocol.trim() == PROTOCOL) {
+        return Err(refuse(StatusCode::BAD_REQUEST, format!("the WebSocket subprotocol is {PROTOCOL}")));
+    }
+    let key = text(header::SEC_WEBSOCKET_KEY);
+    if text(header::SEC_WEBSOCKET_VERSION) != "13" || key.is_empty() {
+        return Err(refuse(StatusCode::BAD_REQUEST, "this is not a WebSocket handshake of version 13"));
+    }
+    let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()))
+        .map_err(|error| refuse(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let mut response = switching("websocket");
+    response.headers_mut().insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
+    Ok(response)
+}
+
+fn handshake_in_query(query: Option<&str>) -> String {
+    let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    let value = pairs.filter(|(name, _)| name.eq_ignore_ascii_case(HANDSHAKE)).map(|(_, value)| value).next();
+    // Only three characters of base64 are escaped in a query.
+    ["%2B", "%2b", "%2F", "%2f", "%3D", "%3d"]
+        .iter()
+        .zip(["+", "+", "/", "/", "=", "="])
+        .fold(value.unwrap_or_default().to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
+}
+
+fn decode(text: &str) -> Option<[u8; INITIATION_LEN]> {
+    let bytes = BASE64.decode(text.as_bytes()).or_else(|_| BASE64URL.decode(text.as_bytes())).ok()?;
+    bytes.try_into().ok()
+}
+
+impl Accepted {
+    async fn serve(self, shared: Arc<Shared>, connection: Connection) {
+        let from = connection.from;
+        shared.metrics.handshakes.inc();
+        let ready = async {
+            let io = TokioIo::new(self.on_upgrade.await.map_err(|error| error.to_string())?);
+            let client = Client {
+                machine: self.handshake.machine(),
+                version: self.handshake.version(),
+                base_url: self.base_url.into(),
+                ending: connection.ending.clone(),
+            };
+            Ok::<_, String>((io, client))
+        };
+        let (io, client) = match tokio::time::timeout(limits::HANDSHAKE_TIME, ready).await {
+            Ok(Ok(ready)) => ready,
+            Ok(Err(error)) => return debug!(%from, error, "upgrading to Noise"),
+            Err(_) => return debug!(%from, "upgrading to Noise took too long"),
+        };
+        let served = if self.websocket {
+            channel(ByteStream::accept(io).await, self.handshake, client, shared, connection).await
+        } else {
+            channel(io, self.handshake, client, shared, connection).await
+        };
+        if let Err(error) = served {
+            debug!(%from, error, "Noise connection");
+        }
+    }
+}
+
+async fn channel<S>(
+    io: S,
+    handshake: ServerHandshake,
+    client: Client,
+    shared: Arc<Shared>,
+    connection: Connection,
+) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let beginning = async {
+        let mut stream = NoiseStream::accept(io, handshake).await.map_err(|error| error.to_string())?;
+        // Any 32 bytes are a public key. Nobody is asked to prove anything about it yet.
+        let payload = EarlyNoise { node_key_challenge: ChallengePublic::from_bytes(rand::random()) };
+        let early = encode_early(&payload).map_err(|error| error.to_string())?;
+        stream.write_all(&early).await.map_err(|error| error.to_string())?;
+        stream.flush().await.map_err(|error| error.to_string())?;
+        Ok::<_, String>(stream)
+    };
+    let stream = tokio::time::timeout(limits::HANDSHAKE_TIME, beginning)
+        .await
+        .map_err(|_| "the Noise handshake took too long".to_owned())??;
+    http2(stream, Arc::new(client), shared, connection).await
+}
+
+/// Requests of one connection: how many came, how many are under way.
+#[derive(Default)]
+struct Activity {
+    begun: AtomicU64,
+    under_way: AtomicUsize,
+}
+
+/// A request that is under way until this is dropped.
+pub(crate) struct UnderWay(Arc<Activity>);
+
+impl Activity {
+    fn begin(self: &Arc<Self>) -> UnderWay {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(self))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn http2<S>(stream: S, client: Arc<Client>, shared: Arc<Shared>, connection: Connection) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let activity = Arc::new(Activity::default());
+    let mut ending = connection.ending.clone();
+    let service = service_fn({
+        let activity = Arc::clone(&activity);
+        move |request| {
+            let under_way = activity.begin();
+            machine::answer(Arc::clone(&shared), Arc::clone(&client), request, under_way)
+        }
+    });
+    let serving = http2::Builder::new(TokioExecutor::new())
+        .max_concurrent_streams(limits::STREAMS)
+        .initial_stream_window_size(limits::RECEIVE_WINDOW)
+        .initial_connection_window_size(limits::RECEIVE_WINDOW)
+        .max_send_buf_size(limits::SEND_BUFFER)
+        .max_header_list_size(limits::H2_HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let mut begun = 0;
+    loop {
+        tokio::select! {
+            served = serving.as_mut() => return served.map_err(|error| error.to_string()),
+            () = ending.wait() => break,
+            () = tokio::time::sleep(limits::IDLE_TIME) => {
+                let idle = activity.under_way.load(Ordering::Relaxed) == 0;
+                if idle && activity.begun.load(Ordering::Relaxed) == begun {
+                    break;
+                }
+                begun = activity.begun.load(Ordering::Relaxed);
+            }
+        }
+    }
+    serving.as_mut().graceful_shutdown();
+    // Streams end at the same signal; who does not read our farewell is not waited for.
+    match tokio::time::timeout(limits::FAREWELL_TIME, serving).await {
+        Ok(served) => served.map_err(|error| error.to_string()),
+        Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,128 @@
+//! How often one address may open a node connection: a token bucket per address, in bounded memory.
+//!
+//! A handshake costs us a few elliptic-curve multiplications and is free to whoever asks for it, so it is
+//! counted before it is done. IPv6 is counted by /64, which is what one site has. Loopback is not counted:
+//! behind a proxy on the same machine every node comes from there.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use super::limits;
+
+/// Buckets by address. An address that is not in it has a full bucket.
+#[derive(Debug)]
+pub(crate) struct Rates {
+    /// Tokens a second; 0 for no limit.
+    rate: u32,
+    buckets: BTreeMap<IpAddr, Bucket>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+/// Seconds of the rate that may come at once.
+const BURST_SECONDS: f64 = 10.0;
+
+impl Rates {
+    pub(crate) fn new(rate: u32) -> Self {
+        Self { rate, buckets: BTreeMap::new() }
+    }
+
+    /// Takes one token, or says how long until there is one.
+    pub(crate) fn take(&mut self, from: IpAddr, now: Instant) -> Result<(), Duration> {
+        let address = site(from);
+        if self.rate == 0 || address.is_loopback() {
+            return Ok(());
+        }
+        if self.buckets.len() >= limits::RATED_ADDRESSES && !self.buckets.contains_key(&address) {
+            self.forget(now);
+        }
+        let full = f64::from(self.rate) * BURST_SECONDS;
+        let bucket = self.buckets.entry(address).or_insert(Bucket { tokens: full, filled: now });
+        bucket.tokens = bucket.tokens_at(self.rate, now);
+        bucket.filled = now;
+        if bucket.tokens < 1.0 {
+            return Err(Duration::from_secs_f64((1.0 - bucket.tokens) / f64::from(self.rate)));
+        }
+        bucket.tokens -= 1.0;
+        Ok(())
+    }
+
+    /// Forgets the full buckets, which say nothing; if there are none, everything but the emptiest half.
+    fn forget(&mut self, now: Instant) {
+        let rate = self.rate;
+        let full = f64::from(rate) * BURST_SECONDS;
+        self.buckets.retain(|_, bucket| bucket.tokens_at(rate, now) < full);
+        if self.buckets.len() >= limits::RATED_ADDRESSES {
+            let mut tokens: Vec<f64> = self.buckets.values().map(|bucket| bucket.tokens_at(rate, now)).collect();
+            tokens.sort_by(f64::total_cmp);
+            let median = tokens[tokens.len() / 2];
+            self.buckets.retain(|_, bucket| bucket.tokens_at(rate, now) < median);
+        }
+    }
+}
+
+impl Bucket {
+    fn tokens_at(&self, rate: u32, now: Instant) -> f64 {
+        let rate = f64::from(rate);
+        let gained = now.saturating_duration_since(self.filled).as_secs_f64() * rate;
+        (self.tokens + gained).min(rate * BURST_SECONDS)
+    }
+}
+
+/// What counts as one asker.
+fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if !v6.is_loopback() => {
+            let [a, b, c, d, ..] = v6.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_gets_its_burst_and_then_its_rate() {
+        let (mut rates, now) = (Rates::new(2), super::super::clock::instant());
+        for _ in 0..20 {
+            assert_eq!(rates.take(ip("192.0.2.1"), now), Ok(()));
+        }
+        assert_eq!(rates.take(ip("192.0.2.1"), now), Err(Duration::from_millis(500)));
+        assert_eq!(rates.take(ip("192.0.2.2"), now), Ok(()), "another address has its own bucket");
+        let later = now + Duration::from_millis(500);
+        assert_eq!(rates.take(ip("192.0.2.1"), later), Ok(()));
+        assert!(rates.take(ip("192.0.2.1"), later).is_err());
+    }
+
+    #[test]
+    fn a_site_is_one_ipv6_64_and_loopback_is_not_counted() {
+        let (mut rates, now) = (Rates::new(1), super::super::clock::instant());
+        for host in 0..10 {
+            assert!(rates.take(ip(&format!("2001:db8::{host:x}")), now).is_ok());
+            assert!(rates.take(ip("::1"), now).is_ok() && rates.take(ip("::ffff:127.0.0.1"), now).is_ok());
+        }
+        assert!(rates.take(ip("2001:db8::ffff"), now).is_err());
+        assert!(rates.take(ip("::1"), now).is_ok());
+    }
+
+    #[test]
+    fn a_flood_of_addresses_stays_within_the_bound() {
+        let (mut rates, now) = (Rates::new(1), super::super::clock::instant());
+        for number in 0..u32::try_from(limits::RATED_ADDRESSES).unwrap() * 3 {
+            let _ = rates.take(std::net::Ipv4Addr::from(0x0a00_0000 + number).into(), now);
+        }
+        assert!(rates.buckets.len() <= limits::RATED_ADDRESSES);
+    }
+}

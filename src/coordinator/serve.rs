@@ -1,0 +1,148 @@
+//! `warren-coordinator serve`: from settings to a running server, and down again.
+
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+use super::config::Settings;
+use super::http::{Shared, Site};
+use super::hub::Task;
+use super::metrics::{self, Metrics};
+use super::rate::Rates;
+use super::store::{Ledger, SqliteStore};
+use super::{admin, clock, ending, limits, listen};
+use crate::registry;
+use crate::types::MachinePrivate;
+
+/// The Noise key's file. It lies beside the database, not in it: a stolen copy of the database cannot
+/// stand in for the server.
+const KEY_FILE: &str = "noise.key";
+const DATABASE: &str = "coordinator.sqlite";
+
+/// Serves until SIGTERM or SIGINT. The error is a sentence.
+pub(crate) async fn run(settings: Settings) -> Result<(), String> {
+    log(&settings)?;
+    let (end, ending) = ending::channel();
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("SIGTERM: {error}"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("SIGINT: {error}"))?;
+
+    make_directory(&settings.state_dir).map_err(|error| format!("{}: {error}", settings.state_dir.display()))?;
+    let key = key(&settings.state_dir.join(KEY_FILE))?;
+    let tls = settings.tls.as_ref().map(listen::tls).transpose()?;
+    let listener = listen::bind(settings.listen).map_err(|error| format!("{}: {error}", settings.listen))?;
+    let socket = admin::bind(&settings.socket).map_err(|error| format!("{}: {error}", settings.socket.display()))?;
+    let metrics = Arc::new(Metrics::default());
+    let (hub, registry) = Task::new(ledger(&settings).await?, Arc::clone(&metrics));
+
+    let mut tasks = JoinSet::new();
+    let registry = tokio::spawn(registry.run(ending.clone()));
+    tasks.spawn(admin::serve(socket, hub.clone(), ending.clone()));
+    if let Some(address) = settings.metrics {
+        let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
+        tasks.spawn(metrics::serve(listener, hub.clone(), Arc::clone(&metrics), ending.clone()));
+    }
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    info!(%address, scheme, socket = %settings.socket.display(), key = %key.public(), "serving");
+    let shared = Arc::new(Shared {
+        hub,
+        key,
+        server_url: settings.server_url,
+        metrics,
+        rates: Mutex::new(Rates::new(settings.handshake_rate)),
+    });
+    let connections = Arc::new(Semaphore::new(settings.max_connections));
+    tasks.spawn(listen::serve(listener, tls, Arc::new(Site::new(shared)), Arc::clone(&connections), ending));
+    notify(NotifyState::Ready);
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("ending");
+    notify(NotifyState::Stopping);
+    end.say();
+    tasks.join_all().await;
+    let store = registry.await.map_err(|error| format!("the registry's task: {error}"))?;
+    store.close().await.map_err(|error| format!("closing the database: {error}"))?;
+    let all = u32::try_from(settings.max_connections).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(limits::FAREWELL_TIME, connections.acquire_many(all)).await;
+    let _ = fs::remove_file(&settings.socket);
+    Ok(())
+}
+
+/// To standard error, which the journal stamps and a terminal colours.
+fn log(settings: &Settings) -> Result<(), String> {
+    let filter = EnvFilter::builder().parse(&settings.log).map_err(|error| format!("configuration: log: {error}"))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    let done = if std::env::var_os("JOURNAL_STREAM").is_some() {
+        builder.without_time().try_init()
+    } else {
+        builder.try_init()
+    };
+    done.map_err(|error| error.to_string())
+}
+
+async fn ledger(settings: &Settings) -> Result<Ledger<SqliteStore>, String> {
+    let file = settings.state_dir.join(DATABASE);
+    let store = SqliteStore::open(&file).await.map_err(|error| format!("{}: {error}", file.display()))?;
+    let config = registry::Config {
+        // Without an address of our own, pages are addressed as each node addresses us.
+        server_url: settings.server_url.clone().unwrap_or_default(),
+        base_domain: settings.domain.clone(),
+        derp_map: settings.derp_map.clone(),
+        ephemeral_timeout: settings.ephemeral_grace,
+        offline_grace: settings.offline_grace,
+        ..registry::Config::default()
+    };
+    Ledger::open(store, config, clock::now()).await.map_err(|error| format!("{}: {error}", file.display()))
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Reads the key; the first start makes it.
+fn key(file: &Path) -> Result<MachinePrivate, String> {
+    match fs::read_to_string(file) {
+        Ok(text) => text.trim().parse().map_err(|error| format!("{}: {error}", file.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let key = MachinePrivate::from_random(rand::random());
+            write_secret(file, key.expose_text().as_bytes()).map_err(|error| format!("{}: {error}", file.display()))?;
+            Ok(key)
+        }
+        Err(error) => Err(format!("{}: {error}", file.display())),
+    }
+}
+
+/// Whole or not at all, and readable by its owner only from the first moment.
+fn write_secret(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    let draft = file.with_extension("new");
+    let mut writer = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    writer.write_all(bytes)?;
+    writer.sync_all()?;
+    fs::rename(&draft, file)?;
+    file.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+}
+
+/// Where there is no service manager there is nobody to tell.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "telling the service manager");
+    }
+}

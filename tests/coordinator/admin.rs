@@ -1,0 +1,168 @@
+//! The administrator's commands.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::node::Machine;
+use crate::server::{Server, program};
+
+#[test]
+fn users_are_made_listed_renamed_and_deleted() {
+    let server = Server::start(&[]);
+    server.text(&["user", "create", "ada", "--display-name", "Ada Lovelace"]);
+    assert_eq!(server.json(&["user", "list"])[0]["display_name"], "Ada Lovelace");
+    server.text(&["user", "rename", "ada", "ada@example.org"]);
+    assert!(server.text(&["user", "list"]).contains("ada@example.org"));
+    server.text(&["user", "delete", "ada@example.org"]);
+    assert_eq!(server.json(&["user", "list"]), serde_json::json!([]));
+}
+
+#[test]
+fn a_key_is_shown_once_alone_on_its_line() {
+    let server = Server::start(&[]);
+    let output = server.admin(&["key", "create", "--user", "ada", "--tag", "tag:web", "--expiry", "12h"]);
+    assert!(String::from_utf8(output.stderr).unwrap().contains("user ada was made"));
+    let key = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(key.lines().count(), 1);
+    let listed = server.json(&["key", "list"]);
+    assert_eq!(listed[0]["tags"], serde_json::json!(["tag:web"]));
+    assert!(!listed.to_string().contains(key.trim()) && !server.text(&["key", "list"]).contains(key.trim()));
+    assert_eq!(server.json(&["key", "create", "--user", "ada"])["user"], "ada");
+}
+
+#[tokio::test]
+async fn an_expired_key_admits_nobody() {
+    let server = Server::start(&[]);
+    let key = server.key(&["--reusable"]);
+    server.text(&["key", "expire", "1"]);
+    assert_eq!(server.json(&["key", "list"])[0]["valid"], false);
+    let machine = Machine::new("web");
+    let response = machine.connect(server.address).await.register(&machine.register_request(Some(&key))).await;
+    assert!(!response.machine_authorized && !response.error.is_empty());
+    server.text(&["key", "delete", "1"]);
+    assert_eq!(server.json(&["key", "list"]), serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn nodes_are_shown_renamed_tagged_and_deleted() {
+    let server = Server::start(&[]);
+    let machine = Machine::new("web");
+    machine.connect(server.address).await.join(&server.key(&[])).await;
+    assert!(server.text(&["node", "show", "100.64.0.1"]).contains("host name:       web"));
+    server.text(&["node", "rename", "web", "www"]);
+    assert_eq!(server.json(&["node", "tag", "www", "tag:web", "tag:prod"])["tags"].as_array().unwrap().len(), 2);
+    assert_eq!(server.admin(&["user", "delete", "ada"]).status.code(), Some(1), "a user with nodes stays");
+    server.text(&["node", "delete", "www"]);
+    assert_eq!(server.json(&["node", "list"]), serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn routes_are_approved_and_unapproved_one_by_one() {
+    let server = Server::start(&[]);
+    let machine = Machine::new("gateway");
+    let node = machine.connect(server.address).await;
+    node.join(&server.key(&[])).await;
+    let mut request = machine.map_request(&[]);
+    request.hostinfo.as_mut().unwrap().routable_ips =
+        ["10.1.0.0/16", "10.2.0.0/16"].map(|prefix| prefix.parse().unwrap()).to_vec();
+    assert_eq!(node.post("/machine/map", &request).await.0, http::StatusCode::OK);
+    let approved = |server: &Server| {
+        let routes = server.json(&["route", "list"]);
+        let routes = routes.as_array().unwrap().iter().filter(|route| route["approved"] == true);
+        routes.map(|route| route["prefix"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(approved(&server).is_empty());
+    server.text(&["route", "approve", "gateway", "10.1.0.0/16", "10.2.0.0/16"]);
+    assert_eq!(approved(&server), ["10.1.0.0/16", "10.2.0.0/16"]);
+    server.text(&["route", "unapprove", "gateway", "10.1.0.0/16"]);
+    assert_eq!(approved(&server), ["10.2.0.0/16"]);
+}
+
+#[test]
+fn what_is_refused_ends_with_1_and_a_sentence() {
+    let server = Server::start(&[]);
+    for arguments in [
+        &["user", "create", "a b"][..],
+        &["user", "delete", "nobody"],
+        &["node", "show", "nothing"],
+        &["node", "approve", "AAAA-AAAA", "--user", "ada"],
+        &["node", "approve", "AAAA", "--user", "ada"],
+        &["key", "create", "--user", "ada", "--tag", "web"],
+        &["key", "expire", "9"],
+    ] {
+        let output = server.admin(arguments);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+        assert!(error.starts_with("warren-coordinator: ") && error.lines().count() == 1, "{error}");
+    }
+    assert_eq!(server.json(&["user", "list"]), serde_json::json!([]), "no user is made for what is refused");
+}
+
+#[test]
+fn a_command_line_that_is_not_understood_ends_with_2() {
+    for arguments in [
+        &["user"][..],
+        &["user", "make", "ada"],
+        &["key", "create"],
+        &["key", "create", "--user", "ada", "--expiry", "soon"],
+        &["serve", "--listen", "nowhere"],
+        &["serve", "--nonsense"],
+    ] {
+        assert_eq!(program(arguments, &[]).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_configuration_that_is_not_understood_ends_with_2_and_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("coordinator.toml");
+    for (text, wanted) in [("listen = 8080\n", "listen"), ("listn = \"[::]:1\"\n", "listn"), ("listen\n", "line 1")] {
+        std::fs::write(&file, text).unwrap();
+        let output = program(&["serve", "--config", file.to_str().unwrap()], &[]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(error.contains(file.to_str().unwrap()) && error.contains(wanted), "{error}");
+    }
+    let output = program(&["serve"], &[("WARREN_COORDINATOR_METRICS", "192.0.2.1:9")]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let file = path("coordinator.toml");
+    std::fs::write(&file, format!("socket = {:?}\n", path("from-file"))).unwrap();
+    let named = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let output = program(&[&["--config", &file, "user", "list"], arguments].concat(), environment);
+        assert_eq!(output.status.code(), Some(1), "there is no server");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let variable = path("from-variable");
+    let environment = [("WARREN_COORDINATOR_SOCKET", variable.as_str())];
+    assert!(named(&[], &[]).contains("from-file"));
+    assert!(named(&[], &environment).contains("from-variable"));
+    assert!(named(&["--socket", &path("from-flag")], &environment).contains("from-flag"));
+}
+
+#[test]
+fn secrets_are_for_the_owner_alone() {
+    let server = Server::start(&[]);
+    let mut looked_at = 0;
+    for entry in std::fs::read_dir(server.state_dir()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", entry.path().display());
+        looked_at += 1;
+    }
+    assert!(looked_at >= 3, "the key, the database and the socket");
+}
+
+#[test]
+fn a_second_server_on_the_same_state_is_refused() {
+    let server = Server::start(&[]);
+    let directory = server.state_dir().to_str().unwrap();
+    let output = program(&["serve", "--listen", "127.0.0.1:0", "--state-dir", directory], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(server.text(&["user", "list"]).lines().count(), 1, "the first goes on");
+}

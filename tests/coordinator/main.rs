@@ -1,0 +1,11 @@
+//! The coordinator as a program: a real process, asked over the real protocol.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod abuse;
+mod admin;
+mod http;
+mod joining;
+mod maps;
+mod node;
+mod server;
