@@ -1,7 +1,6 @@
 //! A node as the protocol sees it: Noise, HTTP/2, register and map, and no more.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -275,7 +274,7 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let until = tokio::time::Instant::now() + PATIENCE;
     while !is_so() {
         assert!(tokio::time::Instant::now() < until, "it never came to pass that {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::task::yield_now().await;
     }
 }
 
