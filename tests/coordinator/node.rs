@@ -81,9 +81,7 @@ impl Machine {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut stream = NoiseStream::connect(io, handshake).await.unwrap();
-        let early = stream.read_early().await.unwrap().expect("an early payload");
-        assert!(!early.node_key_challenge.is_zero());
+        let stream = NoiseStream::connect(io, handshake).await.unwrap();
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(window)
             .handshake(TokioIo::new(stream))
