@@ -18,6 +18,9 @@ mod peers;
 mod rejection;
 mod told;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
