@@ -99,6 +99,10 @@ impl FilterRule {
                 continue;
             };
             let (first_port, last_port) = (told.ports.first, told.ports.last);
+            if first_port > last_port {
+                reject(format!("ports {first_port}-{last_port}"), Reason::NoPorts);
+                continue;
+            }
             let prefixes = ranges.into_iter().flat_map(AddressRange::prefixes);
             rule.destinations.extend(prefixes.map(|prefix| Destination { prefix, first_port, last_port }));
         }

@@ -73,6 +73,9 @@ pub enum Reason {
     /// A text that is none of the forms of the packet filter.
     #[error("it is neither an address, a prefix, a range, `*` nor a capability")]
     Unreadable,
+    /// A port range that ends before it begins.
+    #[error("the range ends before it begins")]
+    NoPorts,
     /// A protocol number outside 1 to 255.
     #[error("an IP protocol is a number from 1 to 255")]
     NoProtocol,

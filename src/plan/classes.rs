@@ -70,18 +70,17 @@ fn rights(filter: &PacketFilter, served: &BTreeSet<IpNet>) -> BTreeMap<RuleId, R
     all
 }
 
+/// A protocol without ports is for rules that are for all ports; ICMP goes along with any right.
 fn admits(rule: &FilterRule, served: &BTreeSet<IpNet>) -> BTreeSet<Admit> {
     let mut admits = BTreeSet::new();
-    for destination in &rule.destinations {
-        let ports = PortRange { first: destination.first_port, last: destination.last_port };
-        for prefix in within(destination.prefix, served) {
-            for protocol in rule.protocols.iter().copied().map(Protocol) {
-                if protocol.has_ports() && ports.first <= ports.last {
-                    admits.insert(Admit { destination: prefix, protocol, ports });
-                } else if protocol.is_icmp() || ports == PortRange::ALL {
-                    admits.insert(Admit { destination: prefix, protocol, ports: PortRange::ALL });
-                }
-            }
+    let protocols = || rule.protocols.iter().copied().map(Protocol).filter(|protocol| !protocol.is_icmp());
+    for to in &rule.destinations {
+        let ports = PortRange { first: to.first_port, last: to.last_port };
+        for destination in within(to.prefix, served) {
+            let protocol = if destination.addr().is_ipv4() { Protocol::ICMP } else { Protocol::ICMPV6 };
+            admits.insert(Admit { destination, protocol, ports: PortRange::ALL });
+            let rights = protocols().filter(|protocol| protocol.has_ports() || ports == PortRange::ALL);
+            admits.extend(rights.map(|protocol| Admit { destination, protocol, ports }));
         }
     }
     admits

@@ -98,11 +98,11 @@ fn firewall_steps(desired: &Desired, observed: &Observed, peers: &PeerChanges<'_
         (_, None) => (None, Some(Step::DeleteFirewall)),
         (ObservedFirewall::Table(from), Some(to)) if from == to => (None, None),
         (ObservedFirewall::Table(from), Some(to)) => {
-            let between = withheld(from, to, observed, &peers.changed_prefixes());
+            let between = withheld(from, to, observed, &peers.gained, &peers.lost());
             (update(from, &between), update(&between, to))
         }
         (_, Some(to)) => {
-            let between = withheld(&Firewall::default(), to, observed, &peers.changed_prefixes());
+            let between = withheld(&Firewall::default(), to, observed, &peers.gained, &peers.lost());
             (Some(Step::ReplaceFirewall(Arc::clone(&between))), update(&between, to))
         }
     }
@@ -147,11 +147,10 @@ impl<'a> PeerChanges<'a> {
         changes
     }
 
-    /// Every prefix whose peer changes.
-    fn changed_prefixes(&self) -> BTreeSet<IpNet> {
-        let lost = self.changed.iter().flat_map(PeerChange::lost);
+    /// Every prefix that some peer loses.
+    fn lost(&self) -> BTreeSet<IpNet> {
         let removed = self.removed.iter().flat_map(|(_, peer)| &peer.allowed_ips);
-        self.gained.iter().chain(lost).chain(removed).copied().collect()
+        self.changed.iter().flat_map(PeerChange::lost).chain(removed).copied().collect()
     }
 
     /// Whether another peer takes over from a peer that goes, as after a change of its key.

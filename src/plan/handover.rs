@@ -14,23 +14,23 @@ use crate::types::IpNet;
 use super::firewall::Firewall;
 use super::observed::Observed;
 
-/// `to` without the sources that change both hands and rights.
-///
-/// `changed` is every allowed IP that some peer gains or loses.
+/// `to` without the sources that change both hands and rights. `gained` and `lost` are the allowed IPs that
+/// some peer gains and loses.
 pub(super) fn withheld(
     from: &Firewall,
     to: &Arc<Firewall>,
     observed: &Observed,
-    changed: &BTreeSet<IpNet>,
+    gained: &BTreeSet<IpNet>,
+    lost: &BTreeSet<IpNet>,
 ) -> Arc<Firewall> {
-    let peers = observed.device.iter().flat_map(|device| device.peers.values());
-    let mut held = peers.flat_map(|peer| &peer.allowed_ips).peekable();
-    if changed.is_empty() || held.peek().is_none() {
+    let suspects = Overlaps::of(gained.union(lost).flat_map(|changed| sources_with_new_rights(from, to, *changed)));
+    if suspects.prefixes.is_empty() {
         return Arc::clone(to);
     }
-    let changed = Overlaps::of(changed.iter().copied());
-    let suspects = Overlaps::of(sources_with_new_rights(from, to).filter(|source| changed.any(source)));
-    let withheld: BTreeSet<IpNet> = held.flat_map(|prefix| suspects.with(prefix)).collect();
+    // An address has a holder before its own arrives where it is held, or lies in a prefix that comes along.
+    let peers = observed.device.iter().flat_map(|device| device.peers.values());
+    let held = peers.flat_map(|peer| peer.allowed_ips.iter().copied());
+    let withheld: BTreeSet<IpNet> = held.chain(nested(gained)).flat_map(|prefix| suspects.with(prefix)).collect();
     if withheld.is_empty() {
         return Arc::clone(to);
     }
@@ -40,12 +40,29 @@ pub(super) fn withheld(
     Arc::new(between)
 }
 
-/// The sources that `to` gives other rights than `from` does.
-fn sources_with_new_rights<'a>(from: &'a Firewall, to: &'a Firewall) -> impl Iterator<Item = IpNet> + 'a {
+/// The sources within or around a prefix that `to` gives other rights than `from` does.
+fn sources_with_new_rights<'a>(from: &'a Firewall, to: &'a Firewall, prefix: IpNet) -> Vec<IpNet> {
     let all = from.served != to.served;
-    let hosts = to.hosts.iter().filter(move |(address, class)| all || from.class_of(**address) != Some(**class));
-    let subnets = to.subnets.iter().filter(move |(prefix, class)| all || from.subnets.get(*prefix) != Some(*class));
-    hosts.map(|(address, _)| IpNet::from(*address)).chain(subnets.map(|(prefix, _)| *prefix))
+    let hosts = to.hosts.range(prefix.network()..=prefix.broadcast());
+    let hosts = hosts.filter(|(address, class)| all || from.class_of(**address) != Some(**class));
+    let around = to.subnets.range(..prefix).next_back().filter(|(around, _)| around.contains(&prefix));
+    let within = to.subnets.range(prefix..).take_while(|(within, _)| prefix.contains(*within));
+    let subnets = around.into_iter().chain(within);
+    let subnets = subnets.filter(|(prefix, class)| all || from.subnets.get(*prefix) != Some(*class));
+    hosts.map(|(address, _)| IpNet::from(*address)).chain(subnets.map(|(prefix, _)| *prefix)).collect()
+}
+
+/// The prefixes that lie in another of the list.
+fn nested(prefixes: &BTreeSet<IpNet>) -> Vec<IpNet> {
+    let mut widest: Option<IpNet> = None;
+    let mut nested = Vec::new();
+    for prefix in prefixes {
+        match widest {
+            Some(widest) if widest.contains(prefix) => nested.push(*prefix),
+            _ => widest = Some(*prefix),
+        }
+    }
+    nested
 }
 
 /// Prefixes that can be asked which of them overlap another.
@@ -61,13 +78,8 @@ impl Overlaps {
         Self { prefixes, lengths }
     }
 
-    fn any(&self, prefix: &IpNet) -> bool {
-        self.with(prefix).next().is_some()
-    }
-
-    /// The prefixes around this one, itself among them, then those within it.
-    fn with(&self, prefix: &IpNet) -> impl Iterator<Item = IpNet> {
-        let prefix = *prefix;
+    /// The prefixes around this one, itself among them, and those within it.
+    fn with(&self, prefix: IpNet) -> impl Iterator<Item = IpNet> {
         let around = self.lengths.range(..=prefix.prefix_len());
         let around = around.filter_map(move |length| IpNet::new(prefix.addr(), *length).ok());
         let around = around.map(|wider| wider.trunc()).filter(|wider| self.prefixes.contains(wider));

@@ -1,0 +1,226 @@
+//! Figures of the deciding half with 10,000 peers: from the bytes of a map message to the plan.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
+
+#[allow(dead_code, reason = "shared by all benches")]
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use table::{Limit, row};
+use warren::netmap::Netmap;
+use warren::plan::{
+    Desired, EndpointWish, Host, Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer, Path, Paths,
+    Prefs, Wish, desired, diff,
+};
+use warren::types::{IpNet, NodeId, NodePrivate, NodePublic, Timestamp, UserId};
+use warren::wire::control::{FilterRule, Hostinfo, MapResponse, NetPortRange, Node, Ports, match_all};
+use warren::wire::map_stream::{MapStreamDecoder, Packing};
+
+const PEERS: u64 = 10_000;
+/// Runs of which the fastest counts: the work is the same each time, what is above that is other programs'.
+const RUNS: usize = 21;
+
+fn main() {
+    if std::env::args().any(|argument| argument == "memory") {
+        return println!("{}", peak_of_one_plan());
+    }
+    one_rule();
+    many_rules();
+}
+
+/// Everyone may reach everyone.
+fn one_rule() {
+    let bytes = message(match_all());
+    let time = fastest(|| timed(|| drop(plan_from(&bytes))));
+    row("10,000 peers: full map message to plan", time, "ms", Limit::AtMost(100.0));
+    row("10,000 peers: the same, peak memory", peak_in_a_child(&bytes), "MiB", Limit::AtMost(64.0));
+
+    let (mut map, wish) = plan_from(&bytes);
+    let observed = as_observed(&wish.desired);
+    let paths = paths(&map);
+    let mut steps = 0;
+    let time = fastest(|| {
+        let node = node(PEERS + 1);
+        let removed = MapResponse { peers_removed: vec![node.id], ..MapResponse::default() };
+        let changed = MapResponse { peers_changed: vec![node], ..MapResponse::default() };
+        let begin = Instant::now();
+        map.apply(changed, Timestamp::UNIX_EPOCH);
+        steps = diff(&wish_of(&map, &paths).desired, &observed).steps.len();
+        let took = begin.elapsed();
+        map.apply(removed, Timestamp::UNIX_EPOCH);
+        took
+    });
+    assert_eq!(steps, 2, "one peer and the firewall");
+    row("10,000 peers: one-peer delta to plan", time, "ms", Limit::AtMost(2.0));
+
+    let time = fastest(|| timed(|| drop(diff(&wish.desired, &observed))));
+    row("10,000 peers: a look that finds nothing to do", time, "ms", Limit::None);
+}
+
+/// A policy of 500 rules for groups of 20 to 2,000 nodes.
+fn many_rules() {
+    let rules = (1..=500_u64).map(|number| {
+        let members = (0..20 + number * 3).map(|member| v4((member * 37 + number * 101) % PEERS).to_string());
+        let port = u16::try_from(1_000 + number % 40).unwrap();
+        let dst_ports = vec![NetPortRange { ip: "*".to_owned(), ports: Ports { first: port, last: port } }];
+        FilterRule { src_ips: members.collect(), dst_ports, ..FilterRule::default() }
+    });
+    let bytes = message(rules.collect());
+    let time = fastest(|| timed(|| drop(plan_from(&bytes))));
+    row("10,000 peers, 500 policy rules: full map message to plan", time, "ms", Limit::None);
+}
+
+fn plan_from(bytes: &[u8]) -> (Netmap, Wish) {
+    let mut decoder = MapStreamDecoder::new(Packing::Zstd);
+    let json = decoder.next(&mut &bytes[..]).unwrap().unwrap();
+    let message: MapResponse = serde_json::from_slice(&json).unwrap();
+    drop(json);
+    let mut map = Netmap::default();
+    map.replace(message, Timestamp::UNIX_EPOCH);
+    let wish = wish_of(&map, &paths(&map));
+    let plan = diff(&wish.desired, &Observed::default());
+    assert!(plan.steps.len() > map.peers().len());
+    (map, wish)
+}
+
+fn wish_of(map: &Netmap, paths: &Paths) -> Wish {
+    let prefs = Prefs { want_running: true, accept_routes: true, ..Prefs::default() };
+    let host = Host { key: NodePrivate::from_random([9; 32]), networks: BTreeSet::new() };
+    desired(map, &prefs, paths, &host)
+}
+
+fn paths(map: &Netmap) -> Paths {
+    let first = |node: &Node| Path { endpoint: node.endpoints[0], moves: false, keepalive: 0 };
+    Paths { chosen: map.peers().map(|peer| (peer.key(), first(&peer.node))).collect() }
+}
+
+/// What a kernel holds that has everything as desired.
+fn as_observed(desired: &Desired) -> Observed {
+    let device = desired.device.as_ref().unwrap();
+    let link =
+        ObservedLink { index: 1, is_wireguard: true, up: true, mtu: device.mtu, addresses: device.addresses.clone() };
+    let peers = device.peers.iter().map(|(key, peer)| {
+        let endpoint = match peer.endpoint {
+            EndpointWish::Initial(endpoint) | EndpointWish::Move(endpoint) => Some(endpoint),
+            EndpointWish::Leave => None,
+        };
+        (*key, ObservedPeer { allowed_ips: peer.allowed_ips.clone(), endpoint, ..ObservedPeer::default() })
+    });
+    Observed {
+        link: Some(link),
+        device: Some(ObservedDevice {
+            private_key: Some(device.private_key.clone()),
+            listen_port: device.listen_port,
+            fwmark: device.fwmark,
+            peers: peers.collect(),
+        }),
+        routes: desired.routes.clone(),
+        rules: desired.rules.iter().copied().collect(),
+        firewall: ObservedFirewall::Table(Arc::new(desired.firewall.as_deref().unwrap().clone())),
+        strange: Vec::new(),
+    }
+}
+
+/// The full map of 10,000 peers, as it arrives.
+fn message(filter: Vec<FilterRule>) -> Vec<u8> {
+    let response = MapResponse {
+        node: Some(Node { addresses: vec![IpNet::from(v4(PEERS * 2))], id: NodeId(PEERS * 2), ..node(PEERS * 2) }),
+        peers: (0..PEERS).map(node).collect(),
+        packet_filters: BTreeMap::from([("base".to_owned(), Some(filter))]),
+        domain: "example.com".to_owned(),
+        ..MapResponse::default()
+    };
+    let frame = zstd::encode_all(&serde_json::to_vec(&response).unwrap()[..], 3).unwrap();
+    let mut bytes = u32::try_from(frame.len()).unwrap().to_le_bytes().to_vec();
+    bytes.extend(frame);
+    bytes
+}
+
+/// A node as a coordinator describes it; each hundredth carries a subnet.
+fn node(number: u64) -> Node {
+    let addresses = vec![IpNet::from(v4(number)), IpNet::from(v6(number))];
+    let mut allowed_ips = addresses.clone();
+    if number.is_multiple_of(100) {
+        let [.., a, b] = (number / 100).to_be_bytes();
+        allowed_ips.push(format!("10.{a}.{b}.0/24").parse().unwrap());
+    }
+    let hostinfo = Hostinfo {
+        os: "linux".to_owned(),
+        os_version: "6.1.0".to_owned(),
+        hostname: format!("node-{number}"),
+        go_arch: "amd64".to_owned(),
+        ..Hostinfo::default()
+    };
+    let endpoint = |port: u16| format!("198.51.{}.{}:{port}", number / 250 % 250, number % 250).parse().unwrap();
+    Node {
+        id: NodeId(number + 1),
+        stable_id: warren::types::StableNodeId(format!("n{number}CNTRL")),
+        name: format!("node-{number}.example.com."),
+        user: UserId(number % 100 + 1),
+        key: NodePublic::from_bytes(scattered(number)),
+        disco_key: warren::types::DiscoPublic::from_bytes(scattered(number + 1)),
+        addresses,
+        allowed_ips: Some(allowed_ips),
+        endpoints: vec![endpoint(41_641), endpoint(50_000), endpoint(50_001)],
+        hostinfo: Some(hostinfo),
+        online: Some(true),
+        machine_authorized: true,
+        ..Node::default()
+    }
+}
+
+/// Bytes in no order, as those of keys are.
+fn scattered(number: u64) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (index, chunk) in bytes.chunks_mut(8).enumerate() {
+        let word = (number + 1 + index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        chunk.copy_from_slice(&word.wrapping_mul(0xbf58_476d_1ce4_e5b9).to_le_bytes());
+    }
+    bytes
+}
+
+fn v4(number: u64) -> IpAddr {
+    Ipv4Addr::from_bits(0x6440_0001 + u32::try_from(number).unwrap()).into()
+}
+
+fn v6(number: u64) -> IpAddr {
+    Ipv6Addr::from_bits(0xfd7a_115c_a1e0_0000_0000_0000_0000_0001 + u128::from(number)).into()
+}
+
+/// The fastest of several runs, in milliseconds.
+fn fastest(run: impl FnMut() -> Duration) -> f64 {
+    let fastest = std::iter::repeat_with(run).take(RUNS).min();
+    fastest.unwrap_or_default().as_secs_f64() * 1000.0
+}
+
+fn timed(run: impl FnOnce()) -> Duration {
+    let begin = Instant::now();
+    run();
+    begin.elapsed()
+}
+
+/// The peak of a process that does nothing else than read one message and plan.
+fn peak_in_a_child(bytes: &[u8]) -> f64 {
+    let program = std::env::current_exe().unwrap();
+    let mut child = Command::new(program).arg("memory").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(bytes).unwrap();
+    let output = child.wait_with_output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+}
+
+/// What the kernel says was the most that this process ever had in memory, in MiB.
+fn peak_of_one_plan() -> f64 {
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes).unwrap();
+    drop(plan_from(&bytes));
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+}

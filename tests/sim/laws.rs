@@ -1,0 +1,195 @@
+//! The planner's laws. Each holds for every map and every kernel that we can think of.
+
+use proptest::prelude::*;
+use warren::netmap::{AddressRange, Netmap};
+use warren::plan::{Desired, ModelKernel, Packet, PortRange, Protocol, Step, diff, own};
+use warren::types::NodePublic;
+
+use crate::world::{PeerSpec, World, converge, firewall, kernel, packets, public_key, world};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// Law 1.
+    #[test]
+    fn a_plan_carried_out_leaves_nothing_to_do(mut kernel in kernel(), world in world()) {
+        let wish = world.wish();
+        converge(&mut kernel, &wish);
+        prop_assert_eq!(diff(&wish, &kernel.state).to_string(), "");
+    }
+
+    /// Law 1, on the way down: nothing of ours is left.
+    #[test]
+    fn the_plan_for_nothing_leaves_nothing(mut kernel in kernel()) {
+        converge(&mut kernel, &Desired::default());
+        prop_assert_eq!(kernel.state, ModelKernel::default().state);
+    }
+
+    /// Law 2.
+    #[test]
+    fn no_step_touches_what_is_not_ours(mut kernel in kernel(), world in world()) {
+        let foreign = warren::plan::ObservedLink { index: 7, is_wireguard: false, ..Default::default() };
+        kernel.state.link = Some(foreign.clone());
+        kernel.state.device = None;
+        let steps = diff(&world.wish(), &kernel.state).steps;
+        for step in &steps {
+            kernel.carry_out(step).unwrap();
+            if let Step::AddRule(rule) | Step::RemoveRule(rule) = step {
+                prop_assert!((own::RULE_FIRST..=own::RULE_LAST).contains(&rule.priority));
+            }
+        }
+        prop_assert_eq!(kernel.state.link, Some(foreign));
+    }
+
+    /// Law 3, first half.
+    #[test]
+    fn no_prefix_of_a_plan_admits_what_both_policies_forbid(kernel in kernel(), world in world()) {
+        let wish = world.wish();
+        let steps = diff(&wish, &kernel.state).steps;
+        let mut after = kernel.clone();
+        steps.iter().for_each(|step| after.carry_out(step).unwrap());
+        let forbidden: Vec<(NodePublic, Packet)> = every_try()
+            .filter(|(peer, packet)| !kernel.admits(peer, packet) && !after.admits(peer, packet))
+            .collect();
+
+        let mut between = kernel;
+        for (number, step) in steps.iter().enumerate() {
+            between.carry_out(step).unwrap();
+            for (peer, packet) in &forbidden {
+                prop_assert!(
+                    !between.admits(peer, packet),
+                    "after step {} of\n{}: {} sends {:?}", number + 1, diff(&wish, &between.state), peer.short(), packet
+                );
+            }
+        }
+    }
+
+    /// Law 3, second half: never removed, so its session lives; its link stays, too.
+    #[test]
+    fn a_peer_of_both_policies_is_there_at_every_prefix(mut kernel in kernel(), world in world()) {
+        let wish = world.wish();
+        let Some(device) = &wish.device else { return Ok(()) };
+        let before = kernel.state.device.iter().flat_map(|device| device.peers.keys().copied());
+        let staying: Vec<NodePublic> = before.filter(|key| device.peers.contains_key(key)).collect();
+        let index = kernel.state.link.as_ref().map(|link| link.index);
+        for step in diff(&wish, &kernel.state).steps {
+            kernel.carry_out(&step).unwrap();
+            let peers = kernel.state.device.as_ref().map(|device| &device.peers);
+            prop_assert!(staying.iter().all(|key| peers.is_some_and(|peers| peers.contains_key(key))), "{}", step);
+            if index.is_some() {
+                prop_assert_eq!(kernel.state.link.as_ref().map(|link| link.index), index);
+            }
+        }
+    }
+
+    /// Law 4.
+    #[test]
+    fn a_crash_after_any_step_is_made_good(kernel in kernel(), world in world()) {
+        let wish = world.wish();
+        let mut whole = kernel.clone();
+        converge(&mut whole, &wish);
+        let mut crashed = kernel;
+        for step in diff(&wish, &crashed.state).steps {
+            crashed.carry_out(&step).unwrap();
+            let mut again = crashed.clone();
+            converge(&mut again, &wish);
+            prop_assert_eq!(diff(&wish, &again.state).to_string(), "");
+            prop_assert_eq!(firewall(&again), firewall(&whole));
+        }
+    }
+
+    /// Law 5.
+    #[test]
+    fn a_plan_does_not_depend_on_the_order_of_its_inputs(
+        kernel in kernel(),
+        (world, peers) in world().prop_flat_map(|world| (Just(world.clone()), Just(world.peers).prop_shuffle())),
+    ) {
+        let mut shuffled = World { peers, ..world.clone() };
+        shuffled.filter.reverse();
+        let mut same_kernel = kernel.clone();
+        same_kernel.state.rules.reverse();
+        prop_assert_eq!(diff(&shuffled.wish(), &same_kernel.state), diff(&world.wish(), &kernel.state));
+    }
+
+    /// An address is not closed and opened again without need, whatever else comes and goes. (A subnet may be, where
+    /// peers' subnets lie within each other.)
+    #[test]
+    fn rights_of_an_address_that_stay_are_never_withheld(world in world(), more in world()) {
+        let without_routes = |mut peers: Vec<PeerSpec>| {
+            peers.iter_mut().for_each(|peer| peer.routes.clear());
+            peers
+        };
+        let world = World { peers: without_routes(world.peers), ..world };
+        let grown = World { peers: without_routes(more.peers), ..world.clone() };
+        let mut kernel = ModelKernel::default();
+        converge(&mut kernel, &world.wish());
+        let mut after = kernel.clone();
+        converge(&mut after, &grown.wish());
+        let staying: Vec<_> =
+            every_try().filter(|(peer, packet)| kernel.admits(peer, packet) && after.admits(peer, packet)).collect();
+        let same_rights = |packet: &Packet| {
+            let (old, new) = (firewall(&kernel)?, firewall(&after)?);
+            Some(old.class_of(packet.source) == new.class_of(packet.source) && old.served == new.served)
+        };
+        let staying: Vec<_> =
+            staying.into_iter().filter(|(_, packet)| same_rights(packet).unwrap_or_default()).collect();
+        for step in diff(&grown.wish(), &kernel.state).steps {
+            kernel.carry_out(&step).unwrap();
+            for (peer, packet) in &staying {
+                prop_assert!(kernel.admits(peer, packet), "after {}: {} sends {:?}", step, peer.short(), packet);
+            }
+        }
+    }
+
+    /// The classes mean what the packet filter says, rule by rule.
+    #[test]
+    fn the_firewall_admits_exactly_what_the_packet_filter_does(world in world()) {
+        let wish = world.wish();
+        let map = world.netmap();
+        let mut kernel = ModelKernel::default();
+        converge(&mut kernel, &wish);
+        for (peer, packet) in every_try().filter(|_| wish.device.is_some()) {
+            prop_assert_eq!(
+                kernel.admits(&peer, &packet),
+                holds(&kernel, &peer, &packet) && admitted_by_rules(&world, &map, &peer, &packet),
+                "{} sends {:?}", peer.short(), packet
+            );
+        }
+    }
+}
+
+/// Each packet from each peer that any world knows.
+fn every_try() -> impl Iterator<Item = (NodePublic, Packet)> {
+    (1..8).map(public_key).flat_map(|key| packets().into_iter().map(move |packet| (key, packet)))
+}
+
+/// Whether WireGuard takes the source from this peer, asked of a kernel without a firewall.
+fn holds(kernel: &ModelKernel, peer: &NodePublic, packet: &Packet) -> bool {
+    let mut open = kernel.clone();
+    open.state.firewall = warren::plan::ObservedFirewall::Absent;
+    open.admits(peer, packet)
+}
+
+/// The packet filter read literally.
+fn admitted_by_rules(world: &World, map: &Netmap, peer: &NodePublic, packet: &Packet) -> bool {
+    let Some(peer) = map.peer_by_key(peer) else { return false };
+    let served = map.addresses().iter().chain(&world.prefs.advertise_routes);
+    let is_served = served.into_iter().any(|prefix| prefix.contains(&packet.destination));
+    let in_range = |range: &AddressRange| range.first <= packet.source && packet.source <= range.last;
+    let admits = map.filter().rules.iter().any(|rule| {
+        let from = rule.sources.iter().any(in_range) || rule.capabilities.iter().any(|name| peer.has_capability(name));
+        let has_ports = [Protocol::TCP, Protocol::UDP, Protocol::SCTP].contains(&packet.protocol);
+        let listed = rule.protocols.contains(&packet.protocol.0);
+        let to = rule.destinations.iter().any(|to| {
+            let all_ports = PortRange { first: to.first_port, last: to.last_port } == PortRange::ALL;
+            let right = match packet.protocol {
+                Protocol::ICMP | Protocol::ICMPV6 => true,
+                _ if has_ports => listed && (to.first_port..=to.last_port).contains(&packet.port),
+                _ => listed && all_ports,
+            };
+            right && to.prefix.contains(&packet.destination)
+        });
+        from && to
+    });
+    is_served && admits && peer.may_open() && !world.prefs.shields_up
+}

@@ -1,0 +1,8 @@
+//! The deciding half against a kernel that is a value: the planner's laws on random maps and random
+//! kernels, and the reconciler among failures, crashes and other people's commands.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod laws;
+mod repair;
+mod world;
