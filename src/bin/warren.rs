@@ -17,7 +17,9 @@ fn main() -> ExitCode {
     match runtime.block_on(run(args, &mut std::io::stdout())) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("warren: {error}");
+            if !error.is_closed_pipe() {
+                eprintln!("warren: {error}");
+            }
             error.exit().into()
         }
     }

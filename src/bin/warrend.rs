@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use tracing_subscriber::EnvFilter;
-use warren::agent::{Config, serve};
+use warren::agent::{Config, init_logging, serve};
 
 fn main() -> ExitCode {
     let config = match Config::read(std::env::args_os()) {
@@ -17,14 +16,10 @@ fn main() -> ExitCode {
             return status.into();
         }
     };
-    let filter = match EnvFilter::try_new(&config.log) {
-        Ok(filter) => filter,
-        Err(error) => {
-            eprintln!("warrend: invalid value '{}' for '--log <FILTER>': {error}", config.log);
-            return ExitCode::from(2);
-        }
-    };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    if let Err(error) = init_logging(&config.log) {
+        eprintln!("warrend: invalid value '{}' for '--log <FILTER>': {error}", config.log);
+        return ExitCode::from(2);
+    }
     match serve(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -92,6 +92,11 @@ impl Error {
             Self::Broken { .. } | Self::Refused { .. } | Self::Failed(_) | Self::Output(_) => Exit::Failed,
         }
     }
+
+    /// Whether the reader of our output has gone (`warren status | head -1`): nobody wants to hear of it.
+    pub fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
+    }
 }
 
 impl From<Exit> for ExitCode {
