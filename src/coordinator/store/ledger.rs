@@ -155,6 +155,17 @@ impl<S: Store> Ledger<S> {
     }
 }
 
+#[cfg(test)]
+impl<S> Ledger<S> {
+    pub(super) const fn store(&self) -> &S {
+        &self.store
+    }
+
+    pub(super) const fn store_mut(&mut self) -> &mut S {
+        &mut self.store
+    }
+}
+
 fn later(now: Timestamp, duration: Duration) -> Timestamp {
     now.checked_add(duration).unwrap_or(Timestamp::MAX)
 }

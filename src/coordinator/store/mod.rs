@@ -7,6 +7,11 @@
 mod ledger;
 mod sqlite;
 
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod tests;
+
 use std::future::Future;
 
 use thiserror::Error;

@@ -101,6 +101,13 @@ impl Store for SqliteStore {
     }
 }
 
+#[cfg(test)]
+impl SqliteStore {
+    pub(super) async fn run_sql(&mut self, sql: &'static str) {
+        sqlx::query(sql).execute(&mut self.connection).await.unwrap();
+    }
+}
+
 /// Writes one change.
 async fn keep(connection: &mut SqliteConnection, change: &Change) -> Result<(), StoreError> {
     let query = match change {
