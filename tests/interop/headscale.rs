@@ -38,7 +38,7 @@ fn our_agents_join_headscale_and_reach_each_other() {
     bob.host.ping(&alice.ip(6));
 }
 
-fn configuration(address: &str, dir: &str) -> String {
+pub(crate) fn configuration(address: &str, dir: &str) -> String {
     format!(
         "server_url: http://{address}:8080
 listen_addr: 0.0.0.0:8080

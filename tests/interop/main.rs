@@ -18,3 +18,4 @@ mod caddytail;
 mod foreign;
 mod headscale;
 mod local_socket;
+mod session;
