@@ -6,6 +6,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
+mod joining;
 mod local_api;
 mod scene;
+#[allow(dead_code, reason = "the coordinator's own tests use the rest")]
+#[path = "../coordinator/server.rs"]
+mod server;
 mod state;

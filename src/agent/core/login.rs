@@ -25,6 +25,8 @@ pub(super) struct Login {
     pub(super) online: bool,
     /// Whether traffic was allowed when the wish was last computed.
     pub(super) was_open: bool,
+    /// The kernel has held the whole wish since traffic was allowed. What is still to do later is health's matter.
+    pub(super) has_run: bool,
     /// The key that takes the place of the present one once the coordinator knows it.
     pub(super) next_key: Option<NodePrivate>,
 }
@@ -164,7 +166,7 @@ impl Core {
             self.node_key = Some(key);
             self.stale = Stale { wish: true, ..self.stale };
         }
-        self.login = Login { was_open: self.login.was_open, ..Login::default() };
+        self.login = Login { was_open: self.login.was_open, has_run: self.login.has_run, ..Login::default() };
         self.prefs.logged_out = false;
         self.saves.want(StateFile::Prefs, now);
         self.watchers.tell(&Notify { login_finished: Some(Default::default()), ..Notify::default() });
@@ -221,6 +223,7 @@ impl Core {
         self.netmap = Netmap::default();
         self.confirmed = None;
         self.login = Login::default();
+        self.adopting = false;
         self.health.clear("coordinator");
         self.stale.paths = true;
         self.stale.wish = true;
@@ -255,7 +258,7 @@ impl Core {
             BackendState::Stopped
         } else if self.netmap.node().is_some_and(|node| !node.machine_authorized) {
             BackendState::NeedsMachineAuth
-        } else if self.netmap.node().is_some() && self.is_settled() {
+        } else if self.login.has_run {
             BackendState::Running
         } else {
             BackendState::Starting

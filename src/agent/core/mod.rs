@@ -76,6 +76,8 @@ pub struct Core {
     watchers: Watchers,
     saves: Saves,
     stale: Stale,
+    /// No map was had yet since the start: what the kernel holds may be all that carries traffic.
+    adopting: bool,
     /// The state that watchers were last told.
     told_state: BackendState,
     /// Whoever waits for the kernel to hold the wish, and until when.
@@ -119,6 +121,7 @@ impl Core {
             watchers: Watchers::default(),
             saves: stored.saves,
             stale: Stale { paths: true, wish: true, facts: false },
+            adopting: true,
             told_state: BackendState::NoState,
             settling: Vec::new(),
             looking: Vec::new(),
@@ -273,7 +276,8 @@ impl Core {
 
     /// Answers who waits for the kernel to hold the wish.
     fn tell_settled(&mut self, now: Now) {
-        let settled = !self.stale.wish && self.reconciler.is_settled();
+        let settled = self.is_settled();
+        self.login.has_run |= settled && self.login.was_open && self.netmap.node().is_some();
         for (_, reply) in self.settling.extract_if(.., |(until, _)| settled || *until <= now.tick).collect::<Vec<_>>() {
             let _ = reply.send(Answer::json(&self.status(false, now)));
         }

@@ -27,6 +27,7 @@ impl Core {
         }
         let is_open = self.open_for_traffic(now);
         self.login.was_open = is_open;
+        self.login.has_run &= is_open;
         let prefs = plan::Prefs {
             want_running: is_open,
             accept_routes: self.prefs.route_all,
@@ -49,18 +50,13 @@ impl Core {
         self.wish_for(wish.desired, now);
     }
 
-    /// Before the first map a machine wishes for nothing, and nothing is what it should find; but what an agent before
-    /// us left in the kernel may be all that carries traffic, so it stands until we know better.
+    /// A machine without a map wishes for nothing. But where an agent before us left something in the kernel, it may be
+    /// all that carries traffic, so it stands until a map says what should be.
     fn wish_for(&mut self, desired: Desired, now: Now) {
-        let waits_for_map = desired == Desired::default() && self.expects_map(now);
-        if !waits_for_map {
+        self.adopting &= self.netmap.node().is_none() && self.open_for_traffic(now);
+        if !self.adopting {
             self.reconciler.handle_desired(desired, now.tick);
         }
-    }
-
-    /// Whether a map is on its way that will say what should be.
-    fn expects_map(&self, now: Now) -> bool {
-        self.netmap.node().is_none() && self.open_for_traffic(now) && !self.login.needed
     }
 
     fn paths(&self) -> Paths {
