@@ -1,9 +1,9 @@
 //! The steps that turn what is into what should be, safe at every prefix.
 //!
 //! All ordering is decided here. On the way up: strange objects go; the link and its settings; the
-//! firewall, with the rights withheld of addresses that are about to change hands; peers and addresses
-//! that must go, then those to come; the link up; routes; rules; last the withheld rights. On the way down
-//! the reverse. So a crash between any two steps leaves nothing open that policy forbids, and a peer that
+//! firewall, with the rights withheld of addresses that are about to change hands; peers that must go;
+//! addresses; peers to come; the link up; routes; rules; last the withheld rights. On the way down the
+//! reverse. So a crash between any two steps leaves nothing open that policy forbids, and a peer that
 //! stays keeps its session: it is never taken down and put back.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,8 +47,9 @@ fn go_up(device: &Device, desired: &Desired, observed: &Observed, steps: &mut Ve
     settings(device, link, current, steps);
     steps.extend(close);
     peers.take_down(steps);
-    steps.extend(link.addresses.difference(&device.addresses).copied().map(Step::RemoveAddress));
+    // The new ones first: with the last IPv4 address of a link the kernel drops its IPv4 routes.
     steps.extend(device.addresses.difference(&link.addresses).copied().map(Step::AddAddress));
+    steps.extend(link.addresses.difference(&device.addresses).copied().map(Step::RemoveAddress));
     peers.set_up(steps);
     if !link.up {
         steps.push(Step::SetLinkUp);

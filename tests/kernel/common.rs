@@ -1,12 +1,17 @@
 //! A network namespace for each test, and the system's own tools to ask what is true in it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 use warren::linux::LinuxKernel;
-use warren::plan::{Kernel, Observed, Step};
+use warren::plan::{
+    Admit, Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, Observed, Peer, PortRange, Protocol, Route,
+    RouteTarget, Rule, RuleAction, RuleId, Step, diff, own,
+};
 use warren::types::{IpNet, NodePrivate, NodePublic};
 
 /// What a test asks of the machine it runs on.
@@ -20,6 +25,9 @@ pub(crate) enum Needs {
 
 /// How long anything that should happen may take: far longer than it does under emulation.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Set for a test that is run again inside another's namespace: it stays where it is.
+pub(crate) const STAY: &str = "WARREN_KERNEL_STAY";
 
 /// Runs the test in a network namespace of its own, where the loopback is up and nothing else is.
 pub(crate) fn in_namespace<F: Future<Output = ()>>(needs: Needs, test: impl FnOnce() -> F + Send + 'static) {
@@ -38,6 +46,9 @@ pub(crate) fn in_namespace<F: Future<Output = ()>>(needs: Needs, test: impl FnOn
 }
 
 fn enter_namespace(needs: Needs) -> Result<(), String> {
+    if std::env::var_os(STAY).is_some() {
+        return Ok(());
+    }
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).map_err(|error| format!("no new namespace: {error}"))?;
     sh("ip link set lo up");
     if needs == Needs::WireGuard {
@@ -52,8 +63,8 @@ fn enter_namespace(needs: Needs) -> Result<(), String> {
 /// Runs a shell command in the test's namespace and returns what it printed; it must succeed.
 pub(crate) fn sh(command: &str) -> String {
     let output = run(command);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command}: {errors}");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command}: {err}{out}");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -108,4 +119,67 @@ pub(crate) fn net(text: &str) -> IpNet {
 
 pub(crate) fn nets<C: FromIterator<IpNet>>(texts: &[&str]) -> C {
     texts.iter().map(|text| net(text)).collect()
+}
+
+/// Steps from what is there to what is wished, applied until nothing is left to do; the steps that were.
+pub(crate) async fn converge(kernel: &mut LinuxKernel, wish: &Desired) -> Vec<Step> {
+    let mut applied = Vec::new();
+    for _ in 0..4 {
+        let plan = diff(wish, &observe(kernel).await);
+        if plan.is_empty() {
+            return applied;
+        }
+        apply(kernel, plan.steps.clone()).await;
+        applied.extend(plan.steps);
+    }
+    panic!("still not there after {applied:?}");
+}
+
+/// A wish with something of every kind in it.
+pub(crate) fn wish() -> Desired {
+    let admits = BTreeSet::from([Admit {
+        destination: net("100.64.0.1/32"),
+        protocol: Protocol::TCP,
+        ports: PortRange { first: 80, last: 80 },
+    }]);
+    let firewall = Firewall {
+        served: nets(&["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]),
+        classes: BTreeMap::from([(ClassId(1), Class { rules: BTreeMap::from([(RuleId(1), admits)]) })]),
+        hosts: BTreeMap::from([("100.64.0.2".parse().unwrap(), ClassId(1))]),
+        subnets: BTreeMap::from([(net("10.2.0.0/16"), ClassId(1))]),
+    };
+    let peer = |ips: &[&str], endpoint| Arc::new(Peer { allowed_ips: nets(ips), endpoint, keepalive: 0 });
+    let endpoint = EndpointWish::Initial("192.0.2.2:41741".parse().unwrap());
+    let route = |destination: &str, target, metric| Route { destination: net(destination), target, metric };
+    let rule = |ipv6, priority, mark, action| Rule { priority, ipv6, mark, action };
+    let bypass = Some((own::MARK_BYPASS, own::MARK_MASK));
+    Desired {
+        device: Some(Device {
+            private_key: private(1),
+            listen_port: 41741,
+            fwmark: own::MARK_BYPASS,
+            mtu: 1280,
+            addresses: nets(&["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]),
+            peers: BTreeMap::from([
+                (public(1), peer(&["100.64.0.2/32", "fd7a:115c:a1e0::2/128", "10.2.0.0/16"], endpoint)),
+                (public(2), peer(&["100.64.0.3/32"], EndpointWish::Leave)),
+            ]),
+        }),
+        routes: BTreeSet::from([
+            route("100.64.0.0/10", RouteTarget::Tunnel, 100),
+            route("100.64.0.0/10", RouteTarget::Unreachable, 10_000),
+            route("fd7a:115c:a1e0::/48", RouteTarget::Tunnel, 100),
+            route("fd7a:115c:a1e0::/48", RouteTarget::Unreachable, 10_000),
+            route("10.2.0.0/16", RouteTarget::Tunnel, 100),
+            route("100.64.9.0/24", RouteTarget::Throw, 100),
+            route("fd7a:115c:a1e0:9::/64", RouteTarget::Throw, 100),
+        ]),
+        rules: BTreeSet::from([
+            rule(false, own::RULE_BYPASS, bypass, RuleAction::Main),
+            rule(false, own::RULE_OVERLAY, None, RuleAction::Ours),
+            rule(true, own::RULE_BYPASS, bypass, RuleAction::Main),
+            rule(true, own::RULE_OVERLAY, None, RuleAction::Ours),
+        ]),
+        firewall: Some(Arc::new(firewall)),
+    }
 }

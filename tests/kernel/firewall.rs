@@ -168,7 +168,7 @@ fn an_update_from_what_is_not_there_fails_and_changes_nothing() {
     });
 }
 
-fn any_firewall() -> impl Strategy<Value = Firewall> {
+pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
     let admit = (any_net(), prop::sample::select(vec![1u8, 6, 17, 47, 58, 132]), 0u16..40, 0u16..40).prop_map(
         |(destination, protocol, a, b)| {
             let ports = if matches!(protocol, 6 | 17 | 132) {

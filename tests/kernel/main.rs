@@ -7,4 +7,9 @@
 
 mod common;
 mod device;
+mod drift;
 mod firewall;
+mod packets;
+mod routing;
+mod user;
+mod whole;

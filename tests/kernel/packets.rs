@@ -1,0 +1,285 @@
+//! What the table means for packets: three namespaces, real WireGuard on both sides.
+//!
+//! ```text
+//! peer ──veth── us ──veth── lan
+//!    └─WireGuard─┘
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use warren::linux::LinuxKernel;
+use warren::plan::{Admit, Class, ClassId, Desired, EndpointWish, Firewall, Peer, PortRange, Protocol, RuleId};
+use warren::types::NodePublic;
+
+use crate::common::*;
+
+/// How long a packet that is dropped is waited for.
+const SILENCE: Duration = Duration::from_millis(1_500);
+const PEER: &str = "100.64.0.2";
+const STRANGER: &str = "100.64.0.66";
+const US: &str = "100.64.0.1";
+const US_V6: &str = "fd7a:115c:a1e0::1";
+const PEER_V6: &str = "fd7a:115c:a1e0::2";
+const LAN_HOST: &str = "10.7.0.2";
+
+#[test]
+fn what_the_policy_admits_passes_and_the_rest_is_dropped_and_counted() {
+    in_namespace(Needs::WireGuard, || async {
+        let net = Network::build();
+        let mut kernel = LinuxKernel::new().unwrap();
+        converge(&mut kernel, &net.wish(policy())).await;
+
+        // Admitted: port 80 of ours and of the network we carry, from the peer's address, both families.
+        assert!(net.peer.connects(PEER, US, 80));
+        assert!(net.peer.connects(PEER_V6, US_V6, 80));
+        assert!(net.peer.connects(PEER, LAN_HOST, 80));
+        assert!(counted("rule_0000000000000001") >= 3);
+        // Any right to a destination admits a ping.
+        assert!(net.peer.pings(PEER, US));
+        assert!(net.peer.pings(PEER_V6, US_V6));
+
+        let before = counted("denied_by_policy");
+        assert!(!net.peer.connects(PEER, US, 81));
+        assert!(!net.peer.connects(PEER_V6, US_V6, 81));
+        assert!(!net.peer.connects(PEER, LAN_HOST, 81));
+        assert!(counted("denied_by_policy") >= before + 3);
+
+        assert!(!net.peer.connects(STRANGER, US, 80));
+        assert!(!net.peer.pings(STRANGER, US));
+        assert!(counted("denied_unknown_source") >= 2);
+
+        // An address of this host that is not served.
+        assert!(!net.peer.connects(PEER, "10.7.0.1", 80));
+        assert!(counted("denied_foreign_destination") >= 1);
+    });
+}
+
+#[test]
+fn what_we_open_ourselves_is_answered_whatever_the_policy_says() {
+    in_namespace(Needs::WireGuard, || async {
+        let net = Network::build();
+        let mut kernel = LinuxKernel::new().unwrap();
+        let shields_up = Firewall { served: policy().served, ..Firewall::default() };
+        converge(&mut kernel, &net.wish(shields_up)).await;
+
+        assert!(connects(US, PEER, 80));
+        assert!(connects(US_V6, PEER_V6, 80));
+        assert!(!net.peer.connects(PEER, US, 80));
+        assert!(!net.peer.pings(PEER, US));
+        // Errors pass, so that a closed port says so at once and paths learn their packet size.
+        let refused = TcpStream::connect_timeout(&socket(PEER, 82), PATIENCE).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn the_network_we_carry_opens_nothing_into_the_overlay() {
+    in_namespace(Needs::WireGuard, || async {
+        let net = Network::build();
+        let mut kernel = LinuxKernel::new().unwrap();
+        converge(&mut kernel, &net.wish(policy())).await;
+
+        assert!(!net.lan.connects(LAN_HOST, PEER, 80));
+        assert!(counted("denied_unasked_into_overlay") >= 1);
+        assert!(net.peer.connects(PEER, LAN_HOST, 80), "answers go through");
+    });
+}
+
+#[test]
+fn an_overlay_source_from_the_wrong_side_is_dropped_and_other_uses_of_the_range_are_not() {
+    in_namespace(Needs::WireGuard, || async {
+        let net = Network::build();
+        let mut kernel = LinuxKernel::new().unwrap();
+        converge(&mut kernel, &net.wish(policy())).await;
+        let socket = UdpSocket::bind("192.0.2.1:9").unwrap();
+        socket.set_read_timeout(Some(SILENCE)).unwrap();
+
+        // The peer's own overlay address, but outside the tunnel.
+        net.peer.send_from(PEER, "192.0.2.1", 9);
+        assert!(socket.recv(&mut [0; 16]).is_err());
+        assert!(counted("denied_spoofed_source") >= 1);
+
+        // The provider's network lies in the same range, and its route leads there.
+        sh("ip addr add 100.99.0.1/24 dev wan && ip rule add pref 5200 to 100.99.0.0/24 table main");
+        net.peer.sh("ip addr add 100.99.0.2/24 dev wan");
+        net.peer.send_from("100.99.0.2", "192.0.2.1", 9);
+        assert!(socket.recv(&mut [0; 16]).is_ok());
+
+        // What we send to ourselves is not judged.
+        let own = UdpSocket::bind((US, 9)).unwrap();
+        own.set_read_timeout(Some(PATIENCE)).unwrap();
+        UdpSocket::bind((US, 0)).unwrap().send_to(b"own", (US, 9)).unwrap();
+        assert!(own.recv(&mut [0; 16]).is_ok());
+    });
+}
+
+#[test]
+fn a_session_outlives_changes_to_its_peer() {
+    in_namespace(Needs::WireGuard, || async {
+        let net = Network::build();
+        let mut kernel = LinuxKernel::new().unwrap();
+        let mut wish = net.wish(policy());
+        converge(&mut kernel, &wish).await;
+        assert!(net.peer.connects(PEER, US, 80));
+        let handshake = || sh("wg show warren0 latest-handshakes");
+        let before = handshake();
+
+        let device = wish.device.as_mut().unwrap();
+        let peer = Arc::make_mut(device.peers.get_mut(&net.peer_key).unwrap());
+        peer.allowed_ips = nets(&["100.64.0.2/32", "fd7a:115c:a1e0::2/128", "10.20.0.0/16"]);
+        peer.keepalive = 25;
+        converge(&mut kernel, &wish).await;
+
+        assert!(net.peer.connects(PEER, US, 80));
+        assert_eq!(handshake(), before, "no new handshake was needed");
+        let seen = observe(&mut kernel).await.device.unwrap();
+        let peer = &seen.peers[&net.peer_key];
+        assert!(peer.last_handshake.is_some() && peer.rx_bytes > 0 && peer.tx_bytes > 0);
+    });
+}
+
+/// The peer may open port 80 of ours and of the network we carry.
+fn policy() -> Firewall {
+    let port_80 = |destination: &str| Admit {
+        destination: net(destination),
+        protocol: Protocol::TCP,
+        ports: PortRange { first: 80, last: 80 },
+    };
+    let admits = BTreeSet::from(["100.64.0.1/32", "fd7a:115c:a1e0::1/128", "10.7.0.0/24"].map(port_80));
+    let class = Class { rules: BTreeMap::from([(RuleId(1), admits)]) };
+    Firewall {
+        served: nets(&["100.64.0.1/32", "fd7a:115c:a1e0::1/128", "10.7.0.2/32"]),
+        classes: BTreeMap::from([(ClassId(1), class)]),
+        hosts: [PEER, PEER_V6].map(|address| (address.parse().unwrap(), ClassId(1))).into(),
+        subnets: BTreeMap::new(),
+    }
+}
+
+/// A neighbour namespace, removed when dropped.
+struct Neighbour {
+    name: &'static str,
+}
+
+/// The test's own namespace with its two neighbours, in which something listens on ports 80 and 81.
+struct Network {
+    peer: Neighbour,
+    lan: Neighbour,
+    peer_key: NodePublic,
+    _listeners: Vec<TcpListener>,
+}
+
+impl Network {
+    fn build() -> Self {
+        let (peer, lan) = (Neighbour::beside("warren-test-peer", "wan"), Neighbour::beside("warren-test-lan", "lan"));
+        sh("ip addr add 192.0.2.1/24 dev wan && ip addr add 10.7.0.1/24 dev lan");
+        sh("sysctl -q -w net.ipv4.ip_forward=1 || echo 1 > /proc/sys/net/ipv4/ip_forward");
+        peer.sh("ip addr add 192.0.2.2/24 dev wan");
+        lan.sh("ip addr add 10.7.0.2/24 dev lan && ip route add default via 10.7.0.1");
+
+        // The other side is set up by hand, so that nothing of ours tests itself.
+        let (key, us) = (private(2), private(1).public());
+        let secret = data_encoding::BASE64.encode(key.expose_bytes());
+        peer.sh(&format!(
+            "ip link add wg0 type wireguard && echo {secret} | wg set wg0 private-key /dev/stdin listen-port 41741 \
+             peer {} endpoint 192.0.2.1:41741 allowed-ips 0.0.0.0/0,::/0 && ip link set wg0 up",
+            us.base64(),
+        ));
+        for address in [PEER, STRANGER] {
+            peer.sh(&format!("ip addr add {address}/32 dev wg0"));
+        }
+        peer.sh(&format!("ip addr add {PEER_V6}/128 dev wg0 nodad"));
+        peer.sh("ip route add 100.64.0.1/32 dev wg0 && ip -6 route add fd7a:115c:a1e0::1/128 dev wg0");
+        peer.sh("ip route add 10.7.0.0/24 dev wg0");
+
+        let listen = || [80, 81].map(|port| TcpListener::bind((IpAddr::from([0u16; 8]), port)).unwrap());
+        let mut listeners: Vec<TcpListener> = listen().into();
+        listeners.extend(peer.within(listen));
+        listeners.extend(lan.within(listen));
+        Self { peer, lan, peer_key: key.public(), _listeners: listeners }
+    }
+
+    fn wish(&self, firewall: Firewall) -> Desired {
+        let mut wish = wish();
+        let device = wish.device.as_mut().unwrap();
+        let peer = Peer {
+            allowed_ips: nets(&["100.64.0.2/32", "100.64.0.66/32", "fd7a:115c:a1e0::2/128"]),
+            endpoint: EndpointWish::Initial("192.0.2.2:41741".parse().unwrap()),
+            keepalive: 0,
+        };
+        device.peers = BTreeMap::from([(self.peer_key, Arc::new(peer))]);
+        wish.firewall = Some(Arc::new(firewall));
+        wish
+    }
+}
+
+impl Neighbour {
+    /// Makes the namespace and a cable of this name to it.
+    fn beside(name: &'static str, cable: &str) -> Self {
+        run(&format!("ip netns del {name}"));
+        sh(&format!("ip netns add {name} && ip link add {cable} type veth peer name {cable} netns {name}"));
+        sh(&format!("ip link set {cable} up"));
+        let neighbour = Self { name };
+        neighbour.sh(&format!("ip link set lo up && ip link set {cable} up"));
+        neighbour
+    }
+
+    fn sh(&self, command: &str) -> String {
+        let (name, command) = (self.name, command.replace('\'', r"'\''"));
+        sh(&format!("ip netns exec {name} sh -c '{command}'"))
+    }
+
+    /// Runs code on a thread that lives in this namespace.
+    fn within<T: Send + 'static>(&self, code: impl FnOnce() -> T + Send + 'static) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.name)).unwrap();
+        let thread = std::thread::spawn(move || {
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            code()
+        });
+        thread.join().unwrap()
+    }
+
+    fn connects(&self, from: &'static str, to: &'static str, port: u16) -> bool {
+        self.within(move || connects(from, to, port))
+    }
+
+    fn pings(&self, from: &str, to: &str) -> bool {
+        run(&format!("ip netns exec {} ping -c 1 -W 2 -I {from} {to}", self.name)).status.success()
+    }
+
+    /// Sends one datagram from an address that the wire to us should not carry.
+    fn send_from(&self, from: &'static str, to: &'static str, port: u16) {
+        self.within(move || {
+            let socket = UdpSocket::bind((from, 0)).unwrap();
+            socket.send_to(b"probe", (to, port)).unwrap();
+        });
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        run(&format!("ip netns del {}", self.name));
+    }
+}
+
+/// Whether a TCP connection from this address comes about.
+fn connects(from: &str, to: &str, port: u16) -> bool {
+    let domain = socket2::Domain::for_address(socket(to, port));
+    let client = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
+    client.bind(&socket(from, 0).into()).unwrap();
+    client.connect_timeout(&socket(to, port).into(), SILENCE).is_ok()
+}
+
+fn socket(address: &str, port: u16) -> SocketAddr {
+    (address.parse::<IpAddr>().unwrap(), port).into()
+}
+
+/// What a counter of our table says.
+fn counted(name: &str) -> u64 {
+    let listing = json(&format!("nft -j list counter inet warren {name}"));
+    listing["nftables"][1]["counter"]["packets"].as_u64().unwrap()
+}

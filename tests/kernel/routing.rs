@@ -1,0 +1,151 @@
+//! Routes and policy rules.
+
+use warren::linux::LinuxKernel;
+use warren::plan::{Kernel, Route, RouteTarget, Rule, RuleAction, Step, own};
+
+use crate::common::*;
+
+fn route(destination: &str, target: RouteTarget, metric: u32) -> Route {
+    Route { destination: net(destination), target, metric }
+}
+
+#[test]
+fn routes_of_every_kind_are_set_replaced_and_removed() {
+    in_namespace(Needs::WireGuard, || async {
+        let mut kernel = kernel_with_link().await;
+        let routes = [
+            route("100.64.0.0/10", RouteTarget::Unreachable, 10_000),
+            route("100.64.0.0/10", RouteTarget::Tunnel, 100),
+            route("0.0.0.0/0", RouteTarget::Tunnel, 100),
+            route("192.168.0.0/16", RouteTarget::Throw, 100),
+            route("fd7a:115c:a1e0::/48", RouteTarget::Unreachable, 10_000),
+            route("fd7a:115c:a1e0::/48", RouteTarget::Tunnel, 100),
+            route("::/0", RouteTarget::Tunnel, 100),
+            route("fd00::/8", RouteTarget::Throw, 100),
+        ];
+
+        apply(&mut kernel, routes.iter().cloned().map(Step::AddRoute)).await;
+        apply(&mut kernel, routes.iter().cloned().map(Step::AddRoute)).await;
+
+        let seen = observe(&mut kernel).await;
+        assert_eq!(seen.routes, routes.iter().cloned().collect());
+        assert_eq!(seen.strange, Vec::<String>::new());
+        let printed = json(&format!("ip -j route show table {}", own::ROUTE_TABLE));
+        assert_eq!(printed.as_array().unwrap().len(), 4);
+        assert!(printed.as_array().unwrap().iter().all(|route| route["protocol"] == "87"), "{printed}");
+        let printed = json(&format!("ip -j -6 route show table {}", own::ROUTE_TABLE));
+        assert_eq!(printed.as_array().unwrap().len(), 4);
+
+        // One destination and metric is one place.
+        for place in ["192.168.0.0/16", "fd00::/8"] {
+            for target in [RouteTarget::Tunnel, RouteTarget::Unreachable, RouteTarget::Throw] {
+                apply(&mut kernel, [Step::AddRoute(route(place, target, 100))]).await;
+                let seen = observe(&mut kernel).await.routes;
+                let here: Vec<_> = seen.iter().filter(|route| route.destination == net(place)).collect();
+                assert_eq!(here, [&route(place, target, 100)]);
+            }
+        }
+
+        apply(&mut kernel, routes.iter().cloned().map(Step::RemoveRoute)).await;
+        apply(&mut kernel, routes.iter().cloned().map(Step::RemoveRoute)).await;
+        assert!(observe(&mut kernel).await.routes.is_empty());
+    });
+}
+
+#[test]
+fn rules_are_set_once_and_removed_one_at_a_time() {
+    in_namespace(Needs::Namespace, || async {
+        let mut kernel = LinuxKernel::new().unwrap();
+        let rules: Vec<Rule> = [false, true]
+            .into_iter()
+            .flat_map(|ipv6| {
+                let mark = Some((own::MARK_BYPASS, own::MARK_MASK));
+                [
+                    Rule { priority: own::RULE_BYPASS, ipv6, mark, action: RuleAction::Main },
+                    Rule { priority: own::RULE_OVERLAY, ipv6, mark: None, action: RuleAction::Ours },
+                ]
+            })
+            .collect();
+
+        apply(&mut kernel, rules.iter().copied().map(Step::AddRule)).await;
+        apply(&mut kernel, rules.iter().copied().map(Step::AddRule)).await;
+
+        let mut seen = observe(&mut kernel).await.rules;
+        let mut expected = rules.clone();
+        seen.sort();
+        expected.sort();
+        assert_eq!(seen, expected);
+        let printed = json("ip -j -d rule show pref 5300");
+        assert_eq!(printed[0]["fwmark"], "0x5000000");
+        assert_eq!(printed[0]["fwmask"], "0xf000000");
+        assert_eq!((&printed[0]["table"], &printed[0]["protocol"]), (&"main".into(), &"87".into()));
+
+        // A duplicate, made by somebody else, shows and goes by a step of its own.
+        sh(&format!("ip rule add pref 5310 table {}", own::ROUTE_TABLE));
+        let ours = |rule: &&Rule| rule.priority == 5310 && !rule.ipv6;
+        let seen = observe(&mut kernel).await.rules;
+        assert_eq!(seen.iter().filter(ours).count(), 2);
+        apply(&mut kernel, [Step::RemoveRule(*seen.iter().find(ours).unwrap())]).await;
+        assert_eq!(observe(&mut kernel).await.rules.iter().filter(ours).count(), 1);
+
+        apply(&mut kernel, rules.iter().copied().map(Step::RemoveRule)).await;
+        apply(&mut kernel, rules.iter().copied().map(Step::RemoveRule)).await;
+        assert!(observe(&mut kernel).await.rules.is_empty());
+    });
+}
+
+#[test]
+fn strange_objects_in_our_places_are_shown_and_removed_by_what_was_shown() {
+    in_namespace(Needs::WireGuard, || async {
+        let mut kernel = kernel_with_link().await;
+        sh(
+            "ip link add lan type dummy && ip addr add 192.0.2.1/24 dev lan && ip addr add 2001:db8::1/64 dev lan && ip link set lan up",
+        );
+        let before = (json("ip -j -d rule show"), json("ip -j route show table all"));
+        let before6 = json("ip -j -6 route show table main");
+        let table = own::ROUTE_TABLE;
+        for command in [
+            format!("ip route add blackhole 10.1.0.0/16 table {table} proto 87"),
+            format!("ip route add 10.2.0.0/16 via 192.0.2.2 table {table} proto 87"),
+            format!("ip route add 10.3.0.0/16 dev warren0 table {table}"),
+            format!("ip route add 10.4.0.0/16 dev lan table {table} proto 87"),
+            format!("ip route add 10.5.0.0/16 table {table} proto 87 nexthop via 192.0.2.2 nexthop via 192.0.2.3"),
+            format!("ip -6 route add fd01::/64 via 2001:db8::2 table {table} proto 87"),
+            format!("ip -6 route add prohibit fd02::/64 table {table}"),
+            "ip route add 10.6.0.0/16 via 192.0.2.2 proto 87".to_owned(),
+            "ip -6 route add fd03::/64 via 2001:db8::2 proto 87".to_owned(),
+            "ip rule add pref 5305 from 10.0.0.0/8 table 100".to_owned(),
+            "ip rule add pref 5310 not fwmark 7 table main".to_owned(),
+            format!("ip rule add pref 5399 iif lan table {table}"),
+            "ip -6 rule add pref 5301 unreachable".to_owned(),
+        ] {
+            sh(&command);
+        }
+
+        let seen = observe(&mut kernel).await;
+        assert_eq!(seen.strange.len(), 13, "{:#?}", seen.strange);
+        assert!(seen.routes.is_empty() && seen.rules.is_empty());
+
+        for strange in seen.strange {
+            apply(&mut kernel, [Step::RemoveStrange(strange.clone())]).await;
+            assert!(!observe(&mut kernel).await.strange.contains(&strange), "{strange}");
+        }
+        assert_eq!(before, (json("ip -j -d rule show"), json("ip -j route show table all")));
+        assert_eq!(before6, json("ip -j -6 route show table main"));
+    });
+}
+
+#[test]
+fn a_route_of_ours_that_appears_in_another_table_later_is_found() {
+    in_namespace(Needs::WireGuard, || async {
+        let mut kernel = LinuxKernel::new().unwrap();
+        sh("ip link add lan type dummy && ip addr add 192.0.2.1/24 dev lan && ip link set lan up");
+        assert!(observe(&mut kernel).await.strange.is_empty());
+
+        sh("ip route add 10.6.0.0/16 via 192.0.2.2 table 77 proto 87");
+        kernel.changed().await.unwrap();
+
+        assert_eq!(observe(&mut kernel).await.strange.len(), 1);
+        assert_eq!(observe(&mut kernel).await.strange.len(), 1, "and is still seen at the next look");
+    });
+}

@@ -1,0 +1,302 @@
+//! The whole of it: converge, adopt, leave no trace, touch nothing of others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngSeed, TestRunner};
+use serde_json::{Value, json};
+use warren::linux::LinuxKernel;
+use warren::plan::{
+    Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, ModelKernel, Observed, ObservedFirewall, Peer,
+    Route, RouteTarget, Rule, RuleAction, Step, diff, own,
+};
+use warren::types::IpNet;
+
+use crate::common::*;
+use crate::firewall::any_firewall;
+
+#[test]
+fn a_whole_wish_comes_true_and_cleaning_up_leaves_no_trace() {
+    in_namespace(Needs::WireGuard, || async {
+        let mut kernel = LinuxKernel::new().unwrap();
+
+        let steps = converge(&mut kernel, &wish()).await;
+        assert_eq!(diff(&wish(), &Observed::default()).steps, steps, "one round was enough");
+        converge(&mut kernel, &Desired::default()).await;
+
+        assert_eq!(observe(&mut kernel).await, Observed::default());
+        assert_eq!(sh("nft list ruleset"), "");
+        assert_eq!(json("ip -j route show table all proto 87"), json!([]));
+    });
+}
+
+#[test]
+fn another_agent_adopts_what_it_finds_and_changes_nothing() {
+    in_namespace(Needs::WireGuard, || async {
+        let mut first = LinuxKernel::new().unwrap();
+        converge(&mut first, &wish()).await;
+        let seen = observe(&mut first).await;
+        drop(first);
+
+        let mut second = LinuxKernel::new().unwrap();
+
+        assert_eq!(observe(&mut second).await, seen);
+        assert!(diff(&wish(), &seen).is_empty());
+        assert_eq!(seen.device.unwrap().peers.len(), 2);
+    });
+}
+
+#[test]
+fn what_belongs_to_others_is_the_same_before_during_and_after() {
+    in_namespace(Needs::WireGuard, || async {
+        for command in [
+            "ip link add lan type dummy && ip addr add 192.0.2.1/24 dev lan && ip addr add 2001:db8::1/64 dev lan nodad && ip link set lan up",
+            "ip link add wg9 type wireguard && wg set wg9 listen-port 51820 peer $(wg genkey | wg pubkey) allowed-ips 10.9.0.0/16 && ip link set wg9 up",
+            "ip route add 10.1.0.0/16 via 192.0.2.2 && ip route add 10.9.0.0/16 dev wg9 table 52",
+            "ip -6 route add fd09::/64 dev wg9 table 22338",
+            "ip rule add pref 5270 table 52 && ip rule add pref 5299 table 52 && ip rule add pref 5400 table 52 && ip -6 rule add pref 5299 table 22338",
+            "nft add table ip warren && nft add chain ip warren input '{ type filter hook input priority 0; policy accept; }'",
+            "nft add table inet warren_other && nft add set inet warren_other s '{ type ipv4_addr; elements = { 10.0.0.1 }; }'",
+        ] {
+            sh(command);
+        }
+        let before = everything();
+        let mut kernel = LinuxKernel::new().unwrap();
+
+        converge(&mut kernel, &wish()).await;
+        assert_ne!(everything(), before);
+        assert_eq!(without_ours(everything()), before);
+
+        converge(&mut kernel, &Desired::default()).await;
+        assert_eq!(everything(), before);
+    });
+}
+
+#[test]
+fn the_model_and_the_real_kernel_agree_after_the_same_random_plans() {
+    in_namespace(Needs::WireGuard, || async {
+        let mut runner = TestRunner::new(Config { rng_seed: RngSeed::Fixed(9), ..Config::default() });
+        let mut kernel = LinuxKernel::new().unwrap();
+        let mut model = ModelKernel::default();
+
+        for _ in 0..20 {
+            let wish = any_wish().new_tree(&mut runner).unwrap().current();
+            let plan = diff(&wish, &observe(&mut kernel).await);
+            for step in &plan.steps {
+                let (real, modelled) = (kernel.apply(step).await, model.carry_out(step));
+                assert_eq!(real.is_ok(), modelled.is_ok(), "{step:?}: {real:?} {modelled:?}");
+            }
+            assert_eq!(comparable(observe(&mut kernel).await), comparable(model.state.clone()), "{plan}");
+            assert!(diff(&wish, &model.state).is_empty());
+        }
+    });
+}
+
+#[test]
+fn ten_thousand_peers_are_applied_and_read_back() {
+    in_namespace(Needs::WireGuard, || async {
+        let mut kernel = LinuxKernel::new().unwrap();
+        let wish = large_wish(10_000);
+
+        let begun = Instant::now();
+        let plan = diff(&wish, &observe(&mut kernel).await);
+        apply(&mut kernel, plan.steps.clone()).await;
+        let applied = begun.elapsed();
+        let begun = Instant::now();
+        let seen = observe(&mut kernel).await;
+        let observed = begun.elapsed();
+
+        println!("{} steps for 10,000 peers in {applied:.1?}, read back in {observed:.1?}", plan.steps.len());
+        assert!(diff(&wish, &seen).is_empty());
+        assert_eq!(sh("wg show warren0 peers").lines().count(), 10_000);
+
+        let mut smaller = wish.clone();
+        smaller.device.as_mut().unwrap().peers.remove(&public(77));
+        let mut firewall = Firewall::clone(wish.firewall.as_ref().unwrap());
+        firewall.hosts.remove(&overlay_address(77).addr());
+        smaller.firewall = Some(Arc::new(firewall));
+        let begun = Instant::now();
+        let steps = converge(&mut kernel, &smaller).await;
+        println!("{} steps for one peer fewer, and two looks, in {:.1?}", steps.len(), begun.elapsed());
+        assert_eq!(sh("wg show warren0 peers").lines().count(), 9_999);
+    });
+}
+
+fn large_wish(peers: u32) -> Desired {
+    let mut wish = wish();
+    let device = wish.device.as_mut().unwrap();
+    device.peers = (1..=peers)
+        .map(|number| {
+            let endpoint = SocketAddr::from(([192, 0, 2, 1], 1024 + (number % 60_000) as u16));
+            let allowed_ips = BTreeSet::from([overlay_address(number)]);
+            let endpoint = EndpointWish::Initial(endpoint);
+            (public(number), Arc::new(Peer { allowed_ips, endpoint, keepalive: 0 }))
+        })
+        .collect();
+    let mut firewall = Firewall::clone(wish.firewall.as_ref().unwrap());
+    firewall.hosts = (1..=peers).map(|number| (overlay_address(number).addr(), ClassId(1))).collect();
+    firewall.classes = BTreeMap::from([(ClassId(1), Class::default())]);
+    wish.firewall = Some(Arc::new(firewall));
+    wish
+}
+
+fn overlay_address(number: u32) -> IpNet {
+    IpNet::from(std::net::IpAddr::from((0x6440_0100 + number).to_be_bytes()))
+}
+
+/// All links, addresses, rules, routes, tables and WireGuard devices.
+fn everything() -> BTreeMap<&'static str, Value> {
+    let wireguard = json!(sh("wg show all dump | sort"));
+    let commands = [
+        ("addresses", "ip -j -d addr show"),
+        ("rules", "ip -j -d rule show"),
+        ("rules6", "ip -j -d -6 rule show"),
+        ("routes", "ip -j -d route show table all"),
+        ("routes6", "ip -j -d -6 route show table all"),
+        ("nftables", "nft -j list ruleset"),
+    ];
+    let mut all: BTreeMap<_, _> =
+        commands.into_iter().map(|(name, command)| (name, crate::common::json(command))).collect();
+    all.insert("wireguard", wireguard);
+    all
+}
+
+/// The same without what carries our tag, and without what the kernel adds for it in its own table.
+fn without_ours(mut all: BTreeMap<&'static str, Value>) -> BTreeMap<&'static str, Value> {
+    let table = own::ROUTE_TABLE.to_string();
+    for (name, value) in &mut all {
+        match value {
+            Value::Array(items) => items.retain(|item| {
+                let priority = item["priority"].as_u64().unwrap_or_default();
+                let ours = item["ifname"] == own::LINK
+                    || (name.starts_with("rules") && (5300..=5399).contains(&priority))
+                    || item["table"] == table.as_str()
+                    || (item["dev"] == own::LINK && item["table"] == "local" && item["protocol"] == "kernel")
+                    || (item["dev"] == own::LINK && item["dst"] == "ff00::/8");
+                !ours
+            }),
+            Value::Object(ruleset) => {
+                let objects = ruleset["nftables"].as_array_mut().unwrap();
+                objects.retain(|object| {
+                    let (_, object) = object.as_object().unwrap().iter().next().unwrap();
+                    let table = if object["table"].is_null() { &object["name"] } else { &object["table"] };
+                    !(object["family"] == "inet" && table == own::NFT_TABLE)
+                });
+            }
+            Value::String(dump) => {
+                *dump =
+                    dump.lines().filter(|line| !line.starts_with(own::LINK)).map(|line| format!("{line}\n")).collect();
+            }
+            _ => {}
+        }
+    }
+    all
+}
+
+/// Without what only the kernel can know: its number for the link, and what it sent by itself.
+fn comparable(mut observed: Observed) -> Observed {
+    for peer in observed.device.iter_mut().flat_map(|device| device.peers.values_mut()) {
+        peer.tx_bytes = 0;
+    }
+    if let Some(link) = &mut observed.link {
+        link.index = 0;
+    }
+    observed.rules.sort();
+    observed
+}
+
+/// Wishes whose parts come from small pools, so that one differs from the next in every way.
+fn any_wish() -> impl Strategy<Value = Desired> {
+    let device = prop::option::weighted(0.85, any_device());
+    let routes = prop::collection::btree_set(any_route(), 0..6);
+    let rules = prop::collection::btree_set(any_rule(), 0..4);
+    let firewall = prop::option::weighted(0.7, any_firewall().prop_map(Arc::new));
+    (device, routes, rules, firewall).prop_map(|(device, routes, rules, firewall)| {
+        let mut places = BTreeSet::new();
+        let has_link = device.is_some();
+        let routes = routes.into_iter().filter(|route: &Route| {
+            (has_link || route.target != RouteTarget::Tunnel) && places.insert((route.destination, route.metric))
+        });
+        Desired { routes: routes.collect(), device, rules, firewall }
+    })
+}
+
+fn any_device() -> impl Strategy<Value = Device> {
+    let owners = prop::collection::btree_map(0u8..12, 0u32..6, 0..10);
+    let peers = prop::collection::btree_map(0u32..6, (0u8..4, prop::sample::select(vec![0u16, 25])), 0..6);
+    let addresses = prop::collection::btree_set(0u8..3, 1..3);
+    (owners, peers, addresses, 1u8..3, 40_000u16..40_003, prop::sample::select(vec![1280u32, 1400])).prop_map(
+        |(owners, peers, addresses, key, listen_port, mtu)| Device {
+            private_key: private(key),
+            listen_port,
+            fwmark: own::MARK_BYPASS,
+            mtu,
+            addresses: addresses.into_iter().map(|number| net(&format!("100.64.9.{number}/32"))).collect(),
+            peers: peers
+                .into_iter()
+                .map(|(number, (endpoint, keepalive))| {
+                    let ips = owners.iter().filter(|(_, owner)| **owner == number).map(|(ip, _)| match ip % 3 {
+                        0 => net(&format!("100.64.0.{ip}/32")),
+                        1 => net(&format!("fd7a:115c:a1e0::{ip:x}/128")),
+                        _ => net(&format!("10.{ip}.0.0/16")),
+                    });
+                    let address = SocketAddr::from(([192, 0, 2, endpoint], 7));
+                    let endpoint = match endpoint {
+                        0 => EndpointWish::Leave,
+                        1 => EndpointWish::Initial(address),
+                        _ => EndpointWish::Move(address),
+                    };
+                    (public(number), Arc::new(Peer { allowed_ips: ips.collect(), endpoint, keepalive }))
+                })
+                .collect(),
+        },
+    )
+}
+
+fn any_route() -> impl Strategy<Value = Route> {
+    let destination = prop::sample::select(vec!["100.64.0.0/10", "10.0.0.0/8", "0.0.0.0/0", "fd00::/8", "::/0"]);
+    let target = prop::sample::select(vec![RouteTarget::Tunnel, RouteTarget::Unreachable, RouteTarget::Throw]);
+    (destination, target, prop::sample::select(vec![100u32, 200])).prop_map(|(destination, target, metric)| Route {
+        destination: net(destination),
+        target,
+        metric,
+    })
+}
+
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let mark = prop::option::of(Just((own::MARK_BYPASS, own::MARK_MASK)));
+    let action = prop::sample::select(vec![RuleAction::Main, RuleAction::Ours]);
+    (5300u32..5304, any::<bool>(), mark, action).prop_map(|(priority, ipv6, mark, action)| Rule {
+        priority,
+        ipv6,
+        mark,
+        action,
+    })
+}
+
+#[test]
+fn a_step_that_fails_names_the_operation_and_the_object() {
+    in_namespace(Needs::WireGuard, || async {
+        let mut kernel = LinuxKernel::new().unwrap();
+        observe(&mut kernel).await;
+        let peer = Arc::new(Peer::default());
+        for (step, operation) in [
+            (Step::SetMtu(1280), "set the MTU of warren0 to 1280"),
+            (Step::AddAddress(net("100.64.0.1/32")), "add address 100.64.0.1/32 to warren0"),
+            (Step::AddPeer { key: public(1), peer }, "add peer ["),
+            (
+                Step::AddRoute(Route { destination: net("10.0.0.0/8"), target: RouteTarget::Tunnel, metric: 1 }),
+                "add route 10.0.0.0/8 to table 22337",
+            ),
+        ] {
+            let error = kernel.apply(&step).await.unwrap_err();
+            assert!(error.operation.starts_with(operation), "{error}");
+            assert!(!error.reason.is_empty());
+        }
+        assert_eq!(observe(&mut kernel).await.firewall, ObservedFirewall::Absent);
+    });
+}
