@@ -1,9 +1,10 @@
 //! The only door to the kernel: WireGuard, links, routes, rules, nftables, and the change monitor.
 //!
 //! [`LinuxKernel`] reads back everything that carries our tag, carries out one step of a plan at a time, and
-//! says when to look again. It decides nothing and remembers nothing that the kernel could tell: only the
-//! number of our link, from the last look. Sockets belong to the network namespace of the thread that opens
-//! them. An ordinary user needs `CAP_NET_ADMIN`, ambient, so that the `nft` program inherits it.
+//! says when to look again. It decides nothing, and trusts its memory only where the kernel vouches for it:
+//! the number of our link from the last look, and our nftables table while its generation stands. Sockets
+//! belong to the network namespace of the thread that opens them. An ordinary user needs `CAP_NET_ADMIN`,
+//! ambient, so that the `nft` program inherits it.
 
 mod link;
 mod local;
@@ -24,6 +25,7 @@ use crate::plan::{Kernel, KernelError, Observed, Step, own};
 
 use self::monitor::Monitor;
 use self::netlink::RouteSocket;
+use self::nftables::Nftables;
 use self::wireguard::WireguardSocket;
 
 pub use self::local::{LocalAddress, LocalNetwork};
@@ -32,6 +34,7 @@ pub use self::local::{LocalAddress, LocalNetwork};
 pub struct LinuxKernel {
     route: RouteSocket,
     wireguard: Arc<WireguardSocket>,
+    nftables: Nftables,
     monitor: Monitor,
     /// The number of our link at the last look.
     link: Option<u32>,
@@ -43,27 +46,30 @@ impl LinuxKernel {
         let wireguard = Arc::new(WireguardSocket::open().during("open a generic netlink socket")?);
         let monitor = Monitor::open(wireguard.clone()).during("subscribe to changes in the kernel")?;
         let route = RouteSocket::open().during("open an rtnetlink socket")?;
-        Ok(Self { route, wireguard, monitor, link: None })
+        let nftables = Nftables::open().during("open an nftables socket")?;
+        Ok(Self { route, wireguard, nftables, monitor, link: None })
     }
 }
 
 impl Kernel for LinuxKernel {
     async fn observe(&mut self) -> Result<Observed, KernelError> {
-        let mut observed = Observed::default();
-        observed.link = attempt(&format!("read link {}", own::LINK), link::observe(&self.route)).await?;
-        self.set_link(observed.link.as_ref().filter(|link| link.is_wireguard).map(|link| link.index));
-        if self.link.is_some() {
-            let device = self.wireguard.observe();
-            observed.device = attempt(&format!("read WireGuard device {}", own::LINK), device).await?;
-        }
+        let link = attempt(&format!("read link {}", own::LINK), link::observe(&self.route)).await?;
+        self.set_link(link.as_ref().filter(|link| link.is_wireguard).map(|link| link.index));
+        let device = match self.link {
+            Some(_) => attempt(&format!("read WireGuard device {}", own::LINK), self.wireguard.observe()).await?,
+            None => None,
+        };
         let routes = self.observe_routes().await?;
         let rules = attempt("read policy rules", rule::observe(&self.route)).await?;
-        observed.routes = routes.routes;
-        observed.rules = rules.rules;
-        observed.strange = routes.strange.into_iter().map(|(text, _)| text).collect();
-        observed.strange.extend(rules.strange.into_iter().map(|(text, _)| text));
-        observed.firewall = nftables::observe().await?;
-        Ok(observed)
+        let strange_rules = rules.strange.into_iter().map(|(text, _)| text);
+        Ok(Observed {
+            link,
+            device,
+            routes: routes.routes,
+            rules: rules.rules,
+            firewall: self.nftables.observe().await?,
+            strange: routes.strange.into_iter().map(|(text, _)| text).chain(strange_rules).collect(),
+        })
     }
 
     async fn apply(&mut self, step: &Step) -> Result<(), KernelError> {

@@ -3,26 +3,45 @@
 //! The `nft` program carries it in and out as JSON; `table` says what it looks like, `read` knows it again,
 //! `update` changes it by what differs. Every change is one transaction: no packet meets half a policy.
 
+mod generation;
 mod object;
 mod read;
 mod run;
 mod table;
 mod update;
 
+use std::io;
+
 use crate::plan::{Firewall, KernelError, ObservedFirewall, own};
 
+use self::generation::Generation;
 use self::object::{Command, Document};
 use self::run::NftError;
 
-/// What the kernel holds.
-pub(super) async fn observe() -> Result<ObservedFirewall, KernelError> {
-    match run::run(&["list", "table", "inet", own::NFT_TABLE], Vec::new()).await {
-        Ok(listing) => Ok(match read::read(&listing) {
-            Ok(firewall) => ObservedFirewall::Table(firewall.into()),
-            Err(difference) => ObservedFirewall::Altered(difference),
-        }),
-        Err(NftError::Absent(_)) => Ok(ObservedFirewall::Absent),
-        Err(NftError::Failed(reason)) => Err(failed("list", reason)),
+/// Reads our table, and no more often than it can have changed.
+pub(super) struct Nftables {
+    generation: Generation,
+    /// The last listing, and the generation it is of.
+    last: Option<(u32, ObservedFirewall)>,
+}
+
+impl Nftables {
+    pub(super) fn open() -> io::Result<Self> {
+        Ok(Self { generation: Generation::open()?, last: None })
+    }
+
+    /// What the kernel holds.
+    pub(super) async fn observe(&mut self) -> Result<ObservedFirewall, KernelError> {
+        // Asked before the listing is taken: a change meanwhile makes the listing old, never new.
+        let generation = self.generation.current();
+        if let (Some(generation), Some((of, last))) = (generation, &self.last)
+            && generation == *of
+        {
+            return Ok(last.clone());
+        }
+        let found = list().await?;
+        self.last = generation.map(|generation| (generation, found.clone()));
+        Ok(found)
     }
 }
 
@@ -40,6 +59,17 @@ pub(super) async fn update(from: &Firewall, to: &Firewall) -> Result<(), KernelE
 /// Deletes the table.
 pub(super) async fn delete() -> Result<(), KernelError> {
     apply("delete", update::delete()).await
+}
+
+async fn list() -> Result<ObservedFirewall, KernelError> {
+    match run::run(&["list", "table", "inet", own::NFT_TABLE], Vec::new()).await {
+        Ok(listing) => Ok(match read::read(&listing) {
+            Ok(firewall) => ObservedFirewall::Table(firewall.into()),
+            Err(difference) => ObservedFirewall::Altered(difference),
+        }),
+        Err(NftError::Absent(_)) => Ok(ObservedFirewall::Absent),
+        Err(NftError::Failed(reason)) => Err(failed("list", reason)),
+    }
 }
 
 async fn apply(verb: &str, nftables: Vec<Command>) -> Result<(), KernelError> {
