@@ -9,7 +9,7 @@
 //!                       │       ^                  │                          │
 //!              AuthURL: ask     │                  └───────── failed ─────────┤
 //!              again, until     └──── Waiting <───────────────────────────────┘
-//!              approved          then register (401, 403, 404) or stream
+//!              approved          then register (a client error) or stream
 //! ```
 //!
 //! Invariants: at most one registration, one update and one stream are under way; an answer to an abandoned request

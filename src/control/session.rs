@@ -621,9 +621,9 @@ enum Purpose {
     Stream,
 }
 
-/// A coordinator that no longer knows the node key says so with one of these; then only a log-in helps.
+/// A coordinator that no longer knows the node key says so with some client error; then only a log-in helps.
 const fn next_after(status: u16) -> Next {
-    if matches!(status, 401 | 403 | 404) { Next::Register } else { Next::Stream }
+    if matches!(status, 400..=499) && status != 429 { Next::Register } else { Next::Stream }
 }
 
 fn failure_of(answer: &Answer) -> Option<Failure> {

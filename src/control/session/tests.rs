@@ -377,18 +377,26 @@ fn an_update_that_gets_no_answer_ends_the_connection() {
 }
 
 #[test]
-fn a_coordinator_that_forgot_us_is_asked_to_let_us_in_again() {
-    let mut run = Run::streaming();
-    run.closed(run.stream);
-    run.did();
-    run.pass_time();
-    run.did();
-    run.answer(200, "");
-    run.did();
-    run.answer_to(run.stream, 404, "node not found");
-    assert_eq!(run.did(), ["status 404"]);
-    run.pass_time();
-    assert_eq!(run.did(), ["register"]);
+fn a_coordinator_that_forgot_us_is_asked_to_let_us_in_again_and_a_broken_one_for_the_map() {
+    for (status, failure, next) in [
+        (400, "status 400", "register"),
+        (404, "status 404", "register"),
+        (429, "busy ", "update"),
+        (500, "status 500", "update"),
+    ] {
+        let mut run = Run::streaming();
+        run.closed(run.stream);
+        run.did();
+        run.pass_time();
+        run.did();
+        run.answer(200, "");
+        run.did();
+        run.answer_to(run.stream, status, "node not found");
+        let did = run.did();
+        assert!(did.len() == 1 && did[0].starts_with(failure), "{did:?}");
+        run.pass_time();
+        assert_eq!(run.did(), [next]);
+    }
 }
 
 #[test]
