@@ -23,6 +23,8 @@ use crate::wire::map_stream::{self, Packing};
 
 /// Level 3 is zstd's own default: more costs time and gains a few percent on JSON.
 const LEVEL: i32 = 3;
+/// Up to here copying a piece costs less than sending it by itself.
+const SMALL: usize = 1024;
 const KEEP_ALIVE: &[u8] = br#"{"KeepAlive":true}"#;
 
 /// The stream.
@@ -92,22 +94,40 @@ impl AsRef<[u8]> for Shared {
 }
 
 fn pieces(message: &MapMessage, packing: Packing) -> io::Result<VecDeque<Bytes>> {
-    let mut pieces = VecDeque::new();
-    match packing {
-        Packing::Plain => pieces.push_back(message.plain().into()),
-        Packing::Zstd => {
-            for part in message.parts() {
-                pieces.push_back(match part {
-                    Part::Private(plain) => compress(plain)?,
-                    Part::Shared(chunk) => Bytes::from_owner(Shared(Arc::clone(chunk))),
-                });
+    let payload = match packing {
+        Packing::Plain => vec![message.plain().into()],
+        Packing::Zstd => message.parts().iter().map(frame).collect::<io::Result<Vec<Bytes>>>()?,
+    };
+    let length = payload.iter().map(Bytes::len).sum();
+    let header = map_stream::header(length).map_err(io::Error::other)?;
+    Ok(joined(std::iter::once(Bytes::copy_from_slice(&header)).chain(payload)))
+}
+
+fn frame(part: &Part) -> io::Result<Bytes> {
+    match part {
+        Part::Private(plain) => compress(plain),
+        Part::Shared(chunk) => Ok(Bytes::from_owner(Shared(Arc::clone(chunk)))),
+    }
+}
+
+/// Copies small neighbours together, so that each does not become an HTTP/2 frame and a Noise record of its own.
+fn joined(pieces: impl Iterator<Item = Bytes>) -> VecDeque<Bytes> {
+    let mut joined = VecDeque::new();
+    let mut small = Vec::new();
+    for piece in pieces {
+        if piece.len() <= SMALL {
+            small.extend_from_slice(&piece);
+        } else {
+            if !small.is_empty() {
+                joined.push_back(std::mem::take(&mut small).into());
             }
+            joined.push_back(piece);
         }
     }
-    let length = pieces.iter().map(Bytes::len).sum();
-    let header = map_stream::header(length).map_err(io::Error::other)?;
-    pieces.push_front(Bytes::copy_from_slice(&header));
-    Ok(pieces)
+    if !small.is_empty() {
+        joined.push_back(small.into());
+    }
+    joined
 }
 
 fn keep_alive(packing: Packing) -> io::Result<[Bytes; 1]> {
@@ -130,4 +150,28 @@ fn compress(plain: &[u8]) -> io::Result<Bytes> {
         };
         compressor.compress(plain).map(Bytes::from)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::map_stream::MapStreamDecoder;
+
+    #[test]
+    fn a_sign_of_life_is_a_message_in_either_packing() {
+        for packing in [Packing::Plain, Packing::Zstd] {
+            let [bytes] = keep_alive(packing).unwrap();
+            let message = MapStreamDecoder::new(packing).next(&mut &bytes[..]).unwrap();
+            assert_eq!(message.as_deref(), Some(KEEP_ALIVE));
+        }
+    }
+
+    #[test]
+    fn small_pieces_travel_together_and_large_ones_are_not_copied() {
+        let large = Bytes::from(vec![1; SMALL + 1]);
+        let small = Bytes::from_static(b"ab");
+        let all = joined([small.clone(), small.clone(), large.clone(), small.clone()].into_iter());
+        assert_eq!(all, [Bytes::from_static(b"abab"), large.clone(), small]);
+        assert_eq!(all[1].as_ptr(), large.as_ptr());
+    }
 }

@@ -185,3 +185,44 @@ async fn relays_of_a_file_are_in_the_map() {
     let region = regions.values().next().unwrap().as_ref().unwrap();
     assert_eq!(region.nodes[0].host_name, "relay.example.org");
 }
+
+/// What one connected node may cost, its entry in the registry and its share of everybody's map included. HTTP/2
+/// buffers are two thirds of it. 10,000 nodes fit a machine of 1 GiB.
+const NODE_KIB: u64 = 96;
+
+#[tokio::test]
+async fn a_connected_node_costs_no_more_than_its_figure() {
+    const NODES: u64 = 100;
+    let server = Server::start(&[]);
+    let key = server.key(&["--reusable"]);
+    let machines: Vec<_> = (0..=NODES).map(|number| Machine::new(&format!("node-{number}"))).collect();
+    let mut readers = Vec::new();
+    let mut before = 0;
+    for machine in &machines {
+        let node = machine.connect(server.address).await;
+        node.join(&key).await;
+        let mut map = node.map(&["192.0.2.1:41641"]).await;
+        map.next().await.unwrap();
+        readers.push(tokio::spawn(async move {
+            let renamed = |name: &str| name.starts_with("renamed.");
+            map.until(|message| {
+                let nodes = message.peers_changed.iter().chain(&message.peers).chain(&message.node);
+                nodes.into_iter().any(|node| renamed(&node.name))
+            })
+            .await;
+            map
+        }));
+        if before == 0 {
+            before = server.resident_kib();
+        }
+    }
+    // When the last change has reached everyone, nothing waits in a queue.
+    server.text(&["node", "rename", "node-0", "renamed"]);
+    let mut maps = Vec::new();
+    for reader in readers {
+        maps.push(reader.await.unwrap());
+    }
+    let grown = server.resident_kib() - before;
+    assert!(grown < NODES * NODE_KIB, "{} KiB for each node", grown / NODES);
+    println!("{} KiB for each connected node", grown / NODES);
+}
