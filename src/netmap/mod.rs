@@ -21,7 +21,7 @@ mod told;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::types::{IpNet, NodeId, NodePublic, Timestamp, UserId};
@@ -88,6 +88,11 @@ impl Netmap {
     /// The peers that can be talked to, by number.
     pub fn peers(&self) -> impl ExactSizeIterator<Item = &Arc<Peer>> {
         self.peers.iter()
+    }
+
+    /// The same, as a map.
+    pub fn peer_map(&self) -> &BTreeMap<NodeId, Arc<Peer>> {
+        self.peers.map()
     }
 
     /// A peer that can be talked to.

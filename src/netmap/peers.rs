@@ -87,6 +87,10 @@ impl Peers {
         self.peers.values()
     }
 
+    pub(super) fn map(&self) -> &BTreeMap<NodeId, Arc<Peer>> {
+        &self.peers
+    }
+
     pub(super) fn get(&self, id: NodeId) -> Option<&Arc<Peer>> {
         self.peers.get(&id)
     }

@@ -14,38 +14,97 @@ use crate::netmap::{AddressRange, FilterRule, PacketFilter, Peer as MapPeer};
 use crate::types::IpNet;
 
 use super::desired::Accepted;
-use super::firewall::{Admit, Class, ClassId, Firewall, PortRange, Protocol, RuleId};
+use super::firewall::{Admit, Class, ClassId, PortRange, Protocol, RuleId};
 
-/// Compiles the packet filter for these peers.
-pub(super) fn firewall(filter: &PacketFilter, served: BTreeSet<IpNet>, peers: &[Accepted<'_>]) -> Firewall {
-    let rights = rights(filter, &served);
-    let atoms = Atoms::of(&rights);
-    let mut classes = Classes { rights: &rights, atoms: &atoms, named: BTreeMap::new(), made: BTreeMap::new() };
-    let mut hosts = Vec::new();
-    let mut subnets = Vec::new();
-    let by_capability: Vec<_> = rights.iter().filter(|(_, rights)| !rights.capabilities.is_empty()).collect();
-    let mut from = 0;
-    for (range, peer) in disjoint(peers) {
-        if !peer.may_open() {
-            continue;
-        }
-        let holds = |rights: &Rights| rights.capabilities.iter().any(|name| peer.has_capability(name));
-        let held = by_capability.iter().filter(|(_, rights)| holds(rights)).map(|(id, _)| **id).collect();
-        for (piece, rule_set) in atoms.over(range, &mut from) {
-            let Some(class) = classes.class(rule_set, &held) else { continue };
-            if piece.first == piece.last {
-                hosts.push((piece.first, class));
-            } else {
-                subnets.extend(piece.prefixes().map(|prefix| (prefix, class)));
+/// The packet filter, ready to be asked for the class of a source.
+#[derive(Debug)]
+pub(super) struct Classes {
+    rights: BTreeMap<RuleId, Rights>,
+    atoms: Atoms,
+    /// The rules that name a capability.
+    by_capability: Vec<RuleId>,
+    /// Which class a rule set is, together with rules held by capability.
+    named: BTreeMap<(usize, Vec<RuleId>), Option<ClassId>>,
+    /// All classes that were ever asked for.
+    made: BTreeMap<ClassId, Class>,
+}
+
+impl Classes {
+    /// Reads the filter for a host that serves these destinations.
+    pub(super) fn of(filter: &PacketFilter, served: &BTreeSet<IpNet>) -> Self {
+        let rights = rights(filter, served);
+        let by_capability = rights.iter().filter(|(_, rights)| !rights.capabilities.is_empty());
+        let by_capability = by_capability.map(|(id, _)| *id).collect();
+        let atoms = Atoms::of(&rights);
+        Self { rights, atoms, by_capability, named: BTreeMap::new(), made: BTreeMap::new() }
+    }
+
+    /// The sources that have a class: single addresses, and subnets that do not overlap.
+    pub(super) fn sources(&mut self, peers: &[Accepted<'_>]) -> (Vec<(IpAddr, ClassId)>, Vec<(IpNet, ClassId)>) {
+        let (mut hosts, mut subnets) = (Vec::new(), Vec::new());
+        let mut from = 0;
+        for (range, peer) in disjoint(peers) {
+            if !peer.may_open() {
+                continue;
+            }
+            let held = self.held_by_capability(peer);
+            for (piece, rule_set) in self.atoms.over(range, &mut from) {
+                let Some(class) = self.class(rule_set, &held) else { continue };
+                if piece.first == piece.last {
+                    hosts.push((piece.first, class));
+                } else {
+                    subnets.extend(piece.prefixes().map(|prefix| (prefix, class)));
+                }
             }
         }
+        (hosts, subnets)
     }
-    let classes = classes.made;
-    Firewall { served, classes, hosts: hosts.into_iter().collect(), subnets: subnets.into_iter().collect() }
+
+    /// The class of a single address of a peer.
+    pub(super) fn source(&mut self, address: IpAddr, peer: &MapPeer) -> Option<ClassId> {
+        if !peer.may_open() {
+            return None;
+        }
+        let held = self.held_by_capability(peer);
+        self.class(self.atoms.at(address), &held)
+    }
+
+    /// What a class holds.
+    pub(super) fn get(&self, id: ClassId) -> Class {
+        self.made.get(&id).cloned().unwrap_or_default()
+    }
+
+    fn held_by_capability(&self, peer: &MapPeer) -> Vec<RuleId> {
+        let holds = |id: &&RuleId| self.rights[id].capabilities.iter().any(|name| peer.has_capability(name));
+        self.by_capability.iter().filter(holds).copied().collect()
+    }
+
+    /// The class of a source in this rule set; `None` where that gives no rights.
+    fn class(&mut self, rule_set: usize, held: &[RuleId]) -> Option<ClassId> {
+        let key = (rule_set, held.to_vec());
+        if let Some(class) = self.named.get(&key) {
+            return *class;
+        }
+        let ids: BTreeSet<RuleId> = self.atoms.rule_sets[rule_set].iter().chain(held).copied().collect();
+        let rules: BTreeMap<_, _> = ids.into_iter().map(|id| (id, self.rights[&id].admits.clone())).collect();
+        let class = (!rules.is_empty()).then(|| self.name(Class { rules }));
+        self.named.insert(key, class);
+        class
+    }
+
+    fn name(&mut self, class: Class) -> ClassId {
+        let mut id = ClassId(digest(class.rules.values().flatten()));
+        // Two classes with one digest must not share their rights.
+        while self.made.get(&id).is_some_and(|made| *made != class) {
+            id.0 = id.0.wrapping_add(1);
+        }
+        self.made.insert(id, class);
+        id
+    }
 }
 
 /// What a rule, or several that give the same, admits and from where.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Rights {
     admits: BTreeSet<Admit>,
     sources: Vec<AddressRange>,
@@ -97,6 +156,7 @@ fn within(destination: IpNet, served: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
 }
 
 /// The address space cut wherever the rights of a source change.
+#[derive(Debug)]
 struct Atoms {
     /// Disjoint and ascending; addresses in none are no rule's source.
     ranges: Vec<(AddressRange, usize)>,
@@ -138,6 +198,12 @@ impl Atoms {
             first = if ends { AddressRange { first: at, last: at }.next() } else { Some(at) };
         }
         atoms
+    }
+
+    /// The rule set of a single address.
+    fn at(&self, address: IpAddr) -> usize {
+        let next = self.ranges.partition_point(|(atom, _)| atom.last < address);
+        self.ranges.get(next).filter(|(atom, _)| atom.first <= address).map_or(0, |(_, number)| *number)
     }
 
     /// Cuts a range at the atoms' borders. Ranges are asked for in ascending order; `from` remembers how
@@ -218,40 +284,6 @@ fn skip_past(around: &mut Vec<(AddressRange, &MapPeer)>, ended: AddressRange) {
             }
             None => drop(around.pop()),
         }
-    }
-}
-
-/// The classes made so far.
-struct Classes<'a> {
-    rights: &'a BTreeMap<RuleId, Rights>,
-    atoms: &'a Atoms,
-    /// Which class a rule set is, together with rules held by capability.
-    named: BTreeMap<(usize, BTreeSet<RuleId>), Option<ClassId>>,
-    made: BTreeMap<ClassId, Class>,
-}
-
-impl Classes<'_> {
-    /// The class of a source in this rule set; `None` where that gives no rights.
-    fn class(&mut self, rule_set: usize, held: &BTreeSet<RuleId>) -> Option<ClassId> {
-        let key = (rule_set, held.clone());
-        if let Some(class) = self.named.get(&key) {
-            return *class;
-        }
-        let ids = self.atoms.rule_sets[rule_set].union(held);
-        let rules: BTreeMap<_, _> = ids.map(|id| (*id, self.rights[id].admits.clone())).collect();
-        let class = (!rules.is_empty()).then(|| self.name(Class { rules }));
-        self.named.insert(key, class);
-        class
-    }
-
-    fn name(&mut self, class: Class) -> ClassId {
-        let mut id = ClassId(digest(class.rules.values().flatten()));
-        // Two classes with one digest must not share their rights.
-        while self.made.get(&id).is_some_and(|made| *made != class) {
-            id.0 = id.0.wrapping_add(1);
-        }
-        self.made.insert(id, class);
-        id
     }
 }
 

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use crate::netmap::{Netmap, Peer as MapPeer, Reason, Rejection, overlap};
 use crate::types::{IpNet, Limit, OVERLAY_V4, OVERLAY_V6, in_overlay};
 
-use super::classes;
-use super::firewall::Firewall;
 use super::own;
-use super::prefs::{Host, Paths, Prefs};
-use super::wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction};
+use super::planner::Planner;
+use super::prefs::{Host, Path, Paths, Prefs};
+use super::wish::{Desired, EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction};
 
 /// Subnets of all peers together; each is a kernel route and an allowed IP.
 const ROUTES: Limit = Limit::new("subnet routes of peers", 16_384);
@@ -31,31 +30,10 @@ pub struct Wish {
 }
 
 /// Computes the whole wish. A node that is off, or has no address, wishes for nothing.
+///
+/// Whoever does so again and again keeps a [`Planner`], which gives the same for less work.
 pub fn desired(netmap: &Netmap, prefs: &Prefs, paths: &Paths, host: &Host) -> Wish {
-    if !prefs.want_running || netmap.addresses().is_empty() {
-        return Wish::default();
-    }
-    let mut left_out = Vec::new();
-    let peers = accepted_peers(netmap, prefs, host, &mut left_out);
-    let served = served(netmap.addresses(), &prefs.advertise_routes);
-    let firewall = match prefs.shields_up {
-        true => Firewall { served, ..Firewall::default() },
-        false => classes::firewall(netmap.filter(), served, &peers),
-    };
-    let desired = Desired {
-        routes: routes(netmap.addresses(), host, &peers),
-        device: Some(Device {
-            private_key: host.key.clone(),
-            listen_port: prefs.listen_port,
-            fwmark: own::MARK_BYPASS,
-            mtu: own::MTU,
-            addresses: netmap.addresses().clone(),
-            peers: peers.into_iter().map(|peer| (peer.map.key(), Arc::new(peer.wish(paths)))).collect(),
-        }),
-        rules: rules(),
-        firewall: Some(Arc::new(firewall)),
-    };
-    Wish { desired, left_out }
+    Planner::default().desired(netmap, prefs, paths, host)
 }
 
 /// A peer with the prefixes that this host takes from it.
@@ -65,27 +43,24 @@ pub(super) struct Accepted<'a> {
 }
 
 impl Accepted<'_> {
-    fn wish(&self, paths: &Paths) -> Peer {
-        let path = paths.chosen.get(&self.map.key());
-        Peer {
-            allowed_ips: self.prefixes.iter().copied().collect(),
-            endpoint: match path {
-                None => EndpointWish::Leave,
-                Some(path) if path.moves => EndpointWish::Move(path.endpoint),
-                Some(path) => EndpointWish::Initial(path.endpoint),
-            },
-            keepalive: path.map_or(0, |path| path.keepalive),
-        }
-    }
-
     /// The subnets, the overlay addresses left aside.
-    fn routes(&self) -> impl Iterator<Item = &IpNet> {
+    pub(super) fn routes(&self) -> impl Iterator<Item = &IpNet> {
         self.prefixes.iter().filter(|prefix| !in_overlay(prefix.addr()))
     }
 }
 
+/// A peer as WireGuard should have it.
+pub(super) fn wireguard_peer(allowed_ips: BTreeSet<IpNet>, path: Option<&Path>) -> Arc<Peer> {
+    let endpoint = match path {
+        None => EndpointWish::Leave,
+        Some(path) if path.moves => EndpointWish::Move(path.endpoint),
+        Some(path) => EndpointWish::Initial(path.endpoint),
+    };
+    Arc::new(Peer { allowed_ips, endpoint, keepalive: path.map_or(0, |path| path.keepalive) })
+}
+
 /// The map says what a peer may carry; here the host has its say.
-fn accepted_peers<'a>(
+pub(super) fn accepted_peers<'a>(
     netmap: &'a Netmap,
     prefs: &Prefs,
     host: &Host,
@@ -122,7 +97,7 @@ fn accepted_peers<'a>(
 }
 
 /// What others may open: our own addresses and the subnets we carry; none lies within another.
-fn served(addresses: &BTreeSet<IpNet>, advertised: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
+pub(super) fn served(addresses: &BTreeSet<IpNet>, advertised: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
     let all: BTreeSet<IpNet> = addresses.iter().chain(advertised).map(IpNet::trunc).collect();
     let is_covered = |prefix: &&IpNet| all.iter().any(|other| other != *prefix && other.contains(*prefix));
     all.iter().filter(|prefix| !is_covered(prefix)).copied().collect()
@@ -134,7 +109,7 @@ fn served(addresses: &BTreeSet<IpNet>, advertised: &BTreeSet<IpNet>) -> BTreeSet
 /// what no peer owns, so the table stays the same however peers come and go. Beneath it lies an
 /// unreachable route, so that overlay packets do not leak to the underlay while the link is missing. A
 /// network of the host's own that lies inside the overlay range stays the host's.
-fn routes(addresses: &BTreeSet<IpNet>, host: &Host, peers: &[Accepted<'_>]) -> BTreeSet<Route> {
+pub(super) fn routes(addresses: &BTreeSet<IpNet>, host: &Host, peers: &[Accepted<'_>]) -> BTreeSet<Route> {
     let mut routes = BTreeSet::new();
     for overlay in [IpNet::V4(OVERLAY_V4), IpNet::V6(OVERLAY_V6)] {
         routes.insert(Route { destination: overlay, target: RouteTarget::Unreachable, metric: METRIC_LAST });
@@ -151,7 +126,7 @@ fn routes(addresses: &BTreeSet<IpNet>, host: &Host, peers: &[Accepted<'_>]) -> B
     routes
 }
 
-fn rules() -> BTreeSet<Rule> {
+pub(super) fn rules() -> BTreeSet<Rule> {
     let both = |ipv6| {
         let mark = Some((own::MARK_BYPASS, own::MARK_MASK));
         [

@@ -7,7 +7,6 @@
 //! stays keeps its session: it is never taken down and put back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::iter::Peekable;
 use std::sync::Arc;
 
 use crate::types::{IpNet, NodePublic};
@@ -16,6 +15,7 @@ use super::firewall::Firewall;
 use super::handover::withheld;
 use super::observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
 use super::step::{Plan, Step};
+use super::union::union;
 use super::wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule};
 
 /// Compares the whole wish with the whole observation. Touches only what carries our tag.
@@ -247,28 +247,4 @@ fn remove_rules(desired: &BTreeSet<Rule>, observed: &[Rule], steps: &mut Vec<Ste
     let mut surplus: Vec<Rule> = observed.iter().copied().filter(|rule| !wanted.remove(rule)).collect();
     surplus.sort_by(|a, b| b.cmp(a));
     steps.extend(surplus.into_iter().map(Step::RemoveRule));
-}
-
-/// Walks two maps side by side: each key of either, with what each has for it.
-fn union<'a, K: Ord, A, B>(
-    left: &'a BTreeMap<K, A>,
-    right: &'a BTreeMap<K, B>,
-) -> impl Iterator<Item = (&'a K, Option<&'a A>, Option<&'a B>)> {
-    let mut left = left.iter().peekable();
-    let mut right = right.iter().peekable();
-    std::iter::from_fn(move || {
-        let key = match (left.peek(), right.peek()) {
-            (None, None) => return None,
-            (Some((key, _)), None) | (None, Some((key, _))) => *key,
-            (Some((a, _)), Some((b, _))) => (*a).min(*b),
-        };
-        Some((key, next_at(&mut left, key), next_at(&mut right, key)))
-    })
-}
-
-fn next_at<'a, K: Ord + 'a, V: 'a>(
-    entries: &mut Peekable<impl Iterator<Item = (&'a K, &'a V)>>,
-    key: &K,
-) -> Option<&'a V> {
-    entries.next_if(|(next, _)| *next == key).map(|(_, value)| value)
 }

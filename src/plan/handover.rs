@@ -30,6 +30,9 @@ pub(super) fn withheld(
     // An address has a holder before its own arrives where it is held, or lies in a prefix that comes along.
     let peers = observed.device.iter().flat_map(|device| device.peers.values());
     let held = peers.flat_map(|peer| peer.allowed_ips.iter().copied());
+    // One address by itself is held by somebody else only if that one loses it.
+    let only_addresses = suspects.prefixes.iter().all(is_address);
+    let held = held.filter(|prefix| !(only_addresses && is_address(prefix)) || lost.contains(prefix));
     let withheld: BTreeSet<IpNet> = held.chain(nested(gained)).flat_map(|prefix| suspects.with(prefix)).collect();
     if withheld.is_empty() {
         return Arc::clone(to);
@@ -50,6 +53,10 @@ fn sources_with_new_rights<'a>(from: &'a Firewall, to: &'a Firewall, prefix: IpN
     let subnets = around.into_iter().chain(within);
     let subnets = subnets.filter(|(prefix, class)| all || from.subnets.get(*prefix) != Some(*class));
     hosts.map(|(address, _)| IpNet::from(*address)).chain(subnets.map(|(prefix, _)| *prefix)).collect()
+}
+
+fn is_address(prefix: &IpNet) -> bool {
+    prefix.prefix_len() == prefix.max_prefix_len()
 }
 
 /// The prefixes that lie in another of the list.

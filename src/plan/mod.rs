@@ -16,9 +16,11 @@ mod handover;
 mod kernel;
 mod model;
 mod observed;
+mod planner;
 mod prefs;
 mod reconciler;
 mod step;
+mod union;
 mod wish;
 
 pub use desired::{Wish, desired};
@@ -27,6 +29,7 @@ pub use firewall::{Admit, Class, ClassId, Denied, Firewall, Packet, PortRange, P
 pub use kernel::{Kernel, KernelError};
 pub use model::ModelKernel;
 pub use observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
+pub use planner::Planner;
 pub use prefs::{Host, Path, Paths, Prefs};
 pub use reconciler::{Action, Event, Reconciler, Trouble};
 pub use step::{Plan, Step};

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use warren::netmap::{AddressRange, Netmap};
-use warren::plan::{Desired, ModelKernel, Packet, PortRange, Protocol, Step, diff, own};
+use warren::plan::{Desired, ModelKernel, Packet, Planner, PortRange, Protocol, Step, desired, diff, own};
 use warren::types::NodePublic;
 
 use crate::world::{PeerSpec, World, converge, firewall, kernel, packets, public_key, world};
@@ -115,10 +115,6 @@ proptest! {
     /// peers' subnets lie within each other.)
     #[test]
     fn rights_of_an_address_that_stay_are_never_withheld(world in world(), more in world()) {
-        let without_routes = |mut peers: Vec<PeerSpec>| {
-            peers.iter_mut().for_each(|peer| peer.routes.clear());
-            peers
-        };
         let world = World { peers: without_routes(world.peers), ..world };
         let grown = World { peers: without_routes(more.peers), ..world.clone() };
         let mut kernel = ModelKernel::default();
@@ -141,6 +137,22 @@ proptest! {
         }
     }
 
+    /// What is remembered changes nothing: the wish is that of a planner that remembers nothing.
+    #[test]
+    fn a_planner_that_remembers_gives_the_wish_made_from_scratch(
+        worlds in prop::collection::vec((world(), any::<bool>(), any::<bool>()), 1..8),
+    ) {
+        let mut planner = Planner::default();
+        let mut current = worlds[0].0.clone();
+        for (next, plain, only_peers) in worlds {
+            let peers = if plain { without_routes(next.peers) } else { next.peers };
+            current = if only_peers { World { peers, ..current } } else { World { peers, ..next } };
+            let (map, paths, host) = (current.netmap(), current.paths(), current.host());
+            let wish = planner.desired(&map, &current.prefs, &paths, &host);
+            prop_assert_eq!(wish, desired(&map, &current.prefs, &paths, &host));
+        }
+    }
+
     /// The classes mean what the packet filter says, rule by rule.
     #[test]
     fn the_firewall_admits_exactly_what_the_packet_filter_does(world in world()) {
@@ -156,6 +168,11 @@ proptest! {
             );
         }
     }
+}
+
+fn without_routes(mut peers: Vec<PeerSpec>) -> Vec<PeerSpec> {
+    peers.iter_mut().for_each(|peer| peer.routes.clear());
+    peers
 }
 
 /// Each packet from each peer that any world knows.

@@ -5,4 +5,5 @@
 
 mod laws;
 mod repair;
+mod wishes;
 mod world;

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use warren::plan::{
-    Action, Desired, Event, KernelError, ModelKernel, ObservedFirewall, ObservedLink, Prefs, Reconciler, RouteTarget,
-    Step, diff,
+    Action, Desired, Event, KernelError, ModelKernel, ObservedFirewall, ObservedLink, Reconciler, RouteTarget, Step,
+    diff,
 };
 
-use crate::world::{Command, PeerSpec, World, command, public_key, world};
+use crate::world::{Command, World, command, public_key, small_world, world};
 
 /// A reconciler, its kernel, and time that passes when it is told to.
 struct Host {
@@ -109,19 +109,6 @@ impl Host {
 
     fn left_to_do(&self) -> String {
         self.reconciler.desired().map(|wish| diff(wish, &self.kernel.state).to_string()).unwrap_or_default()
-    }
-}
-
-/// Peers 1 and 2, one of them with a subnet; everybody may do everything.
-fn small_world() -> World {
-    let peer = |id| PeerSpec { id, key: id, address: id, routes: vec![], jailed: false, guest: false, path: None };
-    World {
-        peers: vec![peer(1), PeerSpec { routes: vec!["10.1.2.0/24"], ..peer(2) }],
-        filter: warren::wire::control::match_all(),
-        prefs: Prefs { want_running: true, accept_routes: true, ..Prefs::default() },
-        own_key: 0,
-        own_address: 100,
-        networks: BTreeSet::new(),
     }
 }
 

@@ -13,7 +13,7 @@ use warren::plan::{
     RouteTarget, Rule, RuleAction, desired, diff, own,
 };
 use warren::types::{IpNet, NodeId, NodePrivate, NodePublic, Timestamp};
-use warren::wire::control::{FilterRule, MapResponse, NetPortRange, Node, Ports};
+use warren::wire::control::{FilterRule, MapResponse, NetPortRange, Node, Ports, match_all};
 
 /// Subnets that peers carry: nested, so that the longest prefix matters.
 const ROUTES: [&str; 6] = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.1.2.3/32", "fd00:1::/64", "10.1.0.0/17"];
@@ -69,14 +69,24 @@ impl World {
     }
 
     pub(crate) fn wish(&self) -> Desired {
-        let host = Host { key: private_key(self.own_key), networks: self.networks.clone() };
-        let path = |spec: &PeerSpec| {
-            let (port, moves) = spec.path?;
-            Some((public_key(spec.key), Path { endpoint: endpoint(port), moves, keepalive: u16::from(port) }))
-        };
+        desired(&self.netmap(), &self.prefs, &self.paths(), &self.host()).desired
+    }
+
+    pub(crate) fn host(&self) -> Host {
+        Host { key: private_key(self.own_key), networks: self.networks.clone() }
+    }
+
+    /// Of peers with one key the lower number's path counts, as it does for the key.
+    pub(crate) fn paths(&self) -> Paths {
+        let mut chosen = BTreeMap::new();
         let by_number: BTreeMap<u8, &PeerSpec> = self.peers.iter().map(|peer| (peer.id, peer)).collect();
-        let paths = Paths { chosen: by_number.into_values().filter_map(path).collect() };
-        desired(&self.netmap(), &self.prefs, &paths, &host).desired
+        for peer in by_number.into_values() {
+            if let Some((port, moves)) = peer.path {
+                let path = Path { endpoint: endpoint(port), moves, keepalive: u16::from(port) };
+                chosen.entry(public_key(peer.key)).or_insert(path);
+            }
+        }
+        Paths { chosen }
     }
 }
 
@@ -93,6 +103,19 @@ impl PeerSpec {
             cap_map: if self.guest { BTreeMap::from([(CAPABILITY.to_owned(), None)]) } else { BTreeMap::new() },
             ..Node::default()
         }
+    }
+}
+
+/// Peers 1 and 2, one of them with a subnet; everybody may do everything.
+pub(crate) fn small_world() -> World {
+    let peer = |id| PeerSpec { id, key: id, address: id, routes: vec![], jailed: false, guest: false, path: None };
+    World {
+        peers: vec![peer(1), PeerSpec { routes: vec!["10.1.2.0/24"], ..peer(2) }],
+        filter: match_all(),
+        prefs: Prefs { want_running: true, accept_routes: true, ..Prefs::default() },
+        own_key: 0,
+        own_address: 100,
+        networks: BTreeSet::new(),
     }
 }
 

@@ -1,0 +1,207 @@
+//! The wish, kept in step with what it is made of.
+//!
+//! In a network of 10,000 nodes some node changes all the time, and nearly always it is a peer with
+//! addresses alone. Then two addresses and one peer of the wish differ, and only those are made anew. All
+//! else that changes (our own node, the preferences, the packet filter, subnets) has the whole wish made
+//! from scratch. The result is the same either way, which a property test holds.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::netmap::{Netmap, PacketFilter, Peer as MapPeer};
+use crate::types::{IpNet, NodeId, NodePublic, in_overlay};
+
+use super::classes::Classes;
+use super::desired::{Accepted, Wish, accepted_peers, routes, rules, served, wireguard_peer};
+use super::firewall::{ClassId, Firewall};
+use super::own;
+use super::prefs::{Host, Path, Paths, Prefs};
+use super::union::union;
+use super::wish::{Desired, Device};
+
+/// With more changed peers than this it is cheaper to start from scratch.
+const FEW: usize = 1_000;
+
+/// Computes the wish as [`super::desired`] does, and remembers enough to do less the next time.
+#[derive(Debug, Default)]
+pub struct Planner {
+    made: Option<Made>,
+}
+
+impl Planner {
+    /// Computes the whole wish.
+    pub fn desired(&mut self, netmap: &Netmap, prefs: &Prefs, paths: &Paths, host: &Host) -> Wish {
+        let made = self.made.take();
+        if !prefs.want_running || netmap.addresses().is_empty() {
+            return Wish::default();
+        }
+        let frame = Frame {
+            prefs: prefs.clone(),
+            host: host.clone(),
+            addresses: netmap.addresses().iter().copied().collect(),
+            filter: Arc::clone(netmap.filter()),
+        };
+        let updated = made.filter(|made| made.frame == frame).and_then(|made| made.updated(netmap, paths));
+        let made = updated.unwrap_or_else(|| Made::from_scratch(frame, netmap, paths));
+        let wish = made.wish.clone();
+        self.made = Some(made);
+        wish
+    }
+}
+
+/// What every part of the wish depends on.
+#[derive(Debug, PartialEq, Eq)]
+struct Frame {
+    prefs: Prefs,
+    host: Host,
+    addresses: Vec<IpNet>,
+    filter: Arc<PacketFilter>,
+}
+
+/// A wish, and what it was made of.
+#[derive(Debug)]
+struct Made {
+    frame: Frame,
+    peers: BTreeMap<NodeId, Arc<MapPeer>>,
+    paths: BTreeMap<NodePublic, Path>,
+    classes: Classes,
+    /// How many sources each class has.
+    uses: BTreeMap<ClassId, usize>,
+    wish: Wish,
+}
+
+impl Made {
+    fn from_scratch(frame: Frame, netmap: &Netmap, paths: &Paths) -> Self {
+        let Frame { prefs, host, .. } = &frame;
+        let mut left_out = Vec::new();
+        let accepted = accepted_peers(netmap, prefs, host, &mut left_out);
+        let served = served(netmap.addresses(), &prefs.advertise_routes);
+        let mut classes = Classes::of(netmap.filter(), &served);
+        let (hosts, subnets) = if prefs.shields_up { Default::default() } else { classes.sources(&accepted) };
+        let mut uses = BTreeMap::new();
+        for class in hosts.iter().map(|(_, class)| class).chain(subnets.iter().map(|(_, class)| class)) {
+            *uses.entry(*class).or_default() += 1;
+        }
+        let firewall = Firewall {
+            served,
+            classes: uses.keys().map(|id| (*id, classes.get(*id))).collect(),
+            hosts: hosts.into_iter().collect(),
+            subnets: subnets.into_iter().collect(),
+        };
+        let peer = |peer: &Accepted<'_>| {
+            let key = peer.map.key();
+            (key, wireguard_peer(peer.prefixes.iter().copied().collect(), paths.chosen.get(&key)))
+        };
+        let device = Device {
+            private_key: host.key.clone(),
+            listen_port: prefs.listen_port,
+            fwmark: own::MARK_BYPASS,
+            mtu: own::MTU,
+            addresses: netmap.addresses().clone(),
+            peers: accepted.iter().map(peer).collect(),
+        };
+        let desired = Desired {
+            routes: routes(netmap.addresses(), host, &accepted),
+            device: Some(device),
+            rules: rules(),
+            firewall: Some(Arc::new(firewall)),
+        };
+        let wish = Wish { desired, left_out };
+        let (peers, paths) = (netmap.peer_map().clone(), paths.chosen.clone());
+        Self { frame, peers, paths, classes, uses, wish }
+    }
+
+    /// Brings the wish up to date, if all that changed is peers with addresses alone, and paths.
+    fn updated(mut self, netmap: &Netmap, paths: &Paths) -> Option<Self> {
+        let mut changed = Vec::new();
+        for (id, before, after) in union(&self.peers, netmap.peer_map()) {
+            let is_same = before.zip(after).is_some_and(|(before, after)| Arc::ptr_eq(before, after));
+            if !is_same {
+                changed.push((*id, before.cloned(), after.cloned()));
+            }
+        }
+        let moved = union(&self.paths, &paths.chosen).filter(|(_, before, after)| before != after);
+        let moved: Vec<NodePublic> = moved.map(|(key, _, _)| *key).collect();
+        if changed.len() + moved.len() > FEW {
+            return None;
+        }
+        let differing = changed.iter().map(|(_, before, after)| (before.as_deref(), after.as_deref()));
+        let differing: Vec<_> = differing.filter(|(before, after)| differ(*before, *after)).collect();
+        if !differing.is_empty() {
+            self.replace_peers(&differing, paths)?;
+        }
+        for key in moved {
+            self.replace_path(key, paths.chosen.get(&key));
+        }
+        for (id, _, after) in changed {
+            match after {
+                Some(after) => self.peers.insert(id, after),
+                None => self.peers.remove(&id),
+            };
+        }
+        Some(self)
+    }
+
+    /// All that goes, goes first: keys and addresses may pass from one peer to another.
+    fn replace_peers(&mut self, peers: &[(Option<&MapPeer>, Option<&MapPeer>)], paths: &Paths) -> Option<()> {
+        let desired = &mut self.wish.desired;
+        let (Some(device), Some(firewall)) = (&mut desired.device, &mut desired.firewall) else { return None };
+        let holds_overlay = |prefix: &IpNet| in_overlay(prefix.addr());
+        let are_plain = peers.iter().all(|(before, after)| before.into_iter().chain(after).all(|peer| is_plain(peer)));
+        let overlaps = firewall.subnets.keys().chain(&self.frame.host.networks).any(holds_overlay);
+        if !are_plain || overlaps {
+            return None;
+        }
+        let firewall = Arc::make_mut(firewall);
+        for before in peers.iter().filter_map(|(before, _)| *before) {
+            device.peers.remove(&before.key());
+            for class in before.addresses.iter().filter_map(|address| firewall.hosts.remove(&address.addr())) {
+                let uses = self.uses.entry(class).or_default();
+                *uses = uses.saturating_sub(1);
+                if *uses == 0 {
+                    self.uses.remove(&class);
+                    firewall.classes.remove(&class);
+                }
+            }
+        }
+        for after in peers.iter().filter_map(|(_, after)| *after) {
+            let allowed_ips = after.addresses.iter().copied().collect();
+            device.peers.insert(after.key(), wireguard_peer(allowed_ips, paths.chosen.get(&after.key())));
+            for address in after.addresses.iter().filter(|_| !self.frame.prefs.shields_up) {
+                let Some(class) = self.classes.source(address.addr(), after) else { continue };
+                firewall.hosts.insert(address.addr(), class);
+                firewall.classes.entry(class).or_insert_with(|| self.classes.get(class));
+                *self.uses.entry(class).or_default() += 1;
+            }
+        }
+        Some(())
+    }
+
+    fn replace_path(&mut self, key: NodePublic, path: Option<&Path>) {
+        match path {
+            Some(path) => self.paths.insert(key, *path),
+            None => self.paths.remove(&key),
+        };
+        if let Some(peer) = self.wish.desired.device.as_mut().and_then(|device| device.peers.get_mut(&key)) {
+            *peer = wireguard_peer(peer.allowed_ips.clone(), path);
+        }
+    }
+}
+
+/// Whether a peer is addresses alone, so that it touches neither routes nor other peers' sources.
+fn is_plain(peer: &MapPeer) -> bool {
+    peer.routes.is_empty() && peer.default_routes.is_empty()
+}
+
+/// Whether two states of a peer differ in anything that the wish is made of. Most changes do not: a peer comes
+/// online, or has new endpoints.
+fn differ(before: Option<&MapPeer>, after: Option<&MapPeer>) -> bool {
+    let (Some(before), Some(after)) = (before, after) else { return true };
+    before.key() != after.key()
+        || before.addresses != after.addresses
+        || before.routes != after.routes
+        || before.default_routes != after.default_routes
+        || before.node.name != after.node.name
+        || before.may_open() != after.may_open()
+        || !before.node.cap_map.keys().eq(after.node.cap_map.keys())
+}

@@ -1,0 +1,214 @@
+//! What is wished for, and how its plans read.
+
+use std::collections::BTreeSet;
+
+use warren::plan::{Desired, ModelKernel, RouteTarget, desired, diff};
+use warren::types::IpNet;
+
+use crate::world::{PeerSpec, World, converge, public_key, small_world};
+
+/// The kernel after a plan for this world.
+fn kernel_of(world: &World) -> ModelKernel {
+    let mut kernel = ModelKernel::default();
+    converge(&mut kernel, &world.wish());
+    kernel
+}
+
+/// The plan from one world to another, as `warren plan` prints it.
+fn plan(from: &World, to: &World) -> String {
+    diff(&to.wish(), &kernel_of(from).state).to_string()
+}
+
+/// What of the map this host leaves out.
+fn left_out(world: &World) -> Vec<String> {
+    let wish = desired(&world.netmap(), &world.prefs, &world.paths(), &world.host());
+    wish.left_out.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_first_plan_closes_before_it_connects() {
+    let plan = diff(&small_world().wish(), &ModelKernel::default().state).to_string();
+    assert_eq!(
+        plan,
+        "\
+create link warren0
+set the mark of warren0 to 0x5000000
+set the port of warren0 to 41741
+set the key of warren0 to that of [L+V9o]
+set the MTU of warren0 to 1280
+replace table inet warren: 5 sources in 1 classes may reach 100.64.0.100/32, fd7a:115c:a1e0::64/128
+add address 100.64.0.100/32 to warren0
+add address fd7a:115c:a1e0::64/128 to warren0
+add peer [NTU1N] with 10.1.2.0/24, 100.64.0.2/32, fd7a:115c:a1e0::2/128
+add peer [np6en] with 100.64.0.1/32, fd7a:115c:a1e0::1/128
+bring warren0 up
+add route 100.64.0.0/10 to unreachable, metric 10000
+add route fd7a:115c:a1e0::/48 to unreachable, metric 10000
+add route 10.1.2.0/24 to warren0, metric 100
+add route 100.64.0.0/10 to warren0, metric 100
+add route fd7a:115c:a1e0::/48 to warren0, metric 100
+add rule 5300 (IPv4): mark 0x5000000/0xf000000 to the main table
+add rule 5300 (IPv6): mark 0x5000000/0xf000000 to the main table
+add rule 5310 (IPv4) to table 22337
+add rule 5310 (IPv6) to table 22337
+"
+    );
+}
+
+#[test]
+fn the_plan_for_nothing_is_the_way_back() {
+    let plan = diff(&Desired::default(), &kernel_of(&small_world()).state).to_string();
+    assert_eq!(
+        plan,
+        "\
+remove rule 5310 (IPv6) to table 22337
+remove rule 5310 (IPv4) to table 22337
+remove rule 5300 (IPv6): mark 0x5000000/0xf000000 to the main table
+remove rule 5300 (IPv4): mark 0x5000000/0xf000000 to the main table
+remove route 10.1.2.0/24 to warren0, metric 100
+remove route 100.64.0.0/10 to warren0, metric 100
+remove route fd7a:115c:a1e0::/48 to warren0, metric 100
+remove route 100.64.0.0/10 to unreachable, metric 10000
+remove route fd7a:115c:a1e0::/48 to unreachable, metric 10000
+delete link warren0
+delete table inet warren
+"
+    );
+}
+
+#[test]
+fn a_new_peer_is_two_steps() {
+    let mut grown = small_world();
+    grown.peers.push(PeerSpec { id: 3, key: 3, address: 3, ..grown.peers[0].clone() });
+    assert_eq!(
+        plan(&small_world(), &grown),
+        "\
+update table inet warren: sources +2 -0, classes +0 -0
+add peer [zMzMz] with 100.64.0.3/32, fd7a:115c:a1e0::3/128
+"
+    );
+}
+
+#[test]
+fn a_peer_with_a_new_key_is_there_before_the_old_one_goes() {
+    let mut rotated = small_world();
+    rotated.peers[0].key = 5;
+    assert_eq!(
+        plan(&small_world(), &rotated),
+        "\
+add peer [+vr6+] with 100.64.0.1/32, fd7a:115c:a1e0::1/128
+remove peer [np6en]
+"
+    );
+}
+
+#[test]
+fn a_route_that_moves_to_another_peer_is_one_step_there() {
+    let mut moved = small_world();
+    moved.peers[1].routes.clear();
+    moved.peers[0].routes = vec!["10.1.2.0/24"];
+    assert_eq!(plan(&small_world(), &moved), "give peer [np6en] 10.1.2.0/24\n");
+}
+
+#[test]
+fn an_address_that_changes_hands_and_rights_has_none_in_between() {
+    let mut moved = small_world();
+    moved.peers[1].routes.clear();
+    moved.peers[0].routes = vec!["10.1.2.0/24"];
+    moved.prefs.advertise_routes = BTreeSet::from(["192.168.7.0/24".parse().unwrap()]);
+    assert_eq!(
+        plan(&small_world(), &moved),
+        "\
+update table inet warren: sources +0 -1, classes +0 -0, may reach 100.64.0.100/32, 192.168.7.0/24, fd7a:115c:a1e0::64/128
+give peer [np6en] 10.1.2.0/24
+update table inet warren: sources +1 -0, classes +0 -0
+"
+    );
+}
+
+#[test]
+fn our_own_new_key_is_set_in_place() {
+    let rotated = World { own_key: 1, ..small_world() };
+    assert_eq!(plan(&small_world(), &rotated), "set the key of warren0 to that of [pOCSk]\n");
+}
+
+#[test]
+fn no_plan_prints_a_secret() {
+    let plan = diff(&small_world().wish(), &ModelKernel::default().state);
+    let secret = small_world().host().key.expose_text().to_string();
+    assert!(!plan.to_string().contains(&secret[8..]));
+    assert!(!format!("{plan:?}").contains(&secret[8..]));
+}
+
+#[test]
+fn without_accept_routes_peers_have_their_addresses_alone() {
+    let mut world = small_world();
+    world.prefs.accept_routes = false;
+    let device = world.wish().device.unwrap();
+    assert_eq!(device.peers[&public_key(2)].allowed_ips.len(), 2);
+}
+
+#[test]
+fn a_default_route_is_left_out_and_told_of() {
+    let mut world = small_world();
+    world.peers[0].routes = vec!["0.0.0.0/0"];
+    assert_eq!(
+        left_out(&world),
+        [
+            "default route 0.0.0.0/0 of peer 1 () is left out: all traffic goes to a peer only where it was chosen as exit node"
+        ]
+    );
+    let default = |prefix: &IpNet| prefix.prefix_len() == 0;
+    let wish = world.wish();
+    assert!(!wish.routes.iter().any(|route| default(&route.destination)));
+    assert!(!wish.device.unwrap().peers.values().any(|peer| peer.allowed_ips.iter().any(default)));
+}
+
+#[test]
+fn a_route_over_the_hosts_own_network_is_left_out_and_told_of() {
+    let mut world = small_world();
+    world.networks = BTreeSet::from(["10.1.2.77/25".parse().unwrap()]);
+    assert_eq!(
+        left_out(&world),
+        ["route 10.1.2.0/24 of peer 2 () is left out: this host is itself on 10.1.2.0/25; change the route, \
+          or the host's own network"]
+    );
+    assert!(!world.wish().routes.iter().any(|route| route.destination == "10.1.2.0/24".parse().unwrap()));
+}
+
+#[test]
+fn a_network_of_the_host_inside_the_overlay_range_stays_the_hosts() {
+    let mut world = small_world();
+    world.networks = BTreeSet::from(["100.64.0.9/29".parse().unwrap()]);
+    world.peers[0].address = 10;
+    let wish = world.wish();
+    let throw = wish.routes.iter().find(|route| route.target == RouteTarget::Throw).unwrap();
+    assert_eq!(throw.destination, "100.64.0.8/29".parse().unwrap());
+    assert_eq!(left_out(&world).len(), 1);
+    assert_eq!(wish.device.unwrap().peers[&public_key(1)].allowed_ips.len(), 1);
+}
+
+#[test]
+fn with_shields_up_nobody_has_rights() {
+    let mut world = small_world();
+    world.prefs.shields_up = true;
+    let firewall = world.wish().firewall.unwrap();
+    assert!(firewall.hosts.is_empty() && firewall.subnets.is_empty() && firewall.classes.is_empty());
+    assert_eq!(firewall.served.len(), 2);
+}
+
+#[test]
+fn a_jailed_peer_is_a_peer_without_rights() {
+    let mut world = small_world();
+    world.peers[0].jailed = true;
+    let wish = world.wish();
+    assert!(wish.device.unwrap().peers.contains_key(&public_key(1)));
+    assert_eq!(wish.firewall.unwrap().class_of("100.64.0.1".parse().unwrap()), None);
+}
+
+#[test]
+fn a_node_that_is_off_wishes_for_nothing() {
+    let mut world = small_world();
+    world.prefs.want_running = false;
+    assert_eq!(world.wish(), Desired::default());
+}
