@@ -13,7 +13,7 @@ use crate::wire::control::CapMap;
 
 use super::document::{Policy, Rule};
 use super::error::Span;
-use super::index::{Index, Place, SelectorId};
+use super::index::{Index, Place, SelectorId, Touched};
 use super::nodeset::NodeSet;
 use super::ports::{PortRange, Protocol};
 use super::selector::{Autogroup, Selector};
@@ -85,16 +85,18 @@ impl Compiled {
             Some(rules) => rules.iter().for_each(|rule| compiler.rule(rule)),
             None => compiler.allow_all(),
         }
-        let Compiler { lists, flows, .. } = compiler;
+        let Compiler { lists, mut flows, .. } = compiler;
         let mut ordered: Vec<_> = lists.into_iter().collect();
         ordered.sort_by_key(|(_, number)| *number);
         for (id, node) in topology.nodes {
             index.insert(id, node, &policy);
         }
-        let lists = ordered.into_iter().map(|(list, _)| list).collect();
-        let mut compiled = Self { policy, index, flows, lists, sources: Vec::new() };
-        compiled.refresh(None);
-        compiled
+        let lists: Vec<_> = ordered.into_iter().map(|(list, _)| list).collect();
+        let sources = lists.iter().map(|list| Arc::new(Sources::new(list, &index))).collect();
+        for flow in &mut flows {
+            flow.concerned = flow.find_concerned(&index);
+        }
+        Self { policy, index, flows, lists, sources }
     }
 
     /// The policy in force.
@@ -106,8 +108,8 @@ impl Compiled {
     pub fn upsert(&mut self, id: NodeId, node: Node) -> Change {
         let mut change = Change::default();
         self.note(id, &mut change);
-        let slot = self.index.insert(id, node, &self.policy);
-        self.refresh(Some(slot));
+        let touched = self.index.insert(id, node, &self.policy);
+        self.refresh(&touched);
         self.note(id, &mut change);
         change
     }
@@ -116,9 +118,8 @@ impl Compiled {
     pub fn remove(&mut self, id: NodeId) -> Change {
         let mut change = Change::default();
         self.note(id, &mut change);
-        let slot = self.index.slot(id);
-        self.index.remove(id);
-        self.refresh(slot);
+        let touched = self.index.remove(id);
+        self.refresh(&touched);
         change.filters.remove(&id);
         change.peers.remove(&id);
         change
@@ -131,45 +132,46 @@ impl Compiled {
         *self = Self::new(self.policy.clone(), Topology { users, nodes });
     }
 
-    /// Rebuilds the sets of all rules from the index, after `changed` was altered in it.
-    fn refresh(&mut self, changed: Option<usize>) {
-        let mut old = std::mem::take(&mut self.sources).into_iter();
-        // An unchanged set keeps its identity, and with it the text it was already turned into.
-        let keep_or_replace = |list| {
-            let fresh = Sources::new(list, &self.index);
-            match old.next() {
-                Some(old) if old.is_same(&fresh, changed) => old,
-                _ => Arc::new(fresh),
+    /// Rebuilds the sets of the rules that use a touched selector.
+    fn refresh(&mut self, touched: &Touched) {
+        for (list, sources) in self.lists.iter().zip(&mut self.sources) {
+            if touched.any_of(&list.selectors) {
+                *sources = Arc::new(Sources::new(list, &self.index));
             }
-        };
-        self.sources = self.lists.iter().map(keep_or_replace).collect();
+        }
         for flow in &mut self.flows {
-            flow.concerned = flow.find_concerned(&self.index);
+            if flow.is_touched(touched) {
+                flow.concerned = flow.find_concerned(&self.index);
+            }
         }
     }
 
-    /// Adds whoever shares a rule with the node, as things stand.
+    /// Adds whoever shares a rule with the node, as things stand. What others see of a router may change with
+    /// every other router of the same route.
     fn note(&self, id: NodeId, change: &mut Change) {
-        let Some(slot) = self.index.slot(id) else { return };
-        let (mut filters, mut peers) = (NodeSet::default(), NodeSet::default());
+        let Some((slot, place)) = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?))) else {
+            return;
+        };
+        let own = self.index.owned.get(&place.node.user);
+        let mut routers = NodeSet::from_iter([slot]);
+        place.subnets().filter_map(|route| self.index.routes.get(route)).for_each(|same| routers.unite(same));
+        let (mut filters, mut peers) = (self.ssh_targets_of(slot), routers.clone());
         filters.insert(slot);
-        peers.insert(slot);
         for flow in &self.flows {
             let sources = self.sources_of(flow);
             let is_source = sources.reach.contains(slot);
             if is_source {
                 filters.unite(&flow.concerned);
+            }
+            if sources.reach.intersects(&routers) {
                 peers.unite(&flow.concerned);
             }
-            if flow.concerned.contains(slot) {
+            if flow.concerned.intersects(&routers) {
                 peers.unite(&sources.reach);
             }
-            if flow.to_self && is_source {
-                let own = self.index.place(slot).and_then(|place| self.index.owned.get(&place.node.user));
-                own.into_iter().for_each(|own| {
-                    filters.unite(own);
-                    peers.unite(own);
-                });
+            if let Some(own) = own.filter(|_| flow.to_self && is_source) {
+                filters.unite(own);
+                peers.unite(own);
             }
         }
         change.filters.extend(self.ids(&filters));
@@ -208,6 +210,11 @@ impl Compiled {
 }
 
 impl Flow {
+    fn is_touched(&self, touched: &Touched) -> bool {
+        let via = self.via.as_deref().unwrap_or_default();
+        touched.exits || touched.any_of(&self.targets) || touched.any_of(via)
+    }
+
     /// The nodes that are, or carry traffic to, one of the destinations.
     fn find_concerned(&self, index: &Index) -> NodeSet {
         let mut concerned = NodeSet::default();

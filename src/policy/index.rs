@@ -49,6 +49,25 @@ impl Place {
     }
 }
 
+/// The selectors whose nodes, or whose nodes' addresses, a change may have altered.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Touched {
+    selectors: BTreeSet<SelectorId>,
+    /// Whether the change was of an exit node.
+    pub(super) exits: bool,
+}
+
+impl Touched {
+    pub(super) fn any_of(&self, selectors: &[SelectorId]) -> bool {
+        selectors.iter().any(|selector| self.selectors.contains(selector))
+    }
+
+    fn add(&mut self, place: &Place) {
+        self.selectors.extend(place.selected.iter().chain(&place.behind));
+        self.exits |= place.is_exit();
+    }
+}
+
 /// The node table, and a set of slots for each selector.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
@@ -172,8 +191,8 @@ impl Index {
     }
 
     /// Puts a node into the table, in its old slot if it had one.
-    pub(super) fn insert(&mut self, id: NodeId, node: Node, policy: &Policy) -> usize {
-        self.remove(id);
+    pub(super) fn insert(&mut self, id: NodeId, node: Node, policy: &Policy) -> Touched {
+        let mut touched = self.remove(id);
         let place = self.examine(id, node, policy);
         let slot = self.free.pop().unwrap_or(self.places.len());
         if slot == self.places.len() {
@@ -194,14 +213,16 @@ impl Index {
             self.routes.entry(*route).or_default().insert(slot);
         }
         self.by_address.extend(place.addresses.iter().map(|address| (*address, slot)));
+        touched.add(&place);
         self.places[slot] = Some(place);
-        slot
+        touched
     }
 
     /// Takes a node out; its slot becomes free.
-    pub(super) fn remove(&mut self, id: NodeId) {
-        let Some(slot) = self.slots.remove(&id) else { return };
-        let Some(place) = self.places.get_mut(slot).and_then(Option::take) else { return };
+    pub(super) fn remove(&mut self, id: NodeId) -> Touched {
+        let mut touched = Touched::default();
+        let Some(slot) = self.slots.remove(&id) else { return touched };
+        let Some(place) = self.places.get_mut(slot).and_then(Option::take) else { return touched };
         self.free.push(slot);
         self.everyone.remove(slot);
         self.exits.remove(slot);
@@ -220,6 +241,8 @@ impl Index {
         for address in &place.addresses {
             self.by_address.remove(address);
         }
+        touched.add(&place);
+        touched
     }
 
     fn examine(&self, id: NodeId, node: Node, policy: &Policy) -> Place {

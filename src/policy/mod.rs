@@ -49,6 +49,7 @@ mod document;
 mod duration;
 mod error;
 mod filter;
+mod imagine;
 mod index;
 mod internet;
 mod ipset;

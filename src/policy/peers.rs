@@ -78,17 +78,18 @@ impl Compiled {
     fn visible(&self, slot: usize, viewer: &Place) -> NodeSet {
         let mut visible = NodeSet::default();
         let own = self.index.owned.get(&viewer.node.user).filter(|_| !viewer.node.is_tagged());
+        let own: Vec<usize> = own.into_iter().flat_map(NodeSet::iter).collect();
         for flow in &self.flows {
             let reach = &self.sources_of(flow).reach;
+            let is_source = reach.contains(slot);
             if flow.concerned.contains(slot) {
                 visible.unite(reach);
             }
-            if reach.contains(slot) {
+            if is_source {
                 visible.unite(&flow.concerned);
             }
-            if let Some(own) = own.filter(|_| flow.to_self) {
-                let from = reach.intersection(own);
-                visible.unite(if from.contains(slot) { own } else { &from });
+            if flow.to_self {
+                own.iter().filter(|own| is_source || reach.contains(**own)).for_each(|own| visible.insert(*own));
             }
         }
         visible.remove(slot);
@@ -97,50 +98,53 @@ impl Compiled {
 
     /// The subnet routes that the viewer may use, each with the one node that carries it.
     fn carried(&self, slot: usize, visible: &NodeSet) -> BTreeSet<(usize, IpNet)> {
+        let outward: Vec<&Flow> = self.flows.iter().filter(|flow| self.opens_addresses(flow, slot)).collect();
+        let inward = self.flows.iter().filter(|flow| flow.concerned.contains(slot)).map(|flow| self.sources_of(flow));
+        let inward: Vec<_> = inward.filter(|sources| sources.has_routes()).collect();
         let mut carried = BTreeSet::new();
         for (route, carriers) in &self.index.routes {
-            let candidates = carriers.intersection(visible);
-            if candidates.is_empty() {
-                continue;
-            }
-            let chosen = self.chosen(route, carriers).filter(|chosen| candidates.contains(*chosen));
+            let chosen = self.chosen(route, carriers).filter(|chosen| visible.contains(*chosen));
             let carrier = if carriers.contains(slot) {
                 chosen
             } else {
-                let open = self.open_carriers(slot, route, &candidates);
-                let usable = |chosen: &usize| open.contains(*chosen) || self.comes_from(slot, route);
-                let steered = || open.iter().min_by_key(|slot| self.index.place(*slot).map(|place| place.id));
-                chosen.filter(usable).or_else(steered)
+                let open = self.open_carriers(&outward, route, carriers);
+                let comes_from = || inward.iter().any(|sources| sources.admit_route(route));
+                let first = || open.iter().min_by_key(|slot| self.index.place(*slot).map(|place| place.id));
+                chosen.filter(|chosen| open.contains(*chosen) || comes_from()).or_else(first)
             };
             carried.extend(carrier.map(|carrier| (carrier, *route)));
         }
         carried
     }
 
-    /// Whether packets from behind the route may reach the node.
-    fn comes_from(&self, slot: usize, route: &IpNet) -> bool {
-        let concerning = |flow: &&Flow| flow.concerned.contains(slot);
-        self.flows.iter().filter(concerning).any(|flow| self.sources_of(flow).admit_route(route))
+    /// Whether a rule lets the node reach addresses that are not nodes.
+    fn opens_addresses(&self, flow: &Flow, slot: usize) -> bool {
+        let is_address = |target: &usize| {
+            matches!(self.index.selector(*target), Selector::Any | Selector::Net(_) | Selector::Set(_))
+        };
+        flow.targets.iter().any(is_address) && self.sources_of(flow).reach.contains(slot)
     }
 
-    /// The carriers through which a rule lets the node reach an address of the route.
-    fn open_carriers(&self, slot: usize, route: &IpNet, candidates: &NodeSet) -> NodeSet {
+    /// The carriers through which some rules open an address of the route.
+    fn open_carriers(&self, rules: &[&Flow], route: &IpNet, carriers: &NodeSet) -> NodeSet {
         let mut open = NodeSet::default();
-        for flow in self.flows.iter().filter(|flow| self.sources_of(flow).reach.contains(slot)) {
+        for flow in rules {
             let covers = |target: &usize| match self.index.selector(*target) {
                 Selector::Any => flow.via.is_none(),
                 _ => self.index.prefixes(*target).iter().any(|net| overlaps(net, route)),
             };
             if flow.targets.iter().any(covers) {
-                open.unite(&flow.concerned.intersection(candidates));
+                open.unite(&flow.concerned.intersection(carriers));
             }
         }
         open
     }
 
-    /// The carrier that was chosen for everybody.
+    /// The carrier that was chosen for everybody; of several the one that came first.
     fn chosen(&self, route: &IpNet, carriers: &NodeSet) -> Option<usize> {
-        carriers.iter().find(|slot| self.index.place(*slot).is_some_and(|place| place.node.primary.contains(route)))
+        let places = carriers.iter().filter_map(|slot| Some((slot, self.index.place(slot)?)));
+        let chosen = places.filter(|(_, place)| place.node.primary.contains(route));
+        chosen.min_by_key(|(_, place)| place.id).map(|(slot, _)| slot)
     }
 
     /// The exit nodes that a rule opens the internet through.

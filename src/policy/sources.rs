@@ -84,12 +84,6 @@ impl Sources {
         self.content == Content::default()
     }
 
-    /// Whether `fresh` says the same, even on the wire, after the node in slot `changed` was altered.
-    pub(super) fn is_same(&self, fresh: &Self, changed: Option<usize>) -> bool {
-        let unaltered = changed.is_none_or(|slot| !self.content.nodes.contains(slot));
-        unaltered && self.content == fresh.content && self.reach == fresh.reach
-    }
-
     /// Whether packets from `prefix` may be let in.
     pub(super) fn overlap(&self, prefix: &IpNet, index: &Index) -> bool {
         let content = &self.content;
@@ -103,6 +97,11 @@ impl Sources {
     /// Whether packets from `address` are let in.
     pub(super) fn admit(&self, address: IpAddr, index: &Index) -> bool {
         self.overlap(&IpNet::from(address), index)
+    }
+
+    /// Whether any subnet behind a router may be among the sources.
+    pub(super) fn has_routes(&self) -> bool {
+        self.content.world || !self.content.nets.is_empty()
     }
 
     /// Whether a subnet behind a router is among the sources, not the router alone.

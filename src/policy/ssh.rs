@@ -81,6 +81,17 @@ impl Compiled {
         SshPolicy { rules }
     }
 
+    /// The nodes whose SSH rules name the node as a source.
+    pub(super) fn ssh_targets_of(&self, slot: usize) -> NodeSet {
+        let own = self.index.owned.values().find(|own| own.contains(slot));
+        let mut targets = NodeSet::default();
+        for rule in self.policy().ssh.iter().filter(|rule| self.nodes_of(&rule.sources).contains(slot)) {
+            targets.unite(&self.nodes_of(&rule.targets));
+            own.into_iter().for_each(|own| targets.unite(own));
+        }
+        targets
+    }
+
     /// How recent a login the first rule with a check asks for, between two nodes.
     pub fn ssh_check_period(&self, source: NodeId, target: NodeId) -> Option<CheckPeriod> {
         let (source, target) = (self.index.slot(source)?, self.index.slot(target)?);

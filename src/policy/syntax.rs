@@ -125,7 +125,7 @@ fn named<'v, 't>(object: &'v Object<'t>) -> Result<Vec<(Text, &'v Value<'t>)>, F
     for property in &object.properties {
         let name = Text { at: property.name.range().into(), value: property.name.as_str().to_owned() };
         if !seen.insert(property.name.as_str()) {
-            return Err(name.fault(format!("duplicate key {:?}: it is given twice in one object", name.value)));
+            return Err(name.fault(duplicate(&name.value)));
         }
         members.push((name, &property.value));
     }
@@ -167,12 +167,27 @@ pub(super) fn boolean(what: &str, value: &Value<'_>) -> Result<bool, Fault> {
     }
 }
 
-/// The field of `known` that `name` means, however its letters are cased.
-pub(super) fn field(known: &[&'static str], name: &Text) -> Result<&'static str, Fault> {
-    let found = known.iter().find(|known| known.eq_ignore_ascii_case(&name.value));
-    found
-        .copied()
-        .ok_or_else(|| name.fault(format!("unknown field {:?}: the fields here are {}", name.value, known.join(", "))))
+/// The members of an object whose names are known, whatever the case of their letters; each at most once.
+pub(super) fn fields<'v, 't>(
+    what: &str,
+    known: &[&'static str],
+    value: &'v Value<'t>,
+) -> Result<Vec<(&'static str, &'v Value<'t>)>, Fault> {
+    let mut fields: Vec<(&str, _)> = Vec::new();
+    for (name, value) in members(what, value)? {
+        let field = known.iter().find(|known| known.eq_ignore_ascii_case(&name.value)).ok_or_else(|| {
+            name.fault(format!("unknown field {:?}: the fields here are {}", name.value, known.join(", ")))
+        })?;
+        if fields.iter().any(|(given, _)| given == field) {
+            return Err(name.fault(duplicate(&name.value)));
+        }
+        fields.push((*field, value));
+    }
+    Ok(fields)
+}
+
+fn duplicate(name: &str) -> String {
+    format!("duplicate key {name:?}: it is given twice in one object")
 }
 
 fn wrong_type(what: &str, wanted: &str, value: &Value<'_>) -> Fault {

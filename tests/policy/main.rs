@@ -6,9 +6,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bad_input;
 mod capture;
 mod compare;
 mod different;
+mod random;
 
 use std::path::PathBuf;
 use std::{env, fs};

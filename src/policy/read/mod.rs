@@ -55,13 +55,7 @@ struct Reader {
 
 impl Reader {
     fn sections(&mut self, root: &Value<'_>) -> Result<(), Fault> {
-        let mut sections = BTreeMap::new();
-        for (name, value) in syntax::members("a policy", root)? {
-            let field = syntax::field(SECTIONS, &name)?;
-            if sections.insert(field, value).is_some() {
-                return Err(name.fault(format!("duplicate key {:?}: it is given twice in one object", name.value)));
-            }
-        }
+        let sections: BTreeMap<_, _> = syntax::fields("a policy", SECTIONS, root)?.into_iter().collect();
         self.names(&sections)?;
         if !self.faults.is_empty() {
             return Ok(());
@@ -114,8 +108,8 @@ impl Reader {
 
     fn approvers(&self, value: &Value<'_>) -> Result<Approvers, Fault> {
         let mut approvers = Approvers::default();
-        for (name, value) in syntax::members("autoApprovers", value)? {
-            match syntax::field(&["routes", "exitNode"], &name)? {
+        for (field, value) in syntax::fields("autoApprovers", &["routes", "exitNode"], value)? {
+            match field {
                 "routes" => {
                     for (route, owners) in syntax::members("routes", value)? {
                         let net = parse_net(&route.value);
@@ -148,8 +142,8 @@ impl Reader {
 
     fn node_attribute(&self, value: &Value<'_>) -> Result<NodeAttributes, Fault> {
         let mut entry = NodeAttributes { targets: Vec::new(), attributes: CapMap::new(), ip_pool: Vec::new() };
-        for (name, value) in syntax::members("an entry of nodeAttrs", value)? {
-            match syntax::field(&["target", "attr", "app", "ipPool"], &name)? {
+        for (field, value) in syntax::fields("an entry of nodeAttrs", &["target", "attr", "app", "ipPool"], value)? {
+            match field {
                 "target" => {
                     for text in syntax::strings("target", value)? {
                         entry.targets.push(self.attribute_target(&text)?);

@@ -46,8 +46,8 @@ impl Reader {
         const FIELDS: &[&str] = &["action", "src", "dst", "proto", "srcPosture", "users", "ports"];
         let mut rule = empty(place(value));
         let (mut accepts, mut protocol, mut targets) = (false, None, Vec::new());
-        for (name, value) in syntax::members("a rule", value)? {
-            match syntax::field(FIELDS, &name)? {
+        for (field, value) in syntax::fields("a rule", FIELDS, value)? {
+            match field {
                 "action" => {
                     let action = syntax::string("action", value)?;
                     accepts = action.value.trim() == "accept";
@@ -92,8 +92,8 @@ impl Reader {
         const FIELDS: &[&str] = &["src", "dst", "ip", "app", "via", "srcPosture"];
         let mut rule = empty(place(value));
         let mut ip = Vec::new();
-        for (name, value) in syntax::members("a grant", value)? {
-            match syntax::field(FIELDS, &name)? {
+        for (field, value) in syntax::fields("a grant", FIELDS, value)? {
+            match field {
                 "src" => rule.sources = self.sources(value)?,
                 "dst" => rule.targets = self.grant_targets(value)?,
                 "ip" => ip = syntax::strings("ip", value)?,

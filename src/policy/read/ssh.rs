@@ -18,8 +18,8 @@ impl Reader {
         let at = place(value);
         let (mut action, mut period, mut users, mut accept_env) = (None, None, Vec::new(), Vec::new());
         let (mut sources, mut targets) = (Vec::new(), Vec::new());
-        for (name, value) in syntax::members("an SSH rule", value)? {
-            match syntax::field(FIELDS, &name)? {
+        for (field, value) in syntax::fields("an SSH rule", FIELDS, value)? {
+            match field {
                 "action" => action = Some(is_check(&syntax::string("action", value)?)?),
                 "src" => sources = syntax::strings("src", value)?,
                 "dst" => targets = syntax::strings("dst", value)?,
@@ -70,8 +70,8 @@ impl Reader {
         let at = place(value);
         let (mut source, mut targets) = (None, Vec::new());
         let (mut accept, mut check, mut deny) = (Vec::new(), Vec::new(), Vec::new());
-        for (name, value) in syntax::members("an SSH test", value)? {
-            match syntax::field(FIELDS, &name)? {
+        for (field, value) in syntax::fields("an SSH test", FIELDS, value)? {
+            match field {
                 "src" => source = Some(super::tests::trimmed("src", value)?).filter(|text| !text.value.is_empty()),
                 "dst" => targets = syntax::strings("dst", value)?,
                 "accept" => accept = accounts("accept", value)?,

@@ -23,8 +23,8 @@ impl Reader {
             accept: Vec::new(),
             deny: Vec::new(),
         };
-        for (name, value) in syntax::members("a test", value)? {
-            match syntax::field(FIELDS, &name)? {
+        for (field, value) in syntax::fields("a test", FIELDS, value)? {
+            match field {
                 "src" => test.source = self.named(trimmed("src", value)?),
                 "srcPostureAttrs" => test.attributes = Some(attributes(value)?),
                 "proto" => test.protocol = parse_protocol(&trimmed("proto", value)?.value),
