@@ -1,0 +1,129 @@
+//! The policy compiler on a large network: 10,000 nodes, 1,000 rules, 500 groups.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod table;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use table::{Limit, row};
+use warren::policy::{Compiled, Node, Policy, Role, Topology, User};
+use warren::types::{NodeId, UserId};
+
+const NODES: u64 = 10_000;
+const USERS: u64 = 2_000;
+const GROUPS: u64 = 500;
+const RULES: u64 = 1_000;
+const TAGS: u64 = 300;
+
+fn main() {
+    let text = policy();
+    let started = Instant::now();
+    let policy = Arc::new(Policy::parse(text.as_bytes()).unwrap());
+    row("policy: parse 1,000 rules and 500 groups", milliseconds(started), "ms", Limit::None);
+
+    let topology = topology();
+    let before = resident();
+    let started = Instant::now();
+    let mut compiled = Compiled::new(policy.clone(), topology);
+    row("policy: compile the sets of 10,000 nodes", milliseconds(started), "ms", Limit::None);
+    let ids: Vec<_> = (1..=NODES).map(NodeId).collect();
+    let filters: Vec<_> = ids.iter().map(|id| compiled.filter(*id)).collect();
+    let peers: usize = ids.iter().map(|id| black_box(compiled.peers(*id)).len()).sum();
+    row("policy: full compile, every node's filter and peers", milliseconds(started) / 1000.0, "s", Limit::AtMost(2.0));
+    row("policy: memory held by the result", (resident() - before) / 1024.0, "MiB", Limit::AtMost(1024.0));
+    row("policy: peers seen by a node, on average", peers as f64 / NODES as f64, "", Limit::None);
+    drop(filters);
+
+    let started = Instant::now();
+    let entries: usize = ids.iter().map(|id| black_box(compiled.packet_filter(*id)).len()).sum();
+    row("policy: every node's filter in wire form", milliseconds(started), "ms", Limit::None);
+    row("policy: wire rules of a node, on average", entries as f64 / NODES as f64, "", Limit::None);
+
+    let mut worst: f64 = 0.0;
+    for number in 0..50 {
+        let id = NodeId(NODES + 1 + number);
+        let started = Instant::now();
+        black_box(compiled.upsert(id, node(id.0)));
+        worst = worst.max(milliseconds(started));
+    }
+    row("policy: one node joins, the worst of 50", worst, "ms", Limit::AtMost(5.0));
+    let mut worst: f64 = 0.0;
+    for number in 1..50 {
+        let retagged = Node { tags: vec![format!("tag:t{}", number % TAGS)], ..node(number) };
+        let started = Instant::now();
+        black_box(compiled.upsert(NodeId(number), retagged));
+        worst = worst.max(milliseconds(started));
+    }
+    row("policy: one node changes tags, the worst of 50", worst, "ms", Limit::AtMost(5.0));
+}
+
+fn milliseconds(started: Instant) -> f64 {
+    started.elapsed().as_secs_f64() * 1000.0
+}
+
+/// Resident memory in KiB.
+fn resident() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Rules between groups, tags, users and subnets, in the shares of a large organisation.
+fn policy() -> String {
+    let mut text = String::from("{\"groups\": {");
+    for group in 0..GROUPS {
+        let members = (0..20).map(|member| format!("\"user{}@example.com\"", (group * 37 + member * 101) % USERS));
+        let _ = writeln!(text, "\"group:g{group}\": [{}],", members.collect::<Vec<_>>().join(","));
+    }
+    text.push_str("}, \"tagOwners\": {");
+    for tag in 0..TAGS {
+        let _ = writeln!(text, "\"tag:t{tag}\": [\"group:g0\"],");
+    }
+    text.push_str("}, \"autoApprovers\": {\"routes\": {\"10.0.0.0/8\": [\"tag:t0\"]}}, \"acls\": [");
+    for rule in 0..RULES {
+        let (group, tag, other) = (rule % GROUPS, rule * 7 % TAGS, rule * 11 % TAGS);
+        let (source, target) = match rule % 10 {
+            0 => (format!("\"tag:t{tag}\""), format!("\"tag:t{other}:443\"")),
+            1 => (format!("\"group:g{group}\", \"tag:t{tag}\""), format!("\"10.{}.0.0/16:*\"", rule % 250)),
+            2 => (format!("\"user{}@example.com\"", rule * 13 % USERS), format!("\"tag:t{tag}:22\"")),
+            3 => (format!("\"group:g{group}\""), "\"autogroup:self:*\"".to_owned()),
+            _ => (format!("\"group:g{group}\""), format!("\"tag:t{tag}:80,443\", \"tag:t{other}:8000-8100\"")),
+        };
+        let _ = writeln!(text, "{{\"action\": \"accept\", \"src\": [{source}], \"dst\": [{target}]}},");
+    }
+    text.push_str("]}");
+    text
+}
+
+fn topology() -> Topology {
+    let user = |number| User { login: format!("user{number}@example.com"), role: Role::Member };
+    Topology {
+        users: (0..USERS).map(|number| (UserId(number), user(number))).collect(),
+        nodes: (1..=NODES).map(|number| (NodeId(number), node(number))).collect::<BTreeMap<_, _>>(),
+    }
+}
+
+/// Six of ten nodes are people's, the others are tagged; every hundredth serves a subnet.
+fn node(number: u64) -> Node {
+    let low = u32::try_from(number).unwrap();
+    let addresses: Vec<IpAddr> = vec![
+        Ipv4Addr::from(0x6440_0000 + low).into(),
+        Ipv6Addr::from(0xfd7a_115c_a1e0_0000_0000_0000_0000_0000 + u128::from(low)).into(),
+    ];
+    let tags = if number % 10 < 6 { Vec::new() } else { vec![format!("tag:t{}", number * 17 % TAGS)] };
+    let mut node =
+        Node { name: format!("n{number}"), user: UserId(number % USERS), tags, addresses, ..Node::default() };
+    if number % 100 == 99 {
+        let route = format!("10.{}.0.0/16", number / 100).parse().unwrap();
+        node.tags.push("tag:t0".to_owned());
+        node.advertised.push(route);
+        node.primary.push(route);
+    }
+    node
+}
