@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use super::admin::{self, KeyCommand, NodeCommand, RouteCommand, UserCommand};
 use super::config::{ConfigError, Options, Places};
+use super::policy_cli::PolicyCommand;
 use super::serve;
 
 /// It was refused, or failed.
@@ -45,6 +46,9 @@ enum Command {
     /// Subnets that nodes route
     #[command(subcommand)]
     Route(RouteCommand),
+    /// Policies: who may reach what
+    #[command(subcommand)]
+    Policy(PolicyCommand),
 }
 
 impl Cli {
@@ -56,6 +60,9 @@ impl Cli {
             Command::Key(command) => administer(self.places, command.into(), self.json),
             Command::Node(command) => administer(self.places, command.into(), self.json),
             Command::Route(command) => administer(self.places, command.into(), self.json),
+            Command::Policy(command) => {
+                return command.run(self.json).map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS);
+            }
         };
         done.unwrap_or_else(|error| misconfigured(&error))
     }

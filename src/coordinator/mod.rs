@@ -27,6 +27,7 @@ mod map_body;
 mod metrics;
 mod noise;
 mod page;
+mod policy_cli;
 mod rate;
 mod serve;
 pub mod store;
