@@ -25,6 +25,13 @@ pub(super) struct Shown {
     pub(super) primary: Vec<IpNet>,
 }
 
+impl Shown {
+    /// The common case, told without looking at the record.
+    fn is_same_but_online(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.record, &other.record) && self.expired == other.expired && self.primary == other.primary
+    }
+}
+
 /// How what peers are shown of a node changed.
 #[derive(Clone, Debug)]
 pub(super) enum Difference {
@@ -110,6 +117,9 @@ pub(super) fn myself(shown: &Shown, config: &Config) -> Node {
 
 /// Whether the node itself must be told. What it said of itself is not repeated to it.
 pub(super) fn concerns_itself(before: &Shown, after: &Shown, config: &Config) -> bool {
+    if before.is_same_but_online(after) {
+        return false;
+    }
     let told = |shown| {
         let node = Node { hostinfo: None, cap: Default::default(), ..without_patchable(myself(shown, config)) };
         json(&Node { key_expiry: shown.record.key_expiry, ..node })
@@ -119,8 +129,8 @@ pub(super) fn concerns_itself(before: &Shown, after: &Shown, config: &Config) ->
 
 /// Compares what peers were shown with what is to be shown.
 pub(super) fn difference(before: &Shown, after: &Shown, config: &Config) -> Difference {
-    if before == after {
-        return Difference::None;
+    if before.is_same_but_online(after) {
+        return if before.online == after.online { Difference::None } else { Difference::Online(after.online) };
     }
     let (old, new) = (peer(before, config), peer(after, config));
     // Whatever a patch cannot express is compared as text, so that a field added to the entry is never

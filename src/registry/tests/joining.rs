@@ -142,7 +142,7 @@ fn without_a_key_a_person_approves_by_code() {
 
     let decision = world.state.approve(&code, user, &[], world.now, [9; 32]).unwrap();
     let record = world.run(decision);
-    assert_eq!(world.settled, [code.clone()]);
+    assert_eq!(world.settled.iter().collect::<Vec<_>>(), [&code]);
     let answer = world.answer(1, &followup);
     assert!(answer.machine_authorized && answer.auth_url.is_empty());
     assert_eq!((record.user, record.label.as_str()), (user, "web"));

@@ -1,0 +1,161 @@
+//! Figures of the coordinator's model with 10,000 nodes: full maps, deltas, a restart's storm, memory.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
+#![allow(clippy::cast_precision_loss, reason = "figures for reading")]
+
+#[allow(dead_code, reason = "shared by all benches")]
+mod table;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use table::{Limit, row};
+use warren::registry::{Config, Counters, MapMessage, NodeRecord, Output, Records, Said, State, UserRecord};
+use warren::types::{
+    CapabilityVersion, DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId, Timestamp, UserId,
+};
+use warren::wire::control::MapRequest;
+
+const NODES: u32 = 10_000;
+
+fn main() {
+    let mut now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    let before = resident();
+    let mut state = State::restore(Config::default(), records(), now);
+
+    let begun = Instant::now();
+    let first = state.open(NodeId(1), CapabilityVersion::CURRENT, now).unwrap().message;
+    row("10,000 nodes: first full map, put together", millis(begun), "ms", Limit::None);
+    let begun = Instant::now();
+    let frames = compress(&first);
+    row("10,000 nodes: first full map, compressed", millis(begun), "ms", Limit::None);
+    row("10,000 nodes: a full map, compressed, size", frames.len() as f64 / 1024.0, "KiB", Limit::None);
+    row("10,000 nodes: a full map, plain, size", first.plain().len() as f64 / 1024.0, "KiB", Limit::None);
+
+    let begun = Instant::now();
+    let second = state.open(NodeId(5_000), CapabilityVersion::CURRENT, now).unwrap().message;
+    compress(&second);
+    row("10,000 nodes: next full map, put together and compressed", millis(begun), "ms", Limit::None);
+
+    let begun = Instant::now();
+    for number in 1..=NODES {
+        let message = state.open(NodeId(number.into()), CapabilityVersion::CURRENT, now).unwrap().message;
+        compress(&message);
+        // A thousand streams a second.
+        now += Duration::from_millis(1);
+        state.handle_timeout(now);
+        while state.poll_output().is_some() {}
+    }
+    row("10,000 nodes come back after a restart, all work", begun.elapsed().as_secs_f64(), "s", Limit::None);
+    now += Duration::from_secs(1);
+    state.handle_timeout(now);
+    while state.poll_output().is_some() {}
+    row("10,000 nodes connected: memory of a node", (resident() - before) / f64::from(NODES), "KiB", Limit::None);
+
+    let mut worst = 0.0_f64;
+    for round in 1..=20 {
+        now += Duration::from_secs(1);
+        let begun = Instant::now();
+        say(&mut state, round, now);
+        let mut told = 0;
+        while let Some(output) = state.poll_output() {
+            if let Output::Send { sessions, message } = output {
+                compress(&message);
+                told += sessions.len();
+            }
+        }
+        worst = worst.max(millis(begun));
+        assert_eq!(told, NODES as usize - 1, "all others are told");
+    }
+    row("10,000 streams: a new endpoint handed to all, worst of 20", worst, "ms", Limit::None);
+}
+
+/// A node has a new endpoint.
+fn say(state: &mut State, round: u8, now: Timestamp) {
+    let (machine, key) = keys(7);
+    let endpoints = vec![([192, 0, 2, round], 41641).into()];
+    let version = CapabilityVersion::CURRENT;
+    let request = MapRequest { version, node_key: key, endpoints, ..MapRequest::default() };
+    state.update(machine, &request, now).unwrap();
+    state.handle_timeout(now);
+}
+
+/// What an IO task does with a message.
+fn compress(message: &MapMessage) -> Vec<u8> {
+    let mut out = Vec::new();
+    let frame = |text: &[u8], out: &mut Vec<u8>| -> std::io::Result<()> {
+        out.extend(zstd::bulk::compress(text, 1)?);
+        Ok(())
+    };
+    message.write_zstd(&mut out, frame).unwrap();
+    out
+}
+
+fn records() -> Records {
+    let created = Timestamp::UNIX_EPOCH;
+    let user = UserRecord { id: UserId(1), name: "ada".parse().unwrap(), display_name: String::new(), created };
+    Records {
+        counters: Counters::default(),
+        users: vec![user],
+        keys: Vec::new(),
+        nodes: (1..=NODES).map(|number| node(number, created)).collect(),
+    }
+}
+
+fn node(number: u32, created: Timestamp) -> NodeRecord {
+    let (machine, key) = keys(number);
+    let hostinfo = format!(
+        r#"{{"IPNVersion":"1.90.9","OS":"linux","OSVersion":"6.12.0","Distro":"debian","Hostname":"host-{number}","GoArch":"amd64","Services":[{{"Proto":"peerapi4","Port":40000}},{{"Proto":"peerapi6","Port":40000}}]}}"#
+    );
+    NodeRecord {
+        id: NodeId(number.into()),
+        stable_id: StableNodeId(format!("n{number:016}")),
+        user: UserId(1),
+        machine,
+        key,
+        key_expiry: None,
+        ipv4: Ipv4Addr::from(0x6440_0000 + number),
+        ipv6: Ipv6Addr::from(0xfd7a_115c_a1e0_0000_0000_0000_0000_0000 + u128::from(number)),
+        label: format!("host-{number}").parse().unwrap(),
+        label_fixed: false,
+        tags: Vec::new(),
+        ephemeral: false,
+        created,
+        last_seen: Some(created),
+        admitted_by: None,
+        approved_routes: Vec::new(),
+        said: Said {
+            disco: DiscoPublic::from_bytes(*key.as_bytes()),
+            endpoints: vec![([10, 0, 0, 1], 41641).into(), (Ipv4Addr::from(0xcb00_7100 + number), 41641).into()],
+            home_derp: RegionId(1),
+            cap: CapabilityVersion::CURRENT,
+            routes: Vec::new(),
+            hostinfo: Arc::from(hostinfo),
+        },
+    }
+}
+
+/// Keys that compress as badly as real ones.
+fn keys(number: u32) -> (MachinePublic, NodePublic) {
+    let mut word = u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let bytes = std::array::from_fn(|_| {
+        word ^= word << 13;
+        word ^= word >> 7;
+        word ^= word << 17;
+        word.to_le_bytes()[3]
+    });
+    (MachinePublic::from_bytes(bytes), NodePublic::from_bytes(bytes))
+}
+
+fn millis(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}
+
+/// Memory of this program, in KiB.
+fn resident() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
