@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::message::MapMessage;
 use super::record::{Change, Decision, PendingCode};
 use super::refusal::MapRefusal;
-use super::state::State;
+use super::state::{Member, State};
 use super::update::accept_version;
 use super::view::Shown;
 use crate::types::{CapabilityVersion, NodeId, Timestamp};
@@ -107,6 +107,14 @@ impl State {
         }
     }
 
+    /// The coordinator stops: whoever is online was seen until this moment.
+    pub fn stop(&mut self, now: Timestamp) {
+        let online: Vec<NodeId> = self.members.values().filter(|member| member.shown.online).map(Member::id).collect();
+        for id in online {
+            self.saw_last(id, now);
+        }
+    }
+
     /// What must be done for good because of the time: ephemeral nodes that were offline too long.
     pub fn due(&self, now: Timestamp) -> Decision<()> {
         let due = self.reaps.iter().take_while(|(at, _)| *at <= now);
@@ -174,14 +182,18 @@ impl State {
             return;
         }
         member.offline_at = None;
+        self.saw_last(id, subtract(at, grace));
+        self.plan_reaping(id, at);
+    }
+
+    /// A node is offline, and was last seen then.
+    fn saw_last(&mut self, id: NodeId, at: Timestamp) {
         self.unsaved.insert(id);
         self.alter(id, |shown| {
             shown.online = false;
             // To the second: nobody needs more, and it is in every peer's map.
-            let seen = subtract(at, grace);
-            Arc::make_mut(&mut shown.record).last_seen = Timestamp::from_second(seen.as_second()).ok();
+            Arc::make_mut(&mut shown.record).last_seen = Timestamp::from_second(at.as_second()).ok();
         });
-        self.plan_reaping(id, at);
     }
 }
 

@@ -122,8 +122,9 @@ impl<S: Store> Ledger<S> {
         Ok(())
     }
 
-    /// Saves what waits to be saved, and gives the store back to be closed.
+    /// Saves what waits to be saved and who was online, and gives the store back to be closed.
     pub async fn shutdown(mut self, now: Timestamp) -> (S, Result<(), StoreError>) {
+        self.state.stop(now);
         let saved = self.save(now).await;
         (self.store, saved)
     }

@@ -188,7 +188,10 @@ async fn a_state_comes_back_as_it_was() {
     let two = NodeId(2);
     ledger.state_mut().update(MachinePublic::from_bytes([1; 32]), &says(1, 4), now()).unwrap();
     ledger.try_run(now(), |state| state.delete_node(two)).await.unwrap();
-    let kept = facts(ledger.state());
+    ledger.state_mut().open(NodeId(1), CapabilityVersion::CURRENT, now()).unwrap();
+    let mut kept = facts(ledger.state());
+    // It was online when the coordinator stopped.
+    kept[0].last_seen = Some(now());
     let (store, saved) = ledger.shutdown(now()).await;
     saved.unwrap();
     file.close(store).await;
