@@ -33,7 +33,7 @@ use super::{link, route, rule};
 /// How often WireGuard is looked at: twice within the two seconds in which a missing peer must be back.
 const DIGEST_INTERVAL: Duration = Duration::from_secs(1);
 /// The rest between two digests is at least this many times what the last one took.
-const DIGEST_REST: u32 = 50;
+const DIGEST_REST: u32 = 20;
 /// `NFNLGRP_NFTABLES`.
 const NFTABLES_GROUP: u32 = 7;
 /// `NFT_MSG_NEWGEN` of `NFNL_SUBSYS_NFTABLES`: a transaction ended. It names no table.
@@ -186,4 +186,35 @@ fn concerns_our_table(kind: u16, payload: &[u8]) -> bool {
         attribute.kind() & NLA_TYPE_MASK == NFTABLES_TABLE
             && attribute.value().strip_suffix(&[0]) == Some(own::NFT_TABLE.as_bytes())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A notice with one attribute: the number 1, holding this text and its closing zero.
+    fn notice(table: &str) -> Vec<u8> {
+        let length = u16::try_from(4 + table.len() + 1).unwrap();
+        let mut payload = vec![1, 0, 0, 0];
+        payload.extend(length.to_ne_bytes());
+        payload.extend(1u16.to_ne_bytes());
+        payload.extend(table.as_bytes());
+        payload.push(0);
+        payload
+    }
+
+    #[test]
+    fn of_nftables_only_our_own_table_concerns_us() {
+        let new_element = (10 << 8) | 12;
+        assert!(concerns_our_table(new_element, &notice("warren")));
+        assert!(!concerns_our_table(new_element, &notice("warren2")));
+        assert!(!concerns_our_table(new_element, &notice("filter")));
+        assert!(!concerns_our_table(NFTABLES_NEW_GENERATION, &notice("warren")));
+        assert!(concerns_our_table(new_element, &[]), "what cannot be read might be ours");
+    }
+
+    #[test]
+    fn a_notice_of_rtnetlink_that_cannot_be_read_concerns_us() {
+        assert!(Shared::default().concerns(16, &[1, 2, 3]));
+    }
 }

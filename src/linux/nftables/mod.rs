@@ -8,6 +8,8 @@ mod object;
 mod read;
 mod run;
 mod table;
+#[cfg(test)]
+mod tests;
 mod update;
 
 use std::io;

@@ -1,0 +1,131 @@
+//! The table as a value: what `nft` itself makes of it is proven on a kernel, in `tests/kernel`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::plan::{Admit, Class, ClassId, Firewall, PortRange, Protocol, RuleId};
+use crate::types::IpNet;
+
+use super::object::{Command, Document, Object};
+use super::{read, table, update};
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn admit(destination: &str, protocol: Protocol, first: u16, last: u16) -> Admit {
+    Admit { destination: net(destination), protocol, ports: PortRange { first, last } }
+}
+
+fn firewall() -> Firewall {
+    let rights = BTreeSet::from([
+        admit("10.0.0.0/8", Protocol::TCP, 0, 1023),
+        admit("10.1.0.0/16", Protocol::TCP, 443, 443),
+        admit("fd00::1/128", Protocol::UDP, 53, 53),
+    ]);
+    Firewall {
+        served: BTreeSet::from([net("10.0.0.0/8"), net("fd00::1/128")]),
+        classes: BTreeMap::from([(ClassId(7), Class { rules: BTreeMap::from([(RuleId(9), rights)]) })]),
+        hosts: BTreeMap::from([("100.64.0.2".parse().unwrap(), ClassId(7))]),
+        subnets: BTreeMap::from([(net("192.168.0.0/24"), ClassId(7))]),
+    }
+}
+
+fn listing(objects: &[Object]) -> String {
+    serde_json::to_string(&Document { nftables: objects.to_vec() }).unwrap()
+}
+
+fn rules_of(objects: &[Object], chain: &str) -> Vec<String> {
+    let rules = objects.iter().filter_map(|object| match object {
+        Object::Rule(rule) if rule.chain == chain => Some(serde_json::to_string(&rule.expr).unwrap()),
+        _ => None,
+    });
+    rules.collect()
+}
+
+#[test]
+fn a_firewall_is_known_again_in_its_own_table() {
+    for firewall in [Firewall::default(), firewall()] {
+        assert_eq!(read::read(&listing(&table::objects(&firewall, true))), Ok(firewall));
+    }
+}
+
+#[test]
+fn a_table_that_lacks_any_of_its_objects_is_not_ours() {
+    let objects = table::objects(&firewall(), true);
+    for missing in 0..objects.len() {
+        let mut less = objects.clone();
+        let gone = less.remove(missing);
+        assert_ne!(read::read(&listing(&less)), Ok(firewall()), "{gone:?}");
+    }
+}
+
+#[test]
+fn an_object_of_a_kind_we_never_write_is_named() {
+    let limit = r#"{"nftables":[{"limit":{"family":"inet","table":"warren","name":"x"}}]}"#;
+    assert!(read::read(limit).unwrap_err().contains("limit"));
+}
+
+#[test]
+fn every_chain_that_judges_ends_in_a_drop() {
+    let objects = table::objects(&firewall(), false);
+    for chain in ["overlay", "input", "forward", "spoof"] {
+        let rules = rules_of(&objects, chain);
+        assert!(rules.last().unwrap().contains(r#"{"drop":null}"#), "{chain}: {rules:?}");
+    }
+    // A class accepts or falls back to the base chain, whose next rule drops.
+    let class = rules_of(&objects, "class_0000000000000007");
+    assert!(class.iter().all(|rule| rule.ends_with(r#"{"accept":null}]"#)), "{class:?}");
+    let input = rules_of(&objects, "input");
+    assert!(input[0].contains(r#"{"jump":{"target":"overlay"}}"#) && input[1].contains("denied_by_policy"));
+}
+
+#[test]
+fn overlapping_rights_come_in_sets_of_their_own() {
+    let objects = table::objects(&firewall(), false);
+    let class = rules_of(&objects, "class_0000000000000007");
+    // Two layers and ICMP for IPv4, one layer and ICMP for IPv6.
+    assert_eq!(class.len(), 5, "{class:#?}");
+    assert!(class[0].contains("10.0.0.0") && !class[0].contains("10.1.0.0"));
+    assert!(class[1].contains("10.1.0.0") && !class[1].contains("10.0.0.0"));
+    assert!(class[2].contains("10.0.0.0") && !class[2].contains("10.1.0.0"), "the widest destinations are enough");
+}
+
+#[test]
+fn an_update_touches_only_what_differs() {
+    let from = firewall();
+    assert_eq!(update::update(&from, &from), []);
+
+    let mut to = firewall();
+    to.hosts.insert("100.64.0.3".parse().unwrap(), ClassId(7));
+    let commands = update::update(&from, &to);
+    let text = serde_json::to_string(&commands).unwrap();
+    assert_eq!(commands.len(), 1, "{text}");
+    assert!(text.contains("hosts4") && text.contains("100.64.0.3") && !text.contains("100.64.0.2"), "{text}");
+}
+
+#[test]
+fn a_source_that_changes_its_class_leaves_the_old_one_in_the_same_transaction() {
+    let from = firewall();
+    let mut to = firewall();
+    let class = to.classes.remove(&ClassId(7)).unwrap();
+    to.classes.insert(ClassId(8), class);
+    to.hosts.values_mut().chain(to.subnets.values_mut()).for_each(|id| *id = ClassId(8));
+
+    let commands = update::update(&from, &to);
+
+    let place = |wanted: &dyn Fn(&Command) -> bool| commands.iter().position(wanted).unwrap();
+    let is_chain = |object: &Object, name: &str| matches!(object, Object::Chain(chain) if chain.name == name);
+    let new = place(&|c| matches!(c, Command::Add(object) if is_chain(object, "class_0000000000000008")));
+    let leaves = place(&|c| matches!(c, Command::Delete(Object::Element(_))));
+    let comes = place(&|c| matches!(c, Command::Add(Object::Element(_))));
+    let old = place(&|c| matches!(c, Command::Delete(object) if is_chain(object, "class_0000000000000007")));
+    assert!(new < leaves && leaves < comes && comes < old);
+    assert!(!commands.iter().any(|c| matches!(c, Command::Delete(Object::Counter(_)))), "the rule lives on");
+}
+
+#[test]
+fn replacing_starts_from_nothing_whatever_is_there() {
+    let commands = update::replace(&firewall());
+    assert_eq!(commands[..2], update::delete()[..]);
+    assert_eq!(commands.len(), 2 + table::objects(&firewall(), true).len());
+}
