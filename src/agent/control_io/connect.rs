@@ -73,7 +73,7 @@ impl Connection {
 pub(super) struct Dialler {
     config: IoConfig,
     connector: HttpConnector,
-    tls: OnceLock<TlsConnector>,
+    pub(super) tls: OnceLock<TlsConnector>,
 }
 
 impl Dialler {
@@ -214,14 +214,19 @@ impl Dialler {
             tracing::warn!(%error, "a certificate of this system's trust store cannot be read");
         }
         roots.add_parsable_certificates(found.certs);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| format!("TLS: {error}"))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(self.tls.get_or_init(|| TlsConnector::from(Arc::new(config))))
+        let trusting = tls_trusting(roots)?;
+        Ok(self.tls.get_or_init(|| trusting))
     }
+}
+
+pub(super) fn tls_trusting(roots: rustls::RootCertStore) -> Result<TlsConnector, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("TLS: {error}"))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// Whether the kernel lets us mark our packets.

@@ -8,13 +8,18 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Frame;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::AsyncWriteExt;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
 use crate::io::NoiseStream;
 use crate::wire::control::{MapRequest, OverTlsPublicKeys};
 use crate::wire::noise::{EarlyNoise, Ephemeral, ServerHandshake, encode_early};
+
+const TLS_CERTIFICATE: &[u8] = include_bytes!("../../../tests/coordinator/data/localhost.crt");
+const TLS_KEY: &[u8] = include_bytes!("../../../tests/coordinator/data/localhost.key");
 
 type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -50,18 +55,43 @@ impl Coordinator {
         task.spawn(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
-                let record = record.clone();
-                let service = service_fn(move |request| outer(request, manner, record.clone()));
-                let connection =
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tcp), service);
-                tokio::spawn(connection.with_upgrades());
+                tokio::spawn(serve(tcp, manner, record.clone()));
             }
         });
         Self { server, asked, _task: task }
     }
 
+    /// One that speaks TLS, with a certificate for `localhost` that it signed itself.
+    async fn start_with_tls() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("https://localhost:{}", listener.local_addr().unwrap().port()).parse().unwrap();
+        let key = PrivateKeyDer::from_pem_slice(TLS_KEY).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate()], key)
+            .unwrap();
+        let tls = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let (record, asked) = mpsc::unbounded_channel();
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                if let Ok(stream) = tls.accept(tcp).await {
+                    tokio::spawn(serve(stream, Manner::Proper, record.clone()));
+                }
+            }
+        });
+        Self { server, asked, _task: task }
+    }
+
+    fn config(&self) -> IoConfig {
+        IoConfig { server: self.server.clone(), machine_key: MachinePrivate::from_random([1; 32]), mark: None }
+    }
+
     fn connect(&self) -> (mpsc::Sender<Transmit>, mpsc::Receiver<Received>) {
-        spawn(IoConfig { server: self.server.clone(), machine_key: MachinePrivate::from_random([1; 32]), mark: None })
+        spawn(self.config())
     }
 
     async fn asked(&mut self) -> Asked {
@@ -75,6 +105,20 @@ fn key() -> MachinePrivate {
 
 fn reply(status: u16, body: impl Into<Bytes>) -> Reply {
     Response::builder().status(status).body(Full::new(body.into()).boxed_unsync()).unwrap()
+}
+
+fn certificate() -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(TLS_CERTIFICATE).unwrap()
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    manner: Manner,
+    record: mpsc::UnboundedSender<Asked>,
+) {
+    let service = service_fn(move |request| outer(request, manner, record.clone()));
+    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let _ = connection.with_upgrades().await;
 }
 
 /// HTTP/1.1, outside the secure channel.
@@ -279,4 +323,20 @@ async fn a_ping_is_a_head_request_beside_the_channel_or_inside_it() {
     coordinator.asked().await;
     transmits.send(Transmit::Ping { url, over_noise: true }).await.unwrap();
     assert_eq!(coordinator.asked().await.0, "HEAD");
+}
+
+#[tokio::test]
+async fn over_https_the_certificate_must_be_one_that_this_system_trusts() {
+    let mut coordinator = Coordinator::start_with_tls().await;
+    let stranger = Dialler::new(coordinator.config());
+    let reason = stranger.connect().await.err().unwrap();
+    assert!(reason.contains("TLS with localhost:") && reason.contains("certificate"), "{reason}");
+
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate()).unwrap();
+    let trusting = Dialler::new(coordinator.config());
+    assert!(trusting.tls.set(connect::tls_trusting(roots).unwrap()).is_ok());
+    let connection = trusting.connect().await.unwrap();
+    connection.head(&format!("{}/machine/whoami", coordinator.server)).await.unwrap();
+    assert_eq!(coordinator.asked().await.1, "/machine/whoami");
 }
