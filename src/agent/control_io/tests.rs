@@ -1,6 +1,7 @@
 //! Against a small coordinator on loopback, which records what it is asked and answers what the test wants.
 
 use std::convert::Infallible;
+use std::pin::pin;
 
 use data_encoding::BASE64;
 use http_body_util::StreamBody;
@@ -12,6 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use super::*;
 use crate::io::NoiseStream;
@@ -38,6 +40,8 @@ enum Manner {
     Busy,
     /// Ends the stream after its first piece.
     CutsShort,
+    /// Takes no second request on a connection, as one that restarts.
+    GoesAway,
 }
 
 struct Coordinator {
@@ -146,9 +150,23 @@ async fn outer(
         let upgraded = hyper::upgrade::on(request).await.unwrap();
         let mut noise = NoiseStream::accept(TokioIo::new(upgraded), handshake).await.unwrap();
         noise.write_all(&encode_early(&EarlyNoise::default()).unwrap()).await.unwrap();
-        let service = service_fn(move |request| inner(request, manner, record.clone()));
+        let asked = Arc::new(Notify::new());
+        let service = service_fn({
+            let asked = Arc::clone(&asked);
+            move |request| {
+                asked.notify_one();
+                inner(request, manner, record.clone())
+            }
+        });
         let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        let _ = server.serve_connection(TokioIo::new(noise), service).await;
+        let mut connection = pin!(server.serve_connection(TokioIo::new(noise), service));
+        if manner == Manner::GoesAway {
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = asked.notified() => connection.as_mut().graceful_shutdown(),
+            }
+        }
+        let _ = connection.await;
     });
     let switch = Response::builder()
         .status(101)
@@ -263,6 +281,21 @@ async fn after_a_disconnect_the_next_request_dials_again() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_coordinator_that_closed_the_connection_is_dialled_again() {
+    let coordinator = Coordinator::start(Manner::GoesAway).await;
+    let (transmits, mut received) = coordinator.connect();
+    let mut answers = 0;
+    // A request that meets the farewell on its way is lost, and the session asks again.
+    for id in 1..=20 {
+        transmits.send(register_with(id)).await.unwrap();
+        answers += usize::from(
+            matches!(received.recv().await, Some(Received::Answer(RequestId(answered), _)) if answered == id),
+        );
+    }
+    assert!(answers >= 10, "{answers} of 20");
 }
 
 #[tokio::test]
