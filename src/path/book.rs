@@ -11,6 +11,9 @@ use crate::types::{NodePublic, Timestamp};
 #[derive(Debug, Default)]
 pub struct Book {
     peers: BTreeMap<NodePublic, Track>,
+    ground: Ground,
+    /// Counts the maps, to tell the peers of the last one from those before.
+    round: u64,
     look_at: Option<Instant>,
 }
 
@@ -39,7 +42,11 @@ pub enum Wish {
 
 #[derive(Debug, Default)]
 struct Track {
-    candidates: Vec<SocketAddr>,
+    round: u64,
+    /// The endpoints that the map names.
+    told: Box<[SocketAddr]>,
+    /// The usable ones of them, best first.
+    candidates: Box<[SocketAddr]>,
     wish: Wish,
     last_handshake: Option<Timestamp>,
     alive: bool,
@@ -50,13 +57,21 @@ struct Track {
 
 impl Book {
     /// Takes the endpoints that the map names, of all peers; a peer that is not named is forgotten.
-    pub fn handle_peers<'a>(&mut self, peers: impl Iterator<Item = (NodePublic, &'a [SocketAddr])>, ground: &Ground) {
-        let mut before = std::mem::take(&mut self.peers);
+    ///
+    /// Only what changed is ranked anew, so that a change of one peer among thousands costs little.
+    pub fn handle_peers<'a>(&mut self, peers: impl Iterator<Item = (NodePublic, &'a [SocketAddr])>, ground: Ground) {
+        let moved = self.ground != ground;
+        self.ground = ground;
+        self.round += 1;
         for (key, endpoints) in peers {
-            let mut track = before.remove(&key).unwrap_or_default();
-            track.set_candidates(ground.candidates(endpoints));
-            self.peers.insert(key, track);
+            let track = self.peers.entry(key).or_default();
+            track.round = self.round;
+            if moved || *track.told != *endpoints {
+                track.told = endpoints.into();
+                track.set_candidates(self.ground.candidates(endpoints));
+            }
         }
+        self.peers.retain(|_, track| track.round == self.round);
     }
 
     /// Takes what the kernel says of a peer; whether the wish for it changed.
@@ -92,10 +107,10 @@ impl Book {
 
 impl Track {
     fn set_candidates(&mut self, candidates: Vec<SocketAddr>) {
-        if candidates == self.candidates {
+        if *candidates == *self.candidates {
             return;
         }
-        self.candidates = candidates;
+        self.candidates = candidates.into();
         self.tried_since = None;
         if !self.alive {
             self.wish = self.candidates.first().map_or(Wish::Leave, |best| Wish::Initial(*best));
@@ -182,7 +197,7 @@ mod tests {
         fn map_says(&mut self, endpoints: &[&str]) {
             let endpoints: Vec<SocketAddr> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
             let ground = Ground::new(vec!["10.0.0.1/24".parse().unwrap()], []);
-            self.book.handle_peers([(PEER, &endpoints[..])].into_iter(), &ground);
+            self.book.handle_peers([(PEER, &endpoints[..])].into_iter(), ground);
         }
 
         /// The kernel does what is wished; then packets are sent (or not), and the kernel is looked at.
@@ -269,7 +284,7 @@ mod tests {
     #[test]
     fn a_peer_that_left_the_map_is_forgotten() {
         let mut scene = Scene::new(&["10.0.0.5:1"]);
-        scene.book.handle_peers(std::iter::empty(), &Ground::default());
+        scene.book.handle_peers(std::iter::empty(), Ground::default());
         assert_eq!(scene.wish(), Wish::Leave);
         assert!(!scene.book.handle_observed(&PEER, Evidence::default(), scene.start, Timestamp::UNIX_EPOCH));
     }
@@ -283,7 +298,7 @@ mod tests {
             |n: u16| NodePublic::from_bytes(std::array::from_fn(|i| n.to_le_bytes().get(i).copied().unwrap_or(9)));
         let start = Scene::new(&[]).start;
 
-        book.handle_peers((0..10_000).map(|n| (key(n), &endpoints[..])), &ground);
+        book.handle_peers((0..10_000).map(|n| (key(n), &endpoints[..])), ground);
         book.handle_looked(start);
 
         assert_eq!(book.poll_timeout(), Some(start + Duration::from_secs(22)));

@@ -148,6 +148,54 @@ async fn the_command_line_shows_status_addresses_and_plan() {
 }
 
 #[tokio::test]
+async fn a_user_who_is_no_operator_may_look_and_not_change_anything() {
+    use std::os::unix::fs::PermissionsExt;
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can become another user");
+        return;
+    }
+    let root = tempdir().unwrap();
+    std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let agent = agent(root.path()).await;
+    let program = root.path().join("warren");
+    std::fs::copy(env!("CARGO_BIN_EXE_warren"), &program).unwrap();
+    let nobody = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(&program);
+        command.arg("--socket").arg(&agent.socket).args(arguments).uid(65_534).gid(65_534).env_clear();
+        let output = command.output().await.unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+
+    let (exit, text) = nobody(&["ip", "-4"]).await;
+    assert_eq!((exit, text.as_str()), (Some(0), "100.64.0.1\n"));
+    for change in [&["down"][..], &["set", "--shields-up"], &["logout"]] {
+        let (exit, text) = nobody(change).await;
+        assert_eq!(exit, Some(1));
+        assert!(text.starts_with("warren: this needs root or a member of the operator group; use sudo"), "{text}");
+    }
+
+    let mut change = MaskedPrefs::default();
+    change.set("OperatorUser", "nobody");
+    agent.client.edit_prefs(&change).await.unwrap();
+    assert_eq!(nobody(&["set", "--shields-up"]).await, (Some(0), String::new()), "named by the preferences");
+}
+
+#[tokio::test]
+async fn starting_what_runs_already_is_answered_with_the_present_state() {
+    let root = tempdir().unwrap();
+    let agent = agent(root.path()).await;
+    let mut notices = agent.client.watch(Mask::default()).await.unwrap();
+
+    agent.client.post("start", &serde_json::json!({})).await.unwrap();
+
+    let mut state = None;
+    while state.is_none() {
+        state = notices.next().await.unwrap().backend_state();
+    }
+    assert_eq!(state, Some(BackendState::Running));
+}
+
+#[tokio::test]
 async fn what_smells_of_a_browser_is_turned_away() {
     let root = tempdir().unwrap();
     let agent = agent(root.path()).await;

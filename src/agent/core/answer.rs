@@ -12,7 +12,8 @@ use crate::plan::{Observed, diff};
 use crate::types::{CapabilityVersion, IpNet, NodeId, UserId};
 use crate::wire::control::{Node, UserProfile};
 use crate::wire::local::{
-    HealthReply, LoginProfile, Mask, NetworkProfile, Notify, PlanReply, Prefs, StartOptions, VersionReply, WhoIs,
+    BackendState, HealthReply, LoginProfile, Mask, NetworkProfile, Notify, PlanReply, Prefs, StartOptions,
+    VersionReply, WhoIs,
 };
 
 /// How long somebody waits for the kernel to hold the wish before being told how far it is.
@@ -48,7 +49,7 @@ impl Core {
 
     fn answer(&mut self, ask: Ask, now: Now) -> Result<Answer, Refusal> {
         Ok(match ask {
-            Ask::Status { peers } => Answer::json(&self.status(peers, now)),
+            Ask::Status { peers } => self.status_json(peers, now),
             Ask::WhoIs(subject) => Answer::json(&self.who_is(subject)?),
             Ask::Peer(id) => Answer::json(self.node(id)?),
             Ask::User(id) => Answer::json(&self.user(id)?),
@@ -92,6 +93,8 @@ impl Core {
             self.take_prefs(*prefs, now)?;
         }
         self.start(&options.auth_key, now);
+        // Whoever starts us waits to be told how far we are, also where that is no news.
+        self.told_state = BackendState::NoState;
         Ok(())
     }
 
@@ -120,7 +123,9 @@ impl Core {
                 .then(|| self.login.auth_url.clone()),
             prefs: mask.has(Mask::INITIAL_PREFS).then(|| Box::new(self.prefs.clone())),
             health: mask.has(Mask::INITIAL_HEALTH).then(|| self.health.state()),
-            initial_status: mask.has(Mask::INITIAL_STATUS).then(|| Box::new(self.status(true, now))),
+            initial_status: mask
+                .has(Mask::INITIAL_STATUS)
+                .then(|| Box::new(self.status(self.peers(now).collect(), now))),
             ..Notify::default()
         };
         Answer::Stream(self.watchers.add(Some(&first)))

@@ -227,8 +227,8 @@ impl Core {
         self.health.clear("coordinator");
         self.stale.paths = true;
         self.stale.wish = true;
-        self.saves.want(StateFile::NodeKey, now);
-        self.saves.want(StateFile::Map, now);
+        self.saves.want_gone(StateFile::NodeKey, now);
+        self.saves.want_gone(StateFile::Map, now);
     }
 
     fn node_key_or_new(&mut self, now: Now) -> NodePublic {

@@ -146,7 +146,7 @@ impl Core {
         self.book.handle_looked(now.tick);
         for (_, reply) in std::mem::take(&mut self.looking) {
             // Nobody waits any more where this fails; so below.
-            let _ = reply.send(Answer::json(&self.status(true, now)));
+            let _ = reply.send(self.status_json(true, now));
         }
     }
 
@@ -182,6 +182,7 @@ impl Core {
     /// A file was written, or could not be.
     pub fn handle_saved(&mut self, file: StateFile, result: Result<(), StateError>, now: Now) {
         let code = format!("state:{}", file.name());
+        self.saves.handle_done();
         match result {
             Ok(()) => self.health.clear(&code),
             Err(error) => {
@@ -211,7 +212,7 @@ impl Core {
         }
         self.stale.wish |= self.open_for_traffic(now) != self.login.was_open;
         for (_, reply) in self.looking.extract_if(.., |(until, _)| *until <= now.tick).collect::<Vec<_>>() {
-            let _ = reply.send(Answer::json(&self.status(true, now)));
+            let _ = reply.send(self.status_json(true, now));
         }
     }
 
@@ -231,13 +232,13 @@ impl Core {
                 self.effects.push_back(Effect::Transmit(transmit));
             }
         }
-        self.renew_health(now);
-        self.tell_settled(now);
-        self.tell_watchers(now);
         while let Some(file) = self.saves.poll(now) {
             let content = self.content(file, now);
             self.effects.push_back(Effect::Save(file, content));
         }
+        self.renew_health(now);
+        self.tell_settled(now);
+        self.tell_watchers(now);
     }
 
     /// What to do next.
@@ -274,12 +275,13 @@ impl Core {
         }
     }
 
-    /// Answers who waits for the kernel to hold the wish.
+    /// Answers who waits for kernel and disk to hold what they should.
     fn tell_settled(&mut self, now: Now) {
         let settled = self.is_settled();
         self.login.has_run |= settled && self.login.was_open && self.netmap.node().is_some();
-        for (_, reply) in self.settling.extract_if(.., |(until, _)| settled || *until <= now.tick).collect::<Vec<_>>() {
-            let _ = reply.send(Answer::json(&self.status(false, now)));
+        let done = settled && self.saves.is_quiet(now);
+        for (_, reply) in self.settling.extract_if(.., |(until, _)| done || *until <= now.tick).collect::<Vec<_>>() {
+            let _ = reply.send(self.status_json(false, now));
         }
     }
 

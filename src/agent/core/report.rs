@@ -2,20 +2,29 @@
 
 use std::net::IpAddr;
 
+use serde::{Serialize, Serializer};
+
 use super::{Core, Now};
 use crate::agent::VERSION;
+use crate::agent::local_api::Answer;
 use crate::path::SESSION;
 use crate::plan::ObservedPeer;
-use crate::types::{IpNet, is_default_route};
+use crate::types::{IpNet, NodePublic, is_default_route};
 use crate::wire::control::Node;
 use crate::wire::local::{AgentStatus, BackendState, PeerStatus, Status, TailnetStatus};
 
 impl Core {
-    /// The state of this node, with or without its peers.
-    pub(super) fn status(&self, peers: bool, now: Now) -> Status {
+    /// The state of this node, with or without its peers, as JSON.
+    pub(super) fn status_json(&self, peers: bool, now: Now) -> Answer {
+        let peers = Peers(peers.then_some((self, now)));
+        Answer::json(&self.status(peers, now))
+    }
+
+    /// The state of this node; the peers may be anything that is written as a map.
+    pub(super) fn status<P: Default>(&self, peer: P, now: Now) -> Status<P> {
         let state = self.state(now);
         let suffix = self.netmap.node().map(suffix).unwrap_or_default().to_owned();
-        let mut status = Status {
+        Status {
             version: VERSION.to_owned(),
             tun: true,
             backend_state: state,
@@ -31,14 +40,15 @@ impl Core {
                 magic_dns_enabled: self.netmap.dns().proxied,
             }),
             cert_domains: self.netmap.dns().cert_domains.clone(),
+            peer,
             user: self.netmap.users().map(|user| (user.id, user.clone())).collect(),
             warren: self.agent_status(now),
-            ..Status::default()
-        };
-        if peers {
-            status.peer = self.netmap.told_peers().map(|node| (node.key, self.peer(node, now))).collect();
         }
-        status
+    }
+
+    /// Every peer with what is known of it.
+    pub(super) fn peers(&self, now: Now) -> impl Iterator<Item = (NodePublic, PeerStatus)> {
+        self.netmap.told_peers().map(move |node| (node.key, self.peer(node, now)))
     }
 
     fn agent_status(&self, now: Now) -> AgentStatus {
@@ -80,6 +90,16 @@ impl Core {
             add_seen(&mut peer, seen, now);
         }
         peer
+    }
+}
+
+/// The peers of a core, made while they are written: in a large network all of them at once take much memory.
+#[derive(Default)]
+struct Peers<'a>(Option<(&'a Core, Now)>);
+
+impl Serialize for Peers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().flat_map(|(core, now)| core.peers(*now)))
     }
 }
 

@@ -37,6 +37,7 @@ pub(super) struct Stored {
 #[derive(Debug, Default)]
 pub(super) struct Saves {
     due: BTreeMap<StateFile, Instant>,
+    under_way: usize,
 }
 
 /// The first line of a stored map; the map itself is the second.
@@ -57,6 +58,21 @@ impl Saves {
         self.due.entry(file).and_modify(|due| *due = at.min(*due)).or_insert(at);
     }
 
+    /// There is nothing left that a file should hold: it goes at once.
+    pub(super) fn want_gone(&mut self, file: StateFile, now: Now) {
+        self.due.insert(file, now.tick);
+    }
+
+    /// A write has ended, well or not.
+    pub(super) fn handle_done(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
+    }
+
+    /// Whether nothing is being written or about to be.
+    pub(super) fn is_quiet(&self, now: Now) -> bool {
+        self.under_way == 0 && !self.due.values().any(|at| *at <= now.tick)
+    }
+
     /// Writing a file failed.
     pub(super) fn retry(&mut self, file: StateFile, now: Now) {
         self.due.entry(file).or_insert(now.tick + RETRY);
@@ -66,6 +82,7 @@ impl Saves {
     pub(super) fn poll(&mut self, now: Now) -> Option<StateFile> {
         let file = *self.due.iter().find(|(_, at)| **at <= now.tick)?.0;
         self.due.remove(&file);
+        self.under_way += 1;
         if file == StateFile::Map {
             self.due.insert(file, now.tick + MAP_CONFIRMED);
         }

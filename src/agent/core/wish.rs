@@ -19,7 +19,7 @@ impl Core {
             let advertised = advertised.chain(self.prefs.advertise_routes.iter().copied());
             let ground = Ground::new(networks.iter().copied().collect(), advertised);
             let peers = self.netmap.peers().map(|peer| (peer.key(), peer.node.endpoints.as_slice()));
-            self.book.handle_peers(peers, &ground);
+            self.book.handle_peers(peers, ground);
             self.stale.wish = true;
         }
         if !std::mem::take(&mut self.stale.wish) {

@@ -81,12 +81,11 @@ pub async fn serve(listener: UnixListener, operators: Operators, calls: mpsc::Se
 }
 
 async fn connection(stream: UnixStream, peer: UCred, operators: Arc<Operators>, calls: mpsc::Sender<Call>) {
-    let (uid, gid) = (peer.uid(), peer.gid());
     let service = service_fn(move |request| {
         let (operators, calls) = (operators.clone(), calls.clone());
         async move {
-            let looked_up = tokio::task::spawn_blocking(move || operators.look_up(uid, gid)).await;
-            Ok::<_, Infallible>(respond(answer(request, looked_up.unwrap_or_default(), calls).await))
+            let answer = ask(request, peer, operators, calls).await;
+            Ok::<_, Infallible>(respond(answer.unwrap_or_else(Answer::Refused)))
         }
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -99,14 +98,12 @@ async fn connection(stream: UnixStream, peer: UCred, operators: Arc<Operators>, 
     }
 }
 
-async fn answer(request: Request<Incoming>, caller: Caller, calls: mpsc::Sender<Call>) -> Answer {
-    match ask(request, caller, calls).await {
-        Ok(answer) => answer,
-        Err(refusal) => Answer::Refused(refusal),
-    }
-}
-
-async fn ask(request: Request<Incoming>, caller: Caller, calls: mpsc::Sender<Call>) -> Result<Answer, Refusal> {
+async fn ask(
+    request: Request<Incoming>,
+    peer: UCred,
+    operators: Arc<Operators>,
+    calls: mpsc::Sender<Call>,
+) -> Result<Answer, Refusal> {
     check_headers(request.headers())?;
     let (head, body) = request.into_parts();
     let body = tokio::time::timeout(HEADER_TIMEOUT, Limited::new(body, limit::BODY).collect())
@@ -115,6 +112,14 @@ async fn ask(request: Request<Incoming>, caller: Caller, calls: mpsc::Sender<Cal
         .map_err(|error| Refusal::new(413, format!("body: {error}")))?
         .to_bytes();
     let ask = route(&head.method, &head.uri, &body)?;
+    let caller = match ask.changes() {
+        true => {
+            let look_up = move || operators.look_up(peer.uid(), peer.gid());
+            tokio::task::spawn_blocking(look_up).await.unwrap_or_default()
+        }
+        // Everybody may look, so nobody has to be looked up.
+        false => Caller::default(),
+    };
     let (reply, answer) = oneshot::channel();
     let stopping = || Refusal::new(503, "the agent is stopping");
     calls.send(Call { caller, ask, reply }).await.map_err(|_| stopping())?;

@@ -74,9 +74,10 @@ impl<'de> Deserialize<'de> for BackendState {
     }
 }
 
+/// The peers are a map in memory; whoever writes a large one may give something that makes them one by one.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct Status {
+pub struct Status<P: Default = BTreeMap<NodePublic, PeerStatus>> {
     pub version: String,
     /// Always true: the tunnel is the kernel's.
     #[serde(rename = "TUN")]
@@ -95,7 +96,7 @@ pub struct Status {
     pub magic_dns_suffix: String,
     pub current_tailnet: Option<TailnetStatus>,
     pub cert_domains: Vec<String>,
-    pub peer: BTreeMap<NodePublic, PeerStatus>,
+    pub peer: P,
     pub user: BTreeMap<UserId, UserProfile>,
     /// What other agents' status does not have.
     pub warren: AgentStatus,
@@ -225,7 +226,7 @@ mod tests {
         let key: NodePublic =
             "nodekey:8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a".parse().unwrap();
         let peer = PeerStatus { public_key: key, host_name: "web".into(), ..PeerStatus::default() };
-        let status = Status {
+        let status: Status = Status {
             peer: [(key, peer)].into(),
             user: [(UserId(7), UserProfile::default())].into(),
             ..Status::default()
