@@ -322,6 +322,23 @@ mod tests {
         assert!(settings.derp_map.regions.is_empty() && settings.derp_map.omit_default_regions);
     }
 
+    /// The file that the package installs: every key, commented out, with its default.
+    #[test]
+    fn the_sample_file_names_every_key_with_a_value_that_is_taken() {
+        let sample = include_str!("../../packaging/coordinator.toml");
+        let keys: String = sample
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|l| l.contains(" = "))
+            .fold(String::new(), |text, line| text + line + "\n");
+        let table: toml::Table = keys.parse().unwrap();
+        let unknown = parse("nonsense = 1").unwrap_err();
+        let known: Vec<&str> = unknown.split('`').skip(3).step_by(2).collect();
+        assert!(known.len() > 10, "{unknown}");
+        assert_eq!(known.iter().filter(|key| !table.contains_key(**key)).count(), 0, "{known:?}");
+        parse(&keys).unwrap();
+    }
+
     #[test]
     fn a_flag_wins_over_the_file() {
         let flags = Options { domain: Some("flag.example".to_owned()), ..Options::default() };

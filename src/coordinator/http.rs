@@ -8,14 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use super::hub::{Busy, Hub};
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) server_url: Option<String>,
     /// What we count.
     pub(crate) metrics: Arc<Metrics>,
+    /// Places for the large request bodies that are read at once.
+    pub(crate) large_bodies: Semaphore,
     /// How often who asked. Locked for a few steps at a time, never across an `await`.
     pub(crate) rates: Mutex<Rates>,
 }
@@ -58,7 +61,6 @@ impl Site {
             .route("/machine/ping-response", get(ping_response))
             .route("/bootstrap-dns", get(bootstrap_dns))
             .route("/robots.txt", get(async || "User-agent: *\nDisallow: /\n"))
-            .layer(DefaultBodyLimit::max(limits::PLAIN_BODY_BYTES))
             .with_state(shared);
         Self { router }
     }
@@ -134,14 +136,20 @@ async fn key(State(shared): State<Arc<Shared>>, Query(query): Query<KeyQuery>) -
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<String>,
 }
 
 async fn health(State(shared): State<Arc<Shared>>) -> Response {
-    let (code, status) = match tokio::time::timeout(limits::HUB_PATIENCE, shared.hub.nodes()).await {
-        Ok(Ok(_)) => (StatusCode::OK, "pass"),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "fail"),
+    let output = match tokio::time::timeout(limits::HUB_PATIENCE, shared.hub.health()).await {
+        Ok(Ok(health)) => health.fault,
+        _ => Some("the registry does not answer".to_owned()),
     };
-    (code, axum::Json(Health { status })).into_response()
+    match output {
+        None => axum::Json(Health { status: "pass", output }).into_response(),
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, axum::Json(Health { status: "fail", output })).into_response(),
+    }
 }
 
 /// A relay asks whether it should serve a client.
@@ -157,7 +165,11 @@ struct AdmitResponse {
     allow: bool,
 }
 
-async fn verify(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+async fn verify(State(shared): State<Arc<Shared>>, body: Body) -> Response {
+    let body = axum::body::to_bytes(body, limits::PLAIN_BODY_BYTES);
+    let Ok(Ok(body)) = tokio::time::timeout(limits::BODY_TIME, body).await else {
+        return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or took too long to arrive");
+    };
     // Relays do not set a content type, so the body is read as what it has to be.
     let Ok(request) = serde_json::from_slice::<AdmitRequest>(&body) else {
         return refuse(StatusCode::BAD_REQUEST, "the body is not a DERPAdmitClientRequest in JSON");
@@ -192,4 +204,17 @@ async fn bootstrap_dns() -> Response {
 pub(crate) fn rated(shared: &Shared, connection: &Connection) -> Result<(), Duration> {
     let mut rates = shared.rates.lock().unwrap_or_else(PoisonError::into_inner);
     rates.take(connection.from.ip(), clock::instant())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_too_often_is_told_when_to_come_again() {
+        for response in [Busy.into_response(), later(limits::RETRY_AFTER)] {
+            assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(response.headers()[header::RETRY_AFTER], "11");
+        }
+    }
 }

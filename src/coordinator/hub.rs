@@ -75,6 +75,14 @@ pub(crate) struct Waiting {
     pub(crate) hostname: String,
 }
 
+/// How the registry is.
+pub(crate) struct Health {
+    /// How many nodes there are.
+    pub(crate) nodes: usize,
+    /// Why nothing can be written, where that is so.
+    pub(crate) fault: Option<String>,
+}
+
 /// Asks the registry.
 #[derive(Clone)]
 pub(crate) struct Hub {
@@ -88,7 +96,7 @@ enum Ask {
     Pending(PendingCode, oneshot::Sender<Option<Waiting>>),
     Knows(NodePublic, oneshot::Sender<bool>),
     Admin(Box<admin::Request>, oneshot::Sender<admin::Outcome>),
-    Nodes(oneshot::Sender<usize>),
+    Health(oneshot::Sender<Health>),
 }
 
 impl Hub {
@@ -134,9 +142,9 @@ impl Hub {
         self.ask(|answer| Ask::Admin(Box::new(request), answer)).await
     }
 
-    /// How many nodes there are. Comes back when the task has come to this question, so it tells of its health too.
-    pub(crate) async fn nodes(&self) -> Result<usize, Busy> {
-        self.ask(Ask::Nodes).await
+    /// How the registry is. Comes back when the task has come to this question.
+    pub(crate) async fn health(&self) -> Result<Health, Busy> {
+        self.ask(Ask::Health).await
     }
 
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Busy> {
@@ -216,8 +224,9 @@ impl<S: Store> Task<S> {
                 let outcome = admin::execute(&mut self.ledger, *request, clock::now()).await;
                 let _ = answer.send(outcome);
             }
-            Ask::Nodes(answer) => {
-                let _ = answer.send(self.ledger.state().nodes().count());
+            Ask::Health(answer) => {
+                let fault = self.ledger.fault().map(ToString::to_string);
+                let _ = answer.send(Health { nodes: self.ledger.state().nodes().count(), fault });
             }
         }
     }
@@ -226,7 +235,10 @@ impl<S: Store> Task<S> {
         let now = clock::now();
         let registered = self.ledger.run(now, |state| state.register(machine, request, now, rand::random()));
         match registered.await {
-            Ok(Registered::Answer(response)) => Registration::Answer(response),
+            Ok(Registered::Answer(response)) => {
+                report(request, &response);
+                Registration::Answer(response)
+            }
             Ok(Registered::Busy { retry_after }) => Registration::Later(retry_after),
             Ok(Registered::Wait { code, meanwhile }) => {
                 let (wake, woken) = oneshot::channel();
@@ -294,6 +306,21 @@ impl<S: Store> Task<S> {
             }
             Err(mpsc::error::TrySendError::Closed(_)) => debug!(?session, "a message for a stream that just closed"),
         }
+    }
+}
+
+/// Tells the operator. Keys stay out of it, and what the machine calls itself is quoted.
+fn report(request: &RegisterRequest, response: &RegisterResponse) {
+    let host = request.hostinfo.as_ref().map_or("", |info| info.hostname.as_str());
+    let node = request.node_key.short();
+    if !response.error.is_empty() {
+        info!(host, node, reason = response.error, "a machine was refused");
+    } else if !response.auth_url.is_empty() {
+        info!(host, node, "a machine waits for approval: `warren-coordinator node pending`");
+    } else if response.node_key_expired {
+        info!(host, node, "a machine has to log in again");
+    } else {
+        info!(host, node, user = response.login.login_name, "a node is registered");
     }
 }
 

@@ -18,13 +18,17 @@ pub(crate) const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 pub(crate) const PLAIN_BODY_BYTES: usize = 4 * 1024;
 /// Body of a register or map request. Hostinfo with every list at its limit stays below.
 pub(crate) const MACHINE_BODY_BYTES: usize = 1024 * 1024;
+/// Bodies up to here are read from anyone; honest ones are a few KiB.
+pub(crate) const SMALL_BODY_BYTES: usize = 16 * 1024;
+/// Larger bodies that are read at once, whoever sends them, so that strangers together cannot fill memory.
+pub(crate) const LARGE_BODIES: usize = 64;
 /// How long a body may take to arrive.
 pub(crate) const BODY_TIME: Duration = Duration::from_secs(20);
 /// Body of an administration request.
 pub(crate) const ADMIN_BODY_BYTES: usize = 1024 * 1024;
 
 /// Requests at once on one Noise connection: a map stream, an update, a follow-up and some to spare.
-pub(crate) const STREAMS: u32 = 16;
+pub(crate) const STREAMS: u32 = 8;
 /// HTTP/2 receive window per request and per connection; small, because requests are small and nodes many.
 pub(crate) const RECEIVE_WINDOW: u32 = 64 * 1024;
 /// HTTP/2 send buffer per request: a map is handed over piece by piece as the node reads it.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
+use tokio::sync::SemaphorePermit;
 
 use super::ending::Ending;
 use super::http::{Shared, later, refuse, too_old};
@@ -80,7 +80,7 @@ pub(crate) async fn answer(
 type Answer = Result<Response, Response>;
 
 async fn register(shared: &Shared, client: &Client, body: Incoming) -> Answer {
-    let request: RegisterRequest = read(body).await?;
+    let request: RegisterRequest = read(shared, body).await?;
     let mut ending = client.ending.clone();
     let deadline = tokio::time::Instant::now() + limits::FOLLOWUP_TIME;
     loop {
@@ -110,7 +110,7 @@ fn reply(client: &Client, mut response: RegisterResponse) -> Response {
 }
 
 async fn map(shared: &Shared, client: &Client, body: Incoming, under_way: UnderWay) -> Answer {
-    let request: MapRequest = read(body).await?;
+    let request: MapRequest = read(shared, body).await?;
     if !request.stream {
         let updated = shared.hub.update(client.machine, request).await;
         updated.map_err(IntoResponse::into_response)?.map_err(|refusal| refused(&refusal))?;
@@ -136,19 +136,28 @@ fn unwritten() -> Response {
     refuse(StatusCode::INTERNAL_SERVER_ERROR, "the coordinator cannot write its database; its log says why")
 }
 
-async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Response> {
-    let limited = Limited::new(body, limits::MACHINE_BODY_BYTES);
-    let collected = tokio::time::timeout(limits::BODY_TIME, limited.collect())
-        .await
-        .map_err(|_| refuse(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive"))?;
-    let bytes: Bytes = collected.map_err(|error| too_large_or_broken(error.as_ref()))?.to_bytes();
+async fn read<T: DeserializeOwned>(shared: &Shared, body: Incoming) -> Result<T, Response> {
+    let whole = tokio::time::timeout(limits::BODY_TIME, collect(shared, body));
+    let (bytes, _place) =
+        whole.await.map_err(|_| refuse(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive"))??;
     serde_json::from_slice(&bytes).map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))
 }
 
-fn too_large_or_broken(error: &(dyn std::error::Error + 'static)) -> Response {
-    if error.is::<LengthLimitError>() {
-        let most = limits::MACHINE_BODY_BYTES;
-        return refuse(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {most} bytes"));
+/// The bytes of a body, and for a large one its place among the large ones.
+async fn collect(shared: &Shared, mut body: Incoming) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Response> {
+    let (mut bytes, mut place) = (Vec::new(), None);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let length = bytes.len() + data.len();
+        if length > limits::MACHINE_BODY_BYTES {
+            let most = limits::MACHINE_BODY_BYTES;
+            return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {most} bytes")));
+        }
+        if length > limits::SMALL_BODY_BYTES && place.is_none() {
+            place = shared.large_bodies.acquire().await.ok();
+        }
+        bytes.extend_from_slice(&data);
     }
-    refuse(StatusCode::BAD_REQUEST, format!("the body: {error}"))
+    Ok((bytes, place))
 }

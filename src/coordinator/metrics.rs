@@ -69,8 +69,8 @@ async fn answer(State((hub, metrics)): State<(Hub, Arc<Metrics>)>, headers: Head
     if name != "localhost" && host.parse::<SocketAddr>().is_err() && host.parse::<std::net::IpAddr>().is_err() {
         return refuse(StatusCode::FORBIDDEN, "ask for this by address or as localhost");
     }
-    let nodes = match hub.nodes().await {
-        Ok(nodes) => nodes,
+    let nodes = match hub.health().await {
+        Ok(health) => health.nodes,
         Err(busy) => return busy.into_response(),
     };
     match metrics.text(nodes) {

@@ -59,6 +59,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
         key,
         server_url: settings.server_url,
         metrics,
+        large_bodies: Semaphore::new(limits::LARGE_BODIES),
         rates: Mutex::new(Rates::new(settings.handshake_rate)),
     });
     let connections = Arc::new(Semaphore::new(settings.max_connections));
