@@ -33,7 +33,7 @@ main() {
   say "An agent on each node"
   for node in alice bob; do
     start "$node" warrend --state-dir "$state/$node" --socket "$state/$node.sock"
-    until_true "$node" warren --socket "$state/$node.sock" status
+    until_true "$node" test -S "$state/$node.sock"
   done
 
   say "Both join"

@@ -13,6 +13,9 @@ use crate::lab::{Host, Lab, eventually};
 /// The ordinary user that agents run as; its name in the guest is `warren`.
 const AGENT_USER: u32 = 990;
 
+/// How `warren` ends when nothing answers at the socket.
+const NO_AGENT: i32 = 3;
+
 /// A coordinator and two agents that have joined it, each on a host of its own.
 pub(crate) struct Joined {
     pub(crate) alice: Agent,
@@ -125,7 +128,8 @@ impl Agent {
         let mut command = self.agent_command();
         command.arg("--state-dir").arg(self.state_dir()).arg("--socket").arg(self.socket());
         self.process = Some(Process::start(command, &self.dir.join("log")));
-        eventually("the agent to answer", || self.try_warren("status --json").status.success().then_some(()));
+        // A status that is not "running" is a failure too; the agent is there when the command says anything but that.
+        eventually("the agent to answer", || (self.try_warren("status").status.code() != Some(NO_AGENT)).then_some(()));
     }
 
     /// Ends it as `kill -9` does.
@@ -155,7 +159,7 @@ impl Agent {
 
     /// What `warren status` says.
     pub(crate) fn status(&self) -> Status {
-        serde_json::from_str(&self.warren("status --json")).unwrap()
+        serde_json::from_slice(&self.try_warren("status --json").stdout).unwrap()
     }
 
     /// Its own overlay address of this family, 4 or 6.
