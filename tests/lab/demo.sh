@@ -15,7 +15,7 @@ if [ "${1:-}" != inside ]; then
 fi
 
 state=$(mktemp -d)
-export PATH=$programs:$PATH
+export PATH=$programs:$PATH WG_COLOR_MODE=never
 hosts=(coordinator alice bob)
 started=()
 trap clean_up EXIT
@@ -119,7 +119,8 @@ until_true() {
 
 clean_up() {
   local status=$? entry host
-  for entry in "${started[@]}"; do kill -9 "${entry##*:}" 2>/dev/null || true; done
+  for entry in "${started[@]}"; do kill "${entry##*:}" 2>/dev/null || true; done
+  wait
   if [ "$status" != 0 ]; then tail -n 20 "$state"/*.log >&2; fi
   for host in switch "${hosts[@]}"; do ip netns delete "$host" 2>/dev/null || true; done
   rm -rf "$state"
