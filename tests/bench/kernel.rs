@@ -1,5 +1,5 @@
-//! Figures that need root and WireGuard: throughput beside a tunnel made by hand. `tests/bench/run.sh kernel` runs it
-//! where both are.
+//! Figures that need root and WireGuard: throughput beside a tunnel made by hand, and an agent with many peers.
+//! `tests/bench/run.sh kernel` runs it where both are.
 //!
 //! In a virtual machine without hardware support all figures are slow alike, so only ratios between two set-ups of
 //! the same boot mean something there.
@@ -16,13 +16,15 @@ mod programs;
 mod table;
 
 use std::env;
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use lab::Host;
-use programs::Joined;
+use lab::{Host, within};
+use programs::{Agent, Joined};
+use serde_json::{Value, json};
 use table::{Limit, row};
 
 /// One measurement: long enough for TCP to reach its rate.
@@ -37,7 +39,10 @@ fn main() {
     match arguments.get(1).map(String::as_str) {
         Some("sink") => sink(),
         Some("source") => source(&arguments[2]),
-        _ => compare_tunnels(),
+        _ => {
+            compare_tunnels();
+            many_peers();
+        }
     }
 }
 
@@ -57,6 +62,57 @@ fn compare_tunnels() {
     row("throughput of the agent's tunnel", median(ours), "Mbit/s", Limit::None);
     row("throughput of a tunnel made by hand", median(by_hand), "Mbit/s", Limit::None);
     row("ratio of the two", median(ratios), "", Limit::AtLeast(0.97));
+}
+
+/// An agent that comes up on a stored map, as after a reboot with the coordinator away.
+fn many_peers() {
+    let Some(Joined { mut alice, bob, mut coordinator, lab: _lab }) = Joined::new() else { return };
+    drop(bob);
+    coordinator.kill();
+    for (peers, most_mebibytes) in [(10, 16.0), (10_000, 64.0)] {
+        alice.stop();
+        alice.cleanup();
+        store_peers(&alice, peers);
+        let started = Instant::now();
+        alice.start_again();
+        within(Duration::from_secs(300), "the kernel to hold the map", || {
+            let held = alice.host.run("wg show warren0 peers").lines().count() == peers;
+            (held && alice.status().warren.converged).then_some(())
+        });
+        let took = started.elapsed().as_secs_f64();
+        let resident = alice.memory("VmRSS") as f64 / 1024.0;
+        row(&format!("from start of the agent to {peers} peers in the kernel"), took, "s", Limit::None);
+        row(&format!("memory of the agent with {peers} peers"), resident, "MiB", Limit::AtMost(most_mebibytes));
+    }
+}
+
+/// Makes the map that an agent has stored one of so many peers, all like the first.
+fn store_peers(agent: &Agent, count: usize) {
+    let file = agent.state_dir().join("map.json");
+    let stored = fs::read_to_string(&file).unwrap();
+    let (header, map) = stored.split_once('\n').unwrap();
+    let mut map: Value = serde_json::from_str(map).unwrap();
+    let peer = map["Peers"][0].clone();
+    map["Peers"] = (1..=count).map(|number| numbered(&peer, number)).collect();
+    // Written over the old file, which keeps its owner and mode.
+    fs::write(&file, format!("{header}\n{map}")).unwrap();
+}
+
+fn numbered(peer: &Value, number: usize) -> Value {
+    let mut peer = peer.clone();
+    let addresses =
+        json!([format!("100.65.{}.{}/32", number / 256, number % 256), format!("fd7a:115c:a1e0::1:{number:x}/128"),]);
+    for (field, value) in [
+        ("ID", json!(1000 + number)),
+        ("StableID", json!(format!("n{number}"))),
+        ("Name", json!(format!("peer{number}.warren.internal."))),
+        ("Key", json!(format!("nodekey:{:064x}", 1000 + number))),
+        ("Addresses", addresses.clone()),
+        ("AllowedIPs", addresses),
+    ] {
+        peer[field] = value;
+    }
+    peer
 }
 
 /// Sends TCP from one host to an address of another for a while.

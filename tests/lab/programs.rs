@@ -137,6 +137,20 @@ impl Agent {
         self.process = None;
     }
 
+    /// Ends it as its service manager does; it writes what is pending.
+    pub(crate) fn stop(&mut self) {
+        let process = self.process.take().expect("a running agent");
+        process.stop();
+    }
+
+    /// A line of the kernel's account of it, such as `VmRSS`, in KiB.
+    pub(crate) fn memory(&self, line: &str) -> u64 {
+        let id = self.process.as_ref().expect("a running agent").child.id();
+        let account = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let figure = account.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
+        figure.unwrap().split_whitespace().next().unwrap().parse().unwrap()
+    }
+
     /// Joins with a key, by the command a user would type, and waits until packets may flow.
     pub(crate) fn join(&self, coordinator: &Coordinator, key: &str) {
         self.warren(&format!("up --coordinator {} --auth-key {key} --hostname {}", coordinator.url, self.name));
@@ -224,6 +238,13 @@ impl Process {
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self { child, log: log.to_owned() }
+    }
+
+    /// Asks it to end, and waits until it has.
+    fn stop(mut self) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(self.child.wait().unwrap().success(), "it did not end in order");
     }
 }
 
