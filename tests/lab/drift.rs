@@ -24,7 +24,7 @@ fn what_is_removed_by_hand_is_back_within_two_seconds_and_named() {
     repaired(&format!("wg set warren0 peer {bobs_key} remove"), "wg show warren0 peers", &bobs_key, &["peer"]);
     repaired("ip route flush table 22337", "ip route show table 22337", "warren0", &["route"]);
     repaired("ip rule delete priority 5310", "ip rule show", "5310:", &["rule", "5310"]);
-    repaired("nft delete table inet warren", "nft list tables", "inet warren", &["firewall"]);
+    repaired("nft delete table inet warren", "nft list tables", "inet warren", &["table inet warren"]);
     repaired("ip link delete warren0", "ip -br link show", "warren0", &["warren0"]);
 }
 

@@ -29,7 +29,7 @@ fn two_nodes_that_joined_with_a_key_reach_each_other_over_both_families() {
 
 #[test]
 fn the_tunnel_is_the_kernels_own_wireguard_with_the_peers_key() {
-    let Some(Joined { alice, bob, .. }) = Joined::new() else { return };
+    let Some(Joined { alice, bob, lab: _lab, coordinator: _coordinator }) = Joined::new() else { return };
 
     let bobs_key = bob.host.run("wg show warren0 public-key");
     let dump = alice.host.run("wg show warren0 dump");

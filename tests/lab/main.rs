@@ -11,6 +11,7 @@ mod ground;
 mod join;
 mod lab;
 mod lifecycle;
+#[allow(dead_code, reason = "some of it serves the benches only")]
 mod programs;
 mod restart;
 mod snapshot;

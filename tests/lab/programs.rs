@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use warren::wire::local::{BackendState, Status};
 
-use crate::lab::{Host, Lab, eventually};
+use crate::lab::{Host, Lab, PATIENCE, eventually, try_within};
 
 /// The ordinary user that agents run as; its name in the guest is `warren`.
 const AGENT_USER: u32 = 990;
@@ -166,9 +166,10 @@ impl Agent {
 
     /// Waits for a health entry that holds all of these words.
     pub(crate) fn wait_for_health(&self, words: &[&str]) {
-        eventually(&format!("a health entry of {} with {words:?}", self.name), || {
+        let found = try_within(PATIENCE, || {
             self.status().health.iter().find(|entry| words.iter().all(|word| entry.contains(word))).map(|_| ())
         });
+        assert!(found.is_some(), "no health entry of {} has {words:?}: {:?}", self.name, self.status().health);
     }
 
     /// What `warren status` says.

@@ -27,6 +27,12 @@ impl Snapshot {
         ];
         Self(listings.iter().map(|line| format!("{line}: {}", host.run(line))).collect())
     }
+
+    /// What differs, for a person to read; empty where nothing does.
+    pub(crate) fn changes_since(&self, before: &Self) -> String {
+        let pairs = before.0.iter().zip(&self.0).filter(|(before, after)| before != after);
+        pairs.map(|(before, after)| format!("before: {before}after: {after}")).collect()
+    }
 }
 
 /// A program whose output is looked at while it runs.
