@@ -8,7 +8,7 @@
 //! lazily: it will say so again.
 //!
 //! What nodes are told is derived, never remembered: each flush compares what was last shown of every
-//! changed node with what is true, and sends the difference ([`view`] says how, `fanout` to whom). The
+//! changed node with what is true, and sends the difference (`view` says how, `fanout` to whom). The
 //! JSON of a node is written once and shared by all who see it ([`MapMessage`]).
 //!
 //! Invariants: a number or an address is never given twice, even after deletion; a node's DNS name is

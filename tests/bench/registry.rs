@@ -127,7 +127,7 @@ fn node(number: u32, created: Timestamp) -> NodeRecord {
         admitted_by: None,
         approved_routes: Vec::new(),
         said: Said {
-            disco: DiscoPublic::from_bytes(*key.as_bytes()),
+            disco: DiscoPublic::from_bytes(*keys(NODES + number).1.as_bytes()),
             endpoints: vec![([10, 0, 0, 1], 41641).into(), (Ipv4Addr::from(0xcb00_7100 + number), 41641).into()],
             home_derp: RegionId(1),
             cap: CapabilityVersion::CURRENT,
@@ -146,7 +146,7 @@ fn keys(number: u32) -> (MachinePublic, NodePublic) {
         word ^= word << 17;
         word.to_le_bytes()[3]
     });
-    (MachinePublic::from_bytes(bytes), NodePublic::from_bytes(bytes))
+    (MachinePublic::from_bytes(bytes.map(u8::reverse_bits)), NodePublic::from_bytes(bytes))
 }
 
 fn millis(since: Instant) -> f64 {
