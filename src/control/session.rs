@@ -1,27 +1,19 @@
 //! The session with one coordinator.
 
+mod follow;
+mod login;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-
 use super::backoff::Backoff;
 use super::message::limit;
 use super::{Answer, AuthKey, Event, Failure, Login, Received, RequestId, ServerUrl, Setup, Transmit};
-use crate::types::{CapabilityVersion, DiscoPublic, NodePublic};
-use crate::wire::control::{
-    EndpointType, Hostinfo, MapRequest, MapResponse, PingRequest, RegisterAuth, RegisterRequest, RegisterResponse,
-};
-use crate::wire::map_stream::{MapStreamDecoder, Packing};
+use crate::types::{DiscoPublic, NodePublic};
+use crate::wire::control::{EndpointType, Hostinfo, RegisterRequest};
+use crate::wire::map_stream::MapStreamDecoder;
 
-/// How long a registration may take.
-const REGISTER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long we wait for a person before asking again: longer than any coordinator or proxy between holds the
-/// request, short enough that a connection lost without a sign is noticed.
-const APPROVAL_TIMEOUT: Duration = Duration::from_secs(600);
-/// How long to wait before asking about an approval again.
-const APPROVAL_PAUSE: Duration = Duration::from_secs(1);
 /// How long an update may take.
 const UPDATE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a log-out waits for the coordinator before it is done here alone.
@@ -173,7 +165,7 @@ impl Session {
         self.credentials.auth_key = None;
         self.credentials.auth_url = None;
         let id = self.next_id();
-        let request = RegisterRequest { expiry: Some(long_past()), ..self.register_request() };
+        let request = RegisterRequest { expiry: Some(login::long_past()), ..self.register_request() };
         self.transmits.push_back(Transmit::Register { id, request: Box::new(request) });
         self.phase = Phase::LoggingOut { id, deadline: now + LOGOUT_TIMEOUT };
     }
@@ -294,194 +286,6 @@ impl Session {
             Update::Known | Update::Due => None,
         };
         phase.into_iter().chain(update).min()
-    }
-
-    // ---- log-in ----
-
-    fn register(&mut self, now: Instant) {
-        let id = self.next_id();
-        let timeout = if self.credentials.auth_url.is_some() { APPROVAL_TIMEOUT } else { REGISTER_TIMEOUT };
-        let request = Box::new(self.register_request());
-        self.transmits.push_back(Transmit::Register { id, request });
-        self.phase = Phase::Registering { id, since: now, deadline: now + timeout };
-    }
-
-    fn register_request(&self) -> RegisterRequest {
-        let credentials = &self.credentials;
-        RegisterRequest {
-            version: CapabilityVersion::CURRENT,
-            node_key: credentials.node_key,
-            old_node_key: credentials.old_node_key,
-            // The coordinator checks it.
-            auth: credentials.auth_key.as_ref().map(|key| RegisterAuth { auth_key: key.expose_text().to_owned() }),
-            followup: credentials.auth_url.clone().unwrap_or_default(),
-            hostinfo: Some(self.facts.hostinfo.clone()),
-            ephemeral: credentials.ephemeral,
-            ..RegisterRequest::default()
-        }
-    }
-
-    fn handle_registered(&mut self, answer: &Answer, now: Instant) {
-        let response = match read_registered(answer) {
-            Ok(response) => response,
-            Err(failure) => return self.register_failed(failure, now),
-        };
-        if !response.error.is_empty() {
-            // A page that leads nowhere must not be waited for again.
-            self.credentials.auth_url = None;
-            return self.wait(Failure::Refused(cut(&response.error)), Next::Register, now);
-        }
-        if response.node_key_expired {
-            if self.credentials.renewed {
-                let failure = Failure::Refused("it calls a node key expired that was made just now".to_owned());
-                return self.wait(failure, Next::Register, now);
-            }
-            self.credentials.auth_url = None;
-            return self.want_new_key();
-        }
-        if !response.auth_url.is_empty() {
-            return self.await_approval(response.auth_url, now);
-        }
-        self.credentials.auth_key = None;
-        self.credentials.auth_url = None;
-        self.credentials.old_node_key = NodePublic::default();
-        self.events.push_back(Event::LoggedIn { user: response.user, login: response.login });
-        self.update = Update::Due;
-        self.phase = Phase::Ready;
-    }
-
-    fn want_new_key(&mut self) {
-        self.phase = Phase::NewKey;
-        self.events.push_back(Event::NodeKeyWanted);
-    }
-
-    /// Shows the page, once, and asks again: the coordinator answers when the page was used.
-    fn await_approval(&mut self, url: String, now: Instant) {
-        let asked_before = self.credentials.auth_url.replace(url.clone());
-        if asked_before.as_ref() != Some(&url) {
-            self.events.push_back(Event::AuthUrl(url));
-        }
-        if asked_before.is_none() {
-            return self.register(now);
-        }
-        // It answered without an approval, so it may do so again at once.
-        self.phase = Phase::Waiting { until: now + self.backoff.spread(APPROVAL_PAUSE), then: Next::Register };
-    }
-
-    fn logged_out(&mut self, told: bool) {
-        self.disconnect();
-        self.online = false;
-        self.events.push_back(Event::LoggedOut { told });
-    }
-
-    // ---- the map ----
-
-    /// Sends what is due, opens the stream once the coordinator has our facts, and says when all is in order.
-    fn proceed(&mut self, now: Instant) {
-        let has_map = match &self.phase {
-            Phase::Ready => false,
-            Phase::Streaming(stream) => stream.has_map,
-            _ => return,
-        };
-        match self.update {
-            Update::Due => {
-                let id = self.next_id();
-                let request = Box::new(MapRequest { omit_peers: true, ..self.map_request() });
-                self.transmits.push_back(Transmit::Update { id, request });
-                self.update = Update::Sent { id, stale: false, deadline: now + UPDATE_TIMEOUT };
-            }
-            Update::Known if matches!(self.phase, Phase::Ready) => self.open_stream(now),
-            Update::Known if has_map && !self.online => {
-                self.online = true;
-                self.events.push_back(Event::Online);
-            }
-            _ => {}
-        }
-    }
-
-    fn open_stream(&mut self, now: Instant) {
-        let id = self.next_id();
-        let request = MapRequest { stream: true, keep_alive: true, ..self.map_request() };
-        self.transmits.push_back(Transmit::Stream { id, request: Box::new(request) });
-        let decoder = MapStreamDecoder::new(Packing::Zstd);
-        self.phase = Phase::Streaming(Stream { id, decoder, has_map: false, opened: now, deadline: now + WATCHDOG });
-    }
-
-    fn map_request(&self) -> MapRequest {
-        let (endpoints, endpoint_types) = self.facts.endpoints.iter().copied().unzip();
-        MapRequest {
-            version: CapabilityVersion::CURRENT,
-            compress: "zstd".to_owned(),
-            node_key: self.credentials.node_key,
-            disco_key: self.facts.disco_key,
-            hostinfo: Some(self.facts.hostinfo.clone()),
-            endpoints,
-            endpoint_types,
-            ..MapRequest::default()
-        }
-    }
-
-    fn handle_new_facts(&mut self, now: Instant) {
-        match &mut self.update {
-            Update::Sent { stale, .. } => *stale = true,
-            Update::Waiting { .. } => {}
-            update => *update = Update::Due,
-        }
-        self.proceed(now);
-    }
-
-    fn handle_bytes(&mut self, id: RequestId, mut bytes: &[u8], now: Instant) {
-        loop {
-            let Some(stream) = self.stream(id) else { return };
-            let message = match stream.decoder.next(&mut bytes) {
-                Ok(None) => return,
-                Ok(Some(json)) => {
-                    stream.deadline = now + WATCHDOG;
-                    serde_json::from_slice(&json).map_err(|error| error.to_string())
-                }
-                Err(error) => Err(error.to_string()),
-            };
-            if let Err(reason) = message.and_then(|message| self.handle_message(message)) {
-                self.transmits.push_back(Transmit::Cancel(id));
-                self.stream_failed(Failure::NotUnderstood(reason), Next::Stream, now);
-            }
-        }
-    }
-
-    fn handle_message(&mut self, mut message: MapResponse) -> Result<(), String> {
-        if let Some(ping) = message.ping_request.take() {
-            self.handle_ping(ping);
-        }
-        if message.keep_alive {
-            return Ok(());
-        }
-        let Phase::Streaming(stream) = &mut self.phase else { return Ok(()) };
-        if !stream.has_map && message.node.is_none() {
-            return Err("the first map does not say who we are".to_owned());
-        }
-        let expired = message.node.as_ref().is_some_and(|node| node.expired);
-        let message = Box::new(message);
-        let first = !std::mem::replace(&mut stream.has_map, true);
-        self.events.push_back(if first { Event::FullMap(message) } else { Event::Delta(message) });
-        if expired {
-            self.events.push_back(Event::KeyExpired);
-        }
-        Ok(())
-    }
-
-    /// Answers the plain kind. The others ask us to run things, which the coordinator has no business with.
-    fn handle_ping(&mut self, ping: PingRequest) {
-        if ping.types.is_empty() && ping.url != self.last_ping && self.server.is_own(&ping.url) {
-            self.last_ping.clone_from(&ping.url);
-            self.transmits.push_back(Transmit::Ping { url: ping.url, over_noise: ping.url_is_noise });
-        }
-    }
-
-    fn stream(&mut self, id: RequestId) -> Option<&mut Stream> {
-        match &mut self.phase {
-            Phase::Streaming(stream) if stream.id == id => Some(stream),
-            _ => None,
-        }
     }
 
     // ---- answers and failures ----
@@ -634,14 +438,6 @@ fn failure_of(answer: &Answer) -> Option<Failure> {
     }
 }
 
-fn read_registered(answer: &Answer) -> Result<RegisterResponse, Failure> {
-    match failure_of(answer) {
-        Some(Failure::Status { status: 401 | 403, text }) => Err(Failure::Refused(text)),
-        Some(failure) => Err(failure),
-        None => serde_json::from_slice(&answer.body).map_err(|error| Failure::NotUnderstood(error.to_string())),
-    }
-}
-
 /// The beginning of a text from outside, on one line.
 fn cut(text: &str) -> String {
     let line = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
@@ -650,11 +446,6 @@ fn cut(text: &str) -> String {
         (*length <= limit::REASON.most).then_some(c)
     })
     .collect()
-}
-
-/// The moment that the official clients name to log out.
-fn long_past() -> Timestamp {
-    Timestamp::UNIX_EPOCH + Duration::from_secs(123)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
+use super::login::APPROVAL_TIMEOUT;
 use super::*;
+use crate::types::CapabilityVersion;
+use crate::wire::control::MapRequest;
 use crate::wire::map_stream;
 
 const URL: &str = "https://vpn.example.org/register/abc";
