@@ -8,4 +8,5 @@ mod http;
 mod joining;
 mod maps;
 mod node;
+mod policy;
 mod server;

@@ -10,9 +10,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::de::DeserializeOwned;
+use warren::policy::{Compiled, Policy, Topology};
 use warren::types::{CapabilityVersion, DiscoPrivate, MachinePrivate};
 use warren::wire::control::{DerpMap, MapRequest, MapResponse, RegisterRequest, RegisterResponse};
 use warren::wire::local::{MaskedPrefs, StartOptions, Status};
@@ -40,6 +42,7 @@ const DECODERS: &[(&str, Decode)] = &[
     ("noise_answer", noise_answer),
     ("noise_early", |bytes| EarlyDecoder::default().read(bytes).is_ok_and(|early| early.is_some())),
     ("noise_initiation", |bytes| ServerHandshake::read(&machine(1), bytes, ephemeral(2)).is_ok()),
+    ("policy", policy),
     ("register_request", json::<RegisterRequest>),
     ("register_response", json::<RegisterResponse>),
     ("stun_request", |bytes| stun::read_request(bytes).is_ok()),
@@ -92,6 +95,15 @@ fn every_corpus_belongs_to_a_decoder() {
 
 fn json<T: DeserializeOwned>(bytes: &[u8]) -> bool {
     serde_json::from_slice::<T>(bytes).is_ok()
+}
+
+/// What is taken can also be compiled.
+fn policy(bytes: &[u8]) -> bool {
+    Policy::parse(bytes).is_ok_and(|policy| {
+        let topology = Topology::imagined(&policy);
+        let _ = Compiled::new(Arc::new(policy), topology).check();
+        true
+    })
 }
 
 fn derp_frame(bytes: &[u8]) -> bool {

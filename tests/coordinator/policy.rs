@@ -1,0 +1,40 @@
+//! `warren-coordinator policy check|test` on a file: no server is needed.
+
+use assert_cmd::Command;
+
+const POLICY: &str = r#"{
+    "tagOwners": {"tag:web": ["ada@example.com"]},
+    "acls": [{"action": "accept", "src": ["ada@example.com"], "dst": ["tag:web:443"]}],
+    "tests": [{"src": "ada@example.com", "accept": ["tag:web:443"]}],
+}"#;
+
+fn policy(arguments: &[&str], text: String) -> assert_cmd::assert::Assert {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_warren-coordinator"));
+    program.args(arguments).arg("-").write_stdin(text).assert()
+}
+
+#[test]
+fn a_good_policy_passes_both() {
+    policy(&["policy", "check"], POLICY.to_owned()).success().stdout("-: ok\n");
+    policy(&["policy", "test"], POLICY.to_owned()).success().stdout("-: ok\n");
+}
+
+#[test]
+fn a_mistake_is_shown_where_it_stands() {
+    let refused = policy(
+        &["policy", "check"],
+        POLICY.replace("tag:web:443\"]}],\n    \"tests", "tag:wob:443\"]}],\n    \"tests"),
+    );
+    let shown = String::from_utf8(refused.code(1).get_output().stderr.clone()).unwrap();
+    assert!(shown.contains("line 3, column 70: dst=\"tag:wob\": tag not found: \"tag:wob\""), "{shown}");
+    assert!(shown.contains("^^^^^^^^^^^^^"), "{shown}");
+}
+
+#[test]
+fn a_policy_that_fails_its_tests_passes_check_and_not_test() {
+    let failing = POLICY.replace("\"accept\": [\"tag", "\"deny\": [\"tag");
+    policy(&["policy", "check"], failing.clone()).success();
+    let refused = policy(&["--json", "policy", "test"], failing).code(1);
+    let listed: serde_json::Value = serde_json::from_slice(&refused.get_output().stdout).unwrap();
+    assert_eq!(listed["errors"][0]["message"], "test(s) failed");
+}
