@@ -152,7 +152,8 @@ impl Netmap {
 
     /// Everything that was left out, and why.
     pub fn rejections(&self) -> impl Iterator<Item = &Rejection> {
-        self.ours.rejections.iter().chain(self.peers.rejections()).chain(&self.filter_rejections)
+        let of_peers = self.told.refused.values().chain(self.peers.rejections());
+        self.ours.rejections.iter().chain(of_peers).chain(&self.filter_rejections)
     }
 
     /// The map for the disk: the one message that tells all of it. Give it to [`Netmap::replace`] to have the

@@ -70,7 +70,18 @@ impl Peers {
     /// Judges a whole map.
     pub(super) fn judged(told: &Told, ours: &Ourselves, now: Timestamp) -> Self {
         let mut peers = Self { cutoff: cutoff(told), ..Self::default() };
-        peers.look_again(&told.keys().copied().collect(), told, ours, now);
+        for (id, node) in told {
+            let candidate = peers.judge(node, ours, now);
+            peers.replace_candidate(*id, Some(candidate));
+        }
+        let have_key = |(id, candidate): &(&NodeId, &Candidate)| peers.has_key(**id, candidate);
+        let winners = peers.candidates.iter().filter(have_key);
+        let claims =
+            winners.flat_map(|(id, candidate)| candidate.claims.iter().map(|(prefix, rank)| (*prefix, *rank, *id)));
+        peers.prefixes = claims.collect();
+        for id in told.keys() {
+            peers.settle(*id, told);
+        }
         peers
     }
 
@@ -170,7 +181,7 @@ impl Peers {
 
     fn claim_prefixes(&mut self, id: NodeId, disputed: &mut BTreeSet<IpNet>) {
         let Some(candidate) = self.candidates.get(&id) else { return };
-        if self.key_claimants(candidate.key).next() == Some(id) {
+        if self.has_key(id, candidate) {
             for (prefix, rank) in &candidate.claims {
                 self.prefixes.insert((*prefix, *rank, id));
                 disputed.insert(*prefix);
@@ -213,6 +224,10 @@ impl Peers {
         } else {
             self.rejections.insert(id, rejections);
         }
+    }
+
+    fn has_key(&self, id: NodeId, candidate: &Candidate) -> bool {
+        self.key_claimants(candidate.key).next() == Some(id)
     }
 
     /// Who claims a key, the one that has it first.

@@ -215,6 +215,22 @@ fn peers_past_the_limit_are_left_out_by_number() {
 }
 
 #[test]
+fn deltas_without_end_take_no_more_than_the_limit() {
+    let mut map = map(Vec::new());
+    let heavy = |id: u8| Node { name: "x".repeat(1 << 20), ..node(id) };
+    for id in 1..100 {
+        map.apply(MapResponse { peers_changed: vec![heavy(id)], ..MapResponse::default() }, at(0));
+    }
+    assert_eq!(map.told_peers().len(), 63);
+    assert_eq!(map.rejections().count(), 99 - 63);
+    assert!(reasons(&map)[0].contains("bytes of peers, at most 67108864 are taken"), "{}", reasons(&map)[0]);
+
+    map.apply(MapResponse { peers_changed: vec![node(1), node(99)], ..MapResponse::default() }, at(0));
+    assert!(map.peer(NodeId(99)).is_some());
+    assert_eq!(map.rejections().count(), 99 - 63 - 1);
+}
+
+#[test]
 fn a_patch_changes_what_it_names_and_ignores_strangers() {
     let mut map = map(vec![node(1)]);
     let patch = |id, key| PeerChange { node_id: NodeId(id), key: Some(key), ..PeerChange::default() };

@@ -7,12 +7,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
+use super::rejection::{Reason, Rejection};
 use crate::types::{Limit, NodeId, Timestamp, UserId};
-use crate::wire::control::{DerpMap, DnsConfig, FilterRule, MapResponse, Node, PeerChange, UserProfile, limit};
+use crate::wire::control::{
+    DerpMap, DnsConfig, FilterRule, Hostinfo, MapResponse, Node, PeerChange, UserProfile, limit,
+};
 
 /// Nodes that deltas may add up to. One message cannot hold more either.
 const PEERS: Limit = Limit::new("peers told of", limit::PEERS);
+/// What all peers together may take, near enough: ten times what 10,000 usual nodes do. Deltas without end add up
+/// to no more.
+const WEIGHT: Limit = Limit::new("bytes of peers", 64 << 20);
 /// Users that deltas may add up to: no more than there can be nodes.
 const USERS: Limit = Limit::new("users told of", limit::PEERS);
 /// Parts of the packet filter; coordinators send one to a few.
@@ -39,6 +46,12 @@ pub(super) struct Told {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) domain: String,
     pub(super) health: Vec<String>,
+    /// Peers that there was no room for, and why.
+    #[serde(skip)]
+    pub(super) refused: BTreeMap<NodeId, Rejection>,
+    /// The sum of what the peers take.
+    #[serde(skip)]
+    weight: usize,
 }
 
 /// What a message touched, so that the rest need not be judged again.
@@ -66,6 +79,7 @@ impl Told {
             for id in self.peers.keys().copied().collect::<Vec<_>>() {
                 self.remove(id, &mut touched);
             }
+            self.refused.clear();
             self.upsert(message.peers, &mut touched);
         }
         for id in message.peers_removed {
@@ -134,28 +148,61 @@ impl Told {
     }
 
     fn upsert(&mut self, nodes: Vec<Node>, touched: &mut Touched) {
-        for node in nodes {
-            let id = node.id;
-            if PEERS.check(self.peers.len() + 1).is_ok() || self.peers.contains_key(&id) {
-                self.peers.insert(id, Arc::new(node));
-                touched.peers.insert(id);
-            }
+        for mut node in nodes {
+            self.remove(node.id, touched);
+            node.hostinfo = node.hostinfo.map(what_we_show);
+            self.insert(Arc::new(node), touched);
         }
     }
 
-    fn remove(&mut self, id: NodeId, touched: &mut Touched) {
-        if self.peers.remove(&id).is_some() {
-            touched.peers.insert(id);
+    fn insert(&mut self, node: Arc<Node>, touched: &mut Touched) {
+        let (id, weight) = (node.id, weight(&node));
+        let room = PEERS.check(self.peers.len() + 1).and(WEIGHT.check(self.weight + weight));
+        if let Err(error) = room {
+            if PEERS.check(self.refused.len() + 1).is_ok() {
+                self.refused.insert(id, Rejection::peer(&node, Reason::TooMany(error)));
+            }
+            return;
         }
+        self.weight += weight;
+        self.peers.insert(id, node);
+        touched.peers.insert(id);
+    }
+
+    fn remove(&mut self, id: NodeId, touched: &mut Touched) -> Option<Arc<Node>> {
+        self.refused.remove(&id);
+        let node = self.peers.remove(&id)?;
+        self.weight = self.weight.saturating_sub(weight(&node));
+        touched.peers.insert(id);
+        Some(node)
     }
 
     /// Changes a known peer; what concerns an unknown one is ignored.
     fn modify(&mut self, id: NodeId, touched: &mut Touched, change: impl FnOnce(&mut Node)) {
-        if let Some(node) = self.peers.get_mut(&id) {
-            touched.peers.insert(id);
-            change(Arc::make_mut(node));
+        if let Some(mut node) = self.remove(id, touched) {
+            change(Arc::make_mut(&mut node));
+            self.insert(node, touched);
         }
     }
+}
+
+/// A peer says much of its machine; this much of it is shown to people, and the rest not kept.
+fn what_we_show(told: Hostinfo) -> Hostinfo {
+    Hostinfo { hostname: told.hostname, os: told.os, os_version: told.os_version, ..Hostinfo::default() }
+}
+
+/// What a node takes in memory, near enough.
+fn weight(node: &Node) -> usize {
+    let prefixes = node.addresses.len() + node.allowed_ips.as_ref().map_or(0, Vec::len) + node.primary_routes.len();
+    let lists = size_of_val(&*node.endpoints) + prefixes * size_of::<crate::types::IpNet>();
+    let hostinfo = node.hostinfo.iter().flat_map(|told| [&told.hostname, &told.os, &told.os_version]);
+    let texts = node.tags.iter().chain([&node.name, &node.stable_id.0, &node.legacy_derp]).chain(hostinfo);
+    let texts: usize = texts.map(|text| size_of::<String>() + text.len()).sum();
+    let argument = |argument: &Box<RawValue>| size_of::<String>() + argument.get().len();
+    let capability = |(name, arguments): (&String, &Option<Vec<Box<RawValue>>>)| {
+        name.len() + 2 * size_of::<String>() + arguments.iter().flatten().map(argument).sum::<usize>()
+    };
+    size_of::<Node>() + lists + texts + node.cap_map.iter().map(capability).sum::<usize>()
 }
 
 fn patch(node: &mut Node, change: PeerChange) {

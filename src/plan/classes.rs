@@ -16,6 +16,15 @@ use crate::types::IpNet;
 use super::desired::Accepted;
 use super::firewall::{Admit, Class, ClassId, PortRange, Protocol, RuleId};
 
+/// All sources that have a class.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    /// Single addresses.
+    pub(super) hosts: Vec<(IpAddr, ClassId)>,
+    /// Subnets; no two overlap.
+    pub(super) subnets: Vec<(IpNet, ClassId)>,
+}
+
 /// The packet filter, ready to be asked for the class of a source.
 #[derive(Debug)]
 pub(super) struct Classes {
@@ -39,9 +48,9 @@ impl Classes {
         Self { rights, atoms, by_capability, named: BTreeMap::new(), made: BTreeMap::new() }
     }
 
-    /// The sources that have a class: single addresses, and subnets that do not overlap.
-    pub(super) fn sources(&mut self, peers: &[Accepted<'_>]) -> (Vec<(IpAddr, ClassId)>, Vec<(IpNet, ClassId)>) {
-        let (mut hosts, mut subnets) = (Vec::new(), Vec::new());
+    /// Gives every prefix of these peers its class.
+    pub(super) fn sources(&mut self, peers: &[Accepted<'_>]) -> Sources {
+        let mut sources = Sources::default();
         let mut from = 0;
         for (range, peer) in disjoint(peers) {
             if !peer.may_open() {
@@ -51,13 +60,13 @@ impl Classes {
             for (piece, rule_set) in self.atoms.over(range, &mut from) {
                 let Some(class) = self.class(rule_set, &held) else { continue };
                 if piece.first == piece.last {
-                    hosts.push((piece.first, class));
+                    sources.hosts.push((piece.first, class));
                 } else {
-                    subnets.extend(piece.prefixes().map(|prefix| (prefix, class)));
+                    sources.subnets.extend(piece.prefixes().map(|prefix| (prefix, class)));
                 }
             }
         }
-        (hosts, subnets)
+        sources
     }
 
     /// The class of a single address of a peer.

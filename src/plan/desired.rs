@@ -108,19 +108,21 @@ pub(super) fn served(addresses: &BTreeSet<IpNet>, advertised: &BTreeSet<IpNet>) 
 /// The overlay is one route per family and not one per peer: WireGuard itself refuses with an ICMP error
 /// what no peer owns, so the table stays the same however peers come and go. Beneath it lies an
 /// unreachable route, so that overlay packets do not leak to the underlay while the link is missing. A
-/// network of the host's own that lies inside the overlay range stays the host's.
+/// network of the host's own that lies inside the overlay range stays the host's. Where we have no address of
+/// a family, its packets would leave with a foreign source and be refused, so they do not enter the tunnel.
 pub(super) fn routes(addresses: &BTreeSet<IpNet>, host: &Host, peers: &[Accepted<'_>]) -> BTreeSet<Route> {
     let mut routes = BTreeSet::new();
+    let is_ours = |prefix: &IpNet| addresses.iter().any(|address| address.addr().is_ipv4() == prefix.addr().is_ipv4());
     for overlay in [IpNet::V4(OVERLAY_V4), IpNet::V6(OVERLAY_V6)] {
         routes.insert(Route { destination: overlay, target: RouteTarget::Unreachable, metric: METRIC_LAST });
-        if addresses.iter().any(|address| overlay.contains(address)) {
+        if is_ours(&overlay) {
             routes.insert(Route { destination: overlay, target: RouteTarget::Tunnel, metric: METRIC });
         }
     }
     for network in host.networks.iter().filter(|network| in_overlay(network.addr())) {
         routes.insert(Route { destination: network.trunc(), target: RouteTarget::Throw, metric: METRIC });
     }
-    for destination in peers.iter().flat_map(Accepted::routes) {
+    for destination in peers.iter().flat_map(Accepted::routes).filter(|route| is_ours(route)) {
         routes.insert(Route { destination: *destination, target: RouteTarget::Tunnel, metric: METRIC });
     }
     routes

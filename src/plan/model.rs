@@ -45,7 +45,11 @@ impl ModelKernel {
             },
             Step::SetMtu(_) | Step::SetLinkUp | Step::AddAddress(_) | Step::RemoveAddress(_) => {
                 let Some(link) = &mut self.state.link else { return refuse("No such device") };
+                let was_ipv4 = has_ipv4(link);
                 change_link(link, step);
+                if was_ipv4 && !has_ipv4(link) {
+                    self.drop_tunnel_routes(|route| matches!(route.destination, IpNet::V4(_)));
+                }
             }
             Step::AddRoute(route) if route.target == RouteTarget::Tunnel && !self.link_is_up() => {
                 return refuse("Network is down");
@@ -79,14 +83,14 @@ impl ModelKernel {
     pub fn delete_link(&mut self) {
         self.state.link = None;
         self.state.device = None;
-        self.state.routes.retain(|route| route.target != RouteTarget::Tunnel);
+        self.drop_tunnel_routes(|_| true);
     }
 
     /// Takes the link down as anybody might: its routes go.
     pub fn set_link_down(&mut self) {
         if let Some(link) = &mut self.state.link {
             link.up = false;
-            self.state.routes.retain(|route| route.target != RouteTarget::Tunnel);
+            self.drop_tunnel_routes(|_| true);
         }
     }
 
@@ -120,11 +124,20 @@ impl ModelKernel {
         self.state.device = Some(ObservedDevice::default());
     }
 
+    fn drop_tunnel_routes(&mut self, which: impl Fn(&Route) -> bool) {
+        self.state.routes.retain(|route| route.target != RouteTarget::Tunnel || !which(route));
+    }
+
     fn add_route(&mut self, route: &Route) {
         let place = |route: &Route| (route.destination, route.metric);
         self.state.routes.retain(|present| place(present) != place(route));
         self.state.routes.insert(route.clone());
     }
+}
+
+/// A link that loses its last IPv4 address loses its IPv4 routes with it. IPv6 is not so.
+fn has_ipv4(link: &ObservedLink) -> bool {
+    link.addresses.iter().any(|address| matches!(address, IpNet::V4(_)))
 }
 
 fn change_link(link: &mut ObservedLink, step: &Step) {

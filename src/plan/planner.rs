@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::netmap::{Netmap, PacketFilter, Peer as MapPeer};
 use crate::types::{IpNet, NodeId, NodePublic, in_overlay};
 
-use super::classes::Classes;
+use super::classes::{Classes, Sources};
 use super::desired::{Accepted, Wish, accepted_peers, routes, rules, served, wireguard_peer};
 use super::firewall::{ClassId, Firewall};
 use super::own;
@@ -77,7 +77,10 @@ impl Made {
         let accepted = accepted_peers(netmap, prefs, host, &mut left_out);
         let served = served(netmap.addresses(), &prefs.advertise_routes);
         let mut classes = Classes::of(netmap.filter(), &served);
-        let (hosts, subnets) = if prefs.shields_up { Default::default() } else { classes.sources(&accepted) };
+        let Sources { hosts, subnets } = match prefs.shields_up {
+            true => Sources::default(),
+            false => classes.sources(&accepted),
+        };
         let mut uses = BTreeMap::new();
         for class in hosts.iter().map(|(_, class)| class).chain(subnets.iter().map(|(_, class)| class)) {
             *uses.entry(*class).or_default() += 1;
@@ -147,7 +150,8 @@ impl Made {
         let desired = &mut self.wish.desired;
         let (Some(device), Some(firewall)) = (&mut desired.device, &mut desired.firewall) else { return None };
         let holds_overlay = |prefix: &IpNet| in_overlay(prefix.addr());
-        let are_plain = peers.iter().all(|(before, after)| before.into_iter().chain(after).all(|peer| is_plain(peer)));
+        let are_plain =
+            peers.iter().all(|(before, after)| [before, after].into_iter().flatten().all(|peer| is_plain(peer)));
         let overlaps = firewall.subnets.keys().chain(&self.frame.host.networks).any(holds_overlay);
         if !are_plain || overlaps {
             return None;
