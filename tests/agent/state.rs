@@ -157,3 +157,18 @@ async fn a_key_that_others_could_read_is_an_error_at_start() {
 
     assert!(error.to_string().contains("node.key: mode 640 lets others in"), "{error}");
 }
+
+#[tokio::test]
+async fn a_machine_whose_own_key_has_run_out_closes_and_asks_for_a_login() {
+    let root = tempdir().unwrap();
+    let spent = Node { key_expiry: Some(CONFIRMED.parse().unwrap()), ..node(1) };
+    let map = warren::wire::control::MapResponse { node: Some(spent), ..map(vec![node(2)]) };
+    store(root.path(), &map, CONFIRMED);
+
+    let agent = Agent::start(root.path(), SharedKernel::default()).await;
+    let status = agent.until("closed", |status| status.warren.converged && !status.health.is_empty()).await;
+
+    assert_eq!(status.backend_state, BackendState::NeedsLogin);
+    assert!(status.health.iter().any(|text| text.contains("key has expired")), "{:?}", status.health);
+    assert_eq!(agent.kernel.state(), Observed::default());
+}

@@ -39,14 +39,15 @@ impl Core {
         if !self.prefs.want_running {
             return self.stop_session();
         }
-        let comes_in = self.session.is_none() || self.login.needed || self.netmap.node().is_none();
+        let spent = self.key_is_spent(now);
+        let comes_in = self.session.is_none() || self.login.needed || spent || self.netmap.node().is_none();
         if auth_key.is_empty() {
             if self.node_key.is_some() && (self.session.is_none() || !self.login.online && !self.login.asked) {
                 self.start_session(control::Login::default(), now);
             }
         } else if comes_in {
             self.login.asked = true;
-            let login = control::Login { auth_key: Some(AuthKey::new(auth_key)), renew: self.login.expired };
+            let login = control::Login { auth_key: Some(AuthKey::new(auth_key)), renew: spent };
             self.start_session(login, now);
         }
     }
@@ -61,7 +62,7 @@ impl Core {
             return;
         }
         self.login.asked = true;
-        let renew = self.login.expired || self.login.online;
+        let renew = self.key_is_spent(now) || self.login.online;
         self.start_session(control::Login { auth_key: None, renew }, now);
     }
 
@@ -251,8 +252,8 @@ impl Core {
 
     /// How far we have come.
     pub(super) fn state(&self, now: Now) -> BackendState {
-        let is_expired = self.own_expiry().is_some_and(|at| at <= now.wall);
-        if self.node_key.is_none() || (self.prefs.want_running && (self.login.needed || is_expired)) {
+        let needed = self.login.needed || self.key_is_spent(now);
+        if self.node_key.is_none() || (self.prefs.want_running && needed) {
             BackendState::NeedsLogin
         } else if !self.prefs.want_running {
             BackendState::Stopped
@@ -263,6 +264,11 @@ impl Core {
         } else {
             BackendState::Starting
         }
+    }
+
+    /// Whether our own key has run out, by the coordinator's word or by the clock.
+    pub(super) fn key_is_spent(&self, now: Now) -> bool {
+        self.login.expired || self.own_expiry().is_some_and(|at| at <= now.wall)
     }
 
     /// When our own key runs out.

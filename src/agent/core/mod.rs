@@ -24,7 +24,7 @@ use super::state::{StateDir, StateError, StateFile};
 use crate::control::{Received, ServerUrl, Session, Transmit};
 use crate::netmap::Netmap;
 use crate::path::{Book, Evidence};
-use crate::plan::{Action, KernelError, Observed, Reconciler};
+use crate::plan::{Action, KernelError, Observed, Planner, Reconciler};
 use crate::types::{DiscoPrivate, IpNet, MachinePrivate, NodePrivate, Timestamp};
 use crate::wire::control::Hostinfo;
 use crate::wire::local::{BackendState, Notify, Prefs, Severity};
@@ -71,6 +71,7 @@ pub struct Core {
     book: Book,
     /// The host's own addresses; there is no wish before they are known.
     networks: Option<BTreeSet<IpNet>>,
+    planner: Planner,
     reconciler: Reconciler,
     health: Health,
     watchers: Watchers,
@@ -116,6 +117,7 @@ impl Core {
             confirmed: stored.confirmed,
             book: Book::default(),
             networks: None,
+            planner: Planner::default(),
             reconciler: Reconciler::new(),
             health: stored.health,
             watchers: Watchers::default(),

@@ -38,7 +38,7 @@ impl Core {
         let wish = match &self.node_key {
             Some(key) => {
                 let host = Host { key: key.clone(), networks };
-                plan::desired(&self.netmap, &prefs, &self.paths(), &host)
+                self.planner.desired(&self.netmap, &prefs, &self.paths(), &host)
             }
             None => plan::Wish::default(),
         };
@@ -71,7 +71,7 @@ impl Core {
     /// Whether this machine should be in the network at this moment.
     pub(super) fn open_for_traffic(&self, now: Now) -> bool {
         let is_past = |at: Option<Timestamp>| at.is_some_and(|at| at <= now.wall);
-        self.prefs.want_running && self.node_key.is_some() && !is_past(self.own_expiry()) && !is_past(self.closes_at())
+        self.prefs.want_running && self.node_key.is_some() && !self.key_is_spent(now) && !is_past(self.closes_at())
     }
 
     /// When the map becomes too old to go by.
@@ -99,7 +99,7 @@ impl Core {
         }
         let is_past = |at: Option<Timestamp>| at.is_some_and(|at| at <= now.wall);
         let wanted = self.prefs.want_running && self.netmap.node().is_some();
-        self.health.keep("expired", Severity::High, wanted && is_past(self.own_expiry()), now.wall, || {
+        self.health.keep("expired", Severity::High, wanted && self.key_is_spent(now), now.wall, || {
             "this machine's key has expired and its peers refuse it; `warren up` signs in anew".to_owned()
         });
         self.health.keep("map-age", Severity::High, wanted && is_past(self.closes_at()), now.wall, || {
