@@ -198,9 +198,11 @@ fn weight(node: &Node) -> usize {
     let hostinfo = node.hostinfo.iter().flat_map(|told| [&told.hostname, &told.os, &told.os_version]);
     let texts = node.tags.iter().chain([&node.name, &node.stable_id.0, &node.legacy_derp]).chain(hostinfo);
     let texts: usize = texts.map(|text| size_of::<String>() + text.len()).sum();
-    let argument = |argument: &Box<RawValue>| size_of::<String>() + argument.get().len();
-    let capability = |(name, arguments): (&String, &Option<Vec<Box<RawValue>>>)| {
-        name.len() + 2 * size_of::<String>() + arguments.iter().flatten().map(argument).sum::<usize>()
+    let arguments = |list: &Vec<Box<RawValue>>| {
+        list.iter().map(|argument| size_of::<String>() + argument.get().len()).sum::<usize>()
+    };
+    let capability = |(name, list): (&String, &Option<Vec<Box<RawValue>>>)| {
+        name.len() + 2 * size_of::<String>() + list.as_ref().map_or(0, arguments)
     };
     size_of::<Node>() + lists + texts + node.cap_map.iter().map(capability).sum::<usize>()
 }
