@@ -26,7 +26,7 @@ fn a_mistake_is_shown_where_it_stands() {
         POLICY.replace("tag:web:443\"]}],\n    \"tests", "tag:wob:443\"]}],\n    \"tests"),
     );
     let shown = String::from_utf8(refused.code(1).get_output().stderr.clone()).unwrap();
-    assert!(shown.contains("line 3, column 70: dst=\"tag:wob\": tag not found: \"tag:wob\""), "{shown}");
+    assert!(shown.contains("line 3, column 71: dst=\"tag:wob\": tag not found: \"tag:wob\""), "{shown}");
     assert!(shown.contains("^^^^^^^^^^^^^"), "{shown}");
 }
 
