@@ -1,5 +1,7 @@
 //! The table that `make bench` prints: what, figure, unit, limit, and whether the figure keeps to it.
 
+#![allow(dead_code, reason = "each bench uses some of it")]
+
 /// What a figure is held against.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Limit {

@@ -15,6 +15,7 @@ ln -s /proc/self/fd /dev/fd
 ln -s /proc/self/fd/0 /dev/stdin
 for module in /modules/*; do insmod "$module" || echo "insmod $module failed" >/dev/ttyS0; done
 ip link set lo up
+hostname guest
 
 stty -F /dev/ttyS1 raw -echo
 stty -F /dev/ttyS2 raw -echo
