@@ -5,7 +5,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::types::{IpNet, LimitError, NodeId, Timestamp};
-use crate::wire::control::Node;
+use crate::wire::control::{Node, Unreadable};
 
 /// One entry of the map that is not used. The rest of the map is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,9 @@ pub enum Reason {
     /// Too many.
     #[error("{0}")]
     TooMany(LimitError),
+    /// An entry that is not what the protocol says it is.
+    #[error("it cannot be read: {0}; the agent may be older than the coordinator")]
+    Malformed(String),
     /// A text that is none of the forms of the packet filter.
     #[error("it is neither an address, a prefix, a range, `*` nor a capability")]
     Unreadable,
@@ -82,6 +85,11 @@ pub enum Reason {
 }
 
 impl Rejection {
+    /// About an entry that could not be read at all.
+    pub(super) fn unreadable(entry: Unreadable) -> Self {
+        Self { object: format!("peer {}", entry.id), reason: Reason::Malformed(entry.reason) }
+    }
+
     /// About a whole peer.
     pub(super) fn peer(node: &Node, reason: Reason) -> Self {
         Self { object: describe(node), reason }

@@ -32,7 +32,7 @@ fn router(id: u8, routes: &[&str]) -> Node {
 /// The map of node 200 with these peers.
 fn map(peers: Vec<Node>) -> Netmap {
     let mut map = Netmap::default();
-    map.replace(MapResponse { node: Some(node(200)), peers, ..MapResponse::default() }, at(0));
+    map.replace(MapResponse { node: Some(node(200)), peers: peers.into(), ..MapResponse::default() }, at(0));
     map
 }
 
@@ -215,17 +215,29 @@ fn peers_past_the_limit_are_left_out_by_number() {
 }
 
 #[test]
+fn a_peer_that_cannot_be_read_keeps_what_was_known_of_it_and_is_named() {
+    let mut map = map(vec![node(1), node(2)]);
+    let text = r#"{"PeersChanged":[{"ID":1,"Endpoints":["nowhere"]},{"ID":2,"Name":"new."}]}"#;
+    map.apply(serde_json::from_str(text).unwrap(), at(0));
+    assert_eq!(map.told_peers().map(|peer| peer.name.as_str()).collect::<Vec<_>>(), ["n1.example.", "new."]);
+    assert!(reasons(&map)[0].starts_with("peer 1 is left out: it cannot be read: "), "{}", reasons(&map)[0]);
+
+    map.apply(MapResponse { peers_changed: vec![node(1)].into(), ..MapResponse::default() }, at(0));
+    assert!(!reasons(&map).iter().any(|reason| reason.starts_with("peer 1 ")));
+}
+
+#[test]
 fn deltas_without_end_take_no_more_than_the_limit() {
     let mut map = map(Vec::new());
     let heavy = |id: u8| Node { name: "x".repeat(1 << 20), ..node(id) };
     for id in 1..100 {
-        map.apply(MapResponse { peers_changed: vec![heavy(id)], ..MapResponse::default() }, at(0));
+        map.apply(MapResponse { peers_changed: vec![heavy(id)].into(), ..MapResponse::default() }, at(0));
     }
     assert_eq!(map.told_peers().len(), 63);
     assert_eq!(map.rejections().count(), 99 - 63);
     assert!(reasons(&map)[0].contains("bytes of peers, at most 67108864 are taken"), "{}", reasons(&map)[0]);
 
-    map.apply(MapResponse { peers_changed: vec![node(1), node(99)], ..MapResponse::default() }, at(0));
+    map.apply(MapResponse { peers_changed: vec![node(1), node(99)].into(), ..MapResponse::default() }, at(0));
     assert!(map.peer(NodeId(99)).is_some());
     assert_eq!(map.rejections().count(), 99 - 63 - 1);
 }
@@ -236,7 +248,7 @@ fn a_patch_changes_what_it_names_and_ignores_strangers() {
     let patch = |id, key| PeerChange { node_id: NodeId(id), key: Some(key), ..PeerChange::default() };
     let key = NodePublic::from_bytes([77; 32]);
     let changes = vec![patch(1, key), patch(9, key)];
-    map.apply(MapResponse { peers_changed_patch: changes, ..MapResponse::default() }, at(0));
+    map.apply(MapResponse { peers_changed_patch: changes.into(), ..MapResponse::default() }, at(0));
     assert_eq!(ids(&map), [1]);
     assert_eq!(map.peer_by_key(&key).unwrap().node.name, "n1.example.");
     assert!(map.peer_by_key(&node(1).key).is_none());

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::rejection::{Reason, Rejection};
 use crate::types::{Limit, NodeId, Timestamp, UserId};
 use crate::wire::control::{
-    DerpMap, DnsConfig, FilterRule, Hostinfo, MapResponse, Node, PeerChange, UserProfile, limit,
+    DerpMap, DnsConfig, FilterRule, Hostinfo, MapResponse, Node, PeerChange, Unreadable, UserProfile, limit,
 };
 
 /// Nodes that deltas may add up to. One message cannot hold more either.
@@ -46,7 +46,7 @@ pub(super) struct Told {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) domain: String,
     pub(super) health: Vec<String>,
-    /// Peers that there was no room for, and why.
+    /// Peers that could not be read or that there was no room for, and why.
     #[serde(skip)]
     pub(super) refused: BTreeMap<NodeId, Rejection>,
     /// The sum of what the peers take.
@@ -80,13 +80,16 @@ impl Told {
                 self.remove(id, &mut touched);
             }
             self.refused.clear();
-            self.upsert(message.peers, &mut touched);
+            self.refuse(message.peers.unreadable);
+            self.upsert(message.peers.entries, &mut touched);
         }
         for id in message.peers_removed {
             self.remove(id, &mut touched);
         }
-        self.upsert(message.peers_changed, &mut touched);
-        for change in message.peers_changed_patch {
+        self.refuse(message.peers_changed.unreadable);
+        self.upsert(message.peers_changed.entries, &mut touched);
+        self.refuse(message.peers_changed_patch.unreadable);
+        for change in message.peers_changed_patch.entries {
             self.modify(change.node_id, &mut touched, |node| patch(node, change));
         }
         for (id, seen) in message.peer_seen_change {
@@ -145,6 +148,15 @@ impl Told {
             }
         }
         changed
+    }
+
+    /// What was known of a peer stands until something readable comes.
+    fn refuse(&mut self, unreadable: Vec<Unreadable>) {
+        for entry in unreadable {
+            if PEERS.check(self.refused.len() + 1).is_ok() {
+                self.refused.insert(NodeId(entry.id), Rejection::unreadable(entry));
+            }
+        }
     }
 
     fn upsert(&mut self, nodes: Vec<Node>, touched: &mut Touched) {

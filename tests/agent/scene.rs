@@ -183,7 +183,7 @@ pub fn node(n: u8) -> Node {
 pub fn map(peers: Vec<Node>) -> MapResponse {
     MapResponse {
         node: Some(node(1)),
-        peers,
+        peers: peers.into(),
         domain: "example.net".to_owned(),
         packet_filters: [("base".to_owned(), Some(match_all()))].into(),
         user_profiles: vec![UserProfile {

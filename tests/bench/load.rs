@@ -132,7 +132,7 @@ impl Node {
 
     async fn handle_map(&mut self, map: &MapResponse) {
         let before = self.peers.len();
-        self.peers.extend(map.peers.iter().chain(&map.peers_changed).map(|peer| peer.id));
+        self.peers.extend(map.peers.iter().chain(map.peers_changed.iter()).map(|peer| peer.id));
         for gone in &map.peers_removed {
             self.peers.remove(gone);
         }

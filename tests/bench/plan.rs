@@ -52,7 +52,7 @@ fn one_rule() {
     let time = fastest(|| {
         let node = node(PEERS + 1);
         let removed = MapResponse { peers_removed: vec![node.id], ..MapResponse::default() };
-        let changed = MapResponse { peers_changed: vec![node], ..MapResponse::default() };
+        let changed = MapResponse { peers_changed: vec![node].into(), ..MapResponse::default() };
         let took = timed(|| {
             map.apply(changed, Timestamp::UNIX_EPOCH);
             wish = wish_by(&mut planner, &map, &paths);

@@ -206,7 +206,7 @@ async fn a_connected_node_costs_no_more_than_its_figure() {
         readers.push(tokio::spawn(async move {
             let renamed = |name: &str| name.starts_with("renamed.");
             map.until(|message| {
-                let nodes = message.peers_changed.iter().chain(&message.peers).chain(&message.node);
+                let nodes = message.peers_changed.iter().chain(message.peers.iter()).chain(&message.node);
                 nodes.into_iter().any(|node| renamed(&node.name))
             })
             .await;

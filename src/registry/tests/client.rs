@@ -59,16 +59,16 @@ impl Client {
         }
         if !message.peers.is_empty() {
             assert!(message.peers.is_sorted_by_key(|peer| peer.id), "peers are sorted");
-            self.peers = message.peers.into_iter().map(|peer| (peer.id, peer)).collect();
+            self.peers = message.peers.entries.into_iter().map(|peer| (peer.id, peer)).collect();
             return;
         }
         for id in message.peers_removed {
             self.peers.remove(&id);
         }
-        for peer in message.peers_changed {
+        for peer in message.peers_changed.entries {
             self.peers.insert(peer.id, peer);
         }
-        for patch in message.peers_changed_patch {
+        for patch in message.peers_changed_patch.entries {
             if let Some(peer) = self.peers.get_mut(&patch.node_id) {
                 apply_patch(peer, patch);
             }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{CapMap, DerpMap, DnsConfig, FilterRule, Hostinfo, Node, UserProfile, limit, time};
+use super::{CapMap, DerpMap, DnsConfig, FilterRule, Hostinfo, Listed, Node, UserProfile, limit, time};
 use crate::types::{CapabilityVersion, DiscoPublic, NodeId, NodePublic, RegionId, bounded_vec};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -69,14 +69,14 @@ pub struct MapResponse {
     #[serde(rename = "DERPMap", skip_serializing_if = "Option::is_none")]
     pub derp_map: Option<DerpMap>,
     /// The full list; replaces what was known.
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, { limit::PEERS }>")]
-    pub peers: Vec<Node>,
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, { limit::PEERS }>")]
-    pub peers_changed: Vec<Node>,
+    #[serde(skip_serializing_if = "Listed::is_empty")]
+    pub peers: Listed<Node>,
+    #[serde(skip_serializing_if = "Listed::is_empty")]
+    pub peers_changed: Listed<Node>,
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, { limit::PEERS }>")]
     pub peers_removed: Vec<NodeId>,
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, { limit::PEERS }>")]
-    pub peers_changed_patch: Vec<PeerChange>,
+    #[serde(skip_serializing_if = "Listed::is_empty")]
+    pub peers_changed_patch: Listed<PeerChange>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub peer_seen_change: BTreeMap<NodeId, bool>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
