@@ -4,6 +4,8 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::lab::say;
+
 /// The Python environment that `tests/vm/setup.sh` makes.
 const VENV: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv");
 
@@ -33,7 +35,7 @@ fn existing(path: PathBuf) -> Option<PathBuf> {
 
 fn said(found: Option<PathBuf>, what: &str) -> Option<PathBuf> {
     if found.is_none() {
-        println!("skipped: no {what} here");
+        say(&format!("skipped: no {what} here"));
     }
     found
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -35,7 +36,7 @@ impl Lab {
     pub(crate) fn new() -> Option<Self> {
         if let Err(reason) = can_hold_a_lab() {
             assert!(std::env::var_os("WARREN_REQUIRE_KERNEL").is_none(), "this run must hold a lab: {reason}");
-            println!("skipped: {reason}");
+            say(&format!("skipped: {reason}"));
             return None;
         }
         static LABS: AtomicU32 = AtomicU32::new(0);
@@ -58,7 +59,8 @@ impl Lab {
         self.switch.run(&format!("ip link add port{number} type veth peer name eth0 netns {}", host.namespace.name));
         self.switch.run(&format!("ip link set port{number} master switch up"));
         // No link-local address: when it appears is the kernel's affair, and snapshots would differ.
-        host.run("ip link set eth0 addrgenmode none up");
+        host.run("ip link set eth0 addrgenmode none");
+        host.run("ip link set eth0 up");
         host.run(&format!("ip address add {}/24 dev eth0", host.v4));
         host.run(&format!("ip address add {}/64 dev eth0 nodad", host.v6));
         host
@@ -107,6 +109,11 @@ impl Host {
             self.try_run(&format!("ping -n -c 1 -W 2 {address}")).status.success().then_some(())
         });
     }
+}
+
+/// Prints a line that the test runner shows also where the test passes.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Tries again until there is an answer; panics with `what` when there is none within [`PATIENCE`].
