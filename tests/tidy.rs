@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("linux", &["types", "plan"]),
     ("agent", &["types", "wire", "netmap", "control", "path", "derp", "dns", "plan", "io", "linux"]),
     ("cli", &["types", "wire"]),
-    ("relay", &["types", "wire", "derp"]),
+    ("relay", &["types", "wire", "derp", "io"]),
     ("coordinator", &["types", "wire", "policy", "registry", "derp", "io", "relay"]),
 ];
 

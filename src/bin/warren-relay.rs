@@ -1,3 +1,12 @@
-//! The relay: `warren-relay`.
+//! The relay.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use warren::relay::Cli;
+
+fn main() -> ExitCode {
+    // Chosen once for the process; a second choice is the only way to fail.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Cli::parse().run()
+}

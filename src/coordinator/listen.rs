@@ -4,31 +4,21 @@
 //! whoever waits there is served when another leaves. A connection that does not finish its TLS handshake
 //! or its request head in time is closed. `/ts2021` takes its connection over and keeps its permit.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use super::config::TlsFiles;
 use super::ending::Ending;
 use super::http::Site;
 use super::limits;
-
-/// Connections that wait in the kernel for their turn.
-const BACKLOG: i32 = 4096;
-/// After this long without an answer to what we sent, the other end is gone.
-const UNANSWERED: Duration = Duration::from_secs(30);
+use crate::io::tune;
 
 /// Who is at the other end, and our share in the bound on connections.
 #[derive(Clone)]
@@ -41,47 +31,6 @@ pub(crate) struct Connection {
     pub(crate) _permit: Arc<OwnedSemaphorePermit>,
     /// Turns true when the program ends.
     pub(crate) ending: Ending,
-}
-
-/// Opens the port. `[::]` serves both families, and falls back to IPv4 where the host has no IPv6.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let open = |address: SocketAddr| {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(false)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
-    };
-    match open(address) {
-        Err(error) if no_ipv6(&error) && address.is_ipv6() && address.ip().is_unspecified() => {
-            open((Ipv4Addr::UNSPECIFIED, address.port()).into())
-        }
-        other => other,
-    }
-}
-
-fn no_ipv6(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    error.raw_os_error().is_some_and(|code| matches!(Errno::from_raw(code), Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
-}
-
-/// Reads certificate and key; the error names the file.
-pub(crate) fn tls(files: &TlsFiles) -> Result<TlsAcceptor, String> {
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(&files.cert).and_then(|certificates| certificates.collect());
-    let chain = chain.map_err(|error| format!("{}: {error}", files.cert.display()))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| format!("{}: {error}", files.key.display()))?;
-    let mut config = rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| format!("{}: {error}", files.cert.display()))?;
-    // The upgrade to the control protocol exists in HTTP/1.1 only.
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// Accepts until `ending` turns true. Connections end by themselves; they see the same signal.
@@ -120,14 +69,6 @@ pub(crate) async fn serve(
             }
         });
     }
-}
-
-/// A map stream is silent for most of its life: let the kernel find out that its other end is gone.
-fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    socket.set_tcp_user_timeout(Some(UNANSWERED))?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(UNANSWERED).with_interval(UNANSWERED / 3))
 }
 
 async fn http<S>(stream: S, site: Arc<Site>, connection: Connection)

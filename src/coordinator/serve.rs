@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, IsTerminal};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +20,7 @@ use super::metrics::{self, Metrics};
 use super::rate::Rates;
 use super::store::{Ledger, SqliteStore};
 use super::{admin, clock, ending, limits, listen};
+use crate::io::{bind, make_directory, tls, write_secret};
 use crate::registry;
 use crate::types::MachinePrivate;
 
@@ -38,8 +38,8 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
 
     make_directory(&settings.state_dir).map_err(|error| format!("{}: {error}", settings.state_dir.display()))?;
     let key = key(&settings.state_dir.join(KEY_FILE))?;
-    let tls = settings.tls.as_ref().map(listen::tls).transpose()?;
-    let listener = listen::bind(settings.listen).map_err(|error| format!("{}: {error}", settings.listen))?;
+    let tls = settings.tls.as_ref().map(|files| tls(&files.cert, &files.key)).transpose()?;
+    let listener = bind(settings.listen).map_err(|error| format!("{}: {error}", settings.listen))?;
     let socket = admin::bind(&settings.socket).map_err(|error| format!("{}: {error}", settings.socket.display()))?;
     let metrics = Arc::new(Metrics::default());
     let (hub, registry) = Task::new(ledger(&settings).await?, Arc::clone(&metrics));
@@ -113,10 +113,6 @@ async fn ledger(settings: &Settings) -> Result<Ledger<SqliteStore>, String> {
     Ledger::open(store, config, clock::now()).await.map_err(|error| format!("{}: {error}", file.display()))
 }
 
-fn make_directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
 /// Reads the key; the first start makes it.
 fn key(file: &Path) -> Result<MachinePrivate, String> {
     match fs::read_to_string(file) {
@@ -128,17 +124,6 @@ fn key(file: &Path) -> Result<MachinePrivate, String> {
         }
         Err(error) => Err(format!("{}: {error}", file.display())),
     }
-}
-
-/// Whole or not at all, and readable by its owner only from the first moment.
-fn write_secret(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::io::Write;
-    let draft = file.with_extension("new");
-    let mut writer = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    writer.write_all(bytes)?;
-    writer.sync_all()?;
-    fs::rename(&draft, file)?;
-    file.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
 }
 
 /// Where there is no service manager there is nobody to tell.

@@ -5,15 +5,24 @@
 //! frames of one read or for one copy out, never while it waits for a socket. The same value serves a program
 //! of its own and the coordinator's embedded relay.
 //!
+//! [`Cli`] is that program: `listen` accepts, `http` answers the small questions and hands over who asks for the
+//! relay protocol, `verify` asks a coordinator whom to admit.
+//!
 //! The relay sees ciphertext and keys. It logs neither addresses nor keys above the debug level.
 //!
 //! [`derp::Server`]: crate::derp::Server
 
 mod admission;
+mod cli;
 mod clock;
 mod connection;
+mod http;
+mod listen;
+mod serve;
 mod stun;
+mod verify;
 
 pub use admission::{Admission, Applicant};
+pub use cli::Cli;
 pub use connection::{Relay, RelayConfig, RelayError};
 pub use stun::serve as serve_stun;

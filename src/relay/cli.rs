@@ -1,0 +1,196 @@
+//! The command line of `warren-relay`.
+//!
+//! What would make a relay open or readable by accident is never a default: the operator says who may use it, and
+//! whether it does without TLS.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use http::Uri;
+
+use super::serve;
+
+/// It failed.
+const FAILED: u8 = 1;
+/// The command line is not understood; clap ends with the same number.
+const USAGE: u8 = 2;
+const HTTPS_PORT: u16 = 443;
+/// What relays without TLS use in tests; 80 belongs to a web server.
+const HTTP_PORT: u16 = 3340;
+const STUN: &str = "[::]:3478";
+
+/// A relay for nodes that cannot reach each other directly
+///
+/// It sees ciphertext only. One of --verify-url and --open says who may use it; with --tls-cert and --tls-key it
+/// serves HTTPS.
+#[derive(Debug, Parser)]
+#[command(name = "warren-relay", version)]
+pub struct Cli {
+    /// Address and port to serve on [default: [::]:443, or [::]:3340 with --plain-http]
+    #[arg(long, env = "WARREN_RELAY_LISTEN", value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Address and port to answer STUN on, or `none`
+    #[arg(long, env = "WARREN_RELAY_STUN_LISTEN", value_name = "ADDRESS:PORT", default_value = STUN)]
+    stun_listen: String,
+    /// Certificate chain in PEM
+    #[arg(long, env = "WARREN_RELAY_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Private key in PEM
+    #[arg(long, env = "WARREN_RELAY_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Serve without TLS
+    #[arg(long, env = "WARREN_RELAY_PLAIN_HTTP")]
+    plain_http: bool,
+    /// Directory of the relay's key
+    #[arg(long, env = "WARREN_RELAY_STATE_DIR", value_name = "DIR", default_value = "/var/lib/warren-relay")]
+    state_dir: PathBuf,
+    /// Ask this URL about each client, such as https://coordinator.example/verify; whoever gets no yes is refused
+    #[arg(long, env = "WARREN_RELAY_VERIFY_URL", value_name = "URL")]
+    verify_url: Option<Uri>,
+    /// Let everybody use this relay
+    #[arg(long, env = "WARREN_RELAY_OPEN")]
+    open: bool,
+    /// Connections at once; further ones wait
+    #[arg(long, env = "WARREN_RELAY_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 20_000)]
+    max_connections: usize,
+    /// Bytes that one client may send in a second, 0 for no limit
+    #[arg(long, env = "WARREN_RELAY_CLIENT_RATE", value_name = "BYTES_PER_SECOND", default_value_t = 0)]
+    client_rate: u64,
+    /// What to log: a level, or a filter as in `info,warren=debug`
+    #[arg(long, env = "WARREN_RELAY_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+}
+
+/// Who may use the relay.
+#[derive(Clone, Debug)]
+pub(super) enum Clients {
+    Everyone,
+    Verified(Uri),
+}
+
+/// Certificate and key.
+#[derive(Clone, Debug)]
+pub(super) struct TlsFiles {
+    pub(super) cert: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+/// What the operator decided, every default filled in.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) listen: SocketAddr,
+    pub(super) stun: Option<SocketAddr>,
+    pub(super) tls: Option<TlsFiles>,
+    pub(super) state_dir: PathBuf,
+    pub(super) clients: Clients,
+    pub(super) max_connections: usize,
+    pub(super) client_rate: u64,
+    pub(super) log: String,
+}
+
+impl Cli {
+    /// Serves until told to end.
+    pub fn run(self) -> ExitCode {
+        let settings = match self.settle() {
+            Ok(settings) => settings,
+            Err(error) => return complain(&error, USAGE),
+        };
+        if let Err(error) = serve::log(&settings.log) {
+            return complain(&format!("--log {}: {error}", settings.log), USAGE);
+        }
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return complain(&error.to_string(), FAILED),
+        };
+        match runtime.block_on(serve::run(settings)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&error, FAILED),
+        }
+    }
+
+    fn settle(self) -> Result<Settings, String> {
+        let clients = match (self.verify_url, self.open) {
+            (Some(url), false) => Clients::Verified(verifiable(url)?),
+            (None, true) => Clients::Everyone,
+            (Some(_), true) => return Err("--verify-url and --open exclude each other".to_owned()),
+            (None, false) => return Err("say who may use this relay: --verify-url URL, or --open".to_owned()),
+        };
+        let tls = match (self.tls_cert, self.tls_key, self.plain_http) {
+            (Some(cert), Some(key), false) => Some(TlsFiles { cert, key }),
+            (None, None, true) => None,
+            (None, None, false) => return Err("give --tls-cert and --tls-key, or say --plain-http".to_owned()),
+            (_, _, true) => return Err("--plain-http excludes --tls-cert and --tls-key".to_owned()),
+            _ => return Err("--tls-cert and --tls-key need each other".to_owned()),
+        };
+        let stun = match self.stun_listen.as_str() {
+            "none" => None,
+            text => Some(text.parse().map_err(|_| format!("--stun-listen {text}: not ADDRESS:PORT, nor none"))?),
+        };
+        if !(1..=tokio::sync::Semaphore::MAX_PERMITS).contains(&self.max_connections) {
+            return Err(format!("--max-connections {}: not a usable number", self.max_connections));
+        }
+        let port = if tls.is_some() { HTTPS_PORT } else { HTTP_PORT };
+        Ok(Settings {
+            listen: self.listen.unwrap_or((Ipv6Addr::UNSPECIFIED, port).into()),
+            stun,
+            tls,
+            state_dir: self.state_dir,
+            clients,
+            max_connections: self.max_connections,
+            client_rate: self.client_rate,
+            log: self.log,
+        })
+    }
+}
+
+fn verifiable(url: Uri) -> Result<Uri, String> {
+    // A password would end up in the log and in the list of processes.
+    if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err("--verify-url: a user or password in the URL is not sent".to_owned());
+    }
+    match (url.scheme_str(), url.host()) {
+        (Some("http" | "https"), Some(_)) => Ok(url),
+        _ => Err(format!("--verify-url {url}: begins with neither http:// nor https://")),
+    }
+}
+
+fn complain(error: &str, status: u8) -> ExitCode {
+    eprintln!("warren-relay: {error}");
+    ExitCode::from(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settle(arguments: &[&str]) -> Result<Settings, String> {
+        Cli::try_parse_from([&["warren-relay"], arguments].concat()).unwrap().settle()
+    }
+
+    #[test]
+    fn tls_moves_the_default_port() {
+        let plain = settle(&["--open", "--plain-http"]).unwrap();
+        let tls = settle(&["--open", "--tls-cert", "a", "--tls-key", "b"]).unwrap();
+        assert_eq!((plain.listen.port(), tls.listen.port()), (3340, 443));
+        assert_eq!(plain.stun, Some(STUN.parse().unwrap()));
+    }
+
+    #[test]
+    fn a_relay_is_neither_open_nor_readable_by_accident() {
+        for bad in [
+            &["--plain-http"][..],
+            &["--open"],
+            &["--open", "--plain-http", "--verify-url", "http://localhost/verify"],
+            &["--open", "--plain-http", "--tls-cert", "a", "--tls-key", "b"],
+            &["--open", "--tls-cert", "a"],
+            &["--plain-http", "--verify-url", "/verify"],
+            &["--plain-http", "--verify-url", "http://ada:secret@localhost/verify"],
+            &["--open", "--plain-http", "--stun-listen", "3478"],
+            &["--open", "--plain-http", "--max-connections", "0"],
+        ] {
+            assert!(!settle(bad).unwrap_err().contains('\n'), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The accept loop: sockets in, HTTP/1 connections out, each within its limits.
+//!
+//! The number of connections is bounded before one is accepted: past it the kernel's backlog fills. A connection
+//! that does not finish its TLS handshake or its request head in time is closed. A client of the relay protocol
+//! takes its connection over and keeps its permit.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+use super::{Relay, http};
+use crate::io::tune;
+use crate::types::NodePublic;
+
+/// Bytes of one request head, the least that hyper takes; an honest one has a few hundred.
+const HEAD_BYTES: usize = 8 * 1024;
+/// Headers in one request.
+const HEADERS: usize = 64;
+/// How long a request head may take, idle time between two requests included: bounds half-open connections.
+const HEAD_TIME: Duration = Duration::from_secs(15);
+/// How long a TLS handshake may take.
+const TLS_TIME: Duration = Duration::from_secs(10);
+/// How long to wait after an accept that failed, as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What every connection may use.
+pub(super) struct Site {
+    pub(super) relay: Arc<Relay>,
+    /// Who the relay is.
+    pub(super) key: NodePublic,
+}
+
+/// Who is at the other end, and our share in the bound on connections.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) from: SocketAddr,
+    /// Held as long as the connection lives, also by what takes it over.
+    pub(super) permit: Arc<OwnedSemaphorePermit>,
+}
+
+/// Accepts for as long as the relay runs. Connections end by themselves.
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    site: Arc<Site>,
+    connections: Arc<Semaphore>,
+) {
+    loop {
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "accepting a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if let Err(error) = tune(&stream) {
+            debug!(%from, %error, "setting socket options");
+        }
+        let connection = Connection { from, permit: Arc::new(permit) };
+        let (site, tls) = (Arc::clone(&site), tls.clone());
+        tokio::spawn(async move {
+            let Some(tls) = tls else { return serve_http(stream, site, connection).await };
+            match timeout(TLS_TIME, tls.accept(stream)).await {
+                Ok(Ok(stream)) => serve_http(stream, site, connection).await,
+                Ok(Err(error)) => debug!(%from, %error, "TLS handshake"),
+                Err(_) => debug!(%from, "TLS handshake took too long"),
+            }
+        });
+    }
+}
+
+async fn serve_http<S>(stream: S, site: Arc<Site>, connection: Connection)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let from = connection.from;
+    let service = service_fn(move |request| {
+        let answer = http::answer(request, &site, &connection);
+        async { Ok::<_, std::convert::Infallible>(answer) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_headers(HEADERS)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        debug!(%from, %error, "HTTP connection");
+    }
+}

@@ -1,0 +1,105 @@
+//! A client of the relay protocol over a plain socket.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use warren::types::{NodePrivate, NodePublic};
+use warren::wire::derp::{
+    CLIENT_FRAME, ClientInfo, Frame, HEADER_LEN, Kind, VERSION, header, open_server_info, seal_client_info,
+};
+
+use super::server::PATIENCE;
+
+/// With TLS or without.
+pub(crate) trait Stream: Read + Write {}
+impl<S: Read + Write> Stream for S {}
+
+pub(crate) struct Client {
+    pub(crate) key: NodePrivate,
+    pub(crate) io: Box<dyn Stream>,
+    /// The relay's key.
+    pub(crate) server: NodePublic,
+    /// The head of its answer to the upgrade, in small letters.
+    pub(crate) head: String,
+}
+
+impl Client {
+    /// Connects up to the point where the relay answers or closes.
+    pub(crate) fn connect(address: SocketAddr, n: u8) -> Self {
+        Self::over(Box::new(open(address)), n)
+    }
+
+    /// The same over a stream that is open.
+    pub(crate) fn over(mut io: Box<dyn Stream>, n: u8) -> Self {
+        io.write_all(b"GET /derp HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: derp\r\n\r\n").unwrap();
+        let head = read_head(&mut io);
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        let key = NodePrivate::from_random([n; 32]);
+        let mut client = Self { server: key.public(), key, io, head };
+        let (kind, body) = client.frame().unwrap();
+        let Ok(Frame::ServerKey(server)) = Frame::decode(kind, &body) else {
+            panic!("the relay's first frame is its key")
+        };
+        client.server = server;
+        let info = ClientInfo { version: VERSION, ..ClientInfo::default() };
+        let sealed = seal_client_info(&client.key, &server, [n; 24], &info).unwrap();
+        client.say(Frame::ClientInfo { client: client.key.public(), sealed: &sealed });
+        client
+    }
+
+    /// The same, and admitted.
+    pub(crate) fn joined(address: SocketAddr, n: u8) -> Self {
+        Self::connect(address, n).admitted()
+    }
+
+    /// Reads the relay's terms.
+    pub(crate) fn admitted(mut self) -> Self {
+        let (kind, terms) = self.frame().expect("the relay's terms");
+        assert_eq!(kind, Kind::SERVER_INFO);
+        assert_eq!(open_server_info(&self.key, &self.server, &terms).unwrap().version, VERSION);
+        self
+    }
+
+    pub(crate) fn say(&mut self, frame: Frame<'_>) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        self.io.write_all(&bytes).unwrap();
+    }
+
+    /// The next frame; `None` when the relay closed.
+    pub(crate) fn frame(&mut self) -> Option<(Kind, Vec<u8>)> {
+        let mut head = [0; HEADER_LEN];
+        match self.io.read_exact(&mut head) {
+            Ok(()) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => return None,
+            Err(error) => panic!("reading a frame: {error}"),
+        }
+        let (kind, length) = header(&head, CLIENT_FRAME).unwrap().unwrap();
+        let mut body = vec![0; length];
+        self.io.read_exact(&mut body).unwrap();
+        Some((kind, body))
+    }
+}
+
+/// The head of the answer to one request, in small letters.
+pub(crate) fn get(address: SocketAddr, method: &str, path: &str, headers: &str) -> String {
+    let mut io = open(address);
+    write!(io, "{method} {path} HTTP/1.1\r\nHost: relay\r\n{headers}\r\n").unwrap();
+    read_head(&mut io)
+}
+
+pub(crate) fn open(address: SocketAddr) -> TcpStream {
+    let io = TcpStream::connect(address).unwrap();
+    io.set_read_timeout(Some(PATIENCE)).unwrap();
+    io
+}
+
+fn read_head(io: &mut dyn Stream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        io.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    String::from_utf8(head).unwrap().to_ascii_lowercase()
+}

@@ -1,0 +1,198 @@
+//! The relay as a program: a real process, used over the real protocol.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod client;
+mod server;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Client, get, open};
+use nix::sys::signal::Signal;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use server::{PATIENCE, Server, program};
+use warren::wire::derp::Frame;
+use warren::wire::stun::{self, TransactionId};
+
+#[test]
+fn two_clients_exchange_packets_and_a_rowdy_third_does_not_disturb_them() {
+    let server = Server::start(&["--open"]);
+    let (mut one, mut two) = (Client::joined(server.address, 2), Client::joined(server.address, 3));
+    let mut rowdy = Client::joined(server.address, 4);
+    rowdy.io.write_all(&[0xff; 4096]).unwrap();
+    let mut stranger = TcpStream::connect(server.address).unwrap();
+    stranger.write_all(&[0x00, 0x16, 0x03, 0xff, b'\r', b'\n', b'\r', b'\n']).unwrap();
+    for packet in [&b"there"[..], &[7; 1400], &[8; 60_000]] {
+        one.say(Frame::SendPacket { to: two.key.public(), packet });
+        let (kind, body) = two.frame().unwrap();
+        assert_eq!(Frame::decode(kind, &body), Ok(Frame::RecvPacket { from: one.key.public(), packet }));
+    }
+    assert_eq!(rowdy.frame(), None);
+}
+
+#[test]
+fn beyond_the_most_connections_one_waits_until_another_leaves() {
+    let server = Server::start(&["--open", "--max-connections", "1"]);
+    let first = Client::joined(server.address, 2);
+    let mut second = TcpStream::connect(server.address).unwrap();
+    second.write_all(b"GET /derp/probe HTTP/1.1\r\nHost: relay\r\n\r\n").unwrap();
+    second.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let early = second.read(&mut [0; 1]).map_err(|error| error.kind());
+    assert_eq!(early, Err(ErrorKind::WouldBlock));
+    drop(first);
+    second.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answer = [0; 12];
+    second.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+}
+
+#[test]
+fn the_small_questions_are_answered() {
+    let server = Server::start(&["--open"]);
+    for path in ["/derp/probe", "/derp/latency-check"] {
+        let head = get(server.address, "GET", path, "");
+        assert!(head.starts_with("http/1.1 200") && head.contains("access-control-allow-origin: *"), "{head}");
+        assert!(get(server.address, "HEAD", path, "").starts_with("http/1.1 200"));
+        assert!(get(server.address, "POST", path, "").starts_with("http/1.1 405"));
+    }
+    let head = get(server.address, "GET", "/generate_204", "X-Tailscale-Challenge: ts.example\r\n");
+    assert!(head.starts_with("http/1.1 204") && head.contains("x-tailscale-response: response ts.example"), "{head}");
+    let head = get(server.address, "GET", "/generate_204", "X-Tailscale-Challenge: <b>\r\n");
+    assert!(head.starts_with("http/1.1 204") && !head.contains("x-tailscale-response"), "{head}");
+    assert!(get(server.address, "GET", "/derp", "").starts_with("http/1.1 426"));
+    assert!(get(server.address, "GET", "/derp", "Upgrade: websocket\r\n").starts_with("http/1.1 426"));
+    assert!(get(server.address, "GET", "/elsewhere", "").starts_with("http/1.1 404"));
+}
+
+#[test]
+fn the_upgrade_names_version_and_key() {
+    let server = Server::start(&["--open"]);
+    let client = Client::connect(server.address, 2);
+    let key = data_encoding::HEXLOWER.encode(client.server.as_bytes());
+    for line in ["upgrade: derp", "connection: upgrade", "derp-version: 2", &format!("derp-public-key: {key}")] {
+        assert!(client.head.lines().any(|found| found == line), "{line} in {}", client.head);
+    }
+}
+
+#[test]
+fn https_is_served_from_given_files() {
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/coordinator/data");
+    let (cert, key) = (format!("{data}/localhost.crt"), format!("{data}/localhost.key"));
+    let server = Server::start(&["--open", "--tls-cert", &cert, "--tls-key", &key]);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&cert).unwrap()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let tls = rustls::ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    let stream = rustls::StreamOwned::new(tls, open(server.address));
+    let mut client = Client::over(Box::new(stream), 2).admitted();
+    client.say(Frame::Ping(*b"12345678"));
+    let (kind, body) = client.frame().unwrap();
+    assert_eq!(Frame::decode(kind, &body), Ok(Frame::Pong(*b"12345678")));
+}
+
+#[test]
+fn stun_says_where_the_question_came_from() {
+    let server = Server::start(&["--open"]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.send_to(&stun::request(TransactionId([7; 12])), server.stun.unwrap()).unwrap();
+    let mut answer = [0; 100];
+    let (length, _) = socket.recv_from(&mut answer).unwrap();
+    let expected = (TransactionId([7; 12]), socket.local_addr().unwrap());
+    assert_eq!(stun::read_response(&answer[..length]), Ok(expected));
+    assert_eq!(Server::start(&["--open", "--stun-listen", "none"]).stun, None);
+}
+
+#[test]
+fn the_verifier_is_asked_and_its_yes_admits() {
+    let (address, asked) = verifier("200 OK", r#"{"Allow":true}"#);
+    let server = Server::start(&["--verify-url", &format!("http://{address}/verify")]);
+    let client = Client::joined(server.address, 2);
+    let request = asked.join().unwrap();
+    assert!(request.starts_with("POST /verify HTTP/1.1\r\n"), "{request}");
+    let (_, body) = request.split_once("\r\n\r\n").unwrap();
+    let expected = serde_json::json!({ "NodePublic": client.key.public(), "Source": "127.0.0.1" });
+    assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap(), expected);
+}
+
+#[test]
+fn whatever_is_not_a_yes_refuses() {
+    for (status, body) in [
+        ("200 OK", r#"{"Allow":false}"#),
+        ("200 OK", "{}"),
+        ("200 OK", "yes"),
+        ("500 Internal Server Error", r#"{"Allow":true}"#),
+    ] {
+        let (address, asked) = verifier(status, body);
+        let server = Server::start(&["--verify-url", &format!("http://{address}/")]);
+        assert_eq!(Client::connect(server.address, 2).frame(), None, "{status} {body}");
+        asked.join().unwrap();
+    }
+}
+
+#[test]
+fn a_verifier_out_of_reach_refuses() {
+    // Bound and let go: nobody listens there.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let server = Server::start(&["--verify-url", &format!("http://{address}/verify")]);
+    assert_eq!(Client::connect(server.address, 2).frame(), None);
+    assert!(get(server.address, "GET", "/derp/probe", "").starts_with("http/1.1 200"));
+}
+
+#[test]
+fn clients_hear_that_the_relay_restarts_and_it_comes_back_with_its_key() {
+    let mut server = Server::start(&["--open"]);
+    let mut client = Client::joined(server.address, 2);
+    server.signal(Signal::SIGTERM);
+    let (kind, body) = client.frame().unwrap();
+    assert!(matches!(Frame::decode(kind, &body), Ok(Frame::Restarting { .. })), "{kind:?}");
+    assert!(server.wait().success());
+    let file = server.state_dir().join("relay.key");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    server.restart();
+    assert_eq!(Client::joined(server.address, 2).server, client.server);
+}
+
+#[test]
+fn a_command_line_that_leaves_a_choice_open_ends_with_status_2_and_one_line() {
+    for (arguments, word) in [
+        (&["--plain-http"][..], "--open"),
+        (&["--plain-http", "--open", "--verify-url", "http://localhost/"], "exclude"),
+        (&["--open"], "--plain-http"),
+        (&["--open", "--plain-http", "--log", "=loud="], "--log"),
+    ] {
+        let output = program(arguments);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), text.lines().count()), (Some(2), 1), "{arguments:?}: {text}");
+        assert!(text.contains(word), "{text}");
+    }
+}
+
+/// Answers one question and gives it back.
+fn verifier(status: &'static str, body: &'static str) -> (SocketAddr, std::thread::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut request = Vec::new();
+        // The body is one JSON object without another in it.
+        while !request.ends_with(b"}") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            request.extend(byte);
+        }
+        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        String::from_utf8(request).unwrap()
+    });
+    (address, asked)
+}
