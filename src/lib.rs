@@ -17,8 +17,7 @@
 //!
 //! The upper half of the modules decides: no clock, no randomness, no sockets, no files, no `async`; time
 //! and chance come in as arguments. The lower half acts, and is thin. `tests/tidy.rs` holds the line.
-//! What both ends of a protocol need of a shell lies in `io`, because the agent and the coordinator may not
-//! name each other.
+//! What more than one program's shell needs lies in `io`, because the programs may not name each other.
 //!
 //! Vocabulary: a *node* is a machine in the network; its *machine key* names it to the coordinator, its
 //! *node key* is its WireGuard key. The *map* is what the coordinator tells a node of itself and its

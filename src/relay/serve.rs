@@ -1,10 +1,11 @@
 //! From settings to a running relay, and down again.
 
+use std::fs;
 use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, net::SocketAddr};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};

@@ -11,10 +11,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, get, open};
+use client::{Client, Stream, get, open};
 use nix::sys::signal::Signal;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use server::{PATIENCE, Server, program};
 use warren::wire::derp::Frame;
 use warren::wire::stun::{self, TransactionId};
@@ -81,8 +81,7 @@ fn the_upgrade_names_version_and_key() {
 
 #[test]
 fn https_is_served_from_given_files() {
-    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/coordinator/data");
-    let (cert, key) = (format!("{data}/localhost.crt"), format!("{data}/localhost.key"));
+    let (cert, key) = localhost();
     let server = Server::start(&["--open", "--tls-cert", &cert, "--tls-key", &key]);
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(&cert).unwrap()).unwrap();
@@ -117,7 +116,7 @@ fn the_verifier_is_asked_and_its_yes_admits() {
     let (address, asked) = verifier("200 OK", r#"{"Allow":true}"#);
     let server = Server::start(&["--verify-url", &format!("http://{address}/verify")]);
     let client = Client::joined(server.address, 2);
-    let request = asked.join().unwrap();
+    let request = asked.join().unwrap().unwrap();
     assert!(request.starts_with("POST /verify HTTP/1.1\r\n"), "{request}");
     let (_, body) = request.split_once("\r\n\r\n").unwrap();
     let expected = serde_json::json!({ "NodePublic": client.key.public(), "Source": "127.0.0.1" });
@@ -135,7 +134,7 @@ fn whatever_is_not_a_yes_refuses() {
         let (address, asked) = verifier(status, body);
         let server = Server::start(&["--verify-url", &format!("http://{address}/")]);
         assert_eq!(Client::connect(server.address, 2).frame(), None, "{status} {body}");
-        asked.join().unwrap();
+        asked.join().unwrap().unwrap();
     }
 }
 
@@ -146,6 +145,18 @@ fn a_verifier_out_of_reach_refuses() {
     let server = Server::start(&["--verify-url", &format!("http://{address}/verify")]);
     assert_eq!(Client::connect(server.address, 2).frame(), None);
     assert!(get(server.address, "GET", "/derp/probe", "").starts_with("http/1.1 200"));
+}
+
+#[test]
+fn over_https_the_verifier_is_believed_only_with_a_certificate_that_is_trusted() {
+    let (cert, _) = localhost();
+    for (roots, admitted) in [(Some(cert.as_str()), true), (None, false)] {
+        let (address, asked) = verifier_over("200 OK", r#"{"Allow":true}"#, tls_server);
+        let url = format!("https://localhost:{}/verify", address.port());
+        let server = Server::start_trusting(roots, &["--verify-url", &url]);
+        assert_eq!(Client::connect(server.address, 2).frame().is_some(), admitted, "{roots:?}");
+        assert_eq!(asked.join().unwrap().is_ok(), admitted, "{roots:?}");
+    }
 }
 
 #[test]
@@ -177,22 +188,55 @@ fn a_command_line_that_leaves_a_choice_open_ends_with_status_2_and_one_line() {
     }
 }
 
+type Asked = std::thread::JoinHandle<std::io::Result<String>>;
+
 /// Answers one question and gives it back.
-fn verifier(status: &'static str, body: &'static str) -> (SocketAddr, std::thread::JoinHandle<String>) {
+fn verifier(status: &'static str, body: &'static str) -> (SocketAddr, Asked) {
+    verifier_over(status, body, |stream| Box::new(stream))
+}
+
+fn verifier_over(
+    status: &'static str,
+    body: &'static str,
+    cover: impl FnOnce(TcpStream) -> Box<dyn Stream> + Send + 'static,
+) -> (SocketAddr, Asked) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let asked = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = cover(stream);
         let mut request = Vec::new();
         // The body is one JSON object without another in it.
         while !request.ends_with(b"}") {
             let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
+            stream.read_exact(&mut byte)?;
             request.extend(byte);
         }
-        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
-        String::from_utf8(request).unwrap()
+        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+        stream.flush()?;
+        Ok(String::from_utf8(request).unwrap())
     });
     (address, asked)
+}
+
+/// The server's side of TLS, with the certificate of `localhost`.
+fn tls_server(stream: TcpStream) -> Box<dyn Stream> {
+    let (cert, key) = localhost();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(cert).unwrap()],
+            PrivateKeyDer::from_pem_file(key).unwrap(),
+        )
+        .unwrap();
+    Box::new(rustls::StreamOwned::new(rustls::ServerConnection::new(Arc::new(config)).unwrap(), stream))
+}
+
+/// The files of a certificate for `localhost` and its key.
+fn localhost() -> (String, String) {
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/coordinator/data");
+    (format!("{data}/localhost.crt"), format!("{data}/localhost.key"))
 }

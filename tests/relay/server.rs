@@ -17,6 +17,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Server {
     directory: TempDir,
     options: Vec<String>,
+    roots: Option<String>,
     child: Child,
     pub(crate) address: SocketAddr,
     pub(crate) stun: Option<SocketAddr>,
@@ -24,6 +25,12 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(options: &[&str]) -> Self {
+        Self::start_trusting(None, options)
+    }
+
+    /// With a file of certificates in place of those that this host trusts.
+    pub(crate) fn start_trusting(roots: Option<&str>, options: &[&str]) -> Self {
+        let roots = roots.map(str::to_owned);
         let directory = tempfile::tempdir().unwrap();
         let mut options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
         if !options.iter().any(|option| option == "--stun-listen") {
@@ -32,8 +39,8 @@ impl Server {
         if !options.iter().any(|option| option == "--tls-cert") {
             options.push("--plain-http".to_owned());
         }
-        let (child, address, stun) = spawn(directory.path(), &options);
-        Self { directory, options, child, address, stun }
+        let (child, address, stun) = spawn(directory.path(), &options, roots.as_deref());
+        Self { directory, options, roots, child, address, stun }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -46,7 +53,7 @@ impl Server {
 
     /// Starts another process, after the first has ended, on the same state.
     pub(crate) fn restart(&mut self) {
-        (self.child, self.address, self.stun) = spawn(self.directory.path(), &self.options);
+        (self.child, self.address, self.stun) = spawn(self.directory.path(), &self.options, self.roots.as_deref());
     }
 
     pub(crate) fn state_dir(&self) -> &Path {
@@ -66,12 +73,13 @@ pub(crate) fn program(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).env_clear().output().unwrap()
 }
 
-fn spawn(directory: &Path, options: &[String]) -> (Child, SocketAddr, Option<SocketAddr>) {
+fn spawn(directory: &Path, options: &[String], roots: Option<&str>) -> (Child, SocketAddr, Option<SocketAddr>) {
     let mut child = Command::new(PROGRAM)
         .args(["--listen", "127.0.0.1:0", "--state-dir"])
         .arg(directory)
         .args(options)
         .env_clear()
+        .envs(roots.map(|file| ("SSL_CERT_FILE", file)))
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
