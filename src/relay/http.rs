@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_challenge_is_echoed_only_when_it_is_short_and_plain() {
-        for good in ["a", "ts_derp.example".replace('_', "-").as_str(), &"x".repeat(64)] {
+        for good in ["a", "ts-derp.example:3340", &"x".repeat(64)] {
             assert!(may_echo(good), "{good}");
         }
         for bad in ["", "a b", "<script>", "ä", &"x".repeat(65)] {
