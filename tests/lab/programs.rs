@@ -253,7 +253,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let ended = self.child.wait();
-        let crashed = ended.is_ok_and(|status| status.signal() != Some(9));
+        let crashed = ended.is_ok_and(|status| status.signal() != Some(9) && !status.success());
         if std::thread::panicking() || crashed {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
