@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use warren::wire::local::BackendState;
+
 use crate::foreign;
 use crate::programs::Joined;
 
@@ -35,12 +37,15 @@ fn the_tslocal_package_reads_status_and_whois() {
 }
 
 #[test]
-fn the_official_command_line_shows_the_status() {
+fn the_official_command_line_reads_and_changes() {
     let (Some(tailscale), Some(joined)) = (foreign::program("tailscale"), Joined::new()) else { return };
 
-    for command in ["status", "ip", "netcheck --format=json"] {
+    let whois = format!("whois {}", joined.bob.ip(4));
+    let (set, profiles) = ("set --hostname=renamed --accept-routes", "switch --list");
+    for command in ["status", "status --json", "ip", &whois, "version --daemon", "debug prefs", set, profiles, "down"] {
         let mut official = joined.alice.host.command([&tailscale]);
         let output = official.arg("--socket").arg(joined.alice.socket()).args(command.split(' ')).output().unwrap();
         assert!(output.status.success(), "tailscale {command}: {output:?}");
     }
+    joined.alice.wait_for(BackendState::Stopped);
 }

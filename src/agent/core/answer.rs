@@ -77,6 +77,7 @@ impl Core {
             Ask::DnsConfig => Answer::json(self.netmap.dns()),
             Ask::CertDomains => Answer::json(&self.netmap.dns().cert_domains),
             Ask::Profile => Answer::json(&self.profile()),
+            Ask::ServeConfig => Answer::json(&serde_json::Map::new()),
             Ask::Profiles => Answer::json(&[self.profile()]),
             Ask::Plan => Answer::json(&self.plan()),
             Ask::Health => Answer::json(&HealthReply { entries: self.health.entries() }),

@@ -44,6 +44,8 @@ pub enum Ask {
     DnsConfig,
     /// The domains that certificates can be had for.
     CertDomains,
+    /// What this node serves to others: nothing yet.
+    ServeConfig,
     /// The present login profile.
     Profile,
     /// All login profiles.
@@ -118,7 +120,7 @@ fn tailscale(method: &Method, call: &str, uri: &Uri, body: &[u8]) -> Result<Ask,
         "prefs" if *method == Method::PATCH => Method::PATCH,
         "check-prefs" | "start" | "login-interactive" | "logout" => Method::POST,
         "status" | "whois" | "peer-by-id" | "user-profile" | "prefs" | "watch-ipn-bus" | "derpmap" | "dns-config"
-        | "cert-domains" | "profiles/current" | "profiles/" => Method::GET,
+        | "cert-domains" | "serve-config" | "profiles/current" | "profiles/" => Method::GET,
         _ => return Err(Refusal::new(404, format!("no call {}{call}", path::TAILSCALE))),
     };
     if *method != wanted {
@@ -139,6 +141,7 @@ fn tailscale(method: &Method, call: &str, uri: &Uri, body: &[u8]) -> Result<Ask,
         "derpmap" => Ask::DerpMap,
         "dns-config" => Ask::DnsConfig,
         "cert-domains" => Ask::CertDomains,
+        "serve-config" => Ask::ServeConfig,
         "profiles/current" => Ask::Profile,
         _ => Ask::Profiles,
     })
@@ -251,7 +254,7 @@ mod tests {
         assert_eq!(refusal(Method::DELETE, "/localapi/v0/prefs", "").status, 405);
         assert_eq!(refusal(Method::POST, "/warren/v0/plan", "").status, 405);
         assert_eq!(refusal(Method::PATCH, "/localapi/v0/prefs", "{").status, 400);
-        assert_eq!(refusal(Method::GET, "/localapi/v0/serve-config", "").status, 404);
+        assert_eq!(refusal(Method::GET, "/localapi/v0/no-such-call", "").status, 404);
         assert_eq!(refusal(Method::GET, "/etc/passwd", "").status, 404);
     }
 
