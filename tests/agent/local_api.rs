@@ -62,9 +62,11 @@ async fn tslocal_is_told_plainly_what_there_is_not() {
     let root = tempdir().unwrap();
     let agent = agent(root.path()).await;
 
-    let error = agent.tslocal().get_serve_config().await.unwrap_err();
+    let error = agent.tslocal().id_token("somebody").await.unwrap_err();
+    let served = agent.tslocal().get_serve_config().await.unwrap();
 
-    assert_eq!(error.to_string(), "HTTP error 404: no call /localapi/v0/serve-config");
+    assert_eq!(error.to_string(), "HTTP error 404: no call /localapi/v0/id-token");
+    assert_eq!(served.tcp.len(), 0);
 }
 
 #[tokio::test]
