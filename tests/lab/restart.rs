@@ -1,5 +1,6 @@
 //! The data path outlives the agent.
 
+use crate::lab::eventually;
 use crate::programs::{Agent, Joined};
 use crate::snapshot::{Snapshot, Watch};
 
@@ -40,6 +41,11 @@ fn a_restarted_agent_adopts_what_it_finds_and_changes_nothing() {
 fn a_reboot_with_the_coordinator_down_comes_up_on_the_stored_map() {
     let Some(Joined { mut alice, bob, mut coordinator, lab: _lab }) = Joined::new() else { return };
     let address = bob.ip(4);
+    let (file, endpoint) = (alice.state_dir().join("map.json"), format!("{}:41741", bob.host.v4));
+    // A map is written within seconds of a change, not at once.
+    eventually("the map on disk to say where bob is", || {
+        std::fs::read_to_string(&file).is_ok_and(|map| map.contains(&endpoint)).then_some(())
+    });
 
     coordinator.kill();
     alice.kill();
@@ -69,7 +75,7 @@ fn cleanup_leaves_no_trace() {
 }
 
 fn converged(agent: &Agent) {
-    crate::lab::eventually("the agent to hold the whole wish, confirmed by the coordinator", || {
+    eventually("the agent to hold the whole wish, confirmed by the coordinator", || {
         let status = agent.status();
         (status.warren.converged && status.warren.coordinator_connected).then_some(())
     });
