@@ -1,7 +1,7 @@
 //! `warren-coordinator serve`: from settings to a running server, and down again.
 
 use std::fs;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
 
 use super::config::Settings;
 use super::http::{Shared, Site};
@@ -20,7 +19,7 @@ use super::metrics::{self, Metrics};
 use super::rate::Rates;
 use super::store::{Ledger, SqliteStore};
 use super::{admin, clock, ending, limits, listen};
-use crate::io::{bind, make_directory, tls, write_secret};
+use crate::io::{bind, log_to_stderr, make_directory, tls, write_secret};
 use crate::registry;
 use crate::types::MachinePrivate;
 
@@ -31,7 +30,7 @@ const DATABASE: &str = "coordinator.sqlite";
 
 /// Serves until SIGTERM or SIGINT. The error is a sentence.
 pub(crate) async fn run(settings: Settings) -> Result<(), String> {
-    log(&settings)?;
+    log_to_stderr(&settings.log).map_err(|error| format!("configuration: log: {error}"))?;
     let (end, ending) = ending::channel();
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("SIGTERM: {error}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("SIGINT: {error}"))?;
@@ -80,22 +79,6 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
     let _ = tokio::time::timeout(limits::FAREWELL_TIME, connections.acquire_many(all)).await;
     let _ = fs::remove_file(&settings.socket);
     Ok(())
-}
-
-/// To standard error, which the journal stamps and a terminal colours.
-fn log(settings: &Settings) -> Result<(), String> {
-    let filter = EnvFilter::builder().parse(&settings.log).map_err(|error| format!("configuration: log: {error}"))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false);
-    let done = if std::env::var_os("JOURNAL_STREAM").is_some() {
-        builder.without_time().try_init()
-    } else {
-        builder.try_init()
-    };
-    done.map_err(|error| error.to_string())
 }
 
 async fn ledger(settings: &Settings) -> Result<Ledger<SqliteStore>, String> {

@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use http::Uri;
 
+use crate::io::log_to_stderr;
+
 use super::serve;
 
 /// It failed.
@@ -97,7 +99,7 @@ impl Cli {
             Ok(settings) => settings,
             Err(error) => return complain(&error, USAGE),
         };
-        if let Err(error) = serve::log(&settings.log) {
+        if let Err(error) = log_to_stderr(&settings.log) {
             return complain(&format!("--log {}: {error}", settings.log), USAGE);
         }
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

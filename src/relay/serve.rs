@@ -1,7 +1,7 @@
 //! From settings to a running relay, and down again.
 
 use std::fs;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
 
 use super::cli::{Clients, Settings};
 use super::verify::Verifier;
@@ -90,22 +89,6 @@ fn admission(clients: Clients) -> Result<Admission, String> {
         let verifier = Arc::clone(&verifier);
         async move { verifier.admits(applicant).await }
     }))
-}
-
-/// To standard error, which the journal stamps and a terminal colours.
-pub(super) fn log(filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::builder().parse(filter).map_err(|error| error.to_string())?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false);
-    let done = if std::env::var_os("JOURNAL_STREAM").is_some() {
-        builder.without_time().try_init()
-    } else {
-        builder.try_init()
-    };
-    done.map_err(|error| error.to_string())
 }
 
 /// Reads the key; the first start makes it.

@@ -26,6 +26,8 @@ use crate::agent::VERSION;
 use crate::types::CapabilityVersion;
 use crate::wire::local::{limit, path};
 
+/// How long to wait before accepting again when that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections at once, of root and of everybody else: each may hold a body of the largest size, and nobody else's
 /// watchers keep root out.
 const CONNECTIONS: usize = 64;
@@ -62,7 +64,7 @@ pub async fn serve(listener: UnixListener, operators: Operators, calls: mpsc::Se
             Err(error) => {
                 // Out of descriptors, most likely: others have to close theirs first.
                 tracing::warn!("local socket: accept: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
