@@ -8,6 +8,7 @@ use super::admin::{self, KeyCommand, NodeCommand, RouteCommand, UserCommand};
 use super::config::{ConfigError, Options, Places};
 use super::policy_cli::PolicyCommand;
 use super::serve;
+use crate::io::log_to_stderr;
 
 /// It was refused, or failed.
 const FAILED: u8 = 1;
@@ -77,6 +78,10 @@ fn run_server(options: Options, places: Places) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.to_string()),
     };
+    if let Err(error) = log_to_stderr(&settings.log) {
+        eprintln!("warren-coordinator: configuration: log: {error}");
+        return ExitCode::from(USAGE);
+    }
     match runtime.block_on(serve::run(settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),

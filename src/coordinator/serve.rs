@@ -19,7 +19,7 @@ use super::metrics::{self, Metrics};
 use super::rate::Rates;
 use super::store::{Ledger, SqliteStore};
 use super::{admin, clock, ending, limits, listen};
-use crate::io::{bind, log_to_stderr, make_directory, tls, write_secret};
+use crate::io::{bind, make_directory, tls, write_secret};
 use crate::registry;
 use crate::types::MachinePrivate;
 
@@ -30,7 +30,6 @@ const DATABASE: &str = "coordinator.sqlite";
 
 /// Serves until SIGTERM or SIGINT. The error is a sentence.
 pub(crate) async fn run(settings: Settings) -> Result<(), String> {
-    log_to_stderr(&settings.log).map_err(|error| format!("configuration: log: {error}"))?;
     let (end, ending) = ending::channel();
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("SIGTERM: {error}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("SIGINT: {error}"))?;
