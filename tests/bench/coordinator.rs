@@ -14,7 +14,6 @@
 
 mod load;
 mod own;
-#[allow(dead_code, reason = "shared by all groups")]
 mod table;
 
 use std::collections::BTreeMap;

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
-#[allow(dead_code, reason = "shared by all benches")]
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};

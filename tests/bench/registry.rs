@@ -4,7 +4,6 @@
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 #![allow(clippy::cast_precision_loss, reason = "figures for reading")]
 
-#[allow(dead_code, reason = "shared by all benches")]
 mod table;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
