@@ -8,6 +8,9 @@
 //! Candidates inside the overlay, or inside a subnet that somebody advertises and that is not a link of ours, are
 //! never used: a tunnel must not run through itself.
 
+pub mod netcheck;
+pub mod portmap;
+
 mod book;
 mod rank;
 

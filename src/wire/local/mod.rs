@@ -6,12 +6,14 @@
 //! [`path::WARREN`] are our own and are kept small.
 #![allow(missing_docs, reason = "the fields mirror the protocol; a repeated name explains nothing")]
 
+mod netcheck;
 mod notify;
 mod own;
 mod prefs;
 mod profile;
 mod status;
 
+pub use netcheck::{NetcheckRegion, NetcheckReport};
 pub use notify::{HealthState, HealthWarning, Mask, Notify, StartOptions};
 pub use own::{HealthEntry, HealthReply, PlanReply, Severity, VersionReply};
 pub use prefs::{AppConnector, AutoUpdate, MaskedPrefs, Prefs, PrefsError};
