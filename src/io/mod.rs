@@ -1,4 +1,5 @@
-//! What more than one program's shell needs: the codecs of `wire` laid over a socket, open ports, secret files, the log.
+//! What more than one program's shell needs: the codecs of `wire` laid over a socket, open ports, certificates,
+//! secret files, the log.
 //!
 //! Its own module because the programs, such as the agent and the coordinator as the two ends of the control
 //! protocol, may not name each other. Nothing here decides anything.
@@ -6,9 +7,11 @@
 mod listening;
 mod logging;
 mod noise_stream;
+mod pinned;
 mod secret_file;
 
 pub use listening::{bind, bind_udp, tls, tune};
 pub use logging::log_to_stderr;
 pub use noise_stream::NoiseStream;
+pub use pinned::CertificatePin;
 pub use secret_file::{make_directory, write_secret};

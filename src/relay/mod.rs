@@ -13,6 +13,7 @@
 //! [`derp::Server`]: crate::derp::Server
 
 mod admission;
+mod certificate;
 mod cli;
 mod clock;
 mod connection;
@@ -23,6 +24,7 @@ mod stun;
 mod verify;
 
 pub use admission::{Admission, Applicant};
+pub use certificate::{NAMELESS, SelfSigned};
 pub use cli::Cli;
 pub use connection::{Relay, RelayConfig, RelayError};
 pub use stun::serve as serve_stun;
