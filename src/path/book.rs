@@ -1,43 +1,24 @@
 //! What is known of the way to each peer, and what to do about it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::{Ground, LOOK, PATIENCE, SESSION};
-use crate::types::{NodePublic, Timestamp};
+use super::{Event, Evidence, Ground, LOOK, PATIENCE, PathView, PeerInfo, SESSION, Transmit, Via, Way, Wish};
+use crate::types::{DiscoPrivate, IpNet, NodePublic, Timestamp};
 
 /// The ways to all peers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Book {
+    node: NodePublic,
     peers: BTreeMap<NodePublic, Track>,
     ground: Ground,
+    own_endpoints: Vec<SocketAddr>,
     /// Counts the maps, to tell the peers of the last one from those before.
     round: u64,
     look_at: Option<Instant>,
-}
-
-/// What the kernel says of one peer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Evidence {
-    /// Where its packets go.
-    pub endpoint: Option<SocketAddr>,
-    /// When its last handshake was completed.
-    pub last_handshake: Option<Timestamp>,
-    /// Bytes sent to it, handshake attempts included.
-    pub tx_bytes: u64,
-}
-
-/// What should become of the kernel's endpoint of a peer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wish {
-    /// It is right, or we know nothing better.
-    #[default]
-    Leave,
-    /// Use this if there is none.
-    Initial(SocketAddr),
-    /// Use this in place of what is there.
-    Move(SocketAddr),
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
 }
 
 #[derive(Debug, Default)]
@@ -56,14 +37,34 @@ struct Track {
 }
 
 impl Book {
-    /// Takes the endpoints that the map names, of all peers; a peer that is not named is forgotten.
+    /// A book without peers. Our probes are sealed with the disco key and say the node key; all chance comes from the
+    /// seed.
+    pub fn new(_disco: DiscoPrivate, node: NodePublic, _seed: [u8; 32]) -> Self {
+        Self {
+            node,
+            peers: BTreeMap::new(),
+            ground: Ground::default(),
+            own_endpoints: Vec::new(),
+            round: 0,
+            look_at: None,
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Our node key, as it is after a login.
+    pub fn handle_own_key(&mut self, node: NodePublic) {
+        self.node = node;
+    }
+
+    /// Takes what the map says of all peers; a peer that is not named is forgotten.
     ///
     /// Only what changed is ranked anew, so that a change of one peer among thousands costs little.
-    pub fn handle_peers<'a>(&mut self, peers: impl Iterator<Item = (NodePublic, &'a [SocketAddr])>, ground: Ground) {
+    pub fn handle_peers<'a>(&mut self, peers: impl Iterator<Item = PeerInfo<'a>>, ground: Ground, _now: Instant) {
         let moved = self.ground != ground;
         self.ground = ground;
         self.round += 1;
-        for (key, endpoints) in peers {
+        for PeerInfo { key, endpoints, .. } in peers {
             let track = self.peers.entry(key).or_default();
             track.round = self.round;
             if moved || *track.told != *endpoints {
@@ -74,12 +75,28 @@ impl Book {
         self.peers.retain(|_, track| track.round == self.round);
     }
 
-    /// Takes what the kernel says of a peer; whether the wish for it changed.
-    pub fn handle_observed(&mut self, key: &NodePublic, evidence: Evidence, now: Instant, wall: Timestamp) -> bool {
-        let Some(track) = self.peers.get_mut(key) else { return false };
+    /// Our own endpoints, best first, as they are known at this moment: what a peer is told to probe.
+    pub fn handle_own_endpoints(&mut self, endpoints: &[SocketAddr], _now: Instant) {
+        self.own_endpoints = endpoints.to_vec();
+    }
+
+    /// A datagram that looks like a probe has come.
+    pub fn handle_datagram(&mut self, _via: Via, _bytes: &[u8], _now: Instant) {}
+
+    /// The kernel began a handshake with a relayed peer; the packet is on its way through the relay.
+    pub fn handle_initiation(&mut self, _peer: &NodePublic, _packet: Vec<u8>, _now: Instant) {}
+
+    /// The relay carried something to or from a peer after a pause. It need not be told more often than once a second.
+    pub fn handle_relayed(&mut self, _peer: &NodePublic, _now: Instant) {}
+
+    /// Takes what the kernel says of a peer.
+    pub fn handle_observed(&mut self, key: &NodePublic, evidence: Evidence, now: Instant, wall: Timestamp) {
+        let Some(track) = self.peers.get_mut(key) else { return };
         let before = track.wish;
         track.handle_observed(evidence, now, wall);
-        track.wish != before
+        if track.wish != before {
+            self.events.push_back(Event::PathChanged { peer: *key });
+        }
     }
 
     /// The kernel has been looked at; the next look is due later.
@@ -89,19 +106,45 @@ impl Book {
         self.look_at = undecided.then(|| now + LOOK.saturating_mul(share));
     }
 
-    /// The time that [`Book::poll_timeout`] named has come, and a look is on its way.
-    pub fn handle_look_begun(&mut self) {
-        self.look_at = None;
+    /// Somebody wants to know how a peer is reached: it ends in [`Event::PingDone`] with this number.
+    pub fn handle_ping(&mut self, peer: &NodePublic, id: u64, _now: Instant) {
+        self.events.push_back(Event::PingDone { id, peer: *peer, answer: None });
     }
 
-    /// When the kernel should be looked at again for the sake of peers without a session.
+    /// Addresses of ours, each with its on-link prefix, are gone: paths over them end at once.
+    pub fn handle_links_lost(&mut self, _removed: &[IpNet], _now: Instant) {}
+
+    /// The time that [`Book::poll_timeout`] named has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = None;
+            self.events.push_back(Event::NeedsLook);
+        }
+    }
+
+    /// When to call [`Book::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.look_at
+    }
+
+    /// A packet to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// What has happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
     }
 
     /// What should become of each peer's endpoint, where we have a wish.
     pub fn wishes(&self) -> impl Iterator<Item = (NodePublic, Wish)> + '_ {
         self.peers.iter().filter(|(_, track)| track.wish != Wish::Leave).map(|(key, track)| (*key, track.wish))
+    }
+
+    /// The path to a peer.
+    pub fn path(&self, _key: &NodePublic) -> PathView {
+        PathView { way: Way::None, active: false }
     }
 }
 
@@ -184,7 +227,7 @@ mod tests {
         #[allow(clippy::disallowed_methods, reason = "an arbitrary origin; only differences matter")]
         fn new(endpoints: &[&str]) -> Self {
             let mut scene = Self {
-                book: Book::default(),
+                book: Book::new(DiscoPrivate::from_random([1; 32]), NodePublic::from_bytes([9; 32]), [1; 32]),
                 start: Instant::now(),
                 elapsed: Duration::ZERO,
                 tx_bytes: 0,
@@ -197,7 +240,7 @@ mod tests {
         fn map_says(&mut self, endpoints: &[&str]) {
             let endpoints: Vec<SocketAddr> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
             let ground = Ground::new(vec!["10.0.0.1/24".parse().unwrap()], []);
-            self.book.handle_peers([(PEER, &endpoints[..])].into_iter(), ground);
+            self.book.handle_peers([peer(PEER, &endpoints)].into_iter(), ground, self.start);
         }
 
         /// The kernel does what is wished; then packets are sent (or not), and the kernel is looked at.
@@ -210,8 +253,12 @@ mod tests {
             self.elapsed += Duration::from_secs(seconds);
             self.tx_bytes += if sends { 148 } else { 0 };
             let at = |seconds: u64| Timestamp::from_second(1_000_000 + i64::try_from(seconds).unwrap()).unwrap();
-            let evidence =
-                Evidence { endpoint: self.endpoint, last_handshake: handshake.map(at), tx_bytes: self.tx_bytes };
+            let evidence = Evidence {
+                endpoint: self.endpoint,
+                last_handshake: handshake.map(at),
+                tx_bytes: self.tx_bytes,
+                rx_bytes: 0,
+            };
             self.book.handle_observed(&PEER, evidence, self.start + self.elapsed, at(self.elapsed.as_secs()));
             self.book.handle_looked(self.start + self.elapsed);
             self.wish()
@@ -220,6 +267,10 @@ mod tests {
         fn wish(&self) -> Wish {
             self.book.wishes().next().map_or(Wish::Leave, |(_, wish)| wish)
         }
+    }
+
+    fn peer(key: NodePublic, endpoints: &[SocketAddr]) -> PeerInfo<'_> {
+        PeerInfo { key, disco: None, endpoints, home: None, relay: None }
     }
 
     fn at(endpoint: &str) -> SocketAddr {
@@ -284,21 +335,22 @@ mod tests {
     #[test]
     fn a_peer_that_left_the_map_is_forgotten() {
         let mut scene = Scene::new(&["10.0.0.5:1"]);
-        scene.book.handle_peers(std::iter::empty(), Ground::default());
+        scene.book.handle_peers(std::iter::empty(), Ground::default(), scene.start);
         assert_eq!(scene.wish(), Wish::Leave);
-        assert!(!scene.book.handle_observed(&PEER, Evidence::default(), scene.start, Timestamp::UNIX_EPOCH));
+        scene.book.handle_observed(&PEER, Evidence::default(), scene.start, Timestamp::UNIX_EPOCH);
+        assert_eq!(scene.book.poll_event(), None);
     }
 
     #[test]
     fn the_kernel_is_asked_less_often_the_more_peers_there_are() {
-        let mut book = Book::default();
+        let mut book = Scene::new(&[]).book;
         let ground = Ground::new(vec!["10.0.0.1/24".parse().unwrap()], []);
         let endpoints = [at("10.0.0.5:1"), at("203.0.113.5:1")];
         let key =
             |n: u16| NodePublic::from_bytes(std::array::from_fn(|i| n.to_le_bytes().get(i).copied().unwrap_or(9)));
         let start = Scene::new(&[]).start;
 
-        book.handle_peers((0..10_000).map(|n| (key(n), &endpoints[..])), ground);
+        book.handle_peers((0..10_000).map(|n| peer(key(n), &endpoints)), ground, start);
         book.handle_looked(start);
 
         assert_eq!(book.poll_timeout(), Some(start + Duration::from_secs(22)));

@@ -13,9 +13,11 @@ pub mod portmap;
 
 mod book;
 mod rank;
+mod view;
 
-pub use book::{Book, Evidence, Wish};
+pub use book::Book;
 pub use rank::Ground;
+pub use view::{Event, Evidence, PathView, PeerInfo, Target, Transmit, Via, Way, Wish};
 
 use std::time::Duration;
 

@@ -23,7 +23,7 @@ use super::local_api::Answer;
 use super::state::{StateDir, StateError, StateFile};
 use crate::control::{Received, ServerUrl, Session, Transmit};
 use crate::netmap::Netmap;
-use crate::path::{Book, Evidence};
+use crate::path::{self, Book, Evidence};
 use crate::plan::{Action, KernelError, Observed, Planner, Reconciler};
 use crate::types::{DiscoPrivate, IpNet, MachinePrivate, NodePrivate, Timestamp};
 use crate::wire::control::Hostinfo;
@@ -104,18 +104,20 @@ impl Core {
     /// Takes over what a directory holds, and begins where that leaves off.
     pub fn load(settings: Settings, dir: &StateDir, now: Now) -> Result<Self, StateError> {
         let stored = stored::load(dir, now)?;
+        let disco_key = DiscoPrivate::from_random(super::clock::key_bytes());
+        let own_key = stored.node_key.as_ref().map(NodePrivate::public).unwrap_or_default();
         let mut core = Self {
             settings,
             host: host::hostinfo(&stored.machine_key.public()),
             prefs: stored.prefs,
             machine_key: stored.machine_key,
             node_key: stored.node_key,
-            disco_key: DiscoPrivate::from_random(super::clock::key_bytes()),
+            book: Book::new(disco_key.clone(), own_key, super::clock::key_bytes()),
+            disco_key,
             login: login::Login::default(),
             session: None,
             netmap: stored.netmap,
             confirmed: stored.confirmed,
-            book: Book::default(),
             networks: None,
             planner: Planner::default(),
             reconciler: Reconciler::new(),
@@ -141,9 +143,13 @@ impl Core {
         self.reconciler.handle_observed(observed, now.tick);
         let device = self.reconciler.observed().and_then(|observed| observed.device.as_ref());
         for (key, peer) in device.iter().flat_map(|device| &device.peers) {
-            let evidence =
-                Evidence { endpoint: peer.endpoint, last_handshake: peer.last_handshake, tx_bytes: peer.tx_bytes };
-            self.stale.wish |= self.book.handle_observed(key, evidence, now.tick, now.wall);
+            let evidence = Evidence {
+                endpoint: peer.endpoint,
+                last_handshake: peer.last_handshake,
+                rx_bytes: peer.rx_bytes,
+                tx_bytes: peer.tx_bytes,
+            };
+            self.book.handle_observed(key, evidence, now.tick, now.wall);
         }
         self.book.handle_looked(now.tick);
         for (_, reply) in std::mem::take(&mut self.looking) {
@@ -204,10 +210,7 @@ impl Core {
             session.handle_timeout(now.tick);
         }
         self.reconciler.handle_timeout(now.tick);
-        if self.book.poll_timeout().is_some_and(|at| at <= now.tick) {
-            self.book.handle_look_begun();
-            self.reconciler.handle_changed(now.tick);
-        }
+        self.book.handle_timeout(now.tick);
         if self.netmap.expire(now.wall) {
             self.stale.paths = true;
             self.stale.wish = true;
@@ -222,6 +225,7 @@ impl Core {
     pub fn proceed(&mut self, now: Now) {
         self.handle_session_events(now);
         self.renew_facts(now);
+        self.handle_path_events(now);
         self.renew_wish(now);
         while let Some(event) = self.reconciler.poll_event() {
             tracing::info!("kernel: {event:?}");
@@ -274,6 +278,16 @@ impl Core {
         for file in self.saves.take_all() {
             let content = self.content(file, now);
             self.effects.push_back(Effect::Save(file, content));
+        }
+    }
+
+    fn handle_path_events(&mut self, now: Now) {
+        while let Some(event) = self.book.poll_event() {
+            match event {
+                path::Event::PathChanged { .. } => self.stale.wish = true,
+                path::Event::NeedsLook => self.reconciler.handle_changed(now.tick),
+                path::Event::PingDone { .. } | path::Event::NeedsFreshEndpoints => {}
+            }
         }
     }
 

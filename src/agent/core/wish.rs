@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::{Core, Now, Timestamp};
-use crate::path::{Ground, Wish};
+use crate::path::{Ground, PeerInfo, Wish};
 use crate::plan::{self, Desired, Host, Path, Paths, Trouble};
-use crate::types::IpNet;
+use crate::types::{IpNet, NodePrivate};
 use crate::wire::control::{EndpointType, Hostinfo, limit};
 use crate::wire::local::Severity;
 
@@ -18,8 +18,15 @@ impl Core {
             let advertised = self.netmap.peers().flat_map(|peer| peer.routes.iter().copied());
             let advertised = advertised.chain(self.prefs.advertise_routes.iter().copied());
             let ground = Ground::new(networks.iter().copied().collect(), advertised);
-            let peers = self.netmap.peers().map(|peer| (peer.key(), peer.node.endpoints.as_slice()));
-            self.book.handle_peers(peers, ground);
+            let peers = self.netmap.peers().map(|peer| PeerInfo {
+                key: peer.key(),
+                disco: None,
+                endpoints: &peer.node.endpoints,
+                home: None,
+                relay: None,
+            });
+            self.book.handle_peers(peers, ground, now.tick);
+            self.book.handle_own_key(self.node_key.as_ref().map(NodePrivate::public).unwrap_or_default());
             self.stale.wish = true;
         }
         if !std::mem::take(&mut self.stale.wish) {
