@@ -22,8 +22,8 @@ const PEERS: Limit = Limit::new("peers told of", limit::PEERS);
 const WEIGHT: Limit = Limit::new("bytes of peers", 64 << 20);
 /// Users that deltas may add up to: no more than there can be nodes.
 const USERS: Limit = Limit::new("users told of", limit::PEERS);
-/// Parts of the packet filter; coordinators send one to a few.
-const FILTER_PARTS: Limit = Limit::new("parts of the packet filter", 1_000);
+/// Parts of the packet filter; a coordinator may send one for each rule of its policy.
+const FILTER_PARTS: Limit = Limit::new("parts of the packet filter", 20_000);
 /// The part that an unnamed packet filter is.
 const UNNAMED_PART: &str = "base";
 

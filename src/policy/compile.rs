@@ -9,10 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::types::{NodeId, UserId};
-use crate::wire::control::CapMap;
+use crate::wire::control::{CapMap, RuleOrigin};
 
 use super::document::{Policy, Rule};
-use super::error::Span;
 use super::index::{Index, Place, SelectorId, Touched};
 use super::nodeset::NodeSet;
 use super::ports::{PortRange, Protocol};
@@ -42,8 +41,8 @@ pub struct Change {
 /// One rule, in numbers.
 #[derive(Clone, Debug)]
 pub(super) struct Flow {
-    /// Where in the policy; none for what holds without being written.
-    pub(super) at: Option<Span>,
+    /// Which rule of the policy; none for what holds without being written.
+    pub(super) origin: Option<Arc<RuleOrigin>>,
     list: usize,
     pub(super) targets: Vec<SelectorId>,
     pub(super) opens: Vec<FlowOpen>,
@@ -274,21 +273,21 @@ impl Compiler<'_> {
         });
         let opens = opens.collect();
         let via = (!rule.via.is_empty()).then(|| self.numbers(&rule.via));
-        let at = Some(rule.at);
+        let origin = Some(&rule.origin);
         let others: Vec<_> = rule.targets.iter().filter(|target| !is_self(target)).cloned().collect();
         if via.is_none() && !others.is_empty() {
             let others = self.numbers(&others);
             for app in companions(&rule.app) {
-                self.flow(at, others.clone(), Vec::new(), sources.clone(), Vec::new(), app, None);
+                self.flow(origin, others.clone(), Vec::new(), sources.clone(), Vec::new(), app, None);
             }
         }
-        self.flow(at, sources, rule.postures.clone(), targets, opens, rule.app.clone(), via);
+        self.flow(origin, sources, rule.postures.clone(), targets, opens, rule.app.clone(), via);
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of a flow, each once")]
     fn flow(
         &mut self,
-        at: Option<Span>,
+        origin: Option<&Arc<RuleOrigin>>,
         sources: Vec<SelectorId>,
         postures: Vec<String>,
         targets: Vec<SelectorId>,
@@ -299,7 +298,8 @@ impl Compiler<'_> {
         let next = self.lists.len();
         let list = *self.lists.entry(SourceList { selectors: sources, postures }).or_insert(next);
         let to_self = targets.iter().any(|target| is_self(self.index.selector(*target)));
-        self.flows.push(Flow { at, list, targets, opens, app, via, to_self, concerned: NodeSet::default() });
+        let origin = origin.cloned();
+        self.flows.push(Flow { origin, list, targets, opens, app, via, to_self, concerned: NodeSet::default() });
     }
 
     /// The numbers of selectors in order, each once.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::types::IpNet;
-use crate::wire::control::CapMap;
+use crate::wire::control::{CapMap, RuleOrigin};
 
 use super::error::{Fault, PolicyError, Span};
 use super::ports::{PortRange, Protocol};
@@ -20,6 +20,8 @@ use super::syntax::{self, Text};
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     pub(super) text: Arc<str>,
+    /// Where the lines end.
+    newlines: Arc<[u32]>,
     pub(super) groups: BTreeMap<String, Vec<Selector>>,
     pub(super) tag_owners: BTreeMap<String, Vec<Selector>>,
     pub(super) hosts: BTreeMap<String, IpNet>,
@@ -35,6 +37,12 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// A policy without content, of this text.
+    pub(super) fn of_text(text: &str) -> Self {
+        let newlines = text.bytes().zip(0..).filter(|(byte, _)| *byte == b'\n').map(|(_, at)| at);
+        Self { text: Arc::from(text), newlines: newlines.collect(), ..Self::default() }
+    }
+
     /// Reads a policy; what is wrong with it is listed, first things first.
     pub fn parse(bytes: &[u8]) -> Result<Self, PolicyErrors> {
         let text = syntax::decode(bytes).map_err(|(fault, text)| PolicyErrors(vec![fault.locate(&text)]))?;
@@ -51,9 +59,14 @@ impl Policy {
         &self.text
     }
 
-    /// The line, counted from 1, on which a rule begins.
+    /// The line, counted from 1, on which something begins.
     pub fn line(&self, at: Span) -> usize {
-        1 + self.text.bytes().take(at.start as usize).filter(|byte| *byte == b'\n').count()
+        1 + self.newlines.partition_point(|newline| *newline < at.start)
+    }
+
+    /// The text of a line, counted from 1, without the spaces around it; empty where there is no such line.
+    pub fn line_text(&self, line: usize) -> &str {
+        self.text.lines().nth(line.saturating_sub(1)).unwrap_or_default().trim()
     }
 }
 
@@ -80,6 +93,8 @@ impl fmt::Display for PolicyErrors {
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
     pub(super) at: Span,
+    /// What the rule is called, and its line.
+    pub(super) origin: Arc<RuleOrigin>,
     pub(super) sources: Vec<Selector>,
     /// Any of these must hold for a source node; none listed means no condition.
     pub(super) postures: Vec<String>,

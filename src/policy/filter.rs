@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::types::{IpNet, NodeId};
-use crate::wire::control::{CapGrant, CapMap, FilterRule, NetPortRange};
+use crate::wire::control::{CapGrant, CapMap, FilterRule, NetPortRange, RuleOrigin};
 
 use super::compile::{Compiled, Flow, companions};
 use super::index::{Place, SelectorId};
@@ -28,6 +28,7 @@ pub struct Filter {
 /// Ports opened to some sources.
 #[derive(Debug)]
 struct Opening {
+    origin: Option<Arc<RuleOrigin>>,
     sources: Arc<Sources>,
     protocol: Option<Protocol>,
     ports: BTreeSet<(Destination, PortRange)>,
@@ -36,6 +37,7 @@ struct Opening {
 /// Capabilities given to some sources.
 #[derive(Debug)]
 struct Grant {
+    origin: Option<Arc<RuleOrigin>>,
     sources: Arc<Sources>,
     destinations: BTreeSet<IpNet>,
     app: CapMap,
@@ -50,16 +52,40 @@ enum Destination {
 }
 
 impl Compiled {
-    /// The node's packet filter in wire form. An empty one lets nothing in.
+    /// The node's packet filter as one list, in which what has the same sources and protocol is joined, whatever
+    /// rules it comes from. An empty one lets nothing in.
     pub fn packet_filter(&self, id: NodeId) -> Vec<FilterRule> {
-        let filter = self.filter(id);
-        let openings = filter.openings.iter().map(|opening| FilterRule {
+        let filter = self.build_filter(id, Form::Joined);
+        let openings = filter.openings.iter().map(|opening| self.opening_rule(opening));
+        openings.chain(filter.grants.iter().map(|grant| self.grant_rule(grant))).collect()
+    }
+
+    /// The node's packet filter in parts, one for each rule of the policy, by the rule's name; each part says
+    /// where it comes from. Together they let in what [`Compiled::packet_filter`] does.
+    pub fn filter_parts(&self, id: NodeId) -> BTreeMap<String, Vec<FilterRule>> {
+        let filter = self.build_filter(id, Form::ByRule);
+        let mut parts: BTreeMap<String, Vec<FilterRule>> = BTreeMap::new();
+        let mut add = |origin: &Option<Arc<RuleOrigin>>, rule: FilterRule| {
+            let name = origin.as_ref().map_or(UNWRITTEN, |origin| origin.reference.as_str());
+            let rule = FilterRule { origin: origin.as_deref().cloned(), ..rule };
+            parts.entry(name.to_owned()).or_default().push(rule);
+        };
+        filter.openings.iter().for_each(|opening| add(&opening.origin, self.opening_rule(opening)));
+        filter.grants.iter().for_each(|grant| add(&grant.origin, self.grant_rule(grant)));
+        parts
+    }
+
+    fn opening_rule(&self, opening: &Opening) -> FilterRule {
+        FilterRule {
             src_ips: opening.sources.wire(&self.index).to_vec(),
             dst_ports: opening.ports.iter().map(net_ports).collect(),
             ip_proto: opening.protocol.iter().map(|protocol| i32::from(protocol.0)).collect(),
-            cap_grant: Vec::new(),
-        });
-        let grants = filter.grants.iter().map(|grant| FilterRule {
+            ..FilterRule::default()
+        }
+    }
+
+    fn grant_rule(&self, grant: &Grant) -> FilterRule {
+        FilterRule {
             src_ips: grant.sources.wire(&self.index).to_vec(),
             cap_grant: vec![CapGrant {
                 dsts: grant.destinations.iter().copied().collect(),
@@ -67,8 +93,7 @@ impl Compiled {
                 cap_map: grant.app.clone(),
             }],
             ..FilterRule::default()
-        });
-        openings.chain(grants).collect()
+        }
     }
 
     /// The capabilities that `address` has on the node.
@@ -88,11 +113,16 @@ impl Compiled {
 
     /// The node's packet filter.
     pub fn filter(&self, id: NodeId) -> Filter {
-        let mut builder = Builder::default();
+        self.build_filter(id, Form::Joined)
+    }
+
+    fn build_filter(&self, id: NodeId, form: Form) -> Filter {
+        let mut builder = Builder { form, ..Builder::default() };
         let Some((slot, place)) = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?))) else {
             return Filter::default();
         };
         for flow in &self.flows {
+            builder.origin = flow.origin.as_ref();
             if flow.concerned.contains(slot) {
                 let sources = self.sources_of(flow);
                 for open in &flow.opens {
@@ -111,7 +141,7 @@ impl Compiled {
     }
 
     /// The part of a rule that is about each user's own nodes.
-    fn filter_self(&self, flow: &Flow, place: &Place, slot: usize, builder: &mut Builder) {
+    fn filter_self(&self, flow: &Flow, place: &Place, slot: usize, builder: &mut Builder<'_>) {
         let Some(own) = self.index.owned.get(&place.node.user) else { return };
         let from = self.sources_of(flow).reach.intersection(own);
         if from.is_empty() {
@@ -199,14 +229,28 @@ fn net_ports((destination, ports): &(Destination, PortRange)) -> NetPortRange {
     NetPortRange { ip, ports: (*ports).into() }
 }
 
-/// Gathers a filter, joining what has the same sources and protocol.
-#[derive(Default)]
-struct Builder {
-    filter: Filter,
-    known: BTreeMap<(Content, Option<Protocol>), usize>,
+/// The part of a filter that no rule of a policy stands behind.
+const UNWRITTEN: &str = "base";
+
+/// Whether what is alike in several rules becomes one.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Form {
+    #[default]
+    Joined,
+    ByRule,
 }
 
-impl Builder {
+/// Gathers a filter, joining what has the same sources and protocol.
+#[derive(Default)]
+struct Builder<'c> {
+    form: Form,
+    filter: Filter,
+    /// The rule that is being added.
+    origin: Option<&'c Arc<RuleOrigin>>,
+    known: BTreeMap<(Option<&'c RuleOrigin>, Content, Option<Protocol>), usize>,
+}
+
+impl Builder<'_> {
     fn open(
         &mut self,
         sources: &Arc<Sources>,
@@ -218,9 +262,11 @@ impl Builder {
             return;
         }
         let next = self.filter.openings.len();
-        let index = *self.known.entry((sources.content().clone(), protocol)).or_insert(next);
+        let origin = self.origin.map(Arc::as_ref).filter(|_| self.form == Form::ByRule);
+        let index = *self.known.entry((origin, sources.content().clone(), protocol)).or_insert(next);
         if index == next {
-            self.filter.openings.push(Opening { sources: sources.clone(), protocol, ports: BTreeSet::new() });
+            let origin = self.origin.cloned();
+            self.filter.openings.push(Opening { origin, sources: sources.clone(), protocol, ports: BTreeSet::new() });
         }
         if let Some(opening) = self.filter.openings.get_mut(index) {
             let pairs = destinations.iter().flat_map(|to| ports.iter().map(|range| (*to, *range)));
@@ -231,7 +277,8 @@ impl Builder {
     /// Capabilities are given even to sources that are nobody at present.
     fn grant(&mut self, sources: &Arc<Sources>, destinations: BTreeSet<IpNet>, app: &CapMap) {
         if !destinations.is_empty() {
-            self.filter.grants.push(Grant { sources: sources.clone(), destinations, app: app.clone() });
+            let origin = self.origin.cloned();
+            self.filter.grants.push(Grant { origin, sources: sources.clone(), destinations, app: app.clone() });
         }
     }
 }

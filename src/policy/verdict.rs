@@ -27,7 +27,7 @@ impl Compiled {
     /// answers with line 0.
     pub fn lines_allowing(&self, from: IpAddr, to: IpAddr, protocol: Protocol, port: u16) -> Vec<usize> {
         let packet = Packet { from: from.into(), to: to.into(), protocol: Some(protocol), port };
-        self.allowing(packet, None).map(|flow| flow.at.map_or(0, |at| self.policy().line(at))).collect()
+        self.allowing(packet, None).map(|flow| flow.origin.as_ref().map_or(0, |origin| origin.line as usize)).collect()
     }
 
     /// The rules that allow a packet, from a source that has, or claims, some posture attributes.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use warren::policy::{Attribute, CheckPeriod, Compiled, Node, Policy, Protocol, Role, Topology, User};
 use warren::types::{IpNet, NodeId, UserId};
+use warren::wire::control::FilterRule;
 
 const ADA: NodeId = NodeId(1);
 const GRACE: NodeId = NodeId(2);
@@ -172,4 +173,29 @@ fn a_failed_test_says_what_was_expected_and_what_was_found() {
             "dst \"tag:none:1\": tag not found: \"tag:none\""
         ]
     );
+}
+
+#[test]
+fn each_rule_is_a_part_of_the_filter_that_says_where_it_is_written() {
+    let first = r#"{"action": "accept", "src": ["grace@"], "dst": ["tag:web:80"]}"#;
+    let second = r#"{"action": "accept", "src": ["group:ops"], "dst": ["tag:web:22"]}"#;
+    let parts = |rules: &str| {
+        let parts = compile(&format!("\"acls\": [\n{rules}]")).filter_parts(WEB);
+        let of = |(name, rules): (String, Vec<FilterRule>)| {
+            let [rule] = rules.as_slice() else { panic!("one rule a part: {rules:?}") };
+            let origin = rule.origin.clone().unwrap();
+            assert_eq!(origin.reference, name);
+            (rule.dst_ports[0].ports.first, (name, origin.line))
+        };
+        parts.into_iter().map(of).collect::<BTreeMap<_, _>>()
+    };
+    let before = parts(&format!("{first},\n{second},"));
+    let after = parts(&format!("{second}, // the other way round\n{first},"));
+    assert_eq!(before[&80].1 + 1, before[&22].1, "lines are counted");
+    assert_eq!(before[&22].0, after[&22].0, "the name stays while the text does");
+    assert_eq!((before[&22].1, before[&80].1), (after[&80].1, after[&22].1), "the line follows the text");
+    assert!(before[&22].0.starts_with("acl-") && before[&22].0 != before[&80].0);
+
+    let twice = compile(&format!("\"acls\": [{second}, {second}]")).filter_parts(WEB);
+    assert_eq!(twice.len(), 2, "two rules that say the same are two: {twice:?}");
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use warren::policy::{Attribute, Compiled, Node, Policy, Protocol, Role, Topology, User};
 use warren::types::{NodeId, UserId};
+use warren::wire::control::FilterRule;
 
 const NAMES: &str = r#"
     "groups": {"group:a": ["u1@x.org"], "group:b": ["u1@x.org", "u2@x.org", "u3@y.org"]},
@@ -178,7 +179,10 @@ proptest! {
                 for (source, target) in pairs(&compiled, *from, *to) {
                     for (protocol, port) in [(6, 22), (6, 443), (17, 22), (47, 0)] {
                         let lines = compiled.lines_allowing(source, target, Protocol(protocol), port);
-                        let admitted = admitted(&compiled, *to, source, target, protocol, port);
+                        let (joined, parts) = (compiled.packet_filter(*to), compiled.filter_parts(*to));
+                        let admitted = admitted(&joined, source, target, protocol, port);
+                        let parts: Vec<_> = parts.into_values().flatten().collect();
+                        prop_assert_eq!(admitted, self::admitted(&parts, source, target, protocol, port));
                         prop_assert_eq!(admitted, !lines.is_empty(), "{} -> {} {}/{}", source, target, protocol, port);
                         prop_assert!(!admitted || compiled.sees(*from, *to));
                     }
@@ -196,8 +200,8 @@ fn pairs(compiled: &Compiled, from: NodeId, to: NodeId) -> Vec<(IpAddr, IpAddr)>
 }
 
 /// Reads a wire filter the way a client does.
-fn admitted(compiled: &Compiled, node: NodeId, source: IpAddr, target: IpAddr, protocol: u8, port: u16) -> bool {
-    compiled.packet_filter(node).iter().any(|rule| {
+fn admitted(rules: &[FilterRule], source: IpAddr, target: IpAddr, protocol: u8, port: u16) -> bool {
+    rules.iter().any(|rule| {
         let protocols: Vec<i32> = if rule.ip_proto.is_empty() { vec![6, 17, 1, 58] } else { rule.ip_proto.clone() };
         protocols.contains(&i32::from(protocol))
             && rule.src_ips.iter().any(|text| holds(text, source))

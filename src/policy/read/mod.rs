@@ -4,12 +4,12 @@
 //! A fault in one rule does not hide those in the next.
 
 mod names;
+mod origin;
 mod rules;
 mod ssh;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use jsonc_parser::ast::Value;
 use serde_json::value::RawValue;
@@ -41,7 +41,7 @@ const SECTIONS: &[&str] = &[
 /// Reads a policy, or says what is wrong with it.
 pub(super) fn policy(text: &str) -> Result<Policy, Vec<Fault>> {
     let root = syntax::parse(text).map_err(|fault| vec![fault])?;
-    let mut reader = Reader { policy: Policy { text: Arc::from(text), ..Policy::default() }, faults: Vec::new() };
+    let mut reader = Reader { policy: Policy::of_text(text), faults: Vec::new() };
     let result = reader.sections(&root);
     reader.keep(result);
     if reader.faults.is_empty() { Ok(reader.policy) } else { Err(reader.faults) }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jsonc_parser::ast::Value;
 
+use super::origin::RuleNames;
 use super::{Reader, capabilities, is_source, is_target, place};
 use crate::policy::document::{Open, Rule};
 use crate::policy::error::{Fault, Span};
@@ -13,7 +14,7 @@ use crate::policy::ports::{Protocol, check_ports, parse_ports, parse_protocol, p
 use crate::policy::selector::{Autogroup, Selector, split_ports};
 use crate::policy::syntax::{self, Text};
 use crate::types::is_default_route;
-use crate::wire::control::CapMap;
+use crate::wire::control::{CapMap, RuleOrigin};
 
 const SELF_SOURCES: &str = "autogroup:self can only be used with users, groups, or supported autogroups";
 
@@ -24,7 +25,7 @@ impl Reader {
     pub(super) fn rules(&mut self, sections: &BTreeMap<&str, &Value<'_>>) {
         let default_posture = sections.get("defaultSrcPosture").map(|value| self.postures(value)).transpose();
         let default_posture = self.keep(default_posture).flatten().unwrap_or_default();
-        let mut rules = Vec::new();
+        let (mut rules, mut names) = (Vec::new(), RuleNames::default());
         type Read = fn(&Reader, &Value<'_>) -> Result<Rule, Fault>;
         for (section, read) in [("grants", Self::grant as Read), ("acls", Self::acl as Read)] {
             self.each(sections, section, |reader, value| {
@@ -34,6 +35,7 @@ impl Reader {
                 if rule.postures.is_empty() {
                     rule.postures.clone_from(&default_posture);
                 }
+                rule.origin = names.give(section, value, reader.policy.line(rule.at)).into();
                 rules.push(rule);
                 Ok(())
             });
@@ -178,6 +180,7 @@ enum NameError {
 fn empty(at: Span) -> Rule {
     Rule {
         at,
+        origin: Arc::new(RuleOrigin { reference: String::new(), line: 0 }),
         sources: Vec::new(),
         postures: Vec::new(),
         targets: Arc::from([]),

@@ -18,7 +18,7 @@ pub(in crate::wire) mod time;
 
 pub use derp_map::{DerpHomeParams, DerpMap, DerpNode, DerpRegion};
 pub use dns::{DnsConfig, DnsRecord, Resolver};
-pub use filter::{CapGrant, FilterRule, NetPortRange, Ports, match_all};
+pub use filter::{CapGrant, FilterRule, NetPortRange, Ports, RuleOrigin, match_all};
 pub use hostinfo::{Hostinfo, NetInfo, Service};
 pub use listed::{Listed, Unreadable};
 pub use map::{Debug, EndpointType, MapRequest, MapResponse, PeerChange, PingRequest};
