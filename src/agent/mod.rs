@@ -13,6 +13,7 @@
 pub mod clock;
 pub mod control_io;
 pub mod local_api;
+pub mod relay_pump;
 
 mod cleanup;
 mod config;

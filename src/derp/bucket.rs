@@ -20,12 +20,17 @@ impl Bucket {
 
     /// Takes one token if there is one.
     pub fn allow(&mut self, now: Instant) -> bool {
+        self.take(1, now)
+    }
+
+    /// Takes `amount` if there is so much, and nothing otherwise.
+    pub fn take(&mut self, amount: usize, now: Instant) -> bool {
         self.fill(now);
-        let allowed = self.tokens >= 1.0;
-        if allowed {
-            self.tokens -= 1.0;
+        let taken = self.tokens >= amount as f64;
+        if taken {
+            self.tokens -= amount as f64;
         }
-        allowed
+        taken
     }
 
     /// Takes `amount` and says how long to pause before taking more.

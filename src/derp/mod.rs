@@ -2,15 +2,17 @@
 //!
 //! A relay forwards ciphertext between nodes that have no direct path yet, by node key. [`Handshake`] brings one
 //! connection to the point where the client is known; [`Server`] owns every connection's queues and routes
-//! frames between them. Both take bytes and times and give bytes and times; the shell around them (`relay`) owns
-//! the sockets.
+//! frames between them; [`Client`] is the other end of one connection. All take bytes and times and give bytes and
+//! times; the shells around them (`relay`, and the agent's pump) own the sockets.
 
 mod bucket;
+mod client;
 mod handshake;
 mod queue;
 mod server;
 
 pub use bucket::Bucket;
+pub use client::{Client, ClientDrops, ClientError, Event};
 pub use handshake::{Greeting, Handshake, MeshKey};
 pub use queue::Queue;
 pub use server::{ConnectionId, Counters, Limits, Server};

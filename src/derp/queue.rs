@@ -9,6 +9,7 @@ pub struct Queue {
     bytes: VecDeque<u8>,
     lengths: VecDeque<u32>,
     most: usize,
+    kept: usize,
 }
 
 /// Memory that an empty queue may keep: one packet of the usual size, so that a quiet client costs little.
@@ -17,7 +18,12 @@ const KEPT_BYTES: usize = 2048;
 impl Queue {
     /// An empty queue for `most` frames.
     pub const fn new(most: usize) -> Self {
-        Self { bytes: VecDeque::new(), lengths: VecDeque::new(), most }
+        Self::keeping(most, KEPT_BYTES)
+    }
+
+    /// The same, which keeps `kept` bytes of memory when emptied: for a sender that fills it again and again.
+    pub const fn keeping(most: usize, kept: usize) -> Self {
+        Self { bytes: VecDeque::new(), lengths: VecDeque::new(), most, kept }
     }
 
     /// Appends a frame given in pieces. Returns how many older ones were dropped for it.
@@ -42,7 +48,7 @@ impl Queue {
         out.extend_from_slice(back);
         self.bytes.clear();
         self.lengths.clear();
-        self.bytes.shrink_to(KEPT_BYTES);
+        self.bytes.shrink_to(self.kept);
     }
 
     /// Whether nothing waits.

@@ -11,6 +11,7 @@ mod local;
 mod monitor;
 mod netlink;
 mod nftables;
+pub mod packet;
 mod route;
 mod rule;
 mod subscription;
