@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +15,10 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::wire::control::DerpMap;
+
+mod relay;
+
+pub use relay::{RelayPlace, RelaySettings, StunListen};
 
 /// Where the configuration file is looked for when none is named; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/warren/coordinator.toml";
@@ -26,8 +30,8 @@ const DEFAULT_DOMAIN: &str = "warren.internal";
 const DEFAULT_OFFLINE_GRACE: u64 = 10;
 /// Long enough for a reboot, short enough that a crowd of build machines does not pile up.
 const DEFAULT_EPHEMERAL_GRACE: u64 = 30 * 60;
-/// Room for 10,000 nodes, each with a map stream and, for a moment, a second connection.
-const DEFAULT_MAX_CONNECTIONS: usize = 20_000;
+/// Room for 10,000 nodes, each with a map stream and a relay connection and, for a moment, a second of both.
+const DEFAULT_MAX_CONNECTIONS: usize = 40_000;
 /// Connections of one address in a second: a site behind one address returns within seconds of an outage.
 const DEFAULT_HANDSHAKE_RATE: u32 = 50;
 
@@ -100,9 +104,33 @@ pub struct Options {
     /// Private key in PEM
     #[arg(long, env = "WARREN_COORDINATOR_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// Relays in JSON, as the official DERPMap [default: no relay]
+    /// Further relays in JSON, as the official DERPMap [default: none]
     #[arg(long, env = "WARREN_COORDINATOR_DERP_MAP", value_name = "FILE")]
     pub derp_map: Option<PathBuf>,
+    /// Whether to run a relay for nodes that cannot reach each other directly [default: true]
+    #[arg(long, env = "WARREN_COORDINATOR_RELAY", value_name = "BOOL")]
+    pub relay: Option<bool>,
+    /// Number of the relay's region, 900 to 999 [default: 900]
+    #[arg(long, env = "WARREN_COORDINATOR_RELAY_REGION", value_name = "NUMBER")]
+    pub relay_region: Option<u16>,
+    /// Name of the relay's region [default: Warren]
+    #[arg(long, env = "WARREN_COORDINATOR_RELAY_NAME", value_name = "NAME")]
+    pub relay_name: Option<String>,
+    /// How nodes reach the relay [default: as they reach this server]
+    #[arg(long, env = "WARREN_COORDINATOR_RELAY_HOST", value_name = "HOST[:PORT]")]
+    pub relay_host: Option<String>,
+    /// The relay's IPv4 address, for nodes to look up no name
+    #[arg(long, env = "WARREN_COORDINATOR_RELAY_IPV4", value_name = "ADDRESS")]
+    pub relay_ipv4: Option<Ipv4Addr>,
+    /// The relay's IPv6 address, likewise
+    #[arg(long, env = "WARREN_COORDINATOR_RELAY_IPV6", value_name = "ADDRESS")]
+    pub relay_ipv6: Option<Ipv6Addr>,
+    /// A TLS address and port for the relay alone, past a proxy in front [default: none, it shares --listen]
+    #[arg(long, env = "WARREN_COORDINATOR_RELAY_LISTEN", value_name = "ADDRESS:PORT")]
+    pub relay_listen: Option<SocketAddr>,
+    /// UDP address and port to answer STUN on, or `none` [default: [::]:3478]
+    #[arg(long, env = "WARREN_COORDINATOR_STUN_LISTEN", value_name = "ADDRESS:PORT")]
+    pub stun_listen: Option<String>,
     /// Domain of the nodes' names [default: warren.internal]
     #[arg(long, env = "WARREN_COORDINATOR_DOMAIN", value_name = "DOMAIN")]
     pub domain: Option<String>,
@@ -112,7 +140,7 @@ pub struct Options {
     /// Seconds away until an ephemeral node is deleted [default: 1800]
     #[arg(long, env = "WARREN_COORDINATOR_EPHEMERAL_GRACE", value_name = "SECONDS")]
     pub ephemeral_grace: Option<u64>,
-    /// Connections at once [default: 20000]
+    /// Connections at once [default: 40000]
     #[arg(long, env = "WARREN_COORDINATOR_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
     /// New node connections a second from one address; 0 for no limit [default: 50]
@@ -139,7 +167,9 @@ pub struct Settings {
     pub server_url: Option<String>,
     /// Certificate chain and private key; `None` for plain HTTP.
     pub tls: Option<TlsFiles>,
-    /// The relays.
+    /// The embedded relay; `None` where it is off.
+    pub relay: Option<RelaySettings>,
+    /// Further relays.
     pub derp_map: DerpMap,
     /// Domain of the nodes' names.
     pub domain: String,
@@ -211,6 +241,14 @@ impl Options {
             tls_cert: self.tls_cert.or(other.tls_cert),
             tls_key: self.tls_key.or(other.tls_key),
             derp_map: self.derp_map.or(other.derp_map),
+            relay: self.relay.or(other.relay),
+            relay_region: self.relay_region.or(other.relay_region),
+            relay_name: self.relay_name.or(other.relay_name),
+            relay_host: self.relay_host.or(other.relay_host),
+            relay_ipv4: self.relay_ipv4.or(other.relay_ipv4),
+            relay_ipv6: self.relay_ipv6.or(other.relay_ipv6),
+            relay_listen: self.relay_listen.or(other.relay_listen),
+            stun_listen: self.stun_listen.or(other.stun_listen),
             domain: self.domain.or(other.domain),
             offline_grace: self.offline_grace.or(other.offline_grace),
             ephemeral_grace: self.ephemeral_grace.or(other.ephemeral_grace),
@@ -251,7 +289,8 @@ impl Options {
             listen: self.listen.unwrap_or((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()),
             server_url: self.server_url.as_deref().map(check_url).transpose()?,
             tls,
-            derp_map: self.derp_map.as_deref().map_or_else(|| Ok(no_relays()), read_derp_map)?,
+            relay: relay::settle(&self)?,
+            derp_map: self.derp_map.as_deref().map(relay::read_derp_map).transpose()?.unwrap_or_default(),
             domain: check_domain(self.domain.as_deref().unwrap_or(DEFAULT_DOMAIN))?,
             offline_grace: Duration::from_secs(self.offline_grace.unwrap_or(DEFAULT_OFFLINE_GRACE)),
             ephemeral_grace: Duration::from_secs(self.ephemeral_grace.unwrap_or(DEFAULT_EPHEMERAL_GRACE)),
@@ -261,20 +300,6 @@ impl Options {
             metrics: self.metrics,
         })
     }
-}
-
-/// A map without regions: clients stop looking for the public relays and use direct paths only.
-fn no_relays() -> DerpMap {
-    DerpMap { omit_default_regions: true, ..DerpMap::default() }
-}
-
-fn read_derp_map(file: &Path) -> Result<DerpMap, ConfigError> {
-    let text = fs::read_to_string(file).map_err(|source| ConfigError::Read { file: file.to_owned(), source })?;
-    serde_json::from_str(&text).map_err(|error| ConfigError::Key {
-        place: file.display().to_string(),
-        key: "derp_map".to_owned(),
-        reason: error.to_string(),
-    })
 }
 
 fn check_url(text: &str) -> Result<String, ConfigError> {
@@ -319,7 +344,8 @@ mod tests {
         let settings = Options::default().settle().unwrap();
         assert_eq!(settings.listen, "[::]:8080".parse().unwrap());
         assert_eq!(settings.socket, Path::new("/var/lib/warren-coordinator/admin.sock"));
-        assert!(settings.derp_map.regions.is_empty() && settings.derp_map.omit_default_regions);
+        assert!(settings.derp_map.regions.is_empty());
+        assert_eq!(settings.relay.unwrap().region, crate::types::RegionId(900));
     }
 
     /// The file that the package installs: every key, commented out, with its default.
@@ -373,6 +399,10 @@ mod tests {
             (Options { metrics: Some("192.0.2.1:1".parse().unwrap()), ..base() }, "configuration: metrics: "),
             (Options { max_connections: Some(0), ..base() }, "configuration: max_connections: "),
             (Options { derp_map: Some("/nonexistent".into()), ..base() }, "/nonexistent: "),
+            (Options { relay_region: Some(1), ..base() }, "configuration: relay_region: "),
+            (Options { relay_name: Some(String::new()), ..base() }, "configuration: relay_name: "),
+            (Options { relay_host: Some("a b".into()), ..base() }, "configuration: relay_host: "),
+            (Options { stun_listen: Some("3478".into()), ..base() }, "configuration: stun_listen: "),
         ] {
             let error = options.settle().unwrap_err().to_string();
             assert!(error.starts_with(begins), "{error:?} should begin with {begins:?}");

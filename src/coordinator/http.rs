@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
@@ -23,8 +23,10 @@ use super::hub::{Busy, Hub};
 use super::listen::Connection;
 use super::metrics::Metrics;
 use super::rate::Rates;
+use super::relay_map::RelayMap;
 use super::{clock, limits, noise, page};
 use crate::registry;
+use crate::relay::{self, Relay};
 use crate::types::{CapabilityVersion, MachinePrivate, MachinePublic, NodePublic};
 use crate::wire::control::OverTlsPublicKeys;
 
@@ -36,6 +38,10 @@ pub(crate) struct Shared {
     pub(crate) key: MachinePrivate,
     /// How nodes reach us, if the operator said so.
     pub(crate) server_url: Option<String>,
+    /// Where the relays are.
+    pub(crate) relays: Arc<RelayMap>,
+    /// The embedded relay.
+    pub(crate) relay: Option<Arc<Relay>>,
     /// What we count.
     pub(crate) metrics: Arc<Metrics>,
     /// Places for the large request bodies that are read at once.
@@ -59,6 +65,10 @@ impl Site {
             .route("/verify", post(verify))
             .route("/register/{code}", get(register_page))
             .route("/machine/ping-response", get(ping_response))
+            .route("/derp", any(relay_request))
+            .route("/derp/probe", any(relay_request))
+            .route("/derp/latency-check", any(relay_request))
+            .route("/generate_204", any(relay_request))
             .route("/bootstrap-dns", get(bootstrap_dns))
             .route("/robots.txt", get(async || "User-agent: *\nDisallow: /\n"))
             .with_state(shared);
@@ -198,6 +208,19 @@ async fn ping_response() -> Response {
 /// its map, where they already stand with their addresses.
 async fn bootstrap_dns() -> Response {
     axum::Json(serde_json::Map::new()).into_response()
+}
+
+/// What is asked of the embedded relay.
+async fn relay_request(
+    State(shared): State<Arc<Shared>>,
+    Extension(connection): Extension<Connection>,
+    request: axum::extract::Request,
+) -> Response {
+    let Some(embedded) = &shared.relay else {
+        return refuse(StatusCode::NOT_FOUND, "this coordinator runs no relay");
+    };
+    let from = connection.from;
+    relay::answer(request, embedded, from, connection).map(Body::new)
 }
 
 /// Takes one token of the asker's bucket.

@@ -19,7 +19,7 @@ use super::metrics::Metrics;
 use super::store::{Ledger, Store};
 use crate::registry::{MapMessage, MapRefusal, Output, PendingCode, Registered, SessionId};
 use crate::types::{MachinePublic, NodePublic};
-use crate::wire::control::{MapRequest, RegisterRequest, RegisterResponse};
+use crate::wire::control::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
 
 /// The longest the task sleeps: wall-clock deadlines move when the clock is set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -92,9 +92,10 @@ pub(crate) struct Hub {
 enum Ask {
     Register(MachinePublic, Box<RegisterRequest>, oneshot::Sender<Registration>),
     Update(MachinePublic, Box<MapRequest>, oneshot::Sender<Result<(), MapRefusal>>),
-    Open(MachinePublic, Box<MapRequest>, oneshot::Sender<Result<Subscription, MapRefusal>>),
+    Open(MachinePublic, Box<MapRequest>, Option<DerpMap>, oneshot::Sender<Result<Subscription, MapRefusal>>),
     Pending(PendingCode, oneshot::Sender<Option<Waiting>>),
     Knows(NodePublic, oneshot::Sender<bool>),
+    Renew(Option<DerpMap>, oneshot::Sender<()>),
     Admin(Box<admin::Request>, oneshot::Sender<admin::Outcome>),
     Health(oneshot::Sender<Health>),
 }
@@ -118,13 +119,15 @@ impl Hub {
         self.ask(|answer| Ask::Update(machine, Box::new(request), answer)).await
     }
 
-    /// A node wants its map and every change of it. Replaces the stream it had.
+    /// A node wants its map and every change of it. Replaces the stream it had. `relays` are those of this node, where
+    /// nodes do not share them.
     pub(crate) async fn open(
         &self,
         machine: MachinePublic,
         request: MapRequest,
+        relays: Option<DerpMap>,
     ) -> Result<Result<Subscription, MapRefusal>, Busy> {
-        self.ask(|answer| Ask::Open(machine, Box::new(request), answer)).await
+        self.ask(|answer| Ask::Open(machine, Box::new(request), relays, answer)).await
     }
 
     /// Who waits with this code.
@@ -135,6 +138,12 @@ impl Hub {
     /// Whether a key belongs to a node that may use the network.
     pub(crate) async fn knows(&self, key: NodePublic) -> Result<bool, Busy> {
         self.ask(|answer| Ask::Knows(key, answer)).await
+    }
+
+    /// What nodes know of the relays is outdated: these are the shared ones; where nodes do not share them, their streams
+    /// end and they ask again.
+    pub(crate) async fn renew(&self, relays: Option<DerpMap>) -> Result<(), Busy> {
+        self.ask(|answer| Ask::Renew(relays, answer)).await
     }
 
     /// Administration.
@@ -206,9 +215,13 @@ impl<S: Store> Task<S> {
                 let updated = self.ledger.state_mut().update(machine, &request, clock::now());
                 let _ = answer.send(updated.map(|_| ()));
             }
-            Ask::Open(machine, request, answer) => {
-                let opened = self.open(machine, &request);
+            Ask::Open(machine, request, relays, answer) => {
+                let opened = self.open(machine, &request, relays.as_ref());
                 let _ = answer.send(opened);
+            }
+            Ask::Renew(relays, answer) => {
+                self.renew(relays);
+                let _ = answer.send(());
             }
             Ask::Pending(code, answer) => {
                 let pending = self.ledger.state().pending(&code);
@@ -257,15 +270,32 @@ impl<S: Store> Task<S> {
         }
     }
 
-    fn open(&mut self, machine: MachinePublic, request: &MapRequest) -> Result<Subscription, MapRefusal> {
+    fn open(
+        &mut self,
+        machine: MachinePublic,
+        request: &MapRequest,
+        relays: Option<&DerpMap>,
+    ) -> Result<Subscription, MapRefusal> {
         let now = clock::now();
         let node = self.ledger.state_mut().update(machine, request, now)?;
-        let opened = self.ledger.state_mut().open(node, request.version, now)?;
+        let mut opened = self.ledger.state_mut().open(node, request.version, now)?;
+        if let Some(relays) = relays {
+            Arc::make_mut(&mut opened.message).insert("DERPMap", relays);
+        }
         let (sender, messages) = mpsc::channel(limits::STREAM_QUEUE);
         // A queue that was made this moment has room.
         let _ = sender.try_send(opened.message);
         self.streams.insert(opened.session, sender);
         Ok(Subscription { messages, session: opened.session, closed: self.closing.clone() })
+    }
+
+    fn renew(&mut self, relays: Option<DerpMap>) {
+        if let Some(relays) = relays {
+            return self.ledger.state_mut().set_derp_map(relays);
+        }
+        for session in self.streams.keys().copied().collect::<Vec<_>>() {
+            self.close(session);
+        }
     }
 
     fn close(&mut self, session: SessionId) {

@@ -2,15 +2,16 @@
 //!
 //! The number of connections is bounded before one is accepted: past it the kernel's backlog fills, and
 //! whoever waits there is served when another leaves. A connection that does not finish its TLS handshake
-//! or its request head in time is closed. `/ts2021` takes its connection over and keeps its permit.
+//! or its request head in time is closed. `/ts2021` and `/derp` take their connection over and keep its permit.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
@@ -19,6 +20,9 @@ use super::ending::Ending;
 use super::http::Site;
 use super::limits;
 use crate::io::tune;
+
+/// The first byte of a TLS connection, and of no HTTP request (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Who is at the other end, and our share in the bound on connections.
 #[derive(Clone)]
@@ -33,10 +37,37 @@ pub(crate) struct Connection {
     pub(crate) ending: Ending,
 }
 
+/// How connections are protected.
+#[derive(Clone)]
+pub(crate) enum Cover {
+    /// Not at all.
+    Plain,
+    /// All of them.
+    Tls(TlsAcceptor),
+    /// Those that begin with a TLS handshake: relays are reached by TLS also where the coordinator has no certificate
+    /// that anybody vouches for.
+    Either(TlsAcceptor),
+}
+
+impl Cover {
+    /// What this connection is to be protected by.
+    async fn of(self, stream: &TcpStream) -> io::Result<Option<TlsAcceptor>> {
+        match self {
+            Self::Plain => Ok(None),
+            Self::Tls(tls) => Ok(Some(tls)),
+            Self::Either(tls) => {
+                let mut first = [0];
+                let count = stream.peek(&mut first).await?;
+                Ok((first[..count] == [TLS_HANDSHAKE]).then_some(tls))
+            }
+        }
+    }
+}
+
 /// Accepts until `ending` turns true. Connections end by themselves; they see the same signal.
 pub(crate) async fn serve(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    cover: Cover,
     site: Arc<Site>,
     connections: Arc<Semaphore>,
     mut ending: Ending,
@@ -58,16 +89,24 @@ pub(crate) async fn serve(
         if let Err(error) = tune(&stream) {
             debug!(%from, %error, "setting socket options");
         }
-        let connection = Connection { from, tls: tls.is_some(), _permit: Arc::new(permit), ending: ending.clone() };
-        let (site, tls) = (Arc::clone(&site), tls.clone());
-        tokio::spawn(async move {
-            let Some(tls) = tls else { return http(stream, site, connection).await };
-            match tokio::time::timeout(limits::TLS_TIME, tls.accept(stream)).await {
-                Ok(Ok(stream)) => http(stream, site, connection).await,
-                Ok(Err(error)) => debug!(%from, %error, "TLS handshake"),
-                Err(_) => debug!(%from, "TLS handshake took too long"),
-            }
-        });
+        let connection = Connection { from, tls: false, _permit: Arc::new(permit), ending: ending.clone() };
+        tokio::spawn(serve_one(stream, cover.clone(), Arc::clone(&site), connection));
+    }
+}
+
+async fn serve_one(stream: TcpStream, cover: Cover, site: Arc<Site>, mut connection: Connection) {
+    let from = connection.from;
+    let tls = match tokio::time::timeout(limits::HEAD_TIME, cover.of(&stream)).await {
+        Ok(Ok(Some(tls))) => tls,
+        Ok(Ok(None)) => return http(stream, site, connection).await,
+        Ok(Err(error)) => return debug!(%from, %error, "reading the first byte"),
+        Err(_) => return debug!(%from, "no first byte came in time"),
+    };
+    connection.tls = true;
+    match tokio::time::timeout(limits::TLS_TIME, tls.accept(stream)).await {
+        Ok(Ok(stream)) => http(stream, site, connection).await,
+        Ok(Err(error)) => debug!(%from, %error, "TLS handshake"),
+        Err(_) => debug!(%from, "TLS handshake took too long"),
     }
 }
 

@@ -122,7 +122,8 @@ async fn map(shared: &Shared, client: &Client, body: Incoming, under_way: UnderW
         other => return Err(refuse(StatusCode::BAD_REQUEST, format!("Compress is \"zstd\" or absent, not {other:?}"))),
     };
     let keep_alive = request.keep_alive;
-    let opened = shared.hub.open(client.machine, request).await;
+    let relays = shared.relays.seen_from(&client.base_url);
+    let opened = shared.hub.open(client.machine, request, relays).await;
     let subscription = opened.map_err(IntoResponse::into_response)?.map_err(|refusal| refused(&refusal))?;
     Ok(Response::new(Body::from_stream(MapBody::new(subscription, packing, keep_alive, under_way))))
 }

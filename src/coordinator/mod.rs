@@ -29,9 +29,10 @@ mod noise;
 mod page;
 mod policy_cli;
 mod rate;
+mod relay;
+mod relay_map;
 mod serve;
 pub mod store;
-mod websocket;
 
 pub use cli::Cli;
-pub use config::{ConfigError, DEFAULT_FILE, Options, Places, Settings};
+pub use config::{ConfigError, DEFAULT_FILE, Options, Places, RelayPlace, RelaySettings, Settings, StunListen};

@@ -18,15 +18,13 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::debug;
 
 use super::http::{Shared, base_url, later, rated, refuse};
 use super::limits;
 use super::listen::Connection;
 use super::machine::{self, Client};
-use super::websocket::ByteStream;
-use crate::io::NoiseStream;
+use crate::io::{NoiseStream, WebSocketBytes, websocket_accept};
 use crate::types::ChallengePublic;
 use crate::wire::noise::{EarlyNoise, Ephemeral, INITIATION_LEN, ServerHandshake, encode_early};
 
@@ -100,19 +98,9 @@ fn switching(protocol: &'static str) -> Response {
     response
 }
 
-/// Any page may open this WebSocket: what is inside is authenticated by the machine's key, and no cookie is read.
 #[allow(clippy::result_large_err, reason = "the error is the response itself, made once a connection")]
 fn switching_to_websocket(headers: &HeaderMap) -> Result<Response, Response> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !text(header::SEC_WEBSOCKET_PROTOCOL).split(',').any(|protocol| protocol.trim() == PROTOCOL) {
-        return Err(refuse(StatusCode::BAD_REQUEST, format!("the WebSocket subprotocol is {PROTOCOL}")));
-    }
-    let key = text(header::SEC_WEBSOCKET_KEY);
-    if text(header::SEC_WEBSOCKET_VERSION) != "13" || key.is_empty() {
-        return Err(refuse(StatusCode::BAD_REQUEST, "this is not a WebSocket handshake of version 13"));
-    }
-    let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()))
-        .map_err(|error| refuse(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let accept = websocket_accept(headers, PROTOCOL).map_err(|error| refuse(StatusCode::BAD_REQUEST, error))?;
     let mut response = switching("websocket");
     response.headers_mut().insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
@@ -154,7 +142,7 @@ impl Accepted {
             Err(_) => return debug!(%from, "upgrading to Noise took too long"),
         };
         let served = if self.websocket {
-            channel(ByteStream::accept(io).await, self.handshake, client, shared, connection).await
+            channel(WebSocketBytes::accept(io).await, self.handshake, client, shared, connection).await
         } else {
             channel(io, self.handshake, client, shared, connection).await
         };

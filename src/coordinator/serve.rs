@@ -15,13 +15,15 @@ use tracing::{info, warn};
 use super::config::Settings;
 use super::http::{Shared, Site};
 use super::hub::Task;
+use super::listen::{self, Cover};
 use super::metrics::{self, Metrics};
 use super::rate::Rates;
 use super::store::{Ledger, SqliteStore};
-use super::{admin, clock, ending, limits, listen};
+use super::{admin, clock, ending, limits, relay};
 use crate::io::{bind, make_directory, tls, write_secret};
 use crate::registry;
 use crate::types::MachinePrivate;
+use crate::wire::control::DerpMap;
 
 /// The Noise key's file. It lies beside the database, not in it: a stolen copy of the database cannot
 /// stand in for the server.
@@ -36,11 +38,13 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
 
     make_directory(&settings.state_dir).map_err(|error| format!("{}: {error}", settings.state_dir.display()))?;
     let key = key(&settings.state_dir.join(KEY_FILE))?;
-    let tls = settings.tls.as_ref().map(|files| tls(&files.cert, &files.key)).transpose()?;
     let listener = bind(settings.listen).map_err(|error| format!("{}: {error}", settings.listen))?;
     let socket = admin::bind(&settings.socket).map_err(|error| format!("{}: {error}", settings.socket.display()))?;
+    let (mut relay, relays) = relay::open(&settings)?;
+    let ports = ports(listener, &settings, relay.as_mut())?;
     let metrics = Arc::new(Metrics::default());
-    let (hub, registry) = Task::new(ledger(&settings).await?, Arc::clone(&metrics));
+    let relays = Arc::new(relays);
+    let (hub, registry) = Task::new(ledger(&settings, relays.shared()).await?, Arc::clone(&metrics));
 
     let mut tasks = JoinSet::new();
     let registry = tokio::spawn(registry.run(ending.clone()));
@@ -49,19 +53,22 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
         let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
         tasks.spawn(metrics::serve(listener, hub.clone(), Arc::clone(&metrics), ending.clone()));
     }
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let address = listener.local_addr().map_err(|error| error.to_string())?;
-    info!(%address, scheme, socket = %settings.socket.display(), key = %key.public(), "serving");
+    let relay = relay.map(|relay| relay.start(&hub, &relays, &mut tasks, &ending));
+    report(&settings, &ports, &key)?;
     let shared = Arc::new(Shared {
         hub,
         key,
         server_url: settings.server_url,
+        relays,
+        relay,
         metrics,
         large_bodies: Semaphore::new(limits::LARGE_BODIES),
         rates: Mutex::new(Rates::new(settings.handshake_rate)),
     });
-    let connections = Arc::new(Semaphore::new(settings.max_connections));
-    tasks.spawn(listen::serve(listener, tls, Arc::new(Site::new(shared)), Arc::clone(&connections), ending));
+    let (site, connections) = (Arc::new(Site::new(shared)), Arc::new(Semaphore::new(settings.max_connections)));
+    for (listener, cover) in ports {
+        tasks.spawn(listen::serve(listener, cover, Arc::clone(&site), Arc::clone(&connections), ending.clone()));
+    }
     notify(NotifyState::Ready);
 
     tokio::select! {
@@ -80,14 +87,44 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
     Ok(())
 }
 
-async fn ledger(settings: &Settings) -> Result<Ledger<SqliteStore>, String> {
+/// The ports to serve on, and what protects each.
+fn ports(
+    listener: TcpListener,
+    settings: &Settings,
+    relay: Option<&mut relay::Opened>,
+) -> Result<Vec<(TcpListener, Cover)>, String> {
+    let files = settings.tls.as_ref().map(|files| tls(&files.cert, &files.key)).transpose()?;
+    let (own_port, certificate) =
+        relay.map_or((None, None), |relay| (relay.listener.take(), relay.certificate.as_ref()));
+    let self_signed = certificate.map(|certificate| certificate.acceptor()).transpose();
+    let self_signed = self_signed.map_err(|error| format!("the relay's certificate: {error}"))?;
+    Ok(match (own_port, files, self_signed) {
+        (None, Some(files), _) => vec![(listener, Cover::Tls(files))],
+        (None, None, Some(ours)) => vec![(listener, Cover::Either(ours))],
+        (Some(port), Some(files), _) => vec![(listener, Cover::Tls(files.clone())), (port, Cover::Tls(files))],
+        (Some(port), None, Some(ours)) => vec![(listener, Cover::Plain), (port, Cover::Tls(ours))],
+        (_, None, None) => vec![(listener, Cover::Plain)],
+    })
+}
+
+/// Says where the server is.
+fn report(settings: &Settings, ports: &[(TcpListener, Cover)], key: &MachinePrivate) -> Result<(), String> {
+    let Some((listener, _)) = ports.first() else { return Ok(()) };
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let relay = settings.relay.as_ref().map_or("none".to_owned(), |relay| format!("region {}", relay.region));
+    info!(%address, scheme, socket = %settings.socket.display(), key = %key.public(), relay, "serving");
+    Ok(())
+}
+
+async fn ledger(settings: &Settings, derp_map: Option<DerpMap>) -> Result<Ledger<SqliteStore>, String> {
     let file = settings.state_dir.join(DATABASE);
     let store = SqliteStore::open(&file).await.map_err(|error| format!("{}: {error}", file.display()))?;
     let config = registry::Config {
         // Without an address of our own, pages are addressed as each node addresses us.
         server_url: settings.server_url.clone().unwrap_or_default(),
         base_domain: settings.domain.clone(),
-        derp_map: settings.derp_map.clone(),
+        derp_map,
         ephemeral_timeout: settings.ephemeral_grace,
         offline_grace: settings.offline_grace,
         ..registry::Config::default()

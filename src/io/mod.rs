@@ -9,9 +9,13 @@ mod logging;
 mod noise_stream;
 mod pinned;
 mod secret_file;
+#[cfg(feature = "relay")]
+mod websocket;
 
 pub use listening::{bind, bind_udp, tls, tune};
 pub use logging::log_to_stderr;
 pub use noise_stream::NoiseStream;
 pub use pinned::CertificatePin;
 pub use secret_file::{make_directory, write_secret};
+#[cfg(feature = "relay")]
+pub use websocket::{WebSocketBytes, websocket_accept};

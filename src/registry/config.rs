@@ -16,8 +16,8 @@ pub struct Config {
     pub magic_dns: bool,
     /// Resolvers for all other names; none means that nodes keep their own.
     pub resolvers: Vec<Resolver>,
-    /// Where the relays are.
-    pub derp_map: DerpMap,
+    /// Where the relays are; `None` where that depends on the node and whoever sends a full map adds it.
+    pub derp_map: Option<DerpMap>,
     /// How long a node key lasts; `None` for ever. Tagged nodes always last.
     pub key_lifetime: Option<Duration>,
     /// How long an ephemeral node may be offline before it is deleted.
@@ -33,7 +33,7 @@ impl Default for Config {
             base_domain: "warren.internal".to_owned(),
             magic_dns: true,
             resolvers: Vec::new(),
-            derp_map: DerpMap::default(),
+            derp_map: Some(DerpMap::default()),
             key_lifetime: None,
             // Long enough for a reboot or a slow deployment, short enough that a crowd of build machines
             // does not pile up.

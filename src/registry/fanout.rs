@@ -136,7 +136,7 @@ impl State {
     /// The relays are, from here on, these.
     pub fn set_derp_map(&mut self, derp_map: DerpMap) {
         self.fanout.global_changed("DERPMap", json(&derp_map));
-        self.config.derp_map = derp_map;
+        self.config.derp_map = Some(derp_map);
     }
 
     /// Resolvers for names outside our domain are, from here on, these.
@@ -282,14 +282,17 @@ impl State {
         if let Some(common) = self.fanout.common.get(&class) {
             return Arc::clone(common);
         }
-        let common = Chunk::of_text(&fields(&BTreeMap::from([
+        let mut common = BTreeMap::from([
             ("CollectServices", "false".to_owned()),
-            ("DERPMap", json(&self.config.derp_map)),
             ("DNSConfig", json(&self.dns())),
             ("Debug", json(&Debug { disable_log_tail: true, ..Debug::default() })),
             ("Domain", json(&self.config.base_domain)),
             ("PacketFilters", json(&self.filters(class))),
-        ])));
+        ]);
+        if let Some(derp_map) = &self.config.derp_map {
+            common.insert("DERPMap", json(derp_map));
+        }
+        let common = Chunk::of_text(&fields(&common));
         self.fanout.common.insert(class, Arc::clone(&common));
         common
     }

@@ -75,6 +75,14 @@ impl MapMessage {
         Ok(())
     }
 
+    /// Adds a field that is this receiver's alone.
+    pub fn insert(&mut self, name: &str, value: &impl Serialize) {
+        // A message begins with its brace, in a private part, and is never without a field.
+        if let Some(Part::Private(first)) = self.parts.first_mut().filter(|part| part.len() > "{".len()) {
+            first.splice(1..1, format!("\"{name}\":{},", json(value)).into_bytes());
+        }
+    }
+
     /// A message that is the same for all its receivers.
     pub(super) fn shared(self) -> Self {
         let chunk = match self.parts.as_slice() {
@@ -354,6 +362,17 @@ mod tests {
             let wanted: Vec<u64> = (1..=300).filter(|n| Some(*n) != except).collect();
             assert_eq!(value, serde_json::json!({"A": 1, "L": wanted, "B": 2}), "without {except:?}");
         }
+    }
+
+    #[test]
+    fn a_field_for_one_receiver_joins_the_others() {
+        let mut builder = Builder::new(&Chunk::of_text(","));
+        builder.field("A", &1);
+        builder.shared_fields(&Chunk::of_text("\"B\":2"));
+        let mut message = builder.finish();
+        message.insert("C", &3);
+        let value: serde_json::Value = serde_json::from_slice(&message.plain()).unwrap();
+        assert_eq!(value, serde_json::json!({"A": 1, "B": 2, "C": 3}));
     }
 
     #[test]

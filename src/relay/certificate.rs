@@ -65,8 +65,13 @@ impl SelfSigned {
 
     /// The hash by which clients that reach us as `host` know this year's certificate; `None` where that cannot be a name.
     pub fn pin(&self, host: &str) -> Option<CertificatePin> {
-        let made = self.certificate(host, clock::year())?;
+        let made = self.certificate(host, self.year())?;
         made.cert.first().map(CertificatePin::of)
+    }
+
+    /// The year whose certificates are served.
+    pub fn year(&self) -> i16 {
+        clock::year()
     }
 
     /// The server's side of TLS.
@@ -103,7 +108,7 @@ impl SelfSigned {
 
 impl ResolvesServerCert for SelfSigned {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.certificate(hello.server_name().unwrap_or(NAMELESS), clock::year())
+        self.certificate(hello.server_name().unwrap_or(NAMELESS), self.year())
     }
 }
 

@@ -10,11 +10,11 @@ use std::time::Duration;
 use rand::RngExt;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::derp::{ConnectionId, Counters, Greeting, Handshake, Limits, MeshKey, Server};
-use crate::types::NodePrivate;
+use crate::types::{NodePrivate, NodePublic};
 use crate::wire::derp::DerpError;
 
 use super::admission::{Admission, Applicant};
@@ -70,6 +70,7 @@ pub struct Relay {
     config: RelayConfig,
     next: AtomicU64,
     shared: Mutex<Shared>,
+    ended: watch::Sender<bool>,
 }
 
 struct Shared {
@@ -81,7 +82,13 @@ impl Relay {
     /// A relay without clients.
     pub fn new(config: RelayConfig) -> Self {
         let server = Server::new(config.limits);
-        Self { config, next: AtomicU64::new(1), shared: Mutex::new(Shared { server, wakers: BTreeMap::new() }) }
+        let shared = Mutex::new(Shared { server, wakers: BTreeMap::new() });
+        Self { config, next: AtomicU64::new(1), shared, ended: watch::Sender::new(false) }
+    }
+
+    /// Who the relay is.
+    pub fn public(&self) -> NodePublic {
+        self.config.key.public()
     }
 
     /// Sends keep-alives when they are due, for as long as the relay runs.
@@ -109,15 +116,22 @@ impl Relay {
         let jitter = Duration::from_millis(rand::rng().random_range(0..=JITTER_MS));
         self.with(|server, wake| server.handle_connected(id, &greeting, clock::now(), jitter, wake))?;
         let write_within = if greeting.is_mesh { WRITE_SIBLING } else { WRITE };
+        let mut ended = self.ended.subscribe();
         tokio::select! {
             ended = self.read(id, &mut reader, unread) => ended,
             ended = self.write(id, &mut writer, &notify, write_within) => ended,
+            _ = ended.wait_for(|ended| *ended) => Ok(()),
         }
     }
 
     /// Tells every client that the relay restarts, and when to come back.
     pub fn announce_restart(&self, reconnect_in: Duration, try_for: Duration) {
         self.with(|server, wake| server.handle_shutdown(reconnect_in, try_for, wake));
+    }
+
+    /// Closes every connection, also those to come.
+    pub fn end(&self) {
+        self.ended.send_replace(true);
     }
 
     /// How many connections there are, and how many of them call this their home.

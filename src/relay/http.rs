@@ -1,20 +1,23 @@
 //! What a relay is asked over HTTP: the upgrade to the relay protocol, and the small questions by which clients
 //! measure the way to it and notice captive portals. None of them needs a body.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use http_body_util::Empty;
-use hyper::body::Incoming;
+use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
-use super::listen::{Connection, Site};
+use super::Relay;
+use crate::io::{WebSocketBytes, websocket_accept};
 use crate::wire::derp::VERSION;
 
 const PROTOCOL: &str = "DERP";
+/// The same as a subprotocol of a WebSocket.
+const SUBPROTOCOL: &str = "derp";
 const VERSION_HEADER: &str = "derp-version";
 const KEY_HEADER: &str = "derp-public-key";
 const CHALLENGE: &str = "x-tailscale-challenge";
@@ -22,55 +25,83 @@ const RESPONSE: &str = "x-tailscale-response";
 /// The longest challenge that is echoed, as the protocol has it.
 const CHALLENGE_LEN: usize = 64;
 
-type Answer = Response<Empty<Bytes>>;
+type Answer = Response<Full<Bytes>>;
 
-/// Answers one request; the relay protocol goes on in a task of its own.
-pub(super) fn answer(request: Request<Incoming>, site: &Arc<Site>, connection: &Connection) -> Answer {
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    match request.uri().path() {
-        "/derp" => upgrade(request, site, connection),
-        "/derp/probe" | "/derp/latency-check" if is_read => {
-            // A browser that measures runs on a page of another site; there is nothing here to protect from it.
-            with(StatusCode::OK, header::ACCESS_CONTROL_ALLOW_ORIGIN.as_str(), "*")
+/// Answers one request; the relay protocol goes on in a task of its own, which keeps `hold` as long as it lasts.
+pub fn answer<B>(request: Request<B>, relay: &Arc<Relay>, from: SocketAddr, hold: impl Send + 'static) -> Answer {
+    let path = request.uri().path();
+    if path == "/derp" {
+        return upgrade(request, relay, from, hold);
+    }
+    let headers = request.headers();
+    let answer = match path {
+        // A browser that measures runs on a page of another site; there is nothing here to protect from it.
+        "/derp/probe" | "/derp/latency-check" => {
+            with(StatusCode::OK, header::ACCESS_CONTROL_ALLOW_ORIGIN.as_str(), "*", "")
         }
-        "/generate_204" if is_read => generate_204(request.headers()),
-        "/derp/probe" | "/derp/latency-check" | "/generate_204" => {
-            with(StatusCode::METHOD_NOT_ALLOWED, header::ALLOW.as_str(), "GET, HEAD")
-        }
-        _ => bare(StatusCode::NOT_FOUND),
+        "/generate_204" => generate_204(headers),
+        // Addresses of servers that a client could not look up by itself; the map names those of relays.
+        "/bootstrap-dns" => with(StatusCode::OK, header::CONTENT_TYPE.as_str(), "application/json", "{}\n"),
+        "/robots.txt" => text("User-agent: *\nDisallow: /\n"),
+        "/" => text("This is a relay for the nodes of a network. There is nothing to see for people.\n"),
+        _ => return bare(StatusCode::NOT_FOUND),
+    };
+    match *request.method() {
+        Method::GET => answer,
+        Method::HEAD => answer.map(|_| Full::default()),
+        _ => with(StatusCode::METHOD_NOT_ALLOWED, header::ALLOW.as_str(), "GET, HEAD", ""),
     }
 }
 
-fn upgrade(mut request: Request<Incoming>, site: &Arc<Site>, connection: &Connection) -> Answer {
-    let wanted = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
-    let is_ours = wanted.is_some_and(|wanted| wanted.eq_ignore_ascii_case(PROTOCOL));
-    if !is_ours || request.method() != Method::GET || request.version() != Version::HTTP_11 {
-        return with(StatusCode::UPGRADE_REQUIRED, header::UPGRADE.as_str(), PROTOCOL);
-    }
+fn upgrade<B>(mut request: Request<B>, relay: &Arc<Relay>, from: SocketAddr, hold: impl Send + 'static) -> Answer {
+    let Some((is_websocket, answer)) = switching(&request, relay) else {
+        return with(StatusCode::UPGRADE_REQUIRED, header::UPGRADE.as_str(), PROTOCOL, "");
+    };
     let upgraded = hyper::upgrade::on(&mut request);
-    let (relay, from, permit) = (Arc::clone(&site.relay), connection.from, Arc::clone(&connection.permit));
+    let relay = Arc::clone(relay);
     tokio::spawn(async move {
+        let source = Some(from.ip().to_canonical());
         let ended = match upgraded.await {
-            Ok(io) => relay.serve(TokioIo::new(io), Some(from.ip().to_canonical())).await,
+            Ok(io) if is_websocket => relay.serve(WebSocketBytes::accept(TokioIo::new(io)).await, source).await,
+            Ok(io) => relay.serve(TokioIo::new(io), source).await,
             Err(error) => return debug!(%from, %error, "upgrading to the relay protocol"),
         };
-        drop(permit);
+        drop(hold);
         if let Err(error) = ended {
             debug!(%from, %error, "relay connection");
         }
     });
-    let mut answer = with(StatusCode::SWITCHING_PROTOCOLS, header::UPGRADE.as_str(), PROTOCOL);
-    let headers = answer.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(VERSION_HEADER, HeaderValue::from(VERSION));
-    if let Ok(key) = HeaderValue::from_str(&HEXLOWER.encode(site.key.as_bytes())) {
-        headers.insert(KEY_HEADER, key);
-    }
     answer
 }
 
+/// The answer that grants the upgrade, and whether it is one to a WebSocket; `None` where the request asks for neither.
+fn switching<B>(request: &Request<B>, relay: &Relay) -> Option<(bool, Answer)> {
+    let wanted = request.headers().get(header::UPGRADE)?.to_str().ok()?;
+    if request.method() != Method::GET || request.version() != Version::HTTP_11 {
+        return None;
+    }
+    if wanted.eq_ignore_ascii_case("websocket") {
+        let accept = websocket_accept(request.headers(), SUBPROTOCOL).ok()?;
+        let mut answer = with(StatusCode::SWITCHING_PROTOCOLS, header::UPGRADE.as_str(), "websocket", "");
+        let headers = answer.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        return Some((true, answer));
+    }
+    if !wanted.eq_ignore_ascii_case(PROTOCOL) {
+        return None;
+    }
+    let mut answer = with(StatusCode::SWITCHING_PROTOCOLS, header::UPGRADE.as_str(), PROTOCOL, "");
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(VERSION_HEADER, HeaderValue::from(VERSION));
+    headers.insert(KEY_HEADER, HeaderValue::from_str(&HEXLOWER.encode(relay.public().as_bytes())).ok()?);
+    Some((false, answer))
+}
+
 /// What no captive portal answers: nothing, and the word it was asked for.
-fn generate_204(headers: &HeaderMap) -> Answer {
+pub(super) fn generate_204(headers: &HeaderMap) -> Answer {
     let mut answer = bare(StatusCode::NO_CONTENT);
     let challenge = headers.get(CHALLENGE).and_then(|value| value.to_str().ok()).filter(|text| may_echo(text));
     if let Some(value) = challenge.and_then(|text| HeaderValue::from_str(&format!("response {text}")).ok()) {
@@ -85,14 +116,19 @@ fn may_echo(challenge: &str) -> bool {
         && challenge.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte))
 }
 
-fn with(status: StatusCode, name: &'static str, value: &'static str) -> Answer {
+fn text(body: &'static str) -> Answer {
+    with(StatusCode::OK, header::CONTENT_TYPE.as_str(), "text/plain; charset=utf-8", body)
+}
+
+fn with(status: StatusCode, name: &'static str, value: &'static str, body: &'static str) -> Answer {
     let mut answer = bare(status);
     answer.headers_mut().insert(name, HeaderValue::from_static(value));
+    *answer.body_mut() = Full::from(body);
     answer
 }
 
 fn bare(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Empty::new());
+    let mut answer = Response::new(Full::default());
     *answer.status_mut() = status;
     answer
 }

@@ -20,7 +20,6 @@ use tracing::{debug, warn};
 
 use super::{Relay, http};
 use crate::io::tune;
-use crate::types::NodePublic;
 
 /// Bytes of one request head, the least that hyper takes; an honest one has a few hundred.
 const HEAD_BYTES: usize = 8 * 1024;
@@ -33,26 +32,19 @@ const TLS_TIME: Duration = Duration::from_secs(10);
 /// How long to wait after an accept that failed, as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What every connection may use.
-pub(super) struct Site {
-    pub(super) relay: Arc<Relay>,
-    /// Who the relay is.
-    pub(super) key: NodePublic,
-}
-
 /// Who is at the other end, and our share in the bound on connections.
 #[derive(Clone)]
-pub(super) struct Connection {
-    pub(super) from: SocketAddr,
+struct Connection {
+    from: SocketAddr,
     /// Held as long as the connection lives, also by what takes it over.
-    pub(super) permit: Arc<OwnedSemaphorePermit>,
+    permit: Arc<OwnedSemaphorePermit>,
 }
 
 /// Accepts for as long as the relay runs. Connections end by themselves.
 pub(super) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    site: Arc<Site>,
+    relay: Arc<Relay>,
     connections: Arc<Semaphore>,
 ) {
     loop {
@@ -69,11 +61,11 @@ pub(super) async fn serve(
             debug!(%from, %error, "setting socket options");
         }
         let connection = Connection { from, permit: Arc::new(permit) };
-        let (site, tls) = (Arc::clone(&site), tls.clone());
+        let (relay, tls) = (Arc::clone(&relay), tls.clone());
         tokio::spawn(async move {
-            let Some(tls) = tls else { return serve_http(stream, site, connection).await };
+            let Some(tls) = tls else { return serve_http(stream, relay, connection).await };
             match timeout(TLS_TIME, tls.accept(stream)).await {
-                Ok(Ok(stream)) => serve_http(stream, site, connection).await,
+                Ok(Ok(stream)) => serve_http(stream, relay, connection).await,
                 Ok(Err(error)) => debug!(%from, %error, "TLS handshake"),
                 Err(_) => debug!(%from, "TLS handshake took too long"),
             }
@@ -81,13 +73,13 @@ pub(super) async fn serve(
     }
 }
 
-async fn serve_http<S>(stream: S, site: Arc<Site>, connection: Connection)
+async fn serve_http<S>(stream: S, relay: Arc<Relay>, connection: Connection)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let from = connection.from;
     let service = service_fn(move |request| {
-        let answer = http::answer(request, &site, &connection);
+        let answer = http::answer(request, &relay, from, Arc::clone(&connection.permit));
         async { Ok::<_, std::convert::Infallible>(answer) }
     });
     let served = http1::Builder::new()

@@ -27,4 +27,5 @@ pub use admission::{Admission, Applicant};
 pub use certificate::{NAMELESS, SelfSigned};
 pub use cli::Cli;
 pub use connection::{Relay, RelayConfig, RelayError};
+pub use http::answer;
 pub use stun::serve as serve_stun;

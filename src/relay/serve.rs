@@ -53,8 +53,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
     let keeping = Arc::clone(&relay);
     tasks.spawn(async move { keeping.keep_alive().await });
     let connections = Arc::new(Semaphore::new(settings.max_connections));
-    let site = listen::Site { relay: Arc::clone(&relay), key: public };
-    let accepting = tasks.spawn(listen::serve(listener, tls, Arc::new(site), Arc::clone(&connections)));
+    let accepting = tasks.spawn(listen::serve(listener, tls, Arc::clone(&relay), Arc::clone(&connections)));
     info!(%address, scheme, %stun, key = %public, "serving");
     notify(NotifyState::Ready);
 

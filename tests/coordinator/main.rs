@@ -9,4 +9,7 @@ mod joining;
 mod maps;
 mod node;
 mod policy;
+mod relay;
+#[path = "../relay/client.rs"]
+mod relay_client;
 mod server;

@@ -1,5 +1,7 @@
 //! A client of the relay protocol over a plain socket.
 
+#![allow(dead_code, reason = "each test program uses some of it")]
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
@@ -30,11 +32,15 @@ impl Client {
     }
 
     /// The same over a stream that is open.
-    pub(crate) fn over(mut io: Box<dyn Stream>, n: u8) -> Self {
+    pub(crate) fn over(io: Box<dyn Stream>, n: u8) -> Self {
+        Self::with_key(io, NodePrivate::from_random([n; 32]))
+    }
+
+    /// The same with a key of one's own.
+    pub(crate) fn with_key(mut io: Box<dyn Stream>, key: NodePrivate) -> Self {
         io.write_all(b"GET /derp HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: derp\r\n\r\n").unwrap();
         let head = read_head(&mut io);
         assert!(head.starts_with("http/1.1 101"), "{head}");
-        let key = NodePrivate::from_random([n; 32]);
         let mut client = Self { server: key.public(), key, io, head };
         let (kind, body) = client.frame().unwrap();
         let Ok(Frame::ServerKey(server)) = Frame::decode(kind, &body) else {
@@ -42,7 +48,7 @@ impl Client {
         };
         client.server = server;
         let info = ClientInfo { version: VERSION, ..ClientInfo::default() };
-        let sealed = seal_client_info(&client.key, &server, [n; 24], &info).unwrap();
+        let sealed = seal_client_info(&client.key, &server, [7; 24], &info).unwrap();
         client.say(Frame::ClientInfo { client: client.key.public(), sealed: &sealed });
         client
     }

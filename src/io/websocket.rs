@@ -1,4 +1,4 @@
-//! A WebSocket as a stream of bytes: how clients in a browser reach the control protocol.
+//! A WebSocket as a stream of bytes: how clients in a browser reach the control protocol and relays.
 //!
 //! Binary messages carry the bytes; where one message ends and the next begins means nothing.
 
@@ -8,26 +8,43 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use futures_util::{Sink, Stream};
+use http::{HeaderMap, HeaderValue, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 
-/// The largest message taken; a Noise record is 4 KiB and clients send a few at once.
-const MESSAGE_BYTES: usize = 64 * 1024;
+/// The largest message taken; a Noise record is 4 KiB, a relayed packet 64 KiB.
+const MESSAGE_BYTES: usize = 128 * 1024;
 /// The largest message sent.
 const CHUNK_BYTES: usize = 16 * 1024;
 
+/// What answers the `Sec-WebSocket-Key` of a request that asks for a WebSocket of this subprotocol. The error is a sentence.
+///
+/// Any page may open one: what is inside is authenticated by the client's key, and no cookie is read.
+pub fn websocket_accept(headers: &HeaderMap, protocol: &str) -> Result<HeaderValue, String> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !text(header::SEC_WEBSOCKET_PROTOCOL).split(',').any(|offered| offered.trim() == protocol) {
+        return Err(format!("the WebSocket subprotocol is {protocol}"));
+    }
+    let key = text(header::SEC_WEBSOCKET_KEY);
+    if text(header::SEC_WEBSOCKET_VERSION) != "13" || key.is_empty() {
+        return Err("this is not a WebSocket handshake of version 13".to_owned());
+    }
+    HeaderValue::try_from(derive_accept_key(key.as_bytes())).map_err(|error| error.to_string())
+}
+
 /// The adapter.
-pub(crate) struct ByteStream<S> {
+pub struct WebSocketBytes<S> {
     socket: WebSocketStream<S>,
     /// What was received and not yet read.
     unread: Bytes,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketBytes<S> {
     /// Takes over a connection whose HTTP upgrade is done.
-    pub(crate) async fn accept(io: S) -> Self {
+    pub async fn accept(io: S) -> Self {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES))
             .max_frame_size(Some(MESSAGE_BYTES))
@@ -38,7 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ByteStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocketBytes<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while self.unread.is_empty() {
             match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
@@ -59,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ByteStream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ByteStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketBytes<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(into_io)?;
         let chunk = &buf[..buf.len().min(CHUNK_BYTES)];
