@@ -135,7 +135,8 @@ impl fmt::Display for Rule {
 impl fmt::Display for Firewall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sources = self.hosts.len() + self.subnets.len();
-        write!(f, "{sources} sources in {} classes may reach {}", self.classes.len(), List(&self.served))
+        write!(f, "{sources} sources in {} classes may reach {}", self.classes.len(), List(&self.served))?;
+        self.probes.iter().try_for_each(|probes| write!(f, ", {probes}"))
     }
 }
 
@@ -158,6 +159,11 @@ impl fmt::Display for Change<'_> {
         write!(f, ", classes +{} -{}", classes(to, from), classes(from, to))?;
         if from.served != to.served {
             write!(f, ", may reach {}", List(&to.served))?;
+        }
+        match to.probes.filter(|probes| from.probes != Some(*probes)) {
+            Some(probes) => write!(f, ", {probes}")?,
+            None if from.probes != to.probes => f.write_str(", no probes")?,
+            None => {}
         }
         Ok(())
     }

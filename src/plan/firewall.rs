@@ -15,6 +15,8 @@ use thiserror::Error;
 
 use crate::types::IpNet;
 
+use super::probes::Probes;
+
 /// Our nftables table. The default lets nobody in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Firewall {
@@ -26,6 +28,8 @@ pub struct Firewall {
     pub hosts: BTreeMap<IpAddr, ClassId>,
     /// Source prefixes (subnets behind peers): the interval map. No two overlap.
     pub subnets: BTreeMap<IpNet, ClassId>,
+    /// What is done for path probes and relayed packets.
+    pub probes: Option<Probes>,
 }
 
 macro_rules! content_name {

@@ -90,6 +90,7 @@ impl Made {
             classes: uses.keys().map(|id| (*id, classes.get(*id))).collect(),
             hosts: hosts.into_iter().collect(),
             subnets: subnets.into_iter().collect(),
+            probes: host.probes,
         };
         let peer = |peer: &Accepted<'_>| {
             let key = peer.map.key();

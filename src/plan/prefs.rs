@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use crate::types::{IpNet, NodePrivate, NodePublic};
 
 use super::own;
+use super::probes::Probes;
 
 /// What the operator wants. The default is off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct Host {
     pub key: NodePrivate,
     /// The networks it is attached to, but for our own link: no peer may carry those.
     pub networks: BTreeSet<IpNet>,
+    /// The ports that the agent has, where it looks for paths.
+    pub probes: Option<Probes>,
 }
 
 /// Which way to each peer was chosen, by node key. A peer that is not here keeps what the kernel has.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::Value;
 use warren::linux::LinuxKernel;
 use warren::plan::{
-    Admit, Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, Observed, Peer, PortRange, Protocol, Route,
-    RouteTarget, Rule, RuleAction, RuleId, Step, diff, own,
+    Admit, Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, Observed, Peer, PortRange, Probes,
+    Protocol, Route, RouteTarget, Rule, RuleAction, RuleId, Step, diff, own,
 };
 use warren::types::{IpNet, NodePrivate, NodePublic};
 
@@ -147,6 +147,7 @@ pub(crate) fn wish() -> Desired {
         classes: BTreeMap::from([(ClassId(1), Class { rules: BTreeMap::from([(RuleId(1), admits)]) })]),
         hosts: BTreeMap::from([("100.64.0.2".parse().unwrap(), ClassId(1))]),
         subnets: BTreeMap::from([(net("10.2.0.0/16"), ClassId(1))]),
+        probes: Some(Probes { wireguard_port: 41741, probe_port: 41743, relay_port: 41742 }),
     };
     let peer = |ips: &[&str], endpoint| Arc::new(Peer { allowed_ips: nets(ips), endpoint, keepalive: 0 });
     let endpoint = EndpointWish::Initial("192.0.2.2:41741".parse().unwrap());

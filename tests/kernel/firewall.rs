@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use warren::linux::LinuxKernel;
-use warren::plan::{Admit, Class, ClassId, Firewall, ObservedFirewall, PortRange, Protocol, RuleId, Step};
+use warren::plan::{Admit, Class, ClassId, Firewall, ObservedFirewall, PortRange, Probes, Protocol, RuleId, Step};
 use warren::types::IpNet;
 
 use crate::common::*;
@@ -46,6 +46,7 @@ fn firewall() -> Firewall {
             (net("192.168.1.0/24"), ClassId(1)),
             (net("fd01::/64"), ClassId(0xabc)),
         ]),
+        probes: Some(Probes { wireguard_port: 41741, probe_port: 41743, relay_port: 41742 }),
     }
 }
 
@@ -127,6 +128,8 @@ fn whatever_somebody_changes_in_the_table_is_seen() {
             "nft flush chain inet warren forward",
             "nft add rule inet warren class_0000000000000001 accept",
             "nft add rule inet warren class_0000000000000003 ip daddr 10.0.0.0/8 accept",
+            "nft insert rule inet warren probes udp dport 41743 accept",
+            "nft flush chain inet warren untracked",
             "nft add chain inet warren mine",
             "nft add counter inet warren mine",
             "nft add set inet warren mine '{ type ipv4_addr; }'",
@@ -185,7 +188,8 @@ pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
     let sources = prop::collection::btree_map((0u8..40, any::<bool>()), any::<prop::sample::Index>(), 0..12);
     let subnets = prop::collection::btree_map(any_net(), any::<prop::sample::Index>(), 0..6);
     let served = prop::collection::btree_set(any_net(), 0..6);
-    (classes, sources, subnets, served).prop_map(|(classes, sources, subnets, served)| {
+    let probes = prop::option::of(40_000_u16..40_003);
+    (classes, sources, subnets, served, probes).prop_map(|(classes, sources, subnets, served, probes)| {
         let ids: Vec<ClassId> = classes.keys().copied().collect();
         let hosts = sources.into_iter().map(|((number, six), class)| {
             let text = if six { format!("fd7a:115c:a1e0::{number:x}") } else { format!("100.64.0.{number}") };
@@ -197,6 +201,7 @@ pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
             subnets: nets.into_iter().map(|net| (net, *subnets[&net].get(&ids))).collect(),
             served: disjoint(served.into_iter()),
             classes,
+            probes: probes.map(|port| Probes { wireguard_port: port, probe_port: 2, relay_port: 3 }),
         }
     })
 }

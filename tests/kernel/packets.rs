@@ -157,6 +157,7 @@ fn policy() -> Firewall {
         classes: BTreeMap::from([(ClassId(1), class)]),
         hosts: [PEER, PEER_V6].map(|address| (address.parse().unwrap(), ClassId(1))).into(),
         subnets: BTreeMap::new(),
+        probes: None,
     }
 }
 

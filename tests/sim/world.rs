@@ -73,7 +73,7 @@ impl World {
     }
 
     pub(crate) fn host(&self) -> Host {
-        Host { key: private_key(self.own_key), networks: self.networks.clone() }
+        Host { key: private_key(self.own_key), networks: self.networks.clone(), probes: None }
     }
 
     /// Of peers with one key the lower number's path counts, as it does for the key.

@@ -44,7 +44,7 @@ impl Core {
         };
         let wish = match &self.node_key {
             Some(key) => {
-                let host = Host { key: key.clone(), networks };
+                let host = Host { key: key.clone(), networks, probes: None };
                 self.planner.desired(&self.netmap, &prefs, &self.paths(), &host)
             }
             None => plan::Wish::default(),

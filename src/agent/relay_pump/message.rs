@@ -91,6 +91,11 @@ pub enum PumpNews {
         /// The handshake initiation.
         packet: Vec<u8>,
     },
+    /// Packets pass between WireGuard and this peer by a relay. Said once a second at most.
+    Traffic {
+        /// Which.
+        peer: NodePublic,
+    },
     /// How the connection to a region stands.
     Region {
         /// Which.

@@ -5,6 +5,7 @@
 
 mod generation;
 mod object;
+mod probes;
 mod read;
 mod run;
 mod table;

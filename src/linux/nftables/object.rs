@@ -6,7 +6,8 @@
 use std::net::IpAddr;
 
 use nftables::schema::{Chain, Rule, Table};
-use serde::{Deserialize, Deserializer, Serialize};
+use nftables::stmt::Statement;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::types::IpNet;
 
@@ -32,7 +33,7 @@ pub(super) enum Object {
     Metainfo(serde_json::Value),
     Table(Table<'static>),
     Chain(Chain<'static>),
-    Rule(Rule<'static>),
+    Rule(#[serde(serialize_with = "spell")] Rule<'static>),
     Set(AddressSet),
     Map(VerdictMap),
     Counter(Counter),
@@ -139,6 +140,19 @@ impl Address {
             Self::Prefix { prefix } => IpNet::new(prefix.addr, prefix.len).ok(),
         }
     }
+}
+
+/// The `nftables` crate writes the statement that takes no argument as a word alone, which `nft` does not read.
+fn spell<S: Serializer>(rule: &Rule<'static>, serializer: S) -> Result<S::Ok, S::Error> {
+    if !rule.expr.iter().any(|statement| matches!(statement, Statement::Notrack)) {
+        return rule.serialize(serializer);
+    }
+    let mut value = serde_json::to_value(rule).map_err(serde::ser::Error::custom)?;
+    let statements = value.get_mut("expr").and_then(serde_json::Value::as_array_mut).into_iter().flatten();
+    for statement in statements.filter(|statement| statement.is_string()) {
+        *statement = serde_json::json!({ "notrack": null });
+    }
+    value.serialize(serializer)
 }
 
 /// Some versions of `nft` print a list of one as the one.

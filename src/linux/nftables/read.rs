@@ -14,7 +14,7 @@ use crate::plan::{Admit, ClassId, Firewall, PortRange, Protocol, RuleId};
 use crate::types::IpNet;
 
 use super::object::{AddressSet, Document, Object, Verdict, VerdictMap};
-use super::table;
+use super::{probes, table};
 
 /// The firewall that the listing is, or why it is none of ours.
 pub(super) fn read(listing: &str) -> Result<Firewall, String> {
@@ -49,6 +49,7 @@ fn collect(firewall: &mut Firewall, object: &Object) -> Result<(), String> {
         }
         Object::Rule(rule) => {
             collect_rights(firewall, rule);
+            probes::collect(&mut firewall.probes, rule);
             Ok(())
         }
         Object::Metainfo(_) | Object::Table(_) | Object::Counter(_) | Object::Element(_) => Ok(()),

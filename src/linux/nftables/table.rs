@@ -36,11 +36,12 @@ use crate::plan::{Admit, Class, ClassId, Firewall, PortRange, Protocol, RuleId, 
 use crate::types::{IpNet, OVERLAY_V4, OVERLAY_V6};
 
 use super::object::{Address, AddressSet, Counter, Object, Verdict, VerdictMap};
+use super::probes;
 
 /// After the host's own filters, whose base chains sit at 0: what they drop never reaches ours.
-const AFTER_HOST_FILTERS: i32 = 10;
+pub(super) const AFTER_HOST_FILTERS: i32 = 10;
 /// Before connection tracking sees the packet.
-const RAW: i32 = -300;
+pub(super) const RAW: i32 = -300;
 
 /// Connection states, as bits: established, related.
 const ANSWERS: [u32; 2] = [2, 4];
@@ -119,11 +120,13 @@ pub(super) fn objects(firewall: &Firewall, with_elements: bool) -> Vec<Object> {
     objects.push(base_chain("spoof", NfHook::Prerouting, RAW));
     objects.push(base_chain("input", NfHook::Input, AFTER_HOST_FILTERS));
     objects.push(base_chain("forward", NfHook::Forward, AFTER_HOST_FILTERS));
+    objects.extend(probes::objects(firewall.probes.as_ref()));
     for (id, class) in &firewall.classes {
         objects.extend(class_rules(*id, class));
     }
     objects.extend(overlay_rules());
     objects.extend(base_rules());
+    objects.extend(probes::rules(firewall.probes.as_ref()));
     objects
 }
 
@@ -363,7 +366,7 @@ fn set(items: impl Iterator<Item = Expression<'static>>) -> Expression<'static> 
     Expression::Named(NamedExpression::Set(items.map(SetItem::Element).collect()))
 }
 
-fn base_chain(name: &'static str, hook: NfHook, priority: i32) -> Object {
+pub(super) fn base_chain(name: &'static str, hook: NfHook, priority: i32) -> Object {
     Object::Chain(Chain {
         family: NfFamily::INet,
         table: own::NFT_TABLE.into(),
@@ -378,7 +381,7 @@ fn base_chain(name: &'static str, hook: NfHook, priority: i32) -> Object {
     })
 }
 
-fn rule(chain: String, statements: Vec<Statement<'static>>) -> Object {
+pub(super) fn rule(chain: String, statements: Vec<Statement<'static>>) -> Object {
     Object::Rule(Rule {
         family: NfFamily::INet,
         table: own::NFT_TABLE.into(),
@@ -403,11 +406,11 @@ fn goto(class: ClassId) -> Verdict {
     Verdict::Goto { target: class_name(class) }
 }
 
-fn count(name: String) -> Statement<'static> {
+pub(super) fn count(name: String) -> Statement<'static> {
     Statement::Counter(stmt::Counter::Named(name.into()))
 }
 
-fn equals(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
+pub(super) fn equals(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
     Statement::Match(Match { left, right, op: Operator::EQ })
 }
 
@@ -415,15 +418,15 @@ fn reference(name: &str, family: Family) -> Expression<'static> {
     Expression::String(format!("@{name}{}", family.digit()).into())
 }
 
-fn payload(protocol: &'static str, field: &'static str) -> Expression<'static> {
+pub(super) fn payload(protocol: &'static str, field: &'static str) -> Expression<'static> {
     let field = PayloadField { protocol: protocol.into(), field: field.into() };
     Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
 }
 
-fn meta(key: MetaKey) -> Expression<'static> {
+pub(super) fn meta(key: MetaKey) -> Expression<'static> {
     Expression::Named(NamedExpression::Meta(Meta { key }))
 }
 
-fn text(text: &'static str) -> Expression<'static> {
+pub(super) fn text(text: &'static str) -> Expression<'static> {
     Expression::String(text.into())
 }

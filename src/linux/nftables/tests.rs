@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::plan::{Admit, Class, ClassId, Firewall, PortRange, Protocol, RuleId};
+use crate::plan::{Admit, Class, ClassId, Firewall, PortRange, Probes, Protocol, RuleId};
 use crate::types::IpNet;
 
 use super::object::{Command, Document, Object};
@@ -27,6 +27,7 @@ fn firewall() -> Firewall {
         classes: BTreeMap::from([(ClassId(7), Class { rules: BTreeMap::from([(RuleId(9), rights)]) })]),
         hosts: BTreeMap::from([("100.64.0.2".parse().unwrap(), ClassId(7))]),
         subnets: BTreeMap::from([(net("192.168.0.0/24"), ClassId(7))]),
+        probes: Some(Probes { wireguard_port: 41741, probe_port: 41743, relay_port: 41742 }),
     }
 }
 

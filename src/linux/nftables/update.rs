@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use crate::plan::{Firewall, own};
 
 use super::object::{Command, ElementList, Elements, Object};
+use super::probes;
 use super::table::{self, Family};
 
 /// The table anew, whatever was there.
@@ -47,6 +48,7 @@ pub(super) fn update(from: &Firewall, to: &Firewall) -> Vec<Command> {
         let (old, new) = (table::subnets(from, family), table::subnets(to, family));
         commands.extend(elements(format!("subnets{digit}"), old, new, ElementList::Verdicts));
     }
+    commands.extend(probes::update(from.probes.as_ref(), to.probes.as_ref()));
     for id in from.classes.keys().filter(|id| !to.classes.contains_key(*id)) {
         let chain = table::chain(table::class_name(*id));
         commands.push(Command::Flush(chain.clone()));

@@ -27,15 +27,13 @@ impl UdpSender {
         Ok(Self { raw: Raw::open(mark)?, sources: Sources::new(mark), port })
     }
 
-    /// Sends a datagram from the address of ours that the kernel's routing picks. Never waits: what does not fit is
-    /// an error, and lost.
-    pub fn send(&mut self, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
-        let from = self.source_for(to)?;
-        self.send_from(from, to, payload)
-    }
-
-    /// Sends a datagram from this address of ours, as an answer goes from where the question arrived.
-    pub fn send_from(&mut self, from: IpAddr, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
+    /// Sends a datagram, from this address of ours (an answer goes from where the question arrived) or else from the
+    /// one that the kernel's routing picks. Never waits: what does not fit is an error, and lost.
+    pub fn send(&mut self, to: SocketAddr, from: Option<IpAddr>, payload: &[u8]) -> io::Result<()> {
+        let from = match from {
+            Some(from) => from.to_canonical(),
+            None => self.source_for(to)?,
+        };
         self.raw.send(SocketAddr::new(from, self.port), canonical(to), payload)
     }
 
