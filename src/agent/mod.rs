@@ -13,7 +13,9 @@
 pub mod clock;
 pub mod control_io;
 pub mod local_api;
+pub mod netcheck_io;
 pub mod relay_pump;
+pub mod relay_tls;
 
 mod cleanup;
 mod config;

@@ -6,6 +6,7 @@
 //! belong to the network namespace of the thread that opens them. An ordinary user needs `CAP_NET_ADMIN`,
 //! ambient, so that the `nft` program inherits it.
 
+mod gateway;
 mod link;
 mod local;
 mod monitor;
@@ -29,6 +30,7 @@ use self::netlink::RouteSocket;
 use self::nftables::Nftables;
 use self::wireguard::WireguardSocket;
 
+pub use self::gateway::{DefaultRoute, Gateway};
 pub use self::local::{LocalAddress, LocalNetwork};
 
 /// The kernel of this host, in the network namespace of the thread that opened it.

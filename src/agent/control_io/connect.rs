@@ -208,15 +208,20 @@ impl Dialler {
         if let Some(tls) = self.tls.get() {
             return Ok(tls);
         }
-        let mut roots = rustls::RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        for error in found.errors {
-            tracing::warn!(%error, "a certificate of this system's trust store cannot be read");
-        }
-        roots.add_parsable_certificates(found.certs);
-        let trusting = tls_trusting(roots)?;
+        let trusting = tls_trusting(system_roots())?;
         Ok(self.tls.get_or_init(|| trusting))
     }
+}
+
+/// Whom this system trusts.
+pub(in crate::agent) fn system_roots() -> rustls::RootCertStore {
+    let mut roots = rustls::RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    for error in found.errors {
+        tracing::warn!(%error, "a certificate of this system's trust store cannot be read");
+    }
+    roots.add_parsable_certificates(found.certs);
+    roots
 }
 
 pub(super) fn tls_trusting(roots: rustls::RootCertStore) -> Result<TlsConnector, String> {
@@ -230,7 +235,7 @@ pub(super) fn tls_trusting(roots: rustls::RootCertStore) -> Result<TlsConnector,
 }
 
 /// Whether the kernel lets us mark our packets.
-fn may_mark(mark: u32) -> bool {
+pub(in crate::agent) fn may_mark(mark: u32) -> bool {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
     match socket.and_then(|socket| socket.set_mark(mark)) {
         Ok(()) => true,

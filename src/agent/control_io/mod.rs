@@ -5,7 +5,7 @@
 //! is no connection makes one first; all requests share it. Whatever fails becomes [`Received::Closed`] with a text
 //! that says what was done to which address.
 
-mod connect;
+pub(in crate::agent) mod connect;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -292,7 +292,7 @@ async fn read_body(response: Response<Incoming>, limit: Limit) -> Result<Vec<u8>
 }
 
 /// An error and what caused it, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(in crate::agent) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
