@@ -6,8 +6,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 
 /// How long a condition may take to hold, under emulation on a busy machine.
@@ -24,17 +26,26 @@ pub(crate) struct Lab {
 
 /// A machine of its own, as far as the network goes.
 pub(crate) struct Host {
-    namespace: Namespace,
-    /// Its address on the switch.
+    pub(crate) namespace: Namespace,
+    /// Its IPv4 address on its network; empty where it has none.
     pub(crate) v4: String,
-    /// Its other address on the switch.
+    /// Its IPv6 address on its network; empty where it has none.
     pub(crate) v6: String,
 }
 
 impl Lab {
     /// An empty lab, or `None` with a word why where this machine cannot hold one.
     pub(crate) fn new() -> Option<Self> {
-        if let Err(reason) = can_hold_a_lab() {
+        Self::where_possible(can_make_namespaces().and_then(|()| can_make_tunnels()))
+    }
+
+    /// The same for tests that have no tunnel: network namespaces suffice.
+    pub(crate) fn without_tunnels() -> Option<Self> {
+        Self::where_possible(can_make_namespaces())
+    }
+
+    fn where_possible(possible: Result<(), String>) -> Option<Self> {
+        if let Err(reason) = possible {
             assert!(std::env::var_os("WARREN_REQUIRE_KERNEL").is_none(), "this run must hold a lab: {reason}");
             say(&format!("skipped: {reason}"));
             return None;
@@ -51,11 +62,8 @@ impl Lab {
     pub(crate) fn host(&mut self, name: &str) -> Host {
         self.hosts += 1;
         let number = self.hosts;
-        let host = Host {
-            namespace: Namespace::new(&format!("{}-{name}", self.name)),
-            v4: format!("10.77.0.{number}"),
-            v6: format!("fd77::{number}"),
-        };
+        let host =
+            Host { namespace: self.namespace(name), v4: format!("10.77.0.{number}"), v6: format!("fd77::{number}") };
         self.switch.run(&format!("ip link add port{number} type veth peer name eth0 netns {}", host.namespace.name));
         self.switch.run(&format!("ip link set port{number} master switch up"));
         // No link-local address: when it appears is the kernel's affair, and snapshots would differ.
@@ -64,6 +72,11 @@ impl Lab {
         host.run(&format!("ip address add {}/24 dev eth0", host.v4));
         host.run(&format!("ip address add {}/64 dev eth0 nodad", host.v6));
         host
+    }
+
+    /// A network namespace with nothing in it but `lo`.
+    pub(crate) fn namespace(&self, name: &str) -> Namespace {
+        Namespace::new(&format!("{}-{name}", self.name))
     }
 
     /// A tunnel between two hosts, made with `ip` and `wg`; each end is a host and its address inside.
@@ -139,8 +152,9 @@ pub(crate) fn try_within<T>(limit: Duration, mut attempt: impl FnMut() -> Option
     }
 }
 
-struct Namespace {
-    name: String,
+/// A network namespace; it ends with the value.
+pub(crate) struct Namespace {
+    pub(crate) name: String,
 }
 
 impl Namespace {
@@ -157,8 +171,28 @@ impl Namespace {
         command
     }
 
-    fn run(&self, line: &str) -> String {
+    /// Runs a command line, words parted by spaces, in here; what it printed. It must succeed.
+    pub(crate) fn run(&self, line: &str) -> String {
         must(&mut self.command(line.split(' ')))
+    }
+
+    /// Loads rules into nftables in here.
+    pub(crate) fn nft(&self, rules: &str) {
+        must(&mut self.command(["nft", rules]));
+    }
+
+    /// Does something on a thread that lives in here: sockets that it opens stay here.
+    pub(crate) fn inside<T: Send + 'static>(&self, act: impl FnOnce() -> T + Send + 'static) -> T {
+        self.spawn_inside(act).join().unwrap()
+    }
+
+    /// The same, going on beside the caller.
+    pub(crate) fn spawn_inside<T: Send + 'static>(&self, act: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let namespace = fs::File::open(Path::new("/run/netns").join(&self.name)).unwrap();
+        std::thread::spawn(move || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            act()
+        })
     }
 }
 
@@ -168,10 +202,15 @@ impl Drop for Namespace {
     }
 }
 
-fn can_hold_a_lab() -> Result<(), String> {
+fn can_make_namespaces() -> Result<(), String> {
     if !Path::new("/run/netns").exists() && std::fs::create_dir("/run/netns").is_err() {
         return Err("network namespaces need root".to_owned());
     }
+    let probe = Command::new("unshare").args(["--net", "true"]).output();
+    probe.ok().filter(|output| output.status.success()).map(|_| ()).ok_or("no network namespaces here".to_owned())
+}
+
+fn can_make_tunnels() -> Result<(), String> {
     let probe = Command::new("unshare").args(["--net", "ip", "link", "add", "probe", "type", "wireguard"]).output();
     match probe {
         Ok(output) if output.status.success() => Ok(()),

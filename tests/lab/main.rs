@@ -11,7 +11,14 @@ mod ground;
 mod join;
 mod lab;
 mod lifecycle;
+mod matrix;
+mod nat;
+mod outage;
 #[allow(dead_code, reason = "some of it serves the benches only")]
 mod programs;
 mod restart;
+mod routers;
 mod snapshot;
+mod theory;
+mod train;
+mod world;

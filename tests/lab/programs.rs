@@ -44,6 +44,8 @@ pub(crate) struct Coordinator {
     process: Option<Process>,
     pub(crate) host: Host,
     pub(crate) url: String,
+    /// Beside those that every one gets.
+    arguments: Vec<String>,
     dir: PathBuf,
 }
 
@@ -51,10 +53,15 @@ impl Coordinator {
     /// Starts one that has no state, and waits until it answers.
     pub(crate) fn start(lab: &mut Lab) -> Self {
         let host = lab.host("coordinator");
-        let dir = lab.dir.path().join("coordinator");
+        let arguments = vec!["--server-url".to_owned(), format!("http://{}:8080", host.v4)];
+        Self::start_on(host, lab.dir.path().join("coordinator"), arguments)
+    }
+
+    /// The same on a host that is there, with this folder for its files.
+    pub(crate) fn start_on(host: Host, dir: PathBuf, arguments: Vec<String>) -> Self {
         fs::create_dir(&dir).unwrap();
         let url = format!("http://{}:8080", host.v4);
-        let mut coordinator = Self { process: None, host, url, dir };
+        let mut coordinator = Self { process: None, host, url, arguments, dir };
         coordinator.start_again();
         coordinator.run("user create lab");
         coordinator
@@ -63,8 +70,8 @@ impl Coordinator {
     /// Starts it on the state that it left.
     pub(crate) fn start_again(&mut self) {
         let program = env!("CARGO_BIN_EXE_warren-coordinator");
-        let mut command = self.host.command([program, "serve", "--listen", "0.0.0.0:8080", "--server-url", &self.url]);
-        command.args(["--offline-grace", "3", "--ephemeral-grace", "3"]);
+        let mut command = self.host.command([program, "serve", "--listen", "[::]:8080"]);
+        command.args(&self.arguments).args(["--offline-grace", "3", "--ephemeral-grace", "3"]);
         command.arg("--state-dir").arg(&self.dir).arg("--socket").arg(self.socket());
         self.process = Some(Process::start(command, &self.dir.join("log")));
         eventually("the coordinator to answer", || self.try_run("user list").status.success().then_some(()));
@@ -115,7 +122,11 @@ impl Agent {
     /// A host and a state directory for an agent.
     pub(crate) fn not_started(lab: &mut Lab, name: &str) -> Self {
         let host = lab.host(name);
-        let dir = lab.dir.path().join(name);
+        Self::not_started_on(host, name, lab.dir.path().join(name))
+    }
+
+    /// The same on a host that is there, with this folder for its files.
+    pub(crate) fn not_started_on(host: Host, name: &str, dir: PathBuf) -> Self {
         fs::create_dir_all(dir.join("state")).unwrap();
         for directory in [dir.clone(), dir.join("state")] {
             chown(&directory, Some(AGENT_USER), Some(AGENT_USER)).unwrap();
@@ -153,8 +164,18 @@ impl Agent {
 
     /// Joins with a key, by the command a user would type, and waits until packets may flow.
     pub(crate) fn join(&self, coordinator: &Coordinator, key: &str) {
-        self.warren(&format!("up --coordinator {} --auth-key {key} --hostname {}", coordinator.url, self.name));
+        self.join_at(&coordinator.url, key);
+    }
+
+    /// The same by an address of the coordinator that this host can reach.
+    pub(crate) fn join_at(&self, url: &str, key: &str) {
+        self.warren(&format!("up --coordinator {url} --auth-key {key} --hostname {}", self.name));
         self.wait_for(BackendState::Running);
+    }
+
+    /// The last lines of its log.
+    pub(crate) fn end_of_log(&self, lines: usize) -> String {
+        end_of(&self.dir.join("log"), lines)
     }
 
     /// Waits until the agent says that it has come this far.
@@ -255,11 +276,15 @@ impl Drop for Process {
         let ended = self.child.wait();
         let crashed = ended.is_ok_and(|status| status.signal() != Some(9) && !status.success());
         if std::thread::panicking() || crashed {
-            let log = fs::read_to_string(&self.log).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            println!("---- end of {}\n{}", self.log.display(), lines[lines.len().saturating_sub(40)..].join("\n"));
+            println!("---- end of {}\n{}", self.log.display(), end_of(&self.log, 40));
         }
     }
+}
+
+fn end_of(log: &Path, count: usize) -> String {
+    let log = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 fn text(line: &str, output: Output) -> String {

@@ -1,0 +1,200 @@
+//! A ping train, and the kernel's endpoint of a peer, both followed while things happen.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use wireguard_control::{Backend, Device};
+
+use crate::lab::{Host, try_within, within};
+
+/// One ping and the next.
+pub(crate) const INTERVAL: Duration = Duration::from_millis(200);
+
+/// `ping`, running.
+pub(crate) struct Train {
+    ping: Child,
+    reader: Option<JoinHandle<()>>,
+    started: Instant,
+    replies: Replies,
+}
+
+/// When the first answer to each sequence number came.
+type Replies = Arc<Mutex<BTreeMap<u32, Instant>>>;
+
+/// The endpoints of a peer, oldest first, each with the time when it was first seen.
+pub(crate) type History = Vec<(Instant, Option<SocketAddr>)>;
+
+/// What became of a train.
+pub(crate) struct Account {
+    /// How long the first answer took.
+    pub(crate) first: Duration,
+    /// Packets up to the last one that was answered.
+    pub(crate) sent: u32,
+    pub(crate) lost: u32,
+    /// The longest time without an answer, the end of the train included.
+    pub(crate) gap: Duration,
+}
+
+impl Train {
+    /// Starts it; a first answer is not waited for.
+    pub(crate) fn start(from: &Host, to: &str) -> Self {
+        let interval = INTERVAL.as_secs_f32().to_string();
+        let mut command = from.command(["ping", "-n", "-i", &interval, to]);
+        let mut ping = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let (replies, output) = (Replies::default(), ping.stdout.take().unwrap());
+        let noted = Arc::clone(&replies);
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some(number) = sequence_number(&line) {
+                    noted.lock().unwrap().entry(number).or_insert_with(now);
+                }
+            }
+        });
+        Self { ping, reader: Some(reader), started: now(), replies }
+    }
+
+    /// How many packets have been answered.
+    pub(crate) fn answered(&self) -> usize {
+        self.replies.lock().unwrap().len()
+    }
+
+    /// Waits for so many more answers.
+    pub(crate) fn run_on(&self, more: usize, limit: Duration) {
+        let goal = self.answered() + more;
+        within(limit, &format!("{more} more answers to ping"), || (self.answered() >= goal).then_some(()));
+    }
+
+    /// The same, where it may not come to that.
+    pub(crate) fn try_run_on(&self, more: usize, limit: Duration) -> bool {
+        let goal = self.answered() + more;
+        try_within(limit, || (self.answered() >= goal).then_some(())).is_some()
+    }
+
+    /// Ends it.
+    pub(crate) fn finish(mut self) -> Account {
+        self.end();
+        let replies = self.replies.lock().unwrap();
+        let Some((last, _)) = replies.last_key_value() else {
+            let silence = self.started.elapsed();
+            return Account { first: silence, sent: 0, lost: 0, gap: silence };
+        };
+        let times: Vec<Instant> = std::iter::once(self.started).chain(replies.values().copied()).collect();
+        let first = times[1].duration_since(self.started);
+        let gaps = times[1..].windows(2).map(|pair| pair[1].saturating_duration_since(pair[0]));
+        let gap = gaps.chain([times[times.len() - 1].elapsed()]).max().unwrap_or_default();
+        Account { first, sent: *last, lost: *last - u32::try_from(replies.len()).unwrap(), gap }
+    }
+
+    fn end(&mut self) {
+        let Some(reader) = self.reader.take() else { return };
+        let _ = self.ping.kill();
+        let _ = self.ping.wait();
+        let _ = reader.join();
+    }
+}
+
+impl Drop for Train {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, sent, lost, gap } = self;
+        write!(f, "{lost} of {sent} lost, first answer after {first:.1?}, longest gap {gap:.1?}")
+    }
+}
+
+/// The endpoint of one peer in the kernel of a host, looked at some thirty times a second.
+pub(crate) struct PathWatch {
+    end: Arc<AtomicBool>,
+    changes: Arc<Mutex<History>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl PathWatch {
+    const LOOK: Duration = Duration::from_millis(30);
+
+    /// Watches the peer that has this overlay address.
+    pub(crate) fn start(host: &Host, peer: &str) -> Self {
+        let (end, changes) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let (ended, noted): (_, Arc<Mutex<History>>) = (Arc::clone(&end), Arc::clone(&changes));
+        let peer: IpAddr = peer.parse().unwrap();
+        let thread = host.namespace.spawn_inside(move || {
+            while !ended.load(Ordering::Relaxed) {
+                let endpoint = endpoint_of(peer);
+                let mut changes = noted.lock().unwrap();
+                if changes.last().is_none_or(|(_, last)| *last != endpoint) {
+                    changes.push((now(), endpoint));
+                }
+                drop(changes);
+                std::thread::park_timeout(Self::LOOK);
+            }
+        });
+        Self { end, changes, thread: Some(thread) }
+    }
+
+    /// Where packets go at this moment, if anywhere.
+    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
+        self.changes.lock().unwrap().last().and_then(|(_, endpoint)| *endpoint)
+    }
+
+    /// Whether they go to the other machine and not to the agent, which passes them to a relay.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.endpoint().is_some_and(|endpoint| !is_relay(endpoint))
+    }
+
+    /// Waits until packets go this way.
+    pub(crate) fn wait_until_direct(&self, limit: Duration) {
+        within(limit, "a direct path", || self.is_direct().then_some(()));
+    }
+
+    /// Waits until packets go through the relay.
+    pub(crate) fn wait_until_relayed(&self, limit: Duration) {
+        let relayed = || self.endpoint().filter(|endpoint| is_relay(*endpoint)).map(|_| ());
+        within(limit, "the path through the relay", relayed);
+    }
+
+    /// All endpoints so far.
+    pub(crate) fn history(&self) -> History {
+        self.changes.lock().unwrap().clone()
+    }
+}
+
+impl Drop for PathWatch {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Whether an endpoint is the agent's own socket, which stands for a relay.
+pub(crate) fn is_relay(endpoint: SocketAddr) -> bool {
+    endpoint.ip().is_loopback()
+}
+
+/// The time now.
+#[allow(clippy::disallowed_methods, reason = "what is timed happens in other processes, in real time")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+fn endpoint_of(peer: IpAddr) -> Option<SocketAddr> {
+    let device = Device::get(&"warren0".parse().unwrap(), Backend::Kernel).ok()?;
+    let peer = device.peers.into_iter().find(|p| p.config.allowed_ips.iter().any(|allowed| allowed.address == peer));
+    peer?.config.endpoint
+}
+
+fn sequence_number(line: &str) -> Option<u32> {
+    line.contains("bytes from").then(|| line.split("icmp_seq=").nth(1)?.split(' ').next()?.parse().ok()).flatten()
+}

@@ -1,0 +1,124 @@
+//! An internet with a coordinator, and agents on sites of any kind.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::lab::{Host, Lab, Namespace};
+use crate::nat::{Internet, Kind, Site};
+use crate::programs::{Agent, Coordinator, Process};
+
+/// The code of the second relay's region, as `warren status` shows it.
+pub(crate) const SECOND: &str = "second";
+
+/// A coordinator with its relay in the middle of an internet, for agents on sites around it.
+pub(crate) struct World {
+    pub(crate) coordinator: Coordinator,
+    pub(crate) internet: Internet,
+    pub(crate) lab: Lab,
+    key: String,
+    second_relay: Option<(Host, Option<Process>)>,
+}
+
+/// An agent that has joined, and what stands around it.
+pub(crate) struct Node {
+    pub(crate) kind: Kind,
+    pub(crate) agent: Agent,
+    /// Its overlay address.
+    pub(crate) ip: String,
+    /// From the host outwards.
+    pub(crate) routers: Vec<Namespace>,
+}
+
+impl World {
+    /// One without agents. The coordinator goes by the address that each node asks it by: the lab has no names.
+    pub(crate) fn new() -> Option<Self> {
+        let lab = Lab::new()?;
+        let mut internet = Internet::new(&lab);
+        let host = internet.server(&lab, "coordinator");
+        let coordinator = Coordinator::start_on(host, lab.dir.path().join("coordinator"), Vec::new());
+        Some(Self::around(lab, internet, coordinator, None))
+    }
+
+    /// The same with a relay of its own elsewhere, nearer to everybody than the coordinator's.
+    pub(crate) fn with_second_relay() -> Option<Self> {
+        let lab = Lab::new()?;
+        let mut internet = Internet::new(&lab);
+        let (host, relay) = (internet.server(&lab, "coordinator"), internet.server(&lab, "relay"));
+        internet.slow_down(&host, "40ms");
+        let dir = lab.dir.path().join("relay");
+        let (process, map) = second_relay(&relay, &dir);
+        let arguments = vec!["--derp-map".to_owned(), map.display().to_string()];
+        let coordinator = Coordinator::start_on(host, lab.dir.path().join("coordinator"), arguments);
+        Some(Self::around(lab, internet, coordinator, Some((relay, Some(process)))))
+    }
+
+    fn around(
+        lab: Lab,
+        internet: Internet,
+        coordinator: Coordinator,
+        second_relay: Option<(Host, Option<Process>)>,
+    ) -> Self {
+        let key = coordinator.key("--reusable");
+        Self { coordinator, internet, lab, key, second_relay }
+    }
+
+    /// Ends the second relay at once, as a crash would.
+    pub(crate) fn kill_second_relay(&mut self) {
+        self.second_relay.as_mut().unwrap().1 = None;
+    }
+
+    /// An agent at a new site of this kind, joined.
+    pub(crate) fn node(&mut self, name: &str, kind: Kind) -> Node {
+        let Site { kind, host, routers } = self.internet.site(&self.lab, name, kind);
+        let url = self.url_for(&host);
+        let mut agent = Agent::not_started_on(host, name, self.lab.dir.path().join(name));
+        agent.start_again();
+        agent.join_at(&url, &self.key);
+        Node { kind, ip: agent.ip(4), agent, routers }
+    }
+
+    /// The coordinator's address in a family that this host has.
+    fn url_for(&self, host: &Host) -> String {
+        let coordinator = &self.coordinator.host;
+        if host.v4.is_empty() { format!("http://[{}]:8080", coordinator.v6) } else { self.coordinator.url.clone() }
+    }
+}
+
+impl Node {
+    pub(crate) fn host(&self) -> &Host {
+        &self.agent.host
+    }
+
+    /// What a person would look at first where something is wrong.
+    pub(crate) fn account(&self) -> String {
+        let mut text = format!("---- {} ({})\n", self.agent.name, self.kind.name());
+        for line in ["wg show warren0", "ip -br address", "ss -tunp"] {
+            let output = self.host().try_run(line);
+            let _ = write!(text, "# {line}\n{}", String::from_utf8_lossy(&output.stdout));
+        }
+        let status = self.agent.try_warren("status");
+        let _ = write!(text, "# warren status\n{}", String::from_utf8_lossy(&status.stdout));
+        let _ = write!(text, "# end of its log\n{}\n", self.agent.end_of_log(60));
+        text
+    }
+}
+
+/// Starts `warren-relay` with a certificate that the map pins; the file of the map.
+fn second_relay(host: &Host, dir: &Path) -> (Process, PathBuf) {
+    fs::create_dir(dir).unwrap();
+    let certificate = rcgen::generate_simple_self_signed(["relay.lab".to_owned()]).unwrap();
+    let (cert, key, map) = (dir.join("cert.pem"), dir.join("key.pem"), dir.join("map.json"));
+    fs::write(&cert, certificate.cert.pem()).unwrap();
+    fs::write(&key, certificate.signing_key.serialize_pem()).unwrap();
+    let pin = data_encoding::HEXLOWER.encode(&Sha256::digest(certificate.cert.der()));
+    let node = serde_json::json!({ "Name": "901a", "RegionID": 901, "HostName": "relay.lab",
+        "CertName": format!("sha256-raw:{pin}"), "IPv4": host.v4, "IPv6": host.v6 });
+    let region = serde_json::json!({ "RegionID": 901, "RegionCode": SECOND, "RegionName": "Second", "Nodes": [node] });
+    fs::write(&map, serde_json::json!({ "Regions": { "901": region } }).to_string()).unwrap();
+    let mut command = host.command([env!("CARGO_BIN_EXE_warren-relay"), "--open", "--state-dir"]);
+    command.arg(dir).arg("--tls-cert").arg(cert).arg("--tls-key").arg(key);
+    (Process::start(command, &dir.join("log")), map)
+}
