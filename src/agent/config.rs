@@ -1,5 +1,6 @@
 //! How the agent is started: flags, each with an environment variable beside it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +30,11 @@ pub struct Config {
     #[arg(long, env = "WARREN_PORT", value_name = "PORT", default_value_t = own::LISTEN_PORT,
           value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
+
+    /// An address and port at which others reach this machine's tunnel, beside those that are found: a port that
+    /// somebody forwards to it
+    #[arg(long = "endpoint", env = "WARREN_ENDPOINT", value_name = "ADDRESS:PORT", value_delimiter = ',')]
+    pub endpoints: Vec<SocketAddr>,
 
     /// Close the network when the coordinator has confirmed no map for this long (90s, 36h, 7d); without this a
     /// machine stays on its last map, and says how old it is

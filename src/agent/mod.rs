@@ -4,7 +4,9 @@
 //!   coordinator <─> control_io ─┐                       ┌─> pipes::disk    (state files)
 //!        warren <─> local_api ──┤                       │
 //!    interfaces ──> pipes ──────┼──> run: Core ─────────┼─> pipes::kernel  (observe, apply)
-//!        kernel ──> pipes ──────┘   (one task, by value)└─> control_io, local_api
+//!        kernel ──> pipes ──────┤   (one task, by value)├─> control_io, local_api
+//!        probes ──> network ────┤                       ├─> network        (probes out)
+//!        relays <─> relay_pump ─┘                       └─> netcheck_io    (names, gateways, HTTPS)
 //! ```
 //!
 //! [`Core`] decides and waits for nothing; [`run`] waits and decides nothing. The kernel's objects outlive the agent:
@@ -23,6 +25,7 @@ mod core;
 mod health;
 mod host;
 mod logging;
+mod network;
 mod pipes;
 mod privilege;
 mod run;
@@ -36,6 +39,7 @@ pub use cleanup::cleanup;
 pub use config::Config;
 pub use health::Health;
 pub use logging::init as init_logging;
+pub use network::{Missing, Network, SendDatagram};
 pub use run::{Parts, run};
 pub use serve::serve;
 pub use state::{StateDir, StateError, StateFile};

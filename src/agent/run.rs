@@ -1,7 +1,7 @@
 //! The loop: one task that owns the core, and the pipes around it.
 //!
 //! Each pipe is a task of its own on bounded channels and decides nothing: the kernel (so that a slow dump delays
-//! nothing else), the coordinator, the disk, the local socket. The loop takes one thing at a time, lets the core settle,
+//! nothing else), the coordinator, the disk, the local socket, the network. The loop takes one thing at a time, lets the core settle,
 //! and does what the core says.
 
 use std::collections::BTreeSet;
@@ -15,6 +15,7 @@ use super::clock::{self, Now};
 use super::control_io::{self, IoConfig};
 use super::core::{Core, Effect};
 use super::local_api::{self, Operators};
+use super::network::{Network, Ways};
 use super::pipes::{self, FromKernel};
 use super::state::{StateDir, StateError, StateFile};
 use crate::control::{Received, ServerUrl, Transmit};
@@ -36,6 +37,8 @@ pub struct Parts<K> {
     pub kernel: K,
     /// The host's own addresses, whenever they change.
     pub networks: mpsc::Receiver<BTreeSet<IpNet>>,
+    /// The ways to the network beside the coordinator.
+    pub network: Network,
     /// The local socket, bound.
     pub socket: UnixListener,
     /// Who may change things.
@@ -48,13 +51,13 @@ pub struct Parts<K> {
 
 /// Runs until `stop`. The kernel is left as it is: the data path outlives the agent.
 pub async fn run<K: Kernel + Send + 'static>(parts: Parts<K>) {
-    let Parts { mut core, dir, kernel, mut networks, socket, operators, mark, mut stop } = parts;
+    let Parts { mut core, dir, kernel, mut networks, network, socket, operators, mark, mut stop } = parts;
     let (calls_in, mut calls) = mpsc::channel(CALLS);
     let mut socket_task = JoinSet::new();
     socket_task.spawn(local_api::serve(socket, operators, calls_in));
     let (actions, mut from_kernel) = pipes::kernel(kernel);
     let (saves, mut saved) = pipes::disk(Arc::new(dir));
-    let mut pipes = Outward::new(actions, saves, mark);
+    let mut pipes = Outward::new(actions, saves, mark, Ways::new(network));
     loop {
         let now = clock::now();
         core.proceed(now);
@@ -67,6 +70,17 @@ pub async fn run<K: Kernel + Send + 'static>(parts: Parts<K>) {
             Some(networks) = networks.recv() => core.handle_networks(networks, clock::now()),
             Some((file, result)) = saved.recv() => core.handle_saved(file, result, clock::now()),
             Some(received) = pipes.received.recv() => take(&mut core, received, &mut pipes.received, Core::handle_received),
+            Some(datagram) = pipes.ways.datagrams.recv() => {
+                take(&mut core, datagram, &mut pipes.ways.datagrams, Core::handle_datagram);
+            }
+            Some(news) = pipes.ways.pump_news.recv() => {
+                take(&mut core, news, &mut pipes.ways.pump_news, Core::handle_pump);
+            }
+            Some(news) = pipes.ways.netcheck_news.recv() => {
+                take(&mut core, news, &mut pipes.ways.netcheck_news, Core::handle_netcheck);
+            }
+            Some((id, result)) = pipes.ways.echoes.recv() => core.handle_echo(id, result),
+            () = pipes.ways.commands.room(), if pipes.ways.commands.is_waiting() => pipes.ways.commands.advance(),
             () = until(timeout) => {}
         }
         core.handle_timeout(clock::now());
@@ -84,6 +98,7 @@ struct Outward {
     actions: mpsc::Sender<Action>,
     saves: mpsc::Sender<pipes::Save>,
     mark: Option<u32>,
+    ways: Ways,
     transmits: Option<mpsc::Sender<Transmit>>,
     /// The one way in whose other end changes.
     received: mpsc::Receiver<Received>,
@@ -92,9 +107,9 @@ struct Outward {
 }
 
 impl Outward {
-    fn new(actions: mpsc::Sender<Action>, saves: mpsc::Sender<pipes::Save>, mark: Option<u32>) -> Self {
+    fn new(actions: mpsc::Sender<Action>, saves: mpsc::Sender<pipes::Save>, mark: Option<u32>, ways: Ways) -> Self {
         let (_open, received) = mpsc::channel(1);
-        Self { actions, saves, mark, transmits: None, received, _open }
+        Self { actions, saves, mark, ways, transmits: None, received, _open }
     }
 
     fn carry_out(&mut self, core: &mut Core) {
@@ -105,6 +120,10 @@ impl Outward {
                 // One action at a time is under way, so there is room.
                 Effect::Kernel(action) => report(self.actions.try_send(action), "kernel"),
                 Effect::Save(file, content) => self.save(core, file, content),
+                Effect::Datagram { to, from, payload } => self.ways.datagram(to, from, &payload),
+                Effect::Pump(command) => self.ways.commands.push(command),
+                Effect::Netcheck(action) => self.ways.netcheck(action),
+                Effect::Echo(id, address) => self.ways.echo(id, address),
             }
         }
     }

@@ -4,6 +4,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::local_api::{self, Operators};
+use super::network::{self, Network};
 use super::{Config, Core, Parts, Settings, StartError, StateDir, cleanup, clock, pipes, privilege, run};
 use crate::linux::{LinuxKernel, LocalNetwork};
 use crate::plan::own;
@@ -25,8 +26,16 @@ pub fn serve(config: &Config) -> Result<(), StartError> {
 
 async fn agent(config: &Config) -> Result<(), StartError> {
     let dir = StateDir::open(&config.state_dir)?;
-    let settings = Settings { port: config.port, max_map_age: config.max_map_age };
-    let core = Core::load(settings, &dir, clock::now())?;
+    let mark = Some(own::MARK_BYPASS);
+    let mut settings = Settings {
+        port: config.port,
+        max_map_age: config.max_map_age,
+        explicit_endpoints: config.endpoints.clone(),
+        ..Settings::default()
+    };
+    let (network, missing) = Network::open(&mut settings, mark);
+    let mut core = Core::load(settings, &dir, clock::now())?;
+    network::report(&mut core, missing, clock::wall());
     let socket = local_api::bind(&config.socket)
         .map_err(|reason| StartError::Socket { path: config.socket.display().to_string(), reason })?;
     let (stopper, stop) = oneshot::channel();
@@ -45,9 +54,10 @@ async fn agent(config: &Config) -> Result<(), StartError> {
         dir,
         kernel: LinuxKernel::new()?,
         networks: pipes::networks(LocalNetwork::new()?),
+        network,
         socket,
         operators: Operators::new(&config.operator_group),
-        mark: Some(own::MARK_BYPASS),
+        mark,
         stop,
     };
     tell_systemd(sd_notify::NotifyState::Ready);

@@ -7,7 +7,7 @@ use clap::{Args as Arguments, Parser, Subcommand};
 
 use super::settings::Settings;
 use crate::types::parse_duration;
-use crate::wire::local::{Status, path};
+use crate::wire::local::{PingKind, Status, path};
 
 /// Talk to the Warren agent of this machine.
 ///
@@ -45,6 +45,10 @@ pub enum Command {
     Login(Login),
     /// Sign this machine out: its key is expired and forgotten
     Logout,
+    /// Ask a peer to answer, and tell which way the answer came
+    Ping(Ping),
+    /// List the relays
+    DerpMap,
     /// Print what the agent would change in the kernel at this moment
     Plan,
     /// Print the version of this program and of the agent
@@ -135,6 +139,30 @@ pub struct Ip {
     pub one: bool,
     /// A peer's name or address; without it, this machine
     pub peer: Option<String>,
+}
+
+/// The flags of `ping`.
+#[derive(Debug, Arguments)]
+pub struct Ping {
+    /// The peer's name or overlay address
+    pub node: String,
+    /// Stop once the answer comes directly, and fail where it never does
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub until_direct: bool,
+    /// How many pings are sent at most; 0 for any number
+    #[arg(short = 'c', long = "count", visible_alias = "c", value_name = "COUNT", default_value_t = 10)]
+    pub count: u32,
+    /// How long to wait for each answer
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// `disco` probes the paths outside the tunnel, `icmp` goes through it
+    #[arg(long = "type", value_name = "TYPE", default_value = "disco", value_parser = parse_kind)]
+    pub kind: PingKind,
+}
+
+fn parse_kind(text: &str) -> Result<PingKind, String> {
+    PingKind::from_name(text).ok_or_else(|| "the types are disco and icmp".to_owned())
 }
 
 #[cfg(test)]

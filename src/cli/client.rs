@@ -1,5 +1,6 @@
 //! HTTP to the agent's socket.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -13,7 +14,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::Error;
-use crate::wire::local::{Mask, MaskedPrefs, Notify, Prefs, Status, path};
+use crate::wire::control::DerpMap;
+use crate::wire::local::{Mask, MaskedPrefs, Notify, PingKind, PingReply, Prefs, Status, path};
 
 /// The largest answer that is read: the status of a network of the largest size.
 const ANSWER: usize = 64 << 20;
@@ -60,6 +62,17 @@ impl Client {
     pub async fn post(&self, call: &str, body: &impl Serialize) -> Result<(), Error> {
         let call = format!("{}{call}", path::TAILSCALE);
         self.whole(Method::POST, &call, encode(&call, body)?).await.map(|_| ())
+    }
+
+    /// Sends one ping, and waits for what comes of it.
+    pub async fn ping(&self, address: IpAddr, kind: PingKind) -> Result<PingReply, Error> {
+        let call = format!("{}ping?ip={address}&type={kind}&size=0", path::TAILSCALE);
+        self.ask(Method::POST, &call, Vec::new()).await
+    }
+
+    /// Where the relays are.
+    pub async fn derp_map(&self) -> Result<DerpMap, Error> {
+        self.ask(Method::GET, &format!("{}derpmap", path::TAILSCALE), Vec::new()).await
     }
 
     /// One of our own questions.

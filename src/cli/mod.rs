@@ -5,7 +5,9 @@
 
 mod args;
 mod client;
+mod derp_map;
 mod login;
+mod ping;
 mod render;
 mod settings;
 
@@ -139,6 +141,8 @@ pub async fn run(args: Args, out: &mut (impl Write + Send)) -> Result<Exit, Erro
             let plan: PlanReply = client.own("plan").await?;
             if json { print_json(out, &plan) } else { render::plan(out, &plan) }
         }
+        Command::Ping(wanted) => ping::ping(&client, &wanted, json, out).await,
+        Command::DerpMap => derp_map::derp_map(&client, json, out).await,
         Command::Version => version(&client, json, out).await,
     }
 }

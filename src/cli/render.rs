@@ -74,7 +74,7 @@ pub(super) fn plan(out: &mut impl Write, plan: &PlanReply) -> Result<Exit, Error
 }
 
 /// The peer (or this machine) of a name, a first label or an address.
-fn find<'a>(status: &'a Status, name: &str) -> Option<&'a PeerStatus> {
+pub(super) fn find<'a>(status: &'a Status, name: &str) -> Option<&'a PeerStatus> {
     let name = name.trim_end_matches('.');
     let address: Option<IpAddr> = name.parse().ok();
     std::iter::once(&status.this).chain(status.peer.values()).find(|peer| {
@@ -115,6 +115,8 @@ fn reachability(peer: &PeerStatus, now: Timestamp) -> String {
         words.push("active".to_owned());
         if !peer.cur_addr.is_empty() {
             words.push(format!("direct {}", peer.cur_addr));
+        } else if !peer.relay.is_empty() {
+            words.push(format!("relay {}", peer.relay));
         }
     } else if peer.rx_bytes + peer.tx_bytes > 0 {
         words.push("idle".to_owned());
@@ -172,7 +174,7 @@ fn ago(seconds: i64) -> String {
 }
 
 /// Columns as wide as their widest cell; the last one is not padded.
-fn table<const N: usize>(out: &mut impl Write, rows: &[[String; N]]) -> Result<(), Error> {
+pub(super) fn table<const N: usize>(out: &mut impl Write, rows: &[[String; N]]) -> Result<(), Error> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     for row in rows {
@@ -214,6 +216,7 @@ mod tests {
             tx_bytes: 148,
             ..peer(2, "web")
         };
+        let relayed = PeerStatus { active: true, relay: "warren".into(), ..peer(4, "behind") };
         let away = PeerStatus { online: false, ..peer(3, "a-rather-long-name") };
         let this = peer(1, "here");
         Status {
@@ -221,7 +224,7 @@ mod tests {
             tailscale_ips: this.tailscale_ips.clone(),
             this,
             magic_dns_suffix: "example.net".into(),
-            peer: [web, away].into_iter().map(|p| (p.public_key, p)).collect(),
+            peer: [web, away, relayed].into_iter().map(|p| (p.public_key, p)).collect(),
             user: [(UserId(1), ada)].into(),
             warren: crate::wire::local::AgentStatus { coordinator_connected: true, ..Default::default() },
             ..Status::default()
@@ -248,6 +251,7 @@ mod tests {
             "\
 100.64.0.1  here                ada  linux  -
 100.64.0.3  a-rather-long-name  ada  linux  offline
+100.64.0.4  behind              ada  linux  active; relay warren
 100.64.0.2  web                 ada  linux  active; direct 10.0.0.2:41741, tx 148 rx 92
 "
         );

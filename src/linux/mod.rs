@@ -6,6 +6,7 @@
 //! belong to the network namespace of the thread that opens them. An ordinary user needs `CAP_NET_ADMIN`,
 //! ambient, so that the `nft` program inherits it.
 
+mod echo;
 mod gateway;
 mod link;
 mod local;
@@ -30,6 +31,7 @@ use self::netlink::RouteSocket;
 use self::nftables::Nftables;
 use self::wireguard::WireguardSocket;
 
+pub use self::echo::{EchoToken, echo};
 pub use self::gateway::{DefaultRoute, Gateway};
 pub use self::local::{LocalAddress, LocalNetwork};
 

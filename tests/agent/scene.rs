@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use warren::agent::local_api::{self, Operators};
-use warren::agent::{Core, Parts, Settings, StateDir, StateFile, clock, run};
+use warren::agent::{Core, Network, Parts, Settings, StateDir, StateFile, clock, run};
 use warren::cli::Client;
 use warren::plan::{Kernel, KernelError, ModelKernel, Observed, Step};
 use warren::types::{MachinePrivate, NodePrivate, NodePublic};
@@ -78,7 +78,8 @@ impl Agent {
     pub async fn start_with(root: &Path, kernel: SharedKernel, max_map_age: Option<Duration>) -> Self {
         let (dir, socket) = (root.join("state"), root.join("warrend.sock"));
         let state = StateDir::open(&dir).unwrap();
-        let core = Core::load(Settings { port: 41_741, max_map_age }, &state, clock::now()).unwrap();
+        let core =
+            Core::load(Settings { port: 41_741, max_map_age, ..Settings::default() }, &state, clock::now()).unwrap();
         let (networks_in, networks) = mpsc::channel(1);
         networks_in.send(["10.0.0.1/24".parse().unwrap()].into()).await.unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -87,6 +88,7 @@ impl Agent {
             dir: state,
             kernel: kernel.clone(),
             networks,
+            network: Network::default(),
             socket: local_api::bind(&socket).unwrap(),
             operators: Operators::new("no-such-group"),
             mark: None,

@@ -152,7 +152,7 @@ async fn a_key_that_others_could_read_is_an_error_at_start() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
 
     let dir = warren::agent::StateDir::open(&root.path().join("state")).unwrap();
-    let settings = warren::agent::Settings { port: 1, max_map_age: None };
+    let settings = warren::agent::Settings { port: 1, ..Default::default() };
     let error = warren::agent::Core::load(settings, &dir, warren::agent::clock::now()).err().unwrap();
 
     assert!(error.to_string().contains("node.key: mode 640 lets others in"), "{error}");

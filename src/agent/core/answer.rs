@@ -35,6 +35,8 @@ impl Core {
             }
             Ask::Settled => self.settling.push((now.tick + SETTLE, reply)),
             Ask::Logout => self.logout(reply, now),
+            Ask::Ping(address, kind) => self.ping(address, kind, reply, now),
+            Ask::Netcheck => self.netcheck(reply, now),
             ask => {
                 let answer = self.answer(ask, now);
                 send(reply, answer.unwrap_or_else(Answer::Refused));
@@ -85,7 +87,7 @@ impl Core {
                 version: VERSION.to_owned(),
                 capability_version: CapabilityVersion::CURRENT.0,
             }),
-            Ask::Settled | Ask::Logout => Answer::refused(500, "answered elsewhere"),
+            Ask::Settled | Ask::Logout | Ask::Ping(..) | Ask::Netcheck => Answer::refused(500, "answered elsewhere"),
         })
     }
 

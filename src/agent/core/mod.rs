@@ -6,39 +6,54 @@
 
 mod answer;
 mod login;
+mod network;
+mod paths;
+mod ping;
 mod report;
 mod stored;
 mod watchers;
 mod wish;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::clock::Now;
 use super::health::Health;
 use super::host;
 use super::local_api::Answer;
+use super::relay_pump::PumpCommand;
 use super::state::{StateDir, StateError, StateFile};
 use crate::control::{Received, ServerUrl, Session, Transmit};
 use crate::netmap::Netmap;
-use crate::path::{self, Book, Evidence};
+use crate::path::netcheck::{self, Netcheck};
+use crate::path::{Book, Evidence};
 use crate::plan::{Action, KernelError, Observed, Planner, Reconciler};
 use crate::types::{DiscoPrivate, IpNet, MachinePrivate, NodePrivate, Timestamp};
 use crate::wire::control::Hostinfo;
 use crate::wire::local::{BackendState, Notify, Prefs, Severity};
 
+use paths::Relays;
+use ping::Pings;
 use stored::Saves;
 use watchers::Watchers;
 
 /// What the core is told once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// The UDP port of the tunnel.
     pub port: u16,
     /// Past this age of the map, the network is closed.
     pub max_map_age: Option<Duration>,
+    /// Where the operator says that the tunnel can be reached.
+    pub explicit_endpoints: Vec<SocketAddr>,
+    /// The port of the loopback socket for relayed packets; without it, no relay is used.
+    pub relay_port: Option<u16>,
+    /// The port where probes arrive that the firewall diverts; without it, no direct path is looked for.
+    pub probe_port: Option<u16>,
 }
 
 /// What the loop is to do.
@@ -52,6 +67,21 @@ pub enum Effect {
     Kernel(Action),
     /// Write a file, or remove it where there is no content.
     Save(StateFile, Option<Vec<u8>>),
+    /// Send a datagram from WireGuard's port.
+    Datagram {
+        /// Where to.
+        to: SocketAddr,
+        /// From which address of ours, where that matters.
+        from: Option<IpAddr>,
+        /// What it holds.
+        payload: Vec<u8>,
+    },
+    /// Tell the relay pump.
+    Pump(PumpCommand),
+    /// Find something out about the network.
+    Netcheck(netcheck::Action),
+    /// Send an ICMP echo through the tunnel, and hand its outcome in under this number.
+    Echo(u64, IpAddr),
 }
 
 /// The state of the agent.
@@ -69,6 +99,11 @@ pub struct Core {
     /// When the coordinator last confirmed the map, as far as is known while there is no connection.
     confirmed: Option<Timestamp>,
     book: Book,
+    relays: Relays,
+    netcheck: Netcheck,
+    /// Whether a look at the network has ended since the start.
+    looked_at_network: bool,
+    pings: Pings,
     /// The host's own addresses; there is no wish before they are known.
     networks: Option<BTreeSet<IpNet>>,
     planner: Planner,
@@ -77,6 +112,8 @@ pub struct Core {
     watchers: Watchers,
     saves: Saves,
     stale: Stale,
+    /// When facts that were gathered are to be told.
+    facts_at: Option<Instant>,
     /// No map was had yet since the start: what the kernel holds may be all that carries traffic.
     adopting: bool,
     /// The state that watchers were last told.
@@ -86,6 +123,8 @@ pub struct Core {
     /// Whoever waits for a status with fresh counters, and until when.
     looking: Vec<(Instant, oneshot::Sender<Answer>)>,
     logging_out: Vec<oneshot::Sender<Answer>>,
+    /// Whoever waits for a whole look at the network, and until when.
+    netchecking: Vec<(Instant, oneshot::Sender<Answer>)>,
     effects: VecDeque<Effect>,
 }
 
@@ -104,8 +143,14 @@ impl Core {
     /// Takes over what a directory holds, and begins where that leaves off.
     pub fn load(settings: Settings, dir: &StateDir, now: Now) -> Result<Self, StateError> {
         let stored = stored::load(dir, now)?;
-        let disco_key = DiscoPrivate::from_random(super::clock::key_bytes());
+        let disco_key = disco_key(&stored.machine_key);
         let own_key = stored.node_key.as_ref().map(NodePrivate::public).unwrap_or_default();
+        let config = netcheck::Config {
+            seed: super::clock::key_bytes(),
+            port: settings.port,
+            explicit: settings.explicit_endpoints.clone(),
+            nonce: netcheck::Config::nonce(&stored.machine_key),
+        };
         let mut core = Self {
             settings,
             host: host::hostinfo(&stored.machine_key.public()),
@@ -114,6 +159,10 @@ impl Core {
             node_key: stored.node_key,
             book: Book::new(disco_key.clone(), own_key, super::clock::key_bytes()),
             disco_key,
+            relays: Relays::default(),
+            netcheck: Netcheck::new(config),
+            looked_at_network: false,
+            pings: Pings::default(),
             login: login::Login::default(),
             session: None,
             netmap: stored.netmap,
@@ -125,11 +174,13 @@ impl Core {
             watchers: Watchers::default(),
             saves: stored.saves,
             stale: Stale { paths: true, wish: true, facts: false },
+            facts_at: None,
             adopting: true,
             told_state: BackendState::NoState,
             settling: Vec::new(),
             looking: Vec::new(),
             logging_out: Vec::new(),
+            netchecking: Vec::new(),
             effects: VecDeque::new(),
         };
         if core.prefs.want_running && core.node_key.is_some() {
@@ -168,18 +219,6 @@ impl Core {
         self.reconciler.handle_changed(now.tick);
     }
 
-    /// The host's own addresses, each with the length of its on-link prefix.
-    pub fn handle_networks(&mut self, networks: BTreeSet<IpNet>, now: Now) {
-        let before = self.networks.replace(networks);
-        if before == self.networks {
-            return;
-        }
-        self.stale = Stale { paths: true, wish: true, facts: true };
-        if let (Some(session), Some(_)) = (&mut self.session, before) {
-            session.handle_network_change(now.tick);
-        }
-    }
-
     /// The coordinator answered.
     pub fn handle_received(&mut self, received: Received, now: Now) {
         if let Some(session) = &mut self.session {
@@ -211,6 +250,10 @@ impl Core {
         }
         self.reconciler.handle_timeout(now.tick);
         self.book.handle_timeout(now.tick);
+        self.netcheck.handle_timeout(now.tick);
+        self.stale.facts |= self.facts_at.take_if(|at| *at <= now.tick).is_some();
+        self.expire_pings(now);
+        self.expire_netchecks(now);
         if self.netmap.expire(now.wall) {
             self.stale.paths = true;
             self.stale.wish = true;
@@ -224,9 +267,14 @@ impl Core {
     /// Brings everything in step.
     pub fn proceed(&mut self, now: Now) {
         self.handle_session_events(now);
+        self.renew_peers(now);
+        self.handle_netcheck_events(now);
+        self.handle_book_events(now);
+        self.handle_netcheck_events(now);
         self.renew_facts(now);
-        self.handle_path_events(now);
         self.renew_wish(now);
+        self.send_probes();
+        self.send_netcheck();
         while let Some(event) = self.reconciler.poll_event() {
             tracing::info!("kernel: {event:?}");
         }
@@ -257,11 +305,14 @@ impl Core {
         let on_the_wall = [self.netmap.next_expiry(), self.own_expiry(), self.closes_at()];
         let soon = |at: Timestamp| now.tick + Duration::try_from(at.duration_since(now.wall)).unwrap_or_default();
         let on_the_wall = on_the_wall.into_iter().flatten().filter(|at| *at > now.wall).map(soon);
-        let waiting = self.settling.iter().chain(&self.looking).map(|(until, _)| *until);
+        let waiting = self.settling.iter().chain(&self.looking).chain(&self.netchecking).map(|(until, _)| *until);
         [
             self.session.as_ref().and_then(Session::poll_timeout),
             self.reconciler.poll_timeout(),
             self.book.poll_timeout(),
+            self.netcheck.poll_timeout(),
+            self.pings.poll_timeout(),
+            self.facts_at,
             self.health.poll_timeout(),
             self.saves.poll_timeout(),
         ]
@@ -281,14 +332,9 @@ impl Core {
         }
     }
 
-    fn handle_path_events(&mut self, now: Now) {
-        while let Some(event) = self.book.poll_event() {
-            match event {
-                path::Event::PathChanged { .. } => self.stale.wish = true,
-                path::Event::NeedsLook => self.reconciler.handle_changed(now.tick),
-                path::Event::PingDone { .. } | path::Event::NeedsFreshEndpoints => {}
-            }
-        }
+    /// A fault that was found before the core was there, and lasts.
+    pub fn report(&mut self, code: &str, severity: Severity, text: String, wall: Timestamp) {
+        self.health.set(code, severity, text, wall);
     }
 
     /// Answers who waits for kernel and disk to hold what they should.
@@ -312,4 +358,12 @@ impl Core {
             self.watchers.tell(&Notify { health: Some(self.health.state()), ..Notify::default() });
         }
     }
+}
+
+/// The key of our probes. It comes of the machine key, so that peers which learned it go on after a restart, also while
+/// no coordinator could tell them another.
+fn disco_key(machine: &MachinePrivate) -> DiscoPrivate {
+    // The secret seeds a hash of its own domain; nothing of it can be read from the outcome.
+    let digest = Sha256::new().chain_update(b"warren disco key").chain_update(machine.expose_bytes()).finalize();
+    DiscoPrivate::from_random(digest.into())
 }

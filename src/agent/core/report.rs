@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 
+use super::paths::home;
 use super::{Core, Now};
 use crate::agent::VERSION;
 use crate::agent::local_api::Answer;
-use crate::path::SESSION;
+use crate::path::{SESSION, Way};
 use crate::plan::ObservedPeer;
 use crate::types::{IpNet, NodePublic, is_default_route};
 use crate::wire::control::Node;
@@ -80,14 +81,30 @@ impl Core {
         this
     }
 
+    /// The way that packets take. Of a peer that is left to the kernel, that is where the kernel sends.
+    fn add_path(&self, peer: &mut PeerStatus, seen: &ObservedPeer) {
+        let path = self.book.path(&peer.public_key);
+        match path.way {
+            Way::Direct { endpoint, .. } => peer.cur_addr = endpoint.to_string(),
+            Way::Relay { .. } => {}
+            Way::None => {
+                let endpoint = seen.endpoint.filter(|_| peer.active);
+                peer.cur_addr = endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default();
+            }
+        }
+        peer.active |= path.active;
+    }
+
     fn peer(&self, node: &Node, now: Now) -> PeerStatus {
         let device = self.reconciler.observed().and_then(|observed| observed.device.as_ref());
         let seen = device.and_then(|device| device.peers.get(&node.key));
         let mut peer = of_node(node);
         peer.in_network_map = true;
+        peer.relay = home(node).map(|region| self.region_code(region)).unwrap_or_default();
         peer.expired |= node.key_expiry.is_some_and(|at| at <= now.wall);
         if let Some(seen) = seen {
             add_seen(&mut peer, seen, now);
+            self.add_path(&mut peer, seen);
         }
         peer
     }
@@ -147,5 +164,4 @@ fn add_seen(peer: &mut PeerStatus, seen: &ObservedPeer, now: Now) {
     peer.tx_bytes = seen.tx_bytes;
     peer.last_handshake = seen.last_handshake;
     peer.active = in_session;
-    peer.cur_addr = seen.endpoint.filter(|_| in_session).map(|endpoint| endpoint.to_string()).unwrap_or_default();
 }

@@ -1,39 +1,18 @@
 //! From map, preferences and paths to the wish; and what we tell the coordinator of ourselves.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
-
 use super::{Core, Now, Timestamp};
-use crate::path::{Ground, PeerInfo, Wish};
-use crate::plan::{self, Desired, Host, Path, Paths, Trouble};
-use crate::types::{IpNet, NodePrivate};
-use crate::wire::control::{EndpointType, Hostinfo, limit};
+use crate::plan::{self, Desired, Host, Trouble};
+use crate::wire::control::Hostinfo;
 use crate::wire::local::Severity;
 
 impl Core {
     /// Computes the wish anew where something it is made of has changed.
     pub(super) fn renew_wish(&mut self, now: Now) {
         let Some(networks) = self.networks.clone() else { return };
-        if std::mem::take(&mut self.stale.paths) {
-            let advertised = self.netmap.peers().flat_map(|peer| peer.routes.iter().copied());
-            let advertised = advertised.chain(self.prefs.advertise_routes.iter().copied());
-            let ground = Ground::new(networks.iter().copied().collect(), advertised);
-            let peers = self.netmap.peers().map(|peer| PeerInfo {
-                key: peer.key(),
-                disco: None,
-                endpoints: &peer.node.endpoints,
-                home: None,
-                relay: None,
-            });
-            self.book.handle_peers(peers, ground, now.tick);
-            self.book.handle_own_key(self.node_key.as_ref().map(NodePrivate::public).unwrap_or_default());
-            self.stale.wish = true;
-        }
         if !std::mem::take(&mut self.stale.wish) {
             return;
         }
-        let is_open = self.open_for_traffic(now);
-        self.login.was_open = is_open;
+        let is_open = self.login.was_open;
         self.login.has_run &= is_open;
         let prefs = plan::Prefs {
             want_running: is_open,
@@ -66,15 +45,6 @@ impl Core {
         }
     }
 
-    fn paths(&self) -> Paths {
-        let path = |wish| match wish {
-            Wish::Leave => None,
-            Wish::Initial(endpoint) => Some(Path { endpoint, moves: false, keepalive: 0 }),
-            Wish::Move(endpoint) => Some(Path { endpoint, moves: true, keepalive: 0 }),
-        };
-        Paths { chosen: self.book.wishes().filter_map(|(key, wish)| Some((key, path(wish)?))).collect() }
-    }
-
     /// Whether this machine should be in the network at this moment.
     pub(super) fn open_for_traffic(&self, now: Now) -> bool {
         let is_past = |at: Option<Timestamp>| at.is_some_and(|at| at <= now.wall);
@@ -97,6 +67,7 @@ impl Core {
     /// Faults that are a function of the present state.
     pub(super) fn renew_health(&mut self, now: Now) {
         self.health.handle_timeout(now.tick);
+        self.renew_network_health(now);
         let troubles = self.reconciler.troubles(now.tick);
         for (kind, severity) in [("kernel", Severity::High), ("repaired", Severity::Low), ("contested", Severity::High)]
         {
@@ -141,13 +112,6 @@ impl Core {
         hostinfo.request_tags.clone_from(&self.prefs.advertise_tags);
         hostinfo.shields_up = self.prefs.shields_up;
         hostinfo
-    }
-
-    /// Where WireGuard can be reached on this host.
-    pub(super) fn endpoints(&self) -> Vec<(SocketAddr, EndpointType)> {
-        let addresses: BTreeSet<_> = self.networks.iter().flatten().map(IpNet::addr).collect();
-        let endpoint = |address| (SocketAddr::new(address, self.settings.port), EndpointType::LOCAL);
-        addresses.into_iter().map(endpoint).take(limit::ENDPOINTS).collect()
     }
 }
 

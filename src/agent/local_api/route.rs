@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::types::{NodeId, NodePublic, UserId};
-use crate::wire::local::{Mask, MaskedPrefs, Prefs, StartOptions, path};
+use crate::wire::local::{Mask, MaskedPrefs, PingKind, Prefs, StartOptions, path};
 
 /// What is asked of the agent.
 pub enum Ask {
@@ -38,6 +38,10 @@ pub enum Ask {
     Logout,
     /// Tell of changes.
     Watch(Mask),
+    /// Whether and how a peer answers.
+    Ping(IpAddr, PingKind),
+    /// What this host's network allows.
+    Netcheck,
     /// Where the relays are.
     DerpMap,
     /// What the coordinator says of names.
@@ -110,7 +114,8 @@ pub fn route(method: &Method, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
         (Some("health"), &Method::GET) => Ok(Ask::Health),
         (Some("settled"), &Method::GET) => Ok(Ask::Settled),
         (Some("version"), &Method::GET) => Ok(Ask::Version),
-        (Some("plan" | "health" | "settled" | "version"), _) => Err(wants("GET")),
+        (Some("netcheck"), &Method::GET) => Ok(Ask::Netcheck),
+        (Some("plan" | "health" | "settled" | "version" | "netcheck"), _) => Err(wants("GET")),
         _ => Err(Refusal::new(404, format!("no call {}", uri.path()))),
     }
 }
@@ -118,7 +123,7 @@ pub fn route(method: &Method, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
 fn tailscale(method: &Method, call: &str, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
     let wanted = match call {
         "prefs" if *method == Method::PATCH => Method::PATCH,
-        "check-prefs" | "start" | "login-interactive" | "logout" => Method::POST,
+        "check-prefs" | "start" | "login-interactive" | "logout" | "ping" => Method::POST,
         "status" | "whois" | "peer-by-id" | "user-profile" | "prefs" | "watch-ipn-bus" | "derpmap" | "dns-config"
         | "cert-domains" | "serve-config" | "profiles/current" | "profiles/" => Method::GET,
         _ => return Err(Refusal::new(404, format!("no call {}{call}", path::TAILSCALE))),
@@ -138,6 +143,7 @@ fn tailscale(method: &Method, call: &str, uri: &Uri, body: &[u8]) -> Result<Ask,
         "login-interactive" => Ask::Login,
         "logout" => Ask::Logout,
         "watch-ipn-bus" => Ask::Watch(Mask(query::<Watch>(uri)?.mask)),
+        "ping" => ping(&query(uri)?)?,
         "derpmap" => Ask::DerpMap,
         "dns-config" => Ask::DnsConfig,
         "cert-domains" => Ask::CertDomains,
@@ -168,6 +174,13 @@ struct Watch {
     mask: u64,
 }
 
+#[derive(Deserialize)]
+struct Ping {
+    ip: IpAddr,
+    #[serde(default)]
+    r#type: String,
+}
+
 fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
     Query::try_from_uri(uri).map(|Query(query)| query).map_err(|error| Refusal::new(400, error.body_text()))
 }
@@ -187,6 +200,13 @@ fn flag(text: Option<&str>, default: bool) -> bool {
         Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
         _ => default,
     }
+}
+
+fn ping(asked: &Ping) -> Result<Ask, Refusal> {
+    let kind = PingKind::from_name(&asked.r#type);
+    let kind =
+        kind.ok_or_else(|| Refusal::new(400, format!("no ping of type `{}`; use disco or ICMP", asked.r#type)))?;
+    Ok(Ask::Ping(asked.ip, kind))
 }
 
 fn subject(text: &str) -> Result<Subject, Refusal> {

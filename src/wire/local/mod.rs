@@ -9,6 +9,7 @@
 mod netcheck;
 mod notify;
 mod own;
+mod ping;
 mod prefs;
 mod profile;
 mod status;
@@ -16,6 +17,7 @@ mod status;
 pub use netcheck::{NetcheckRegion, NetcheckReport};
 pub use notify::{HealthState, HealthWarning, Mask, Notify, StartOptions};
 pub use own::{HealthEntry, HealthReply, PlanReply, Severity, VersionReply};
+pub use ping::{PingKind, PingReply};
 pub use prefs::{AppConnector, AutoUpdate, MaskedPrefs, Prefs, PrefsError};
 pub use profile::{LoginProfile, NetworkProfile};
 pub use status::{AgentStatus, BackendState, PeerStatus, Status, TailnetStatus, WhoIs};

@@ -1,0 +1,163 @@
+//! What this host knows of its own network: where it can be reached, its home relay, and what stands in the way.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{Core, Effect, Now, Stale};
+use crate::agent::local_api::Answer;
+use crate::agent::relay_pump::{PumpCommand, RegionState};
+use crate::path::netcheck::{Event, News};
+use crate::types::IpNet;
+use crate::wire::control::{EndpointType, limit};
+use crate::wire::local::Severity;
+
+/// How long new facts of the network are gathered before the coordinator, and through it every peer, is told.
+const GATHER: Duration = Duration::from_millis(300);
+
+/// How long a person waits for a whole look: longer than one takes.
+const LOOK: Duration = Duration::from_secs(15);
+
+impl Core {
+    /// The host's own addresses, each with the length of its on-link prefix.
+    pub fn handle_networks(&mut self, networks: BTreeSet<IpNet>, now: Now) {
+        let before = self.networks.replace(networks);
+        let Some(networks) = self.networks.as_ref().filter(|_| before != self.networks) else { return };
+        self.stale = Stale { paths: true, wish: true, facts: true };
+        self.netcheck.handle_links(networks, now.tick);
+        let Some(before) = before else { return };
+        let lost: Vec<IpNet> = before.difference(networks).copied().collect();
+        if !lost.is_empty() {
+            self.book.handle_links_lost(&lost, now.tick);
+        }
+        self.effects.push_back(Effect::Pump(PumpCommand::Rebind));
+        if let Some(session) = &mut self.session {
+            session.handle_network_change(now.tick);
+        }
+    }
+
+    /// Something was found out about the network.
+    pub fn handle_netcheck(&mut self, news: News, now: Now) {
+        self.netcheck.handle_news(news, now.tick);
+    }
+
+    /// Takes in what the look at the network has brought, and asks for what it needs.
+    pub(super) fn handle_netcheck_events(&mut self, now: Now) {
+        while let Some(event) = self.netcheck.poll_event() {
+            match event {
+                Event::Endpoints(_) => {
+                    self.tell_book_of_endpoints(now);
+                    self.gather_facts(now);
+                }
+                Event::NetInfo(info) => {
+                    self.host.net_info = Some(info);
+                    self.gather_facts(now);
+                }
+                Event::Home(home) => self.tell_pump_of_home(home),
+                Event::Captive(_) => {}
+                Event::Looked { full } => {
+                    self.looked_at_network = true;
+                    self.tell_book_of_endpoints(now);
+                    if full {
+                        self.answer_netchecks(now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A person wants a whole look; the answer is given once it has ended.
+    pub(super) fn netcheck(&mut self, reply: oneshot::Sender<Answer>, now: Now) {
+        self.netchecking.push((now.tick + LOOK, reply));
+        self.netcheck.handle_full_wanted(now.tick);
+    }
+
+    /// Answers whoever has waited long enough for a look.
+    pub(super) fn expire_netchecks(&mut self, now: Now) {
+        for (_, reply) in self.netchecking.extract_if(.., |(until, _)| *until <= now.tick).collect::<Vec<_>>() {
+            // Nobody waits any more where this fails; so below.
+            let _ = reply.send(Answer::json(&self.netcheck.report().for_people(now.wall)));
+        }
+    }
+
+    fn answer_netchecks(&mut self, now: Now) {
+        for (_, reply) in std::mem::take(&mut self.netchecking) {
+            let _ = reply.send(Answer::json(&self.netcheck.report().for_people(now.wall)));
+        }
+    }
+
+    /// Asks what the look at the network wants to know.
+    pub(super) fn send_netcheck(&mut self) {
+        while let Some((to, payload)) = self.netcheck.poll_transmit() {
+            self.effects.push_back(Effect::Datagram { to, from: None, payload });
+        }
+        while let Some(action) = self.netcheck.poll_action() {
+            self.effects.push_back(Effect::Netcheck(action));
+        }
+    }
+
+    /// Where WireGuard can be reached on this host.
+    pub(super) fn endpoints(&self) -> Vec<(SocketAddr, EndpointType)> {
+        self.netcheck.endpoints().iter().copied().take(limit::ENDPOINTS).collect()
+    }
+
+    /// Faults of the network that are a function of the present state.
+    pub(super) fn renew_network_health(&mut self, now: Now) {
+        let wanted = self.login.was_open && self.netmap.node().is_some() && self.netmap.peers().len() > 0;
+        let relays = wanted && self.settings.relay_port.is_some();
+        let failed: Vec<(String, String)> = self.failed_regions().collect();
+        let home = self.netcheck.report().home;
+        let cut_off = relays && home.is_some_and(|home| self.has_failed(home)) && !self.any_relay_connected();
+        let text = |(code, text): (String, String)| {
+            let text = format!(
+                "relay {code} cannot be reached: {text}; peers without a direct path are reached once it answers"
+            );
+            (code, text)
+        };
+        let severity = if cut_off { Severity::High } else { Severity::Medium };
+        self.health.set_kind("relay", severity, failed.into_iter().filter(|_| relays).map(text), now.wall);
+        let none = relays && self.netmap.derp().regions.is_empty();
+        self.health.keep("no-relay", Severity::Low, none, now.wall, || {
+            "the coordinator names no relay: peers that cannot reach each other directly cannot talk".to_owned()
+        });
+        let probes = wanted && self.settings.probe_port.is_some() && self.looked_at_network;
+        let report = self.netcheck.report();
+        let (captive, udp) = (report.captive == Some(true), report.udp);
+        self.health.keep("captive-portal", Severity::High, probes && captive, now.wall, || {
+            "a captive portal answers in place of the relays; sign in to this network with a browser".to_owned()
+        });
+        let blocked = probes && !captive && !udp && !none;
+        self.health.keep("udp-blocked", Severity::Low, blocked, now.wall, || {
+            "no answer comes back over UDP, so peers are reached through relays alone, which is slower; let UDP out of \
+             this network for direct paths"
+                .to_owned()
+        });
+    }
+
+    fn failed_regions(&self) -> impl Iterator<Item = (String, String)> {
+        self.relays.regions.iter().filter_map(|(region, state)| match state {
+            RegionState::Failed(text) => Some((self.region_code(*region), text.clone())),
+            _ => None,
+        })
+    }
+
+    fn has_failed(&self, region: crate::types::RegionId) -> bool {
+        matches!(self.relays.regions.get(&region), Some(RegionState::Failed(_)))
+    }
+
+    fn any_relay_connected(&self) -> bool {
+        self.relays.regions.values().any(|state| matches!(state, RegionState::Connected))
+    }
+
+    fn tell_book_of_endpoints(&mut self, now: Now) {
+        let endpoints: Vec<SocketAddr> = self.netcheck.endpoints().iter().map(|(endpoint, _)| *endpoint).collect();
+        self.book.handle_own_endpoints(&endpoints, now.tick);
+    }
+
+    fn gather_facts(&mut self, now: Now) {
+        let due = now.tick + GATHER;
+        self.facts_at = Some(self.facts_at.map_or(due, |at| at.min(due)));
+    }
+}

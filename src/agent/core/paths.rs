@@ -1,0 +1,286 @@
+//! The ways to the peers: what the book and the relay pump are told, and what comes of what they say.
+//!
+//! The pump is told of a new path before the reconciler is: from then on what it injects draws the kernel over, so that
+//! no packet of the old path can move the endpoint back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::{Core, Effect, Now, Stale};
+use crate::agent::relay_pump::{Direct, PumpCommand, PumpNews, PumpPeer, RegionState};
+use crate::linux::packet::Datagram;
+use crate::netmap::Peer;
+use crate::path::{Event, Ground, PathView, PeerInfo, Target, Via, Way, Wish};
+use crate::plan::{Path, Paths, own};
+use crate::types::{DiscoPublic, IpNet, NodePrivate, NodePublic, RegionId};
+use crate::wire::control::{DerpMap, Node};
+use crate::wire::disco;
+
+/// What the pump was told, so that it is told only what changes, and what it says of the relays.
+#[derive(Debug, Default)]
+pub(super) struct Relays {
+    told: BTreeMap<NodePublic, PumpPeer>,
+    map: Arc<DerpMap>,
+    key: Option<NodePublic>,
+    home: Option<RegionId>,
+    /// The last word on each region that is or was wanted.
+    pub(super) regions: BTreeMap<RegionId, RegionState>,
+}
+
+impl Core {
+    /// A datagram came that the firewall diverted from WireGuard's port.
+    pub fn handle_datagram(&mut self, datagram: Datagram, now: Now) {
+        let Datagram { from, local, payload } = datagram;
+        if payload.starts_with(&disco::MAGIC) {
+            self.book.handle_datagram(Via::Udp { from, local }, &payload, now.tick);
+        } else {
+            self.netcheck.handle_stun(from, &payload, now.tick);
+        }
+    }
+
+    /// The relay pump has something to say.
+    pub fn handle_pump(&mut self, news: PumpNews, now: Now) {
+        match news {
+            PumpNews::Disco { region, from, payload } => {
+                self.book.handle_datagram(Via::Relay { region, from }, &payload, now.tick);
+            }
+            PumpNews::Initiation { peer, packet } => self.book.handle_initiation(&peer, packet, now.tick),
+            PumpNews::Region { region, state } => {
+                match &state {
+                    RegionState::Connected => self.netcheck.handle_relay_alive(region, now.tick),
+                    RegionState::Failed(_) => self.netcheck.handle_relay_failed(region, now.tick),
+                    _ => {}
+                }
+                self.relays.regions.insert(region, state);
+            }
+            PumpNews::Health { region, text } => tracing::info!("relay {region} says: {text}"),
+        }
+    }
+
+    /// Tells book, pump and the look at the network who there is, where that has changed.
+    pub(super) fn renew_peers(&mut self, now: Now) {
+        let is_open = self.open_for_traffic(now);
+        if is_open != self.login.was_open {
+            self.login.was_open = is_open;
+            self.stale = Stale { paths: true, wish: true, ..self.stale };
+        }
+        let Some(networks) = self.networks.clone() else { return };
+        if !std::mem::take(&mut self.stale.paths) {
+            return;
+        }
+        self.book.handle_own_key(self.node_key.as_ref().map(NodePrivate::public).unwrap_or_default());
+        self.netcheck.handle_switched(is_open && self.netmap.node().is_some(), now.tick);
+        self.netcheck.handle_derp_map(self.netmap.derp(), now.tick);
+        self.tell_pump_of_relays();
+        let advertised = self.netmap.peers().flat_map(|peer| peer.routes.iter().copied());
+        let advertised: Vec<IpNet> = advertised.chain(self.prefs.advertise_routes.iter().copied()).collect();
+        self.netcheck.handle_advertised(advertised.clone());
+        let ground = Ground::new(networks.into_iter().collect(), advertised);
+        let mut loopbacks = Loopbacks::new(self.settings.relay_port);
+        let peers: Vec<PeerInfo<'_>> =
+            self.netmap.peers().filter(|_| is_open).map(|peer| info(peer, loopbacks.of(peer))).collect();
+        self.book.handle_peers(peers.iter().copied(), ground, now.tick);
+        let relayed: BTreeMap<NodePublic, PumpPeer> =
+            peers.iter().filter_map(|info| Some((info.key, relay(info)?))).collect();
+        drop(peers);
+        self.tell_pump_of_all(relayed);
+        self.stale.wish = true;
+    }
+
+    /// Takes in what the book decided.
+    pub(super) fn handle_book_events(&mut self, now: Now) {
+        while let Some(event) = self.book.poll_event() {
+            match event {
+                Event::PathChanged { peer } => {
+                    self.tell_pump(&peer);
+                    self.stale.wish = true;
+                }
+                Event::PingDone { id, answer, .. } => self.handle_pong(id, answer),
+                Event::NeedsLook => self.reconciler.handle_changed(now.tick),
+                Event::NeedsFreshEndpoints => self.netcheck.handle_wanted(now.tick),
+            }
+        }
+    }
+
+    /// Sends what the book wants sent.
+    pub(super) fn send_probes(&mut self) {
+        while let Some(transmit) = self.book.poll_transmit() {
+            self.effects.push_back(match transmit.to {
+                Target::Udp { to, from } => Effect::Datagram { to, from, payload: transmit.payload },
+                Target::Relay { region, peer } => {
+                    Effect::Pump(PumpCommand::Disco { region, peer, payload: transmit.payload })
+                }
+            });
+        }
+    }
+
+    /// What the kernel's endpoints should be.
+    pub(super) fn paths(&self) -> Paths {
+        let path = |wish| match wish {
+            Wish::Leave => None,
+            Wish::Initial(endpoint) => Some(Path { endpoint, moves: false, keepalive: 0 }),
+            Wish::Move(endpoint) => Some(Path { endpoint, moves: true, keepalive: 0 }),
+        };
+        Paths { chosen: self.book.wishes().filter_map(|(key, wish)| Some((key, path(wish)?))).collect() }
+    }
+
+    /// What people call a region.
+    pub(super) fn region_code(&self, region: RegionId) -> String {
+        let named = self.netmap.derp().regions.get(&region).and_then(Option::as_ref);
+        let code = named.map(|region| region.region_code.clone()).filter(|code| !code.is_empty());
+        code.unwrap_or_else(|| region.to_string())
+    }
+
+    /// Where our own relay is: its connection is kept open.
+    pub(super) fn tell_pump_of_home(&mut self, home: Option<RegionId>) {
+        if self.relays.home != home {
+            self.relays.home = home;
+            self.effects.push_back(Effect::Pump(PumpCommand::Home(home)));
+        }
+    }
+
+    /// The relays, and as whom to sign in there.
+    fn tell_pump_of_relays(&mut self) {
+        let key = self.node_key.as_ref().filter(|_| self.login.was_open);
+        if self.relays.key != key.map(NodePrivate::public) {
+            self.relays.key = key.map(NodePrivate::public);
+            self.effects.push_back(Effect::Pump(PumpCommand::Key(key.cloned())));
+        }
+        if *self.relays.map != *self.netmap.derp() {
+            self.relays.map = Arc::new(self.netmap.derp().clone());
+            let regions = &self.relays.map.regions;
+            self.relays.regions.retain(|region, _| regions.contains_key(region));
+            self.effects.push_back(Effect::Pump(PumpCommand::Regions(Arc::clone(&self.relays.map))));
+        }
+    }
+
+    fn tell_pump_of_all(&mut self, mut relayed: BTreeMap<NodePublic, PumpPeer>) {
+        for (key, entry) in &mut relayed {
+            entry.direct = direct(&self.book.path(key));
+        }
+        let gone = self.relays.told.keys().filter(|key| !relayed.contains_key(*key)).copied();
+        for key in gone.collect::<Vec<_>>() {
+            self.effects.push_back(Effect::Pump(PumpCommand::Peer { key, entry: None }));
+        }
+        for (key, entry) in &relayed {
+            if self.relays.told.get(key) != Some(entry) {
+                self.effects.push_back(Effect::Pump(PumpCommand::Peer { key: *key, entry: Some(*entry) }));
+            }
+        }
+        self.relays.told = relayed;
+    }
+
+    fn tell_pump(&mut self, key: &NodePublic) {
+        let direct = direct(&self.book.path(key));
+        let Some(entry) = self.relays.told.get_mut(key).filter(|entry| entry.direct != direct) else { return };
+        entry.direct = direct;
+        self.effects.push_back(Effect::Pump(PumpCommand::Peer { key: *key, entry: Some(*entry) }));
+    }
+}
+
+/// The loopback endpoints of relayed peers. Those that come of a key may clash: then the first one has it.
+struct Loopbacks {
+    port: Option<u16>,
+    of_keys: BTreeSet<Ipv4Addr>,
+}
+
+impl Loopbacks {
+    fn new(port: Option<u16>) -> Self {
+        Self { port, of_keys: BTreeSet::new() }
+    }
+
+    fn of(&mut self, peer: &Peer) -> Option<SocketAddr> {
+        let port = self.port?;
+        let overlay = peer.addresses.iter().find_map(|prefix| match prefix {
+            IpNet::V4(prefix) => Some(prefix.addr()),
+            IpNet::V6(_) => None,
+        });
+        let address = own::relay_address(overlay, &peer.key());
+        let is_free = overlay.is_some() || self.of_keys.insert(address);
+        is_free.then(|| SocketAddr::new(IpAddr::V4(address), port))
+    }
+}
+
+/// What of a peer matters to its path. One without a key for probes, or one that speaks nothing but WireGuard, knows
+/// neither probes nor relays.
+fn info(peer: &Peer, loopback: Option<SocketAddr>) -> PeerInfo<'_> {
+    let node = &*peer.node;
+    let speaks = node.disco_key != DiscoPublic::default() && !node.is_wireguard_only;
+    PeerInfo {
+        key: node.key,
+        disco: speaks.then_some(node.disco_key),
+        endpoints: &node.endpoints,
+        home: home(node).filter(|_| speaks),
+        relay: loopback.filter(|_| speaks),
+    }
+}
+
+/// The relay region where a node listens. Older coordinators write it as the port of a made-up address.
+pub(super) fn home(node: &Node) -> Option<RegionId> {
+    let legacy = || node.legacy_derp.rsplit_once(':').and_then(|(_, region)| region.parse().ok()).map(RegionId);
+    Some(node.home_derp).filter(|region| region.0 != 0).or_else(legacy).filter(|region| region.0 != 0)
+}
+
+fn relay(info: &PeerInfo<'_>) -> Option<PumpPeer> {
+    let Some(SocketAddr::V4(loopback)) = info.relay else { return None };
+    Some(PumpPeer { loopback: *loopback.ip(), region: info.home, direct: None })
+}
+
+fn direct(path: &PathView) -> Option<Direct> {
+    match path.way {
+        Way::Direct { endpoint, local, .. } => Some(Direct { endpoint, local }),
+        Way::None | Way::Relay { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(n: u8, addresses: &[&str]) -> Peer {
+        Peer {
+            node: Node { key: NodePublic::from_bytes([n; 32]), ..Node::default() }.into(),
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            routes: Vec::new(),
+            default_routes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_home_region_is_read_in_both_forms_and_zero_is_none() {
+        let of = |region: u16, legacy: &str| {
+            home(&Node { home_derp: RegionId(region), legacy_derp: legacy.to_owned(), ..Node::default() })
+        };
+        assert_eq!(of(900, ""), Some(RegionId(900)));
+        assert_eq!(of(0, "127.3.3.40:12"), Some(RegionId(12)));
+        assert_eq!([of(0, ""), of(0, "127.3.3.40:0"), of(0, "nonsense"), of(0, "a:70000")], [None; 4]);
+    }
+
+    #[test]
+    fn every_peer_has_a_loopback_endpoint_of_its_own_or_none() {
+        let mut loopbacks = Loopbacks::new(Some(41_742));
+        let with_v4 = loopbacks.of(&peer(1, &["fd7a:115c:a1e0::7/128", "100.64.0.7/32"]));
+        let without = loopbacks.of(&peer(2, &["fd7a:115c:a1e0::8/128"]));
+        assert_eq!(with_v4, Some("127.128.0.7:41742".parse().unwrap()));
+        assert!(without.is_some_and(|endpoint| endpoint.ip() >= Ipv4Addr::new(127, 192, 0, 0)), "{without:?}");
+        assert_eq!(loopbacks.of(&peer(2, &["fd7a:115c:a1e0::9/128"])), None, "the same key bytes clash");
+        assert_eq!(Loopbacks::new(None).of(&peer(1, &["100.64.0.7/32"])), None);
+    }
+
+    #[test]
+    fn a_peer_that_knows_no_probes_gets_neither_probes_nor_a_relay() {
+        let loopback = Some("127.128.0.7:41742".parse().unwrap());
+        let disco = DiscoPublic::from_bytes([5; 32]);
+        let node = |is_wireguard_only, disco_key| {
+            let node = Node { disco_key, is_wireguard_only, home_derp: RegionId(900), ..Node::default() };
+            Peer { node: node.into(), ..peer(1, &["100.64.0.7/32"]) }
+        };
+        for (peer, speaks) in
+            [(node(false, disco), true), (node(true, disco), false), (node(false, DiscoPublic::default()), false)]
+        {
+            let info = info(&peer, loopback);
+            assert_eq!([info.disco.is_some(), info.home.is_some(), info.relay.is_some()], [speaks; 3]);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! `ping`: who has an address, and what came of asking it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::{Core, Effect, Now};
+use crate::agent::local_api::Answer;
+use crate::netmap::Peer;
+use crate::path::Target;
+use crate::types::{IpNet, Limit};
+use crate::wire::local::{PingKind, PingReply};
+
+/// Pings under way at once: whoever can reach the local socket may ask, and each costs probes.
+const PINGS: Limit = Limit::new("pings at once", 64);
+/// How long an answer is waited for. A probe is answered, or given up, well before.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The pings that wait for their answer.
+#[derive(Debug, Default)]
+pub(super) struct Pings {
+    last: u64,
+    waiting: BTreeMap<u64, Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    until: Instant,
+    /// The answer so far: who was asked.
+    asked: PingReply,
+    reply: oneshot::Sender<Answer>,
+}
+
+impl Pings {
+    /// When the next one has waited long enough.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.waiting.values().map(|waiting| waiting.until).min()
+    }
+}
+
+impl Core {
+    /// Begins a ping; the answer is given when it came, or at once where there is nobody to ask.
+    pub(super) fn ping(&mut self, address: IpAddr, kind: PingKind, reply: oneshot::Sender<Answer>, now: Now) {
+        let refused = |reply: oneshot::Sender<Answer>, answer: PingReply| drop(reply.send(Answer::json(&answer)));
+        if self.netmap.addresses().contains(&IpNet::from(address)) {
+            let failed = PingReply::failed(address, format!("{address} is local Tailscale IP"));
+            return refused(reply, PingReply { is_local_ip: true, ..failed });
+        }
+        if let Err(error) = PINGS.check(self.pings.waiting.len() + 1) {
+            return refused(reply, PingReply::failed(address, error.to_string()));
+        }
+        let Some(peer) = self.peer_of(address) else {
+            return refused(reply, PingReply::failed(address, "no peer has this address"));
+        };
+        let (asked, peer) = (who(address, peer), peer.key());
+        self.pings.last += 1;
+        let id = self.pings.last;
+        self.pings.waiting.insert(id, Waiting { until: now.tick + PATIENCE, asked, reply });
+        match kind {
+            PingKind::Icmp => self.effects.push_back(Effect::Echo(id, address)),
+            PingKind::Disco => self.book.handle_ping(&peer, id, now.tick),
+        }
+    }
+
+    /// An echo was answered, or was not.
+    pub fn handle_echo(&mut self, id: u64, result: Result<Duration, String>) {
+        self.end_ping(id, result.map(|latency| (None, latency)));
+    }
+
+    /// A probe was answered.
+    pub(super) fn handle_pong(&mut self, id: u64, answer: Option<(Target, Duration)>) {
+        let answer = answer.map(|(way, latency)| (Some(way), latency));
+        self.end_ping(id, answer.ok_or_else(|| "no answer".to_owned()));
+    }
+
+    pub(super) fn expire_pings(&mut self, now: Now) {
+        let expired = self.pings.waiting.iter().filter(|(_, waiting)| waiting.until <= now.tick);
+        for id in expired.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.end_ping(id, Err("no answer".to_owned()));
+        }
+    }
+
+    fn end_ping(&mut self, id: u64, result: Result<(Option<Target>, Duration), String>) {
+        let Some(Waiting { mut asked, reply, .. }) = self.pings.waiting.remove(&id) else { return };
+        match result {
+            Err(reason) => asked.err = reason,
+            Ok((path, latency)) => {
+                asked.latency_seconds = latency.as_secs_f64();
+                match path {
+                    Some(Target::Udp { to, .. }) => asked.endpoint = to.to_string(),
+                    Some(Target::Relay { region, .. }) => {
+                        asked.derp_region_id = region;
+                        asked.derp_region_code = self.region_code(region);
+                    }
+                    None => {}
+                }
+            }
+        }
+        // Nobody waits any more where this fails.
+        let _ = reply.send(Answer::json(&asked));
+    }
+
+    /// The peer that has an address, or a subnet around it.
+    fn peer_of(&self, address: IpAddr) -> Option<&Peer> {
+        if let Some(owner) = self.netmap.owner(&IpNet::from(address)) {
+            return Some(owner);
+        }
+        let around =
+            |peer: &Peer| peer.routes.iter().filter(|route| route.contains(&address)).map(IpNet::prefix_len).max();
+        let holders = self.netmap.peers().filter_map(|peer| Some((around(peer)?, peer)));
+        holders.max_by_key(|(length, _)| *length).map(|(_, peer)| &**peer)
+    }
+}
+
+fn who(address: IpAddr, peer: &Peer) -> PingReply {
+    PingReply {
+        ip: address.to_string(),
+        node_ip: peer.addresses.first().map(|prefix| prefix.addr().to_string()).unwrap_or_default(),
+        node_name: peer.node.name.split('.').next().unwrap_or_default().to_owned(),
+        ..PingReply::default()
+    }
+}

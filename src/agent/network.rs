@@ -1,0 +1,217 @@
+//! The ways to the network beside the coordinator: probes in and out, the relay pump, the look at the own network.
+//!
+//! Each is an ability that the agent can go without: where a socket cannot be opened, a fault says so, and the rest
+//! goes on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::relay_pump::{PumpCommand, PumpNews, PumpPeer};
+use super::{Core, Settings, clock};
+use crate::linux;
+use crate::linux::packet::{Datagram, ProbeSocket, UdpSender};
+use crate::path::netcheck::{Action, News};
+use crate::plan::own;
+use crate::types::{NodePublic, Timestamp};
+use crate::wire::local::Severity;
+
+/// Datagrams that wait for the loop. More are dropped by the kernel: probes are repeated.
+const DATAGRAMS: usize = 256;
+/// Commands that wait for the pump, but for those about peers, of which the last one counts. A probe that finds no
+/// room is lost, as on a network.
+const COMMANDS: usize = 1_024;
+/// How long to wait after a socket failed.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long an echo is waited for.
+const ECHO: Duration = Duration::from_secs(5);
+
+/// Sends a datagram from WireGuard's port; from the given address of ours, where that matters. Never waits.
+pub type SendDatagram = Box<dyn FnMut(SocketAddr, Option<IpAddr>, &[u8]) -> io::Result<()> + Send>;
+
+/// The ways, each where there is one. The default is none at all.
+#[derive(Default)]
+pub struct Network {
+    /// Datagrams that the firewall diverted from WireGuard's port.
+    pub datagrams: Option<mpsc::Receiver<Datagram>>,
+    /// The way out from that port.
+    pub send: Option<SendDatagram>,
+    /// The relays.
+    pub pump: Option<(mpsc::Sender<PumpCommand>, mpsc::Receiver<PumpNews>)>,
+    /// Names, gateways, HTTPS.
+    pub netcheck: Option<(mpsc::Sender<Action>, mpsc::Receiver<News>)>,
+}
+
+/// What could not be opened: a code, and what it means for people.
+pub type Missing = Vec<(&'static str, String)>;
+
+impl Network {
+    /// Opens everything that can be opened, and notes in the settings on which ports.
+    pub fn open(settings: &mut Settings, mark: Option<u32>) -> (Self, Missing) {
+        let mut missing = Missing::new();
+        let mut opened = |code, what: &str, instead: &str, error: &io::Error| {
+            missing.push((code, format!("{what}: {error}; {instead}. The agent needs CAP_NET_RAW and CAP_NET_ADMIN")));
+        };
+        let mut network = Self::default();
+        match ProbeSocket::bind(own::PROBE_PORT).and_then(|socket| Ok((socket, UdpSender::open(settings.port, mark)?)))
+        {
+            Ok((socket, mut sender)) => {
+                settings.probe_port = Some(socket.port());
+                network.datagrams = Some(datagrams(socket));
+                network.send = Some(Box::new(move |to, from, payload| match from {
+                    Some(from) => sender.send_from(from, to, payload),
+                    None => sender.send(to, payload),
+                }));
+            }
+            Err(error) => opened("probes", "open the sockets for path probes", "no direct path is looked for", &error),
+        }
+        (network, missing)
+    }
+}
+
+/// The same, as the loop uses them: what is not there is silent.
+pub(super) struct Ways {
+    pub(super) datagrams: mpsc::Receiver<Datagram>,
+    pub(super) pump_news: mpsc::Receiver<PumpNews>,
+    pub(super) netcheck_news: mpsc::Receiver<News>,
+    pub(super) echoes: mpsc::Receiver<(u64, Result<Duration, String>)>,
+    pub(super) commands: Commands,
+    send: Option<SendDatagram>,
+    netcheck: Option<mpsc::Sender<Action>>,
+    echoes_in: mpsc::Sender<(u64, Result<Duration, String>)>,
+    /// Keeps the ways in open that lead from nowhere.
+    _open: (mpsc::Sender<Datagram>, mpsc::Sender<PumpNews>, mpsc::Sender<News>),
+}
+
+impl Ways {
+    pub(super) fn new(network: Network) -> Self {
+        let (datagrams_in, no_datagrams) = mpsc::channel(1);
+        let (pump_in, no_pump_news) = mpsc::channel(1);
+        let (netcheck_in, no_netcheck_news) = mpsc::channel(1);
+        let (echoes_in, echoes) = mpsc::channel(DATAGRAMS);
+        let (pump, pump_news) = network.pump.unzip();
+        let (netcheck, netcheck_news) = network.netcheck.unzip();
+        Self {
+            datagrams: network.datagrams.unwrap_or(no_datagrams),
+            pump_news: pump_news.unwrap_or(no_pump_news),
+            netcheck_news: netcheck_news.unwrap_or(no_netcheck_news),
+            echoes,
+            commands: Commands { pump, peers: BTreeMap::new(), others: VecDeque::new() },
+            send: network.send,
+            netcheck,
+            echoes_in,
+            _open: (datagrams_in, pump_in, netcheck_in),
+        }
+    }
+
+    /// What the network does not take is lost, as on the way.
+    pub(super) fn datagram(&mut self, to: SocketAddr, from: Option<IpAddr>, payload: &[u8]) {
+        if let Some(Err(error)) = self.send.as_mut().map(|send| send(to, from, payload)) {
+            tracing::debug!("send {} bytes to {to}: {error}", payload.len());
+        }
+    }
+
+    pub(super) fn netcheck(&self, action: Action) {
+        if let Some(Err(error)) = self.netcheck.as_ref().map(|netcheck| netcheck.try_send(action)) {
+            tracing::warn!("look at the network: {error}");
+        }
+    }
+
+    /// Sends an echo in a task of its own.
+    pub(super) fn echo(&self, id: u64, address: IpAddr) {
+        let echoes = self.echoes_in.clone();
+        tokio::spawn(async move {
+            let begun = clock::now().tick;
+            let echo = linux::echo(address, clock::seed().to_ne_bytes());
+            let result = match tokio::time::timeout(ECHO, echo).await {
+                Ok(Ok(())) => Ok(clock::now().tick.saturating_duration_since(begun)),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("no answer".to_owned()),
+            };
+            // The loop has ended where this fails.
+            let _ = echoes.send((id, result)).await;
+        });
+    }
+}
+
+/// Commands on their way to the pump. Of those about one peer only the last counts, so what waits is bounded by the
+/// number of peers.
+pub(super) struct Commands {
+    pump: Option<mpsc::Sender<PumpCommand>>,
+    peers: BTreeMap<NodePublic, Option<PumpPeer>>,
+    others: VecDeque<PumpCommand>,
+}
+
+impl Commands {
+    pub(super) fn push(&mut self, command: PumpCommand) {
+        if self.pump.is_none() {
+            return;
+        }
+        match command {
+            PumpCommand::Peer { key, entry } => drop(self.peers.insert(key, entry)),
+            other if self.others.len() < COMMANDS => self.others.push_back(other),
+            _ => tracing::debug!("a probe through the relay is dropped: too many wait"),
+        }
+        self.advance();
+    }
+
+    /// Whether anything waits for the pump to have room.
+    pub(super) fn is_waiting(&self) -> bool {
+        !(self.peers.is_empty() && self.others.is_empty())
+    }
+
+    /// Waits until the pump has room. Pending for ever where there is no pump.
+    pub(super) async fn room(&self) {
+        let Some(pump) = &self.pump else { return std::future::pending().await };
+        // A pump that has ended has no news either; what waits for it, waits.
+        if pump.reserve().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Hands over what the pump has room for, peers first: what else is to be sent may be for them.
+    pub(super) fn advance(&mut self) {
+        let Some(pump) = &self.pump else { return };
+        while let Ok(place) = pump.try_reserve() {
+            if let Some((key, entry)) = self.peers.pop_first() {
+                place.send(PumpCommand::Peer { key, entry });
+            } else if let Some(command) = self.others.pop_front() {
+                place.send(command);
+            } else {
+                return;
+            }
+        }
+    }
+}
+
+/// Reads the probe socket.
+fn datagrams(mut socket: ProbeSocket) -> mpsc::Receiver<Datagram> {
+    let (out, datagrams) = mpsc::channel(DATAGRAMS);
+    tokio::spawn(async move {
+        loop {
+            match socket.recv().await {
+                Ok(datagram) => {
+                    if out.send(datagram).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!("receive path probes: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    });
+    datagrams
+}
+
+/// Reports what could not be opened.
+pub(super) fn report(core: &mut Core, missing: Missing, wall: Timestamp) {
+    for (code, text) in missing {
+        tracing::error!("{text}");
+        core.report(code, Severity::High, text, wall);
+    }
+}
