@@ -61,10 +61,7 @@ impl Network {
             Ok((socket, mut sender)) => {
                 settings.probe_port = Some(socket.port());
                 network.datagrams = Some(datagrams(socket));
-                network.send = Some(Box::new(move |to, from, payload| match from {
-                    Some(from) => sender.send_from(from, to, payload),
-                    None => sender.send(to, payload),
-                }));
+                network.send = Some(Box::new(move |to, from, payload| sender.send(to, from, payload)));
             }
             Err(error) => opened("probes", "open the sockets for path probes", "no direct path is looked for", &error),
         }

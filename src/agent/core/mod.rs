@@ -31,7 +31,7 @@ use crate::control::{Received, ServerUrl, Session, Transmit};
 use crate::netmap::Netmap;
 use crate::path::netcheck::{self, Netcheck};
 use crate::path::{Book, Evidence};
-use crate::plan::{Action, KernelError, Observed, Planner, Reconciler};
+use crate::plan::{Action, KernelError, Observed, Planner, Probes, Reconciler, own};
 use crate::types::{DiscoPrivate, IpNet, MachinePrivate, NodePrivate, Timestamp};
 use crate::wire::control::Hostinfo;
 use crate::wire::local::{BackendState, Notify, Prefs, Severity};
@@ -54,6 +54,17 @@ pub struct Settings {
     pub relay_port: Option<u16>,
     /// The port where probes arrive that the firewall diverts; without it, no direct path is looked for.
     pub probe_port: Option<u16>,
+}
+
+impl Settings {
+    /// The ports that the firewall has to know. One that is not there leads to nobody, which does no harm.
+    fn probes(&self) -> Option<Probes> {
+        (self.probe_port.is_some() || self.relay_port.is_some()).then(|| Probes {
+            wireguard_port: self.port,
+            probe_port: self.probe_port.unwrap_or(own::PROBE_PORT),
+            relay_port: self.relay_port.unwrap_or(own::RELAY_PORT),
+        })
+    }
 }
 
 /// What the loop is to do.

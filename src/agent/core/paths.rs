@@ -45,6 +45,7 @@ impl Core {
             PumpNews::Disco { region, from, payload } => {
                 self.book.handle_datagram(Via::Relay { region, from }, &payload, now.tick);
             }
+            PumpNews::Traffic { peer } => self.book.handle_relayed(&peer, now.tick),
             PumpNews::Initiation { peer, packet } => self.book.handle_initiation(&peer, packet, now.tick),
             PumpNews::Region { region, state } => {
                 match &state {

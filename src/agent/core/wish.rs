@@ -23,7 +23,7 @@ impl Core {
         };
         let wish = match &self.node_key {
             Some(key) => {
-                let host = Host { key: key.clone(), networks, probes: None };
+                let host = Host { key: key.clone(), networks, probes: self.settings.probes() };
                 self.planner.desired(&self.netmap, &prefs, &self.paths(), &host)
             }
             None => plan::Wish::default(),
