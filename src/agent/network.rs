@@ -4,16 +4,18 @@
 //! goes on.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::netcheck_io;
 use super::relay_pump::{PumpCommand, PumpNews, PumpPeer};
 use super::{Core, Settings, clock};
-use crate::linux;
 use crate::linux::packet::{Datagram, ProbeSocket, UdpSender};
+use crate::linux::{self, DefaultRoute};
 use crate::path::netcheck::{Action, News};
 use crate::plan::own;
 use crate::types::{NodePublic, Timestamp};
@@ -52,10 +54,18 @@ impl Network {
     /// Opens everything that can be opened, and notes in the settings on which ports.
     pub fn open(settings: &mut Settings, mark: Option<u32>) -> (Self, Missing) {
         let mut missing = Missing::new();
-        let mut opened = |code, what: &str, instead: &str, error: &io::Error| {
+        let mut opened = |code, what: &str, instead: &str, error: &dyn Display| {
             missing.push((code, format!("{what}: {error}; {instead}. The agent needs CAP_NET_RAW and CAP_NET_ADMIN")));
         };
-        let mut network = Self::default();
+        let (_no_gateway, unknown) = mpsc::channel(1);
+        let gateways = match DefaultRoute::new() {
+            Ok(route) => netcheck_io::watch_gateway(route),
+            Err(error) => {
+                opened("gateway", "watch the default route", "no port is mapped at the gateway", &error);
+                unknown
+            }
+        };
+        let mut network = Self { netcheck: Some(netcheck_io::spawn(mark, gateways)), ..Self::default() };
         match ProbeSocket::bind(own::PROBE_PORT).and_then(|socket| Ok((socket, UdpSender::open(settings.port, mark)?)))
         {
             Ok((socket, mut sender)) => {
