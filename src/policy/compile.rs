@@ -33,9 +33,17 @@ pub struct Compiled {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// Ask for the packet filter and SSH rules of these again.
-    pub filters: BTreeSet<NodeId>,
+    pub filters: NodeSet,
     /// Ask for the peers of these again.
-    pub peers: BTreeSet<NodeId>,
+    pub peers: NodeSet,
+}
+
+impl Change {
+    /// Takes another change as having happened too.
+    pub fn add(&mut self, other: &Self) {
+        self.filters.unite(&other.filters);
+        self.peers.unite(&other.peers);
+    }
 }
 
 /// One rule, in numbers.
@@ -116,19 +124,56 @@ impl Compiled {
     /// Removes a node.
     pub fn remove(&mut self, id: NodeId) -> Change {
         let mut change = Change::default();
+        let Some(slot) = self.index.slot(id) else { return change };
         self.note(id, &mut change);
         let touched = self.index.remove(id);
         self.refresh(&touched);
-        change.filters.remove(&id);
-        change.peers.remove(&id);
+        change.filters.remove(slot);
+        change.peers.remove(slot);
         change
     }
 
-    /// Replaces the users; everything is compiled anew.
-    pub fn set_users(&mut self, users: BTreeMap<UserId, User>) {
+    /// The nodes in a set, in no particular order.
+    pub fn nodes<'c>(&'c self, set: &'c NodeSet) -> impl Iterator<Item = NodeId> + 'c {
+        set.iter().filter_map(|slot| self.index.place(slot)).map(|place| place.id)
+    }
+
+    /// The nodes that are known.
+    pub fn everybody(&self) -> &NodeSet {
+        &self.index.everyone
+    }
+
+    /// Adds a user, or replaces what was known of them.
+    pub fn put_user(&mut self, id: UserId, user: User) -> Change {
+        let mut change = Change::default();
+        if self.index.users().get(&id) == Some(&user) {
+            return change;
+        }
+        let owned: Vec<_> = self.index.owned.get(&id).map(|owned| self.nodes(owned).collect()).unwrap_or_default();
+        self.index.put_user(id, user, &self.policy);
+        for node in owned {
+            if let Some(place) = self.place_of(node) {
+                change.add(&self.upsert(node, place.node.clone()));
+            }
+        }
+        change
+    }
+
+    /// Forgets a user who has no nodes.
+    pub fn remove_user(&mut self, id: UserId) {
+        self.index.remove_user(id);
+    }
+
+    /// What is known of a node.
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.place_of(id).map(|place| &place.node)
+    }
+
+    /// What the policy was compiled against.
+    pub fn topology(&self) -> Topology {
         let places = self.index.places.iter().flatten();
         let nodes = places.map(|place| (place.id, place.node.clone())).collect();
-        *self = Self::new(self.policy.clone(), Topology { users, nodes });
+        Topology { users: self.index.users().clone(), nodes }
     }
 
     /// Rebuilds the sets of the rules that use a touched selector.
@@ -154,18 +199,23 @@ impl Compiled {
         let own = self.index.owned.get(&place.node.user);
         let mut routers = NodeSet::from_iter([slot]);
         place.subnets().filter_map(|route| self.index.routes.get(route)).for_each(|same| routers.unite(same));
-        let (mut filters, mut peers) = (self.ssh_targets_of(slot), routers.clone());
+        let lone = routers == NodeSet::from_iter([slot]);
+        // Most nodes are no routers, and a look at one bit is much cheaper than at all.
+        let holds = |set: &NodeSet| if lone { set.contains(slot) } else { set.intersects(&routers) };
+        let (filters, peers) = (&mut change.filters, &mut change.peers);
+        filters.unite(&self.ssh_targets_of(slot));
         filters.insert(slot);
+        peers.unite(&routers);
         for flow in &self.flows {
             let sources = self.sources_of(flow);
             let is_source = sources.reach.contains(slot);
             if is_source {
                 filters.unite(&flow.concerned);
             }
-            if sources.reach.intersects(&routers) {
+            if holds(&sources.reach) {
                 peers.unite(&flow.concerned);
             }
-            if flow.concerned.intersects(&routers) {
+            if holds(&flow.concerned) {
                 peers.unite(&sources.reach);
             }
             if let Some(own) = own.filter(|_| flow.to_self && is_source) {
@@ -173,8 +223,6 @@ impl Compiled {
                 peers.unite(own);
             }
         }
-        change.filters.extend(self.ids(&filters));
-        change.peers.extend(self.ids(&peers));
     }
 
     pub(super) fn sources_of(&self, flow: &Flow) -> &Arc<Sources> {
@@ -183,10 +231,6 @@ impl Compiled {
 
     pub(super) fn list_of(&self, flow: &Flow) -> &SourceList {
         &self.lists[flow.list]
-    }
-
-    pub(super) fn ids<'c>(&'c self, set: &'c NodeSet) -> impl Iterator<Item = NodeId> + 'c {
-        set.iter().filter_map(|slot| self.index.place(slot)).map(|place| place.id)
     }
 
     pub(super) fn place_of(&self, id: NodeId) -> Option<&Place> {

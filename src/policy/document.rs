@@ -54,6 +54,16 @@ impl Policy {
         Self::default()
     }
 
+    /// Whether the policy says anything of SSH.
+    pub fn has_ssh(&self) -> bool {
+        !self.ssh.is_empty()
+    }
+
+    /// Whether any rule may ask what a node reports of itself.
+    pub fn has_postures(&self) -> bool {
+        !self.postures.is_empty()
+    }
+
     /// The text the policy was read from.
     pub fn text(&self) -> &str {
         &self.text

@@ -4,6 +4,7 @@
 //! that was written, for the node that has one of them or carries a route to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,90 +19,93 @@ use super::selector::{Autogroup, Selector};
 use super::sources::{Content, Sources, show};
 use super::topology::overlaps;
 
-/// The packet filter of one node, before it is written out.
+/// The packet filter of one node, before it is written out: what each rule of the policy opens on it.
 #[derive(Debug, Default)]
 pub struct Filter {
     openings: Vec<Opening>,
-    grants: Vec<Grant>,
 }
 
-/// Ports opened to some sources.
+/// What is opened to some sources.
 #[derive(Debug)]
 struct Opening {
     origin: Option<Arc<RuleOrigin>>,
     sources: Arc<Sources>,
-    protocol: Option<Protocol>,
-    ports: BTreeSet<(Destination, PortRange)>,
+    what: What,
 }
 
-/// Capabilities given to some sources.
+/// Ports or capabilities.
+#[derive(Debug, Hash)]
+enum What {
+    Ports(Option<Protocol>, BTreeSet<(Destination, PortRange)>),
+    Capabilities(BTreeSet<IpNet>, Given),
+}
+
+/// Capabilities, which are part of their rule's text and so known by its name.
 #[derive(Debug)]
-struct Grant {
-    origin: Option<Arc<RuleOrigin>>,
-    sources: Arc<Sources>,
-    destinations: BTreeSet<IpNet>,
-    app: CapMap,
+struct Given(CapMap);
+
+impl Hash for Given {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.keys().for_each(|name| name.hash(state));
+    }
 }
 
 /// What packets may be for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Destination {
     /// Anything that reaches the node.
     Any,
     Net(IpNet),
 }
 
+/// What one rule of the policy opens on a node: a part of its packet filter.
+#[derive(Clone, Copy, Debug)]
+pub struct FilterPart<'f> {
+    compiled: &'f Compiled,
+    openings: &'f [Opening],
+}
+
 impl Compiled {
     /// The node's packet filter as one list, in which what has the same sources and protocol is joined, whatever
     /// rules it comes from. An empty one lets nothing in.
     pub fn packet_filter(&self, id: NodeId) -> Vec<FilterRule> {
-        let filter = self.build_filter(id, Form::Joined);
-        let openings = filter.openings.iter().map(|opening| self.opening_rule(opening));
-        openings.chain(filter.grants.iter().map(|grant| self.grant_rule(grant))).collect()
+        self.build_filter(id, Form::Joined).openings.iter().map(|opening| self.rule_of(opening)).collect()
     }
 
-    /// The node's packet filter in parts, one for each rule of the policy, by the rule's name; each part says
-    /// where it comes from. Together they let in what [`Compiled::packet_filter`] does.
-    pub fn filter_parts(&self, id: NodeId) -> BTreeMap<String, Vec<FilterRule>> {
-        let filter = self.build_filter(id, Form::ByRule);
-        let mut parts: BTreeMap<String, Vec<FilterRule>> = BTreeMap::new();
-        let mut add = |origin: &Option<Arc<RuleOrigin>>, rule: FilterRule| {
-            let name = origin.as_ref().map_or(UNWRITTEN, |origin| origin.reference.as_str());
-            let rule = FilterRule { origin: origin.as_deref().cloned(), ..rule };
-            parts.entry(name.to_owned()).or_default().push(rule);
-        };
-        filter.openings.iter().for_each(|opening| add(&opening.origin, self.opening_rule(opening)));
-        filter.grants.iter().for_each(|grant| add(&grant.origin, self.grant_rule(grant)));
-        parts
+    /// The node's packet filter, rule by rule of the policy. Together its parts let in what
+    /// [`Compiled::packet_filter`] does.
+    pub fn filter(&self, id: NodeId) -> Filter {
+        self.build_filter(id, Form::ByRule)
     }
 
-    fn opening_rule(&self, opening: &Opening) -> FilterRule {
-        FilterRule {
-            src_ips: opening.sources.wire(&self.index).to_vec(),
-            dst_ports: opening.ports.iter().map(net_ports).collect(),
-            ip_proto: opening.protocol.iter().map(|protocol| i32::from(protocol.0)).collect(),
-            ..FilterRule::default()
+    /// The parts of a filter, one for each rule of the policy that opens anything, in the order of the policy.
+    pub fn parts<'f>(&'f self, filter: &'f Filter) -> impl Iterator<Item = FilterPart<'f>> {
+        let parts = filter.openings.chunk_by(|a, b| a.origin == b.origin);
+        parts.map(|openings| FilterPart { compiled: self, openings })
+    }
+
+    fn rule_of(&self, opening: &Opening) -> FilterRule {
+        let mut rule = FilterRule { src_ips: opening.sources.wire(&self.index), ..FilterRule::default() };
+        match &opening.what {
+            What::Ports(protocol, ports) => {
+                rule.dst_ports = ports.iter().map(net_ports).collect();
+                rule.ip_proto = protocol.iter().map(|protocol| i32::from(protocol.0)).collect();
+            }
+            What::Capabilities(destinations, Given(app)) => {
+                let dsts = destinations.iter().copied().collect();
+                rule.cap_grant = vec![CapGrant { dsts, caps: Vec::new(), cap_map: app.clone() }];
+            }
         }
-    }
-
-    fn grant_rule(&self, grant: &Grant) -> FilterRule {
-        FilterRule {
-            src_ips: grant.sources.wire(&self.index).to_vec(),
-            cap_grant: vec![CapGrant {
-                dsts: grant.destinations.iter().copied().collect(),
-                caps: Vec::new(),
-                cap_map: grant.app.clone(),
-            }],
-            ..FilterRule::default()
-        }
+        rule
     }
 
     /// The capabilities that `address` has on the node.
     pub fn capabilities(&self, id: NodeId, address: IpAddr) -> CapMap {
         let mut map = CapMap::new();
         let filter = self.filter(id);
-        for grant in filter.grants.iter().filter(|grant| grant.sources.admit(address, &self.index)) {
-            for (name, arguments) in &grant.app {
+        for opening in filter.openings.iter().filter(|opening| opening.sources.admit(address, &self.index)) {
+            let What::Capabilities(_, Given(app)) = &opening.what else { continue };
+            for (name, arguments) in app {
                 let known = map.entry(name.clone()).or_insert(None);
                 if let Some(arguments) = arguments {
                     known.get_or_insert_with(Vec::new).extend(arguments.iter().cloned());
@@ -109,11 +113,6 @@ impl Compiled {
             }
         }
         map
-    }
-
-    /// The node's packet filter.
-    pub fn filter(&self, id: NodeId) -> Filter {
-        self.build_filter(id, Form::Joined)
     }
 
     fn build_filter(&self, id: NodeId, form: Form) -> Filter {
@@ -229,9 +228,6 @@ fn net_ports((destination, ports): &(Destination, PortRange)) -> NetPortRange {
     NetPortRange { ip, ports: (*ports).into() }
 }
 
-/// The part of a filter that no rule of a policy stands behind.
-const UNWRITTEN: &str = "base";
-
 /// Whether what is alike in several rules becomes one.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Form {
@@ -265,20 +261,46 @@ impl Builder<'_> {
         let origin = self.origin.map(Arc::as_ref).filter(|_| self.form == Form::ByRule);
         let index = *self.known.entry((origin, sources.content().clone(), protocol)).or_insert(next);
         if index == next {
-            let origin = self.origin.cloned();
-            self.filter.openings.push(Opening { origin, sources: sources.clone(), protocol, ports: BTreeSet::new() });
+            self.push(sources, What::Ports(protocol, BTreeSet::new()));
         }
-        if let Some(opening) = self.filter.openings.get_mut(index) {
-            let pairs = destinations.iter().flat_map(|to| ports.iter().map(|range| (*to, *range)));
-            opening.ports.extend(pairs);
+        if let Some(Opening { what: What::Ports(_, opened), .. }) = self.filter.openings.get_mut(index) {
+            opened.extend(destinations.iter().flat_map(|to| ports.iter().map(|range| (*to, *range))));
         }
     }
 
     /// Capabilities are given even to sources that are nobody at present.
     fn grant(&mut self, sources: &Arc<Sources>, destinations: BTreeSet<IpNet>, app: &CapMap) {
         if !destinations.is_empty() {
-            let origin = self.origin.cloned();
-            self.filter.grants.push(Grant { origin, sources: sources.clone(), destinations, app: app.clone() });
+            self.push(sources, What::Capabilities(destinations, Given(app.clone())));
         }
+    }
+
+    fn push(&mut self, sources: &Arc<Sources>, what: What) {
+        self.filter.openings.push(Opening { origin: self.origin.cloned(), sources: sources.clone(), what });
+    }
+}
+
+impl FilterPart<'_> {
+    /// The rule; none for what holds without being written.
+    pub fn origin(&self) -> Option<&Arc<RuleOrigin>> {
+        self.openings.first()?.origin.as_ref()
+    }
+
+    /// A number that two parts of one rule share only when they are equal, chance aside.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for Opening { origin, sources, what } in self.openings {
+            (origin, sources.digest(&self.compiled.index), what).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    /// The rules, in wire form.
+    pub fn rules(&self) -> Vec<FilterRule> {
+        let rule = |opening: &Opening| FilterRule {
+            origin: opening.origin.as_deref().cloned(),
+            ..self.compiled.rule_of(opening)
+        };
+        self.openings.iter().map(rule).collect()
     }
 }

@@ -26,11 +26,11 @@ pub(super) struct Place {
     /// The advertised routes that are approved, by hand or by the policy.
     pub(super) routes: Vec<IpNet>,
     /// The selectors that mean the node, by ownership or by address.
-    selected: Vec<SelectorId>,
+    pub(super) selected: Vec<SelectorId>,
     /// The selectors of addresses that lie behind the node's subnet routes.
-    behind: Vec<SelectorId>,
+    pub(super) behind: Vec<SelectorId>,
     /// The postures that the node meets.
-    postures: Vec<usize>,
+    pub(super) postures: Vec<usize>,
 }
 
 impl Place {
@@ -190,7 +190,22 @@ impl Index {
         &self.users
     }
 
-    /// Puts a node into the table, in its old slot if it had one.
+    /// Adds or replaces a user. Their nodes must be put in again.
+    pub(super) fn put_user(&mut self, id: UserId, user: User, policy: &Policy) {
+        let alone = BTreeMap::from([(id, user)]);
+        let directory = Directory::new(&alone);
+        let means = |(_, selector): &(SelectorId, &Selector)| directory.users(selector, policy).contains(&id);
+        let means: Vec<_> = self.selectors.iter().enumerate().filter(means).map(|(number, _)| number).collect();
+        self.user_selectors.insert(id, means);
+        self.users.extend(alone);
+    }
+
+    pub(super) fn remove_user(&mut self, id: UserId) {
+        self.user_selectors.remove(&id);
+        self.users.remove(&id);
+    }
+
+    /// Puts a node into the table, in its old slot if it had one: the one that was freed last.
     pub(super) fn insert(&mut self, id: NodeId, node: Node, policy: &Policy) -> Touched {
         let mut touched = self.remove(id);
         let place = self.examine(id, node, policy);

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-/// A set of node slots.
+/// A set of nodes. Means something to the compiled policy that gave it alone, until that is compiled anew; one
+/// that a node was removed from since may name the node that took its place besides.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct NodeSet {
+pub struct NodeSet {
     /// No trailing zero words, so that equal sets are equal values.
     words: Vec<u64>,
 }
@@ -28,12 +29,13 @@ impl NodeSet {
         self.words.get(slot / 64).is_some_and(|word| word & (1 << (slot % 64)) != 0)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether there is nobody in it.
+    pub fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
 
     /// Adds every member of `other`.
-    pub(super) fn unite(&mut self, other: &Self) {
+    pub fn unite(&mut self, other: &Self) {
         if self.words.len() < other.words.len() {
             self.words.resize(other.words.len(), 0);
         }

@@ -5,14 +5,14 @@
 //! and to those who serve the same route themselves. One node carries a route for a viewer: the one that was
 //! chosen among all, unless a rule steers the viewer through others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::types::{IpNet, NodeId};
+use crate::types::{IpNet, NodeId, UserId};
 use crate::wire::control::CapMap;
 
 use super::compile::{Compiled, Flow};
-use super::index::Place;
+use super::index::{Place, SelectorId};
 use super::nodeset::NodeSet;
 use super::selector::{Autogroup, Selector};
 use super::topology::{is_subnet, overlaps};
@@ -40,28 +40,84 @@ impl Peer {
     }
 }
 
+/// What a node sees: one value for all nodes that see the same, though each of them leaves itself out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct View {
+    /// Whom, by number. The viewer is among them where others like it are.
+    pub peers: Vec<NodeId>,
+    /// Whether the viewers have no use for IPv4 addresses.
+    pub without_ipv4: bool,
+    /// What the routers among the peers carry for the viewers; perhaps nothing.
+    pub routers: BTreeMap<NodeId, Carried>,
+}
+
+/// The routes that one node carries for another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Carried {
+    /// Subnets.
+    pub subnets: Vec<IpNet>,
+    /// Exit routes.
+    pub exits: Vec<IpNet>,
+}
+
+/// What a node is to the policy. Nodes of one kind see the same, and the same nodes see them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Kind {
+    selected: Vec<SelectorId>,
+    behind: Vec<SelectorId>,
+    postures: Vec<usize>,
+    /// Counts only where a rule is about each user's own nodes.
+    owner: Option<UserId>,
+    routes: Vec<IpNet>,
+    without_ipv4: bool,
+}
+
 impl Compiled {
+    /// What the node is to the policy.
+    pub fn kind(&self, id: NodeId) -> Option<Kind> {
+        let place = self.place_of(id)?;
+        let to_self = self.flows.iter().any(|flow| flow.to_self);
+        Some(Kind {
+            selected: place.selected.clone(),
+            behind: place.behind.clone(),
+            postures: place.postures.clone(),
+            owner: Some(place.node.user).filter(|_| to_self && !place.node.is_tagged()),
+            routes: place.routes.clone(),
+            without_ipv4: lacks_ipv4(place),
+        })
+    }
+
+    /// What nodes of the node's kind see.
+    pub fn view(&self, id: NodeId) -> View {
+        let Some((slot, viewer)) = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?))) else {
+            return View::default();
+        };
+        let visible = self.visible(slot, viewer);
+        let carried = self.carried(slot, &visible);
+        let exits = self.open_exits(slot);
+        let places = || visible.iter().filter_map(|peer| Some((peer, self.index.place(peer)?)));
+        let mut peers: Vec<_> = places().map(|(_, place)| place.id).collect();
+        peers.sort_unstable();
+        let routers = places().filter(|(_, place)| !place.routes.is_empty());
+        let routers = routers.map(|(peer, place)| (place.id, carried_by(peer, place, &carried, &exits)));
+        View { peers, without_ipv4: lacks_ipv4(viewer), routers: routers.collect() }
+    }
+
     /// The nodes that the node sees, with what it may use of them, by number.
     pub fn peers(&self, id: NodeId) -> Vec<Peer> {
         let Some((slot, viewer)) = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?))) else {
             return Vec::new();
         };
-        let visible = self.visible(slot, viewer);
+        let mut visible = self.visible(slot, viewer);
+        visible.remove(slot);
         let carried = self.carried(slot, &visible);
         let exits = self.open_exits(slot);
         let peers = visible.iter().filter_map(|peer| Some((peer, self.index.place(peer)?)));
         let mut peers: Vec<_> = peers
-            .map(|(peer, place)| Peer {
-                id: place.id,
-                addresses: usable(viewer, place),
-                subnets: place.subnets().filter(|route| carried.contains(&(peer, **route))).copied().collect(),
-                exit_routes: place
-                    .routes
-                    .iter()
-                    .filter(|route| !is_subnet(route) && exits.contains(peer))
-                    .copied()
-                    .collect(),
-                capabilities: peer_capabilities(place),
+            .map(|(peer, place)| {
+                let Carried { subnets, exits } = carried_by(peer, place, &carried, &exits);
+                let (addresses, capabilities) = (usable(viewer, place), peer_capabilities(place));
+                Peer { id: place.id, addresses, subnets, exit_routes: exits, capabilities }
             })
             .collect();
         peers.sort_unstable_by_key(|peer| peer.id);
@@ -72,9 +128,10 @@ impl Compiled {
     pub fn sees(&self, viewer: NodeId, peer: NodeId) -> bool {
         let place = self.index.slot(viewer).and_then(|slot| Some((slot, self.index.place(slot)?)));
         let visible = place.map(|(slot, place)| self.visible(slot, place)).unwrap_or_default();
-        self.index.slot(peer).is_some_and(|peer| visible.contains(peer))
+        viewer != peer && self.index.slot(peer).is_some_and(|peer| visible.contains(peer))
     }
 
+    /// Whom a node sees; itself as well where the others of its kind do.
     fn visible(&self, slot: usize, viewer: &Place) -> NodeSet {
         let mut visible = NodeSet::default();
         let own = self.index.owned.get(&viewer.node.user).filter(|_| !viewer.node.is_tagged());
@@ -92,7 +149,6 @@ impl Compiled {
                 own.iter().filter(|own| is_source || reach.contains(**own)).for_each(|own| visible.insert(*own));
             }
         }
-        visible.remove(slot);
         visible
     }
 
@@ -163,10 +219,22 @@ impl Compiled {
     }
 }
 
+fn carried_by(slot: usize, place: &Place, carried: &BTreeSet<(usize, IpNet)>, exits: &NodeSet) -> Carried {
+    let is_exit = |route: &&IpNet| !is_subnet(route) && exits.contains(slot);
+    Carried {
+        subnets: place.subnets().filter(|route| carried.contains(&(slot, **route))).copied().collect(),
+        exits: place.routes.iter().filter(is_exit).copied().collect(),
+    }
+}
+
+fn lacks_ipv4(place: &Place) -> bool {
+    !place.addresses.iter().any(IpAddr::is_ipv4)
+}
+
 /// A viewer without an IPv4 address has no use for those of others.
 fn usable(viewer: &Place, peer: &Place) -> Vec<IpAddr> {
-    let no_ipv4 = !viewer.addresses.iter().any(IpAddr::is_ipv4);
-    peer.addresses.iter().filter(|address| address.is_ipv6() || !no_ipv4).copied().collect()
+    let without_ipv4 = lacks_ipv4(viewer);
+    peer.addresses.iter().filter(|address| address.is_ipv6() || !without_ipv4).copied().collect()
 }
 
 /// Exit nodes are suggested to those who see them.

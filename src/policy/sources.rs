@@ -1,5 +1,6 @@
 //! Whom a rule lets in: nodes by name, prefixes as they are written, or everybody.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::OnceLock;
 
@@ -20,7 +21,7 @@ pub(super) struct Sources {
     content: Content,
     /// The nodes that traffic may come from or through: those of the content, and routers to its prefixes.
     pub(super) reach: NodeSet,
-    wire: OnceLock<Vec<String>>,
+    digest: OnceLock<u64>,
 }
 
 /// What sources are; rules with equal content are one rule on the wire.
@@ -44,7 +45,7 @@ impl Sources {
 
     /// Some nodes and nothing else.
     pub(super) fn of_nodes(nodes: NodeSet) -> Self {
-        Self { reach: nodes.clone(), content: Content { nodes, ..Content::default() }, wire: OnceLock::new() }
+        Self { reach: nodes.clone(), content: Content { nodes, ..Content::default() }, digest: OnceLock::new() }
     }
 
     fn unconditional(list: &SourceList, index: &Index) -> Self {
@@ -64,7 +65,7 @@ impl Sources {
         }
         content.nets.sort_unstable();
         content.nets.dedup();
-        Self { content, reach, wire: OnceLock::new() }
+        Self { content, reach, digest: OnceLock::new() }
     }
 
     /// Only nodes report anything of themselves, so a condition leaves out all that is not a node.
@@ -110,20 +111,32 @@ impl Sources {
     }
 
     /// The `SrcIPs` of the wire form.
-    pub(super) fn wire(&self, index: &Index) -> &[String] {
-        self.wire.get_or_init(|| {
-            let content = &self.content;
-            if content.world {
-                return vec!["*".to_owned()];
-            }
-            let overlay = OVERLAY.iter().filter(|_| content.overlay).map(|range| (*range).to_owned());
-            let places = content.nodes.iter().filter_map(|slot| index.place(slot));
-            let addresses = places.flat_map(|place| &place.addresses).map(ToString::to_string);
-            let mut wire: Vec<_> = overlay.chain(content.nets.iter().map(show)).chain(addresses).collect();
-            wire.sort_unstable();
-            wire.dedup();
-            wire
+    pub(super) fn wire(&self, index: &Index) -> Vec<String> {
+        let content = &self.content;
+        if content.world {
+            return vec!["*".to_owned()];
+        }
+        let overlay = OVERLAY.iter().filter(|_| content.overlay).map(|range| (*range).to_owned());
+        let addresses = self.addresses(index).map(ToString::to_string);
+        let mut wire: Vec<_> = overlay.chain(content.nets.iter().map(show)).chain(addresses).collect();
+        wire.sort_unstable();
+        wire.dedup();
+        wire
+    }
+
+    /// A number that two sources share only when their wire forms are equal, chance aside.
+    pub(super) fn digest(&self, index: &Index) -> u64 {
+        *self.digest.get_or_init(|| {
+            let mut hasher = DefaultHasher::new();
+            let Content { world, overlay, nets, nodes: _ } = &self.content;
+            (world, overlay, nets).hash(&mut hasher);
+            self.addresses(index).for_each(|address| address.hash(&mut hasher));
+            hasher.finish()
         })
+    }
+
+    fn addresses<'i>(&'i self, index: &'i Index) -> impl Iterator<Item = &'i IpAddr> {
+        self.content.nodes.iter().filter_map(|slot| index.place(slot)).flat_map(|place| &place.addresses)
     }
 }
 

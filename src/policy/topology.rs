@@ -49,6 +49,20 @@ pub enum Role {
     Owner,
 }
 
+impl Role {
+    const NAMES: [(Self, &'static str); 3] = [(Self::Member, "member"), (Self::Admin, "admin"), (Self::Owner, "owner")];
+
+    /// The name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(role, _)| *role == self).map_or("member", |(_, name)| name)
+    }
+
+    /// The role of a name.
+    pub fn named(text: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(_, name)| *name == text).map(|(role, _)| *role)
+    }
+}
+
 /// A machine, as far as policies are concerned.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Node {

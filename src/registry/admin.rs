@@ -9,6 +9,7 @@ use super::refusal::Refusal;
 use super::secret::{self, KeyText};
 use super::session::add;
 use super::state::State;
+use crate::policy::Role;
 use crate::types::{HostLabel, IpNet, Limit, NodeId, Timestamp, UserId, in_overlay};
 
 /// Longest display name: a line in a list.
@@ -51,7 +52,7 @@ impl State {
         self.name_is_free(&name)?;
         let mut counters = self.counters;
         counters.user += 1;
-        let user = UserRecord { id: UserId(counters.user), name, display_name, created: now };
+        let user = UserRecord { id: UserId(counters.user), name, display_name, role: Role::Member, created: now };
         Ok(Decision { reply: user.clone(), changes: vec![Change::Counters(counters), Change::User(user)] })
     }
 
@@ -63,6 +64,16 @@ impl State {
         }
         self.name_is_free(&name)?;
         user.name = name;
+        Ok(Decision { reply: user.clone(), changes: vec![Change::User(user)] })
+    }
+
+    /// Makes a user an owner, an administrator or a member, as far as the policy is concerned.
+    pub fn set_role(&self, id: UserId, role: Role) -> Result<Decision<UserRecord>, Refusal> {
+        let mut user = self.user(id)?.clone();
+        if user.role == role {
+            return Ok(Decision::unchanged(user));
+        }
+        user.role = role;
         Ok(Decision { reply: user.clone(), changes: vec![Change::User(user)] })
     }
 

@@ -67,6 +67,10 @@ pub mod limit {
     pub const PENDING: Limit = Limit::new("machines that wait for approval", 1_000);
     /// Endpoints kept of one node: more than any client tries, and they are in every peer's map.
     pub const ENDPOINTS: Limit = Limit::new("endpoints of a node", 64);
+    /// Versions of the policy that are kept.
+    pub const POLICIES: Limit = Limit::new("versions of the policy", 1_000);
+    /// All of them together: several of the largest, thousands of usual ones.
+    pub const POLICY_BYTES: Limit = Limit::new("bytes of all versions of the policy", 16 << 20);
     /// Routes offered by or approved for one node. A gateway may serve many subnets.
     pub const ROUTES: Limit = Limit::new("routes of a node", 1_024);
     /// Host information of one node, as JSON text.

@@ -190,6 +190,10 @@ impl Items {
         Self { groups }
     }
 
+    pub(super) fn holds(&self, number: u64) -> bool {
+        self.groups.iter().any(|group| group.holds(number))
+    }
+
     pub(super) fn is_empty_without(&self, except: Option<u64>) -> bool {
         self.groups.iter().all(|group| group.items.iter().all(|(number, _)| Some(*number) == except))
     }
@@ -232,6 +236,12 @@ impl Builder {
         self.text.push_str(&json(value));
     }
 
+    /// Writes one field whose value is JSON already.
+    pub(super) fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        self.text.push_str(value);
+    }
+
     /// Writes fields that are the same for many: `"A":1,"B":2`.
     pub(super) fn shared_fields(&mut self, fields: &Arc<Chunk>) {
         if fields.is_empty() {
@@ -259,7 +269,7 @@ impl Builder {
         self.name(name);
         self.text.push_str(open);
         let mut first = true;
-        for group in &items.groups {
+        for group in items.groups.iter().filter(|group| !group.items.is_empty()) {
             match except {
                 Some(number) if group.holds(number) => {
                     for (_, text) in group.items.iter().filter(|(other, _)| *other != number) {

@@ -12,14 +12,18 @@
 //! JSON of a node is written once and shared by all who see it ([`MapMessage`]).
 //!
 //! Invariants: a number or an address is never given twice, even after deletion; a node's DNS name is
-//! unique; a one-off key admits one node; a map with its deltas applied equals the full map.
+//! unique; a one-off key admits one node; a map with its deltas applied equals the full map; what a node is shown
+//! and lets in is what the policy in force says, and everything only while nobody set one.
 
 mod address;
 mod admin;
 mod config;
 mod fanout;
+mod flush;
+mod gate;
 mod message;
 mod names;
+mod policy;
 mod record;
 mod refusal;
 mod register;
@@ -38,8 +42,8 @@ pub use admin::{NewKey, NewKeyAnswer};
 pub use config::{Config, limit};
 pub use message::{Chunk, MapMessage, Part};
 pub use record::{
-    Change, Counters, Decision, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, Records, Said, Tag, UserName,
-    UserRecord,
+    Change, Counters, Decision, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, PolicyRecord, Records, Said, Tag,
+    UserName, UserRecord,
 };
 pub use refusal::{MapRefusal, Refusal, RefusalKind};
 pub use register::Registered;
@@ -47,4 +51,3 @@ pub use routes::RouteView;
 pub use secret::KeyText;
 pub use session::{Opened, Output, SessionId};
 pub use state::{NodeView, State};
-pub use visibility::Visibility;

@@ -8,9 +8,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::refusal::Refusal;
+use crate::policy::Role;
 use crate::types::{
     CapabilityVersion, DiscoPublic, HostLabel, IpNet, Limit, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId,
     Timestamp, UserId,
@@ -25,8 +26,28 @@ pub struct UserRecord {
     pub name: UserName,
     /// The name for people; may be empty.
     pub display_name: String,
+    /// What the policy's `autogroup:admin` and `autogroup:owner` make of the user. It gives no rights here.
+    #[serde(serialize_with = "role_name")]
+    pub role: Role,
     /// When it was made.
     pub created: Timestamp,
+}
+
+fn role_name<S: Serializer>(role: &Role, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(role.name())
+}
+
+/// A version of the policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PolicyRecord {
+    /// Its number: one more than that of the version before.
+    pub version: u64,
+    /// The text, as it was written.
+    pub text: Arc<str>,
+    /// Who set it, as far as the coordinator knows.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// A pre-authentication key: admits nodes without a person present.
@@ -169,6 +190,10 @@ pub enum Change {
     Node(Arc<NodeRecord>),
     /// A node is gone.
     NodeGone(NodeId),
+    /// The policy is, from here on, this version.
+    Policy(Arc<PolicyRecord>),
+    /// A version is kept no longer.
+    PolicyGone(u64),
     /// A machine waits. Not kept by a store.
     Pending(Pending),
     /// A machine waits no longer. Not kept by a store.
@@ -210,6 +235,8 @@ pub struct Records {
     pub keys: Vec<KeyRecord>,
     /// The nodes.
     pub nodes: Vec<NodeRecord>,
+    /// The versions of the policy that are kept, the oldest first.
+    pub policies: Vec<PolicyRecord>,
 }
 
 /// A pre-authentication key's number.

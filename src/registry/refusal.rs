@@ -63,6 +63,9 @@ pub enum MapRefusal {
     /// No node of this machine has this key: it was deleted, or never registered.
     #[error("this node is not registered; log in again")]
     Unknown,
+    /// No policy is in force that could be, and everything is not allowed.
+    #[error("the coordinator cannot read its policy and serves no map until its administrator sets another")]
+    NoPolicy,
 }
 
 impl MapRefusal {
@@ -71,6 +74,7 @@ impl MapRefusal {
         match self {
             Self::TooOld(_) => 400,
             Self::Unknown => 404,
+            Self::NoPolicy => 503,
         }
     }
 }

@@ -167,15 +167,12 @@ impl State {
     ) -> Result<Decision<Registered>, Refusal> {
         let key = self.valid_key(text, now)?;
         let info = request.hostinfo.as_ref();
-        let requested = info.map(|info| info.request_tags.as_slice()).unwrap_or_default();
-        if let Some(tag) = requested.iter().find(|tag| !key.tags.iter().any(|given| given.as_str() == tag.as_str())) {
-            return Err(Refusal::invalid(format!("this pre-authentication key does not give the tag `{tag}`")));
-        }
+        let tags = self.tags_of(key, info.map(|info| info.request_tags.as_slice()).unwrap_or_default())?;
         let admission = Admission {
             machine,
             node_key: request.node_key,
             user: key.user,
-            tags: &key.tags,
+            tags: &tags,
             ephemeral: key.ephemeral,
             admitted_by: Some(key.id),
             said: Said::at_registration(request.version, info),
@@ -187,6 +184,31 @@ impl State {
         decision.changes.extend(waiting.map(|pending| Change::PendingGone(pending.code.clone())));
         let reply = self.welcome(&decision.reply, now);
         Ok(Decision { reply, changes: decision.changes })
+    }
+
+    /// The tags of a node that a key admits: the key's, and those it asks for that it may have.
+    fn tags_of(&self, key: &KeyRecord, requested: &[String]) -> Result<Vec<Tag>, Refusal> {
+        let mut tags = key.tags.clone();
+        let given: Vec<String> = key.tags.iter().map(|tag| tag.as_str().to_owned()).collect();
+        for tag in requested.iter().filter(|tag| !given.contains(tag)) {
+            let Some(policy) = self.compiled() else {
+                return Err(Refusal::invalid(format!("this pre-authentication key does not give the tag `{tag}`")));
+            };
+            if !policy.may_tag(key.user, &given, tag) {
+                let owner = match (key.tags.as_slice(), self.users.get(&key.user)) {
+                    ([], Some(user)) => format!("the user `{}` is", user.name),
+                    _ => "the tags of this pre-authentication key are".to_owned(),
+                };
+                return Err(Refusal::invalid(format!(
+                    "this node may not have the tag `{tag}`: {owner} not among its owners in the policy's `tagOwners`"
+                )));
+            }
+            tags.push(tag.parse()?);
+        }
+        limit::TAGS.check(tags.len())?;
+        tags.sort();
+        tags.dedup();
+        Ok(tags)
     }
 
     /// The key that a text is, if it may admit a node. A wrong secret and a wrong number look the same.

@@ -6,12 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fanout::FullMap;
 use super::message::MapMessage;
 use super::record::{Change, Decision, PendingCode};
 use super::refusal::MapRefusal;
 use super::state::{Member, State};
 use super::update::accept_version;
 use super::view::Shown;
+use super::visibility::{ToldFilter, ViewClass};
 use crate::types::{CapabilityVersion, NodeId, Timestamp};
 
 /// One map stream.
@@ -56,6 +58,10 @@ pub(super) struct Session {
     /// How the node was shown to itself, where the stream was opened since the last flush: then its full
     /// map lies between what others were last told and what they will be told next.
     pub(super) opened_as: Option<Shown>,
+    /// Whom it sees, as it was last told.
+    pub(super) class: ViewClass,
+    /// What it lets in, as it was last told.
+    pub(super) filter: ToldFilter,
 }
 
 /// What a deadline is for.
@@ -73,6 +79,9 @@ impl State {
     /// A node begins to follow its map. An older stream of the same node ends.
     pub fn open(&mut self, id: NodeId, version: CapabilityVersion, now: Timestamp) -> Result<Opened, MapRefusal> {
         accept_version(version)?;
+        if self.policy_fault.is_some() {
+            return Err(MapRefusal::NoPolicy);
+        }
         let Some(member) = self.members.get_mut(&id) else { return Err(MapRefusal::Unknown) };
         self.last_session += 1;
         let session = SessionId(self.last_session);
@@ -90,8 +99,8 @@ impl State {
             self.plan_reaping(id, now);
         }
         let opened_as = self.members.get(&id).map(|member| member.shown.clone());
-        self.sessions.insert(session, Session { node: id, opened_as });
-        let message = self.full_map(id, now).ok_or(MapRefusal::Unknown)?;
+        let FullMap { message, class, filter } = self.full_map(id, now).ok_or(MapRefusal::Unknown)?;
+        self.sessions.insert(session, Session { node: id, opened_as, class, filter });
         Ok(Opened { session, message: Arc::new(message) })
     }
 

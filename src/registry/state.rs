@@ -8,13 +8,13 @@ use super::address;
 use super::config::Config;
 use super::fanout::Fanout;
 use super::record::{
-    Change, Counters, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, Records, UserName, UserRecord,
+    Change, Counters, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, PolicyRecord, Records, UserName, UserRecord,
 };
 use super::refusal::Refusal;
 use super::routes::{RouteView, Routes};
 use super::session::{Output, Session, SessionId, Timer, add};
 use super::view::Shown;
-use super::visibility::Visibility;
+use super::visibility::{Sight, Visibility};
 use crate::types::{
     CapabilityVersion, HostLabel, IpNet, MachinePublic, NodeId, NodePublic, Timestamp, UserId, is_default_route,
 };
@@ -24,6 +24,10 @@ use crate::types::{
 pub struct State {
     pub(super) config: Config,
     pub(super) visibility: Visibility,
+    /// The versions of the policy that are kept; the last is in force.
+    pub(super) policies: BTreeMap<u64, Arc<PolicyRecord>>,
+    /// Why the last version is not in force: it cannot be read.
+    pub(super) policy_fault: Option<String>,
     pub(super) counters: Counters,
     pub(super) users: BTreeMap<UserId, UserRecord>,
     pub(super) user_names: BTreeMap<UserName, UserId>,
@@ -55,8 +59,8 @@ pub(super) struct Member {
     pub(super) offline_at: Option<Timestamp>,
     /// When it is deleted for being ephemeral and offline.
     pub(super) reap_at: Option<Timestamp>,
-    /// Its entry in peers' maps as text, once someone needed it.
-    pub(super) entry: Option<Arc<str>>,
+    /// Its entry in peers' maps as text, for each way to be shown, once someone needed it.
+    pub(super) entries: BTreeMap<Sight, Arc<str>>,
 }
 
 /// A node, for administrators.
@@ -78,6 +82,8 @@ impl State {
         Self {
             config,
             visibility: Visibility::default(),
+            policies: BTreeMap::new(),
+            policy_fault: None,
             counters: Counters::default(),
             users: BTreeMap::new(),
             user_names: BTreeMap::new(),
@@ -106,6 +112,8 @@ impl State {
         let keys = records.keys.into_iter().map(Change::Key);
         let nodes = records.nodes.into_iter().map(|node| Change::Node(Arc::new(node)));
         state.apply(users.chain(keys).chain(nodes).collect(), now);
+        state.policies = records.policies.into_iter().map(|policy| (policy.version, Arc::new(policy))).collect();
+        state.enforce();
         // Nobody listens yet.
         state.fanout.forget_changes();
         state
@@ -133,6 +141,10 @@ impl State {
                 }
                 Change::Node(record) => self.put_node(record, now),
                 Change::NodeGone(id) => self.remove_node(id),
+                Change::Policy(policy) => self.put_policy(policy),
+                Change::PolicyGone(version) => {
+                    self.policies.remove(&version);
+                }
                 Change::Pending(pending) => {
                     self.timers.insert((pending.expires, Timer::Pending(pending.code.clone())));
                     self.pending.insert(pending.code.clone(), pending);
@@ -236,7 +248,7 @@ impl State {
                 prefix,
                 node: record.id,
                 offered: record.said.routes.contains(&prefix),
-                approved: record.approved_routes.contains(&prefix),
+                approved: record.approved_routes.contains(&prefix) || member.shown.routes().contains(&prefix),
                 primary: member.shown.primary.contains(&prefix),
             })
         })
@@ -260,12 +272,14 @@ impl State {
         }
         self.fanout.user_changed(user.id);
         self.user_names.insert(user.name.clone(), user.id);
+        self.visibility.put_user(user.id, user.name.as_str(), user.role);
         self.users.insert(user.id, user);
     }
 
     fn remove_user(&mut self, id: UserId) {
         if let Some(user) = self.users.remove(&id) {
             self.user_names.remove(&user.name);
+            self.visibility.remove_user(id);
         }
     }
 
@@ -283,10 +297,12 @@ impl State {
         }
         match self.members.get(&id).map(|member| Arc::clone(&member.shown.record)) {
             None => {
-                let shown = Shown { record, online: false, expired, primary: Vec::new() };
+                let given = Arc::default();
+                let shown = Shown { record, online: false, expired, primary: Vec::new(), given };
                 self.fanout.touch(id, None);
                 self.fanout.owners_changed();
                 self.members.insert(id, Member::new(shown));
+                self.judge(id);
                 self.elect(id, &BTreeSet::new());
             }
             Some(old) => {
@@ -320,6 +336,7 @@ impl State {
         self.forget_timers(&member);
         self.fanout.touch(id, Some(&member.shown));
         self.fanout.owners_changed();
+        self.visibility.remove_node(id);
         let before = subnets(&member.shown);
         let changed = self.routes.set(id, &before, &BTreeSet::new(), online_in(&self.members));
         self.refresh_primary(changed);
@@ -329,14 +346,43 @@ impl State {
     pub(super) fn alter(&mut self, id: NodeId, change: impl FnOnce(&mut Shown)) {
         let Some(member) = self.members.get_mut(&id) else { return };
         self.fanout.touch(id, Some(&member.shown));
-        member.entry = None;
+        member.entries.clear();
         let before = subnets(&member.shown);
-        let seen_as = (member.shown.expired, member.shown.record.owner());
+        let record = Arc::clone(&member.shown.record);
+        let seen_as = (member.shown.expired, record.owner());
         change(&mut member.shown);
+        let is_other = member.shown.expired != seen_as.0 || !Arc::ptr_eq(&member.shown.record, &record);
+        if is_other {
+            self.judge(id);
+        }
+        let Some(member) = self.members.get(&id) else { return };
         if seen_as != (member.shown.expired, member.shown.record.owner()) {
             self.fanout.owners_changed();
         }
         self.elect(id, &before);
+    }
+
+    /// Asks the policy about a node anew; what is shown of it must have been touched.
+    fn judge(&mut self, id: NodeId) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let given = self.visibility.put_node(&member.shown);
+        if *member.shown.given != given {
+            member.shown.given = Arc::new(given);
+        }
+    }
+
+    /// Asks another policy than before about a node.
+    pub(super) fn judge_anew(&mut self, id: NodeId) {
+        let Some(member) = self.members.get(&id) else { return };
+        let before = subnets(&member.shown);
+        let shown = member.shown.clone();
+        self.judge(id);
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if member.shown.given != shown.given {
+            self.fanout.touch(id, Some(&shown));
+            member.entries.clear();
+            self.elect(id, &before);
+        }
     }
 
     /// Elects routers for the subnets that a node served before and serves from here on.
@@ -354,9 +400,10 @@ impl State {
         for id in nodes {
             let Some(member) = self.members.get_mut(&id) else { continue };
             self.fanout.touch(id, Some(&member.shown));
-            member.entry = None;
+            member.entries.clear();
             member.shown.primary =
                 subnets(&member.shown).into_iter().filter(|prefix| self.routes.primary(prefix) == Some(id)).collect();
+            self.judge(id);
         }
     }
 
@@ -417,7 +464,7 @@ impl State {
 
 impl Member {
     fn new(shown: Shown) -> Self {
-        Self { shown, session: None, offline_at: None, reap_at: None, entry: None }
+        Self { shown, session: None, offline_at: None, reap_at: None, entries: BTreeMap::new() }
     }
 
     pub(super) fn id(&self) -> NodeId {
@@ -439,7 +486,7 @@ fn subnets(shown: &Shown) -> BTreeSet<IpNet> {
     if shown.expired {
         return BTreeSet::new();
     }
-    shown.record.served_routes().filter(|route| !is_default_route(route)).collect()
+    shown.routes().iter().filter(|route| !is_default_route(route)).copied().collect()
 }
 
 fn online_in(members: &BTreeMap<NodeId, Member>) -> impl Fn(NodeId) -> bool {

@@ -1,10 +1,13 @@
 //! How a node is shown: to its peers, to itself, and as the difference to what was shown before.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::config::Config;
 use super::message::json;
 use super::record::{NodeRecord, UserRecord};
+use super::visibility::Sight;
+use crate::policy::Carried;
 use crate::types::{DiscoPublic, IpNet, NodeId, RegionId, Timestamp, UserId, is_default_route};
 use crate::wire::control::{Hostinfo, Login, Node, PeerChange, User, UserProfile};
 
@@ -23,12 +26,40 @@ pub(super) struct Shown {
     pub(super) expired: bool,
     /// The subnets that it is the one router of.
     pub(super) primary: Vec<IpNet>,
+    /// What it has by the policy, or for want of one.
+    pub(super) given: Arc<Given>,
+}
+
+/// What a node has besides what it says and what was decided about it alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Given {
+    /// The routes that it offers and that are approved, exit routes included.
+    pub(super) routes: Vec<IpNet>,
+    /// Whether its IPv4 address is taken away.
+    pub(super) without_ipv4: bool,
+    /// The attributes that it is told, as JSON; empty for none.
+    pub(super) attributes: Arc<str>,
 }
 
 impl Shown {
     /// The common case, told without looking at the record.
     fn is_same_but_online(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.record, &other.record) && self.expired == other.expired && self.primary == other.primary
+        Arc::ptr_eq(&self.record, &other.record)
+            && self.expired == other.expired
+            && self.primary == other.primary
+            && self.given == other.given
+    }
+
+    /// The routes that it offers and that are approved.
+    pub(super) fn routes(&self) -> &[IpNet] {
+        &self.given.routes
+    }
+
+    /// Its addresses, as prefixes of one host.
+    fn addresses(&self, without_ipv4: bool) -> Vec<IpNet> {
+        let (v4, v6) = (IpAddr::V4(self.record.ipv4), IpAddr::V6(self.record.ipv6));
+        let v4 = Some(v4).filter(|_| !without_ipv4 && !self.given.without_ipv4);
+        v4.into_iter().chain([v6]).map(IpNet::from).collect()
     }
 }
 
@@ -51,11 +82,6 @@ impl NodeRecord {
         if self.tags.is_empty() { self.user } else { TAGGED }
     }
 
-    /// Both addresses, as prefixes of one host.
-    pub(super) fn addresses(&self) -> Vec<IpNet> {
-        vec![IpNet::from(std::net::IpAddr::V4(self.ipv4)), IpNet::from(std::net::IpAddr::V6(self.ipv6))]
-    }
-
     /// What it says of itself, structured.
     pub fn hostinfo(&self) -> Hostinfo {
         let info: Hostinfo = serde_json::from_str(&self.said.hostinfo).unwrap_or_default();
@@ -67,19 +93,19 @@ impl NodeRecord {
         self.key_expiry.is_some_and(|expiry| expiry <= now)
     }
 
-    /// The routes that are both offered and approved.
+    /// The routes that are both offered and approved by hand.
     pub(super) fn served_routes(&self) -> impl Iterator<Item = IpNet> + '_ {
         self.approved_routes.iter().copied().filter(|route| self.said.routes.contains(route))
     }
 }
 
-/// The entry that peers get.
+/// The entry that peers get who are shown the node like this.
 ///
 /// An expired node stays listed, so that people see why it is unreachable, but with no address to route
 /// to it and no way to find it, whatever a client makes of the flag.
-pub(super) fn peer(shown: &Shown, config: &Config) -> Node {
+pub(super) fn peer(shown: &Shown, sight: &Sight, config: &Config) -> Node {
     let record = &shown.record;
-    let addresses = record.addresses();
+    let addresses = shown.addresses(sight.without_ipv4);
     let mut node = Node {
         id: record.id,
         stable_id: record.stable_id.clone(),
@@ -101,9 +127,13 @@ pub(super) fn peer(shown: &Shown, config: &Config) -> Node {
         ..Node::default()
     };
     if !shown.expired {
-        let exits = record.served_routes().filter(is_default_route);
-        node.allowed_ips = Some(addresses.into_iter().chain(exits).chain(shown.primary.iter().copied()).collect());
-        node.primary_routes = shown.primary.clone();
+        let exits = || shown.routes().iter().filter(|route| is_default_route(route));
+        let usual = || Carried { subnets: shown.primary.clone(), exits: exits().copied().collect() };
+        let carried = sight.carried.clone().unwrap_or_else(usual);
+        node.allowed_ips = Some(addresses.into_iter().chain(carried.exits).chain(carried.subnets.clone()).collect());
+        node.primary_routes = carried.subnets;
+        // Clients suggest it to their users.
+        node.cap_map = exits().take(1).map(|_| ("suggest-exit-node".to_owned(), None)).collect();
         node.endpoints = record.said.endpoints.clone();
         node.home_derp = record.said.home_derp;
     }
@@ -112,7 +142,14 @@ pub(super) fn peer(shown: &Shown, config: &Config) -> Node {
 
 /// The entry that the node itself gets.
 pub(super) fn myself(shown: &Shown, config: &Config) -> Node {
-    Node { machine: shown.record.machine, hostinfo: Some(shown.record.hostinfo()), ..peer(shown, config) }
+    let mut node = peer(shown, &Sight::default(), config);
+    node.machine = shown.record.machine;
+    node.hostinfo = Some(shown.record.hostinfo());
+    node.cap_map = serde_json::from_str(&shown.given.attributes).unwrap_or_default();
+    if !shown.expired {
+        node.allowed_ips = Some(node.addresses.iter().chain(shown.routes()).copied().collect());
+    }
+    node
 }
 
 /// Whether the node itself must be told. What it said of itself is not repeated to it.
@@ -132,7 +169,8 @@ pub(super) fn difference(before: &Shown, after: &Shown, config: &Config) -> Diff
     if before.is_same_but_online(after) {
         return if before.online == after.online { Difference::None } else { Difference::Online(after.online) };
     }
-    let (old, new) = (peer(before, config), peer(after, config));
+    let usual = Sight::default();
+    let (old, new) = (peer(before, &usual, config), peer(after, &usual, config));
     // Whatever a patch cannot express is compared as text, so that a field added to the entry is never
     // forgotten here.
     if json(&without_patchable(old.clone())) != json(&without_patchable(new.clone())) {

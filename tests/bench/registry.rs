@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use table::{Limit, row};
+use warren::policy::Role;
 use warren::registry::{Config, Counters, MapMessage, NodeRecord, Output, Records, Said, State, UserRecord};
 use warren::types::{
     CapabilityVersion, DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId, Timestamp, UserId,
@@ -94,12 +95,19 @@ fn compress(message: &MapMessage) -> Vec<u8> {
 
 fn records() -> Records {
     let created = Timestamp::UNIX_EPOCH;
-    let user = UserRecord { id: UserId(1), name: "ada".parse().unwrap(), display_name: String::new(), created };
+    let user = UserRecord {
+        id: UserId(1),
+        name: "ada".parse().unwrap(),
+        display_name: String::new(),
+        role: Role::Member,
+        created,
+    };
     Records {
         counters: Counters::default(),
         users: vec![user],
         keys: Vec::new(),
         nodes: (1..=NODES).map(|number| node(number, created)).collect(),
+        policies: Vec::new(),
     }
 }
 

@@ -145,14 +145,37 @@ proptest! {
                 }
             };
             let at_once = compile(&policy, &nodes);
+            let announced = |set, id: &NodeId| compiled.nodes(set).any(|node| node == *id);
             for id in nodes.keys() {
                 let after = (filter(&compiled, *id), peers(&compiled, *id));
                 prop_assert_eq!(&after, &(filter(&at_once, *id), peers(&at_once, *id)));
                 // What changed was announced.
                 let (filter_before, peers_before) = before.get(id).cloned().unwrap_or_default();
-                prop_assert!(filter_before == after.0 || change.filters.contains(id), "filter of {}", id);
-                prop_assert!(peers_before == after.1 || change.peers.contains(id), "peers of {}", id);
+                prop_assert!(filter_before == after.0 || announced(&change.filters, id), "filter of {}", id);
+                prop_assert!(peers_before == after.1 || announced(&change.peers, id), "peers of {}", id);
             }
+        }
+    }
+
+    #[test]
+    fn nodes_of_one_kind_share_a_view_and_each_sees_the_others_in_it(
+        text in policy(), nodes in prop::collection::vec(node(), 0..8),
+    ) {
+        let policy = Arc::new(Policy::parse(text.as_bytes()).unwrap());
+        let nodes: BTreeMap<_, _> = (1..).zip(nodes).map(|(id, node)| (NodeId(id), addressed(id, node))).collect();
+        let compiled = compile(&policy, &nodes);
+        let mut views = BTreeMap::new();
+        for id in nodes.keys() {
+            let view = compiled.view(*id);
+            let peers = compiled.peers(*id);
+            let seen: Vec<NodeId> = view.peers.iter().copied().filter(|peer| peer != id).collect();
+            prop_assert_eq!(&seen, &peers.iter().map(|peer| peer.id).collect::<Vec<_>>());
+            for peer in peers {
+                let carried = view.routers.get(&peer.id).cloned().unwrap_or_default();
+                prop_assert_eq!((carried.subnets, carried.exits), (peer.subnets, peer.exit_routes));
+            }
+            let shared = views.entry(compiled.kind(*id)).or_insert_with(|| view.clone());
+            prop_assert_eq!(&*shared, &view);
         }
     }
 
@@ -179,9 +202,9 @@ proptest! {
                 for (source, target) in pairs(&compiled, *from, *to) {
                     for (protocol, port) in [(6, 22), (6, 443), (17, 22), (47, 0)] {
                         let lines = compiled.lines_allowing(source, target, Protocol(protocol), port);
-                        let (joined, parts) = (compiled.packet_filter(*to), compiled.filter_parts(*to));
+                        let (joined, filter) = (compiled.packet_filter(*to), compiled.filter(*to));
                         let admitted = admitted(&joined, source, target, protocol, port);
-                        let parts: Vec<_> = parts.into_values().flatten().collect();
+                        let parts: Vec<_> = compiled.parts(&filter).flat_map(|part| part.rules()).collect();
                         prop_assert_eq!(admitted, self::admitted(&parts, source, target, protocol, port));
                         prop_assert_eq!(admitted, !lines.is_empty(), "{} -> {} {}/{}", source, target, protocol, port);
                         prop_assert!(!admitted || compiled.sees(*from, *to));

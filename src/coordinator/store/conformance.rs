@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{Store, StoreError};
-use crate::registry::{Change, Counters, KeyId, KeyRecord, NodeRecord, Records, Said, UserRecord};
+use crate::policy::Role;
+use crate::registry::{Change, Counters, KeyId, KeyRecord, NodeRecord, PolicyRecord, Records, Said, UserRecord};
 use crate::types::{
     CapabilityVersion, DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId, Timestamp, UserId,
 };
@@ -25,6 +26,7 @@ pub(super) async fn all<P: Place>(fresh: impl Fn() -> P) {
     a_one_off_key_is_used_once_and_a_reusable_one_often(&fresh()).await;
     counters_never_fall(&fresh()).await;
     two_nodes_cannot_have_one_address_or_key(&fresh()).await;
+    a_version_of_the_policy_is_written_once(&fresh()).await;
 }
 
 async fn a_new_store_is_empty(place: &impl Place) {
@@ -36,9 +38,10 @@ async fn a_new_store_is_empty(place: &impl Place) {
 async fn everything_committed_is_there_after_reopening(place: &impl Place) {
     let records = Records {
         counters: Counters { user: 2, key: 2, node: 2, host: 7 },
-        users: vec![user(1, "ada"), user(2, "bob@example.org")],
+        users: vec![UserRecord { role: Role::Owner, ..user(1, "ada") }, user(2, "bob@example.org")],
         keys: vec![key(1, false), KeyRecord { used: Some(at(5)), expires: None, tags: Vec::new(), ..key(2, true) }],
         nodes: vec![node(1), bare_node(2)],
+        policies: vec![policy(3, "{}"), policy(4, "{\"acls\": []} // wéb\n")],
     };
     let mut store = place.open().await;
     store.commit(&changes_of(&records)).await.unwrap();
@@ -116,6 +119,19 @@ async fn two_nodes_cannot_have_one_address_or_key(place: &impl Place) {
     place.close(store).await;
 }
 
+async fn a_version_of_the_policy_is_written_once(place: &impl Place) {
+    let mut store = place.open().await;
+    let first = Change::Policy(Arc::new(policy(1, "{}")));
+    store.commit(std::slice::from_ref(&first)).await.unwrap();
+    store.commit(&[first]).await.unwrap();
+    let other = store.commit(&[Change::Policy(Arc::new(policy(1, "{\"acls\": []}")))]).await;
+    assert!(matches!(other, Err(StoreError::Conflict(_))), "{other:?}");
+    let second = Change::Policy(Arc::new(policy(2, "{\"acls\": []}")));
+    store.commit(&[second, Change::PolicyGone(1)]).await.unwrap();
+    assert_eq!(store.load().await.unwrap().policies, [policy(2, "{\"acls\": []}")]);
+    place.close(store).await;
+}
+
 // ---- records ----
 
 /// The changes that make these records out of nothing.
@@ -123,7 +139,8 @@ fn changes_of(records: &Records) -> Vec<Change> {
     let users = records.users.iter().cloned().map(Change::User);
     let keys = records.keys.iter().cloned().map(Change::Key);
     let nodes = records.nodes.iter().cloned().map(|node| Change::Node(Arc::new(node)));
-    users.chain(keys).chain(nodes).chain([Change::Counters(records.counters)]).collect()
+    let policies = records.policies.iter().cloned().map(|policy| Change::Policy(Arc::new(policy)));
+    users.chain(keys).chain(nodes).chain(policies).chain([Change::Counters(records.counters)]).collect()
 }
 
 fn at(second: i64) -> Timestamp {
@@ -132,7 +149,12 @@ fn at(second: i64) -> Timestamp {
 }
 
 pub(super) fn user(id: u64, name: &str) -> UserRecord {
-    UserRecord { id: UserId(id), name: name.parse().unwrap(), display_name: String::new(), created: at(0) }
+    let role = Role::Member;
+    UserRecord { id: UserId(id), name: name.parse().unwrap(), display_name: String::new(), role, created: at(0) }
+}
+
+fn policy(version: u64, text: &str) -> PolicyRecord {
+    PolicyRecord { version, text: text.into(), by: "ada".to_owned(), at: at(7) }
 }
 
 fn key(id: u64, reusable: bool) -> KeyRecord {

@@ -20,7 +20,8 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Row};
 
 use super::{Store, StoreError};
-use crate::registry::{Change, Counters, KeyId, KeyRecord, NodeRecord, Records, Said, UserRecord};
+use crate::policy::Role;
+use crate::registry::{Change, Counters, KeyId, KeyRecord, NodeRecord, PolicyRecord, Records, Said, UserRecord};
 use crate::types::{CapabilityVersion, NodeId, RegionId, StableNodeId, Timestamp, UserId};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/coordinator/store/migrations");
@@ -83,11 +84,15 @@ impl Store for SqliteStore {
         let keys =
             sqlx::query("SELECT * FROM auth_keys ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
         let nodes = sqlx::query("SELECT * FROM nodes ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
+        let policies =
+            sqlx::query("SELECT * FROM policies ORDER BY version").fetch_all(&mut *connection).await.map_err(read)?;
         Ok(Records {
             counters: counters.as_ref().map(counters_of).transpose().map_err(read)?.unwrap_or_default(),
             users: readable("user", &users, user_of),
             keys: readable("key", &keys, key_of),
             nodes: readable("node", &nodes, node_of),
+            // None may be left out: an older version might open what the last one closed.
+            policies: policies.iter().map(policy_of).collect::<sqlx::Result<_>>().map_err(read)?,
         })
     }
 
@@ -122,22 +127,45 @@ async fn keep(connection: &mut SqliteConnection, change: &Change) -> Result<(), 
         .bind(integer(counters.node))
         .bind(i64::from(counters.host)),
         Change::User(user) => sqlx::query(
-            "INSERT INTO users (id, name, display_name, created) VALUES (?, ?, ?, ?)
-             ON CONFLICT (id) DO UPDATE SET name = excluded.name, display_name = excluded.display_name",
+            "INSERT INTO users (id, name, display_name, created, role) VALUES (?, ?, ?, ?, ?)
+             ON CONFLICT (id) DO UPDATE SET name = excluded.name, display_name = excluded.display_name,
+             role = excluded.role",
         )
         .bind(integer(user.id.0))
         .bind(user.name.to_string())
         .bind(user.display_name.clone())
-        .bind(user.created.to_string()),
+        .bind(user.created.to_string())
+        .bind(user.role.name()),
         Change::UserGone(id) => sqlx::query("DELETE FROM users WHERE id = ?").bind(integer(id.0)),
         Change::Key(key) => return keep_key(connection, key).await,
         Change::KeyUsed(id, at) => return use_key(connection, *id, *at).await,
         Change::KeyGone(id) => sqlx::query("DELETE FROM auth_keys WHERE id = ?").bind(integer(id.0)),
         Change::Node(node) => return keep_node(connection, node).await,
         Change::NodeGone(id) => sqlx::query("DELETE FROM nodes WHERE id = ?").bind(integer(id.0)),
+        Change::Policy(policy) => return keep_policy(connection, policy).await,
+        Change::PolicyGone(version) => sqlx::query("DELETE FROM policies WHERE version = ?").bind(integer(*version)),
         Change::Pending(_) | Change::PendingGone(_) => return Ok(()),
     };
     query.execute(connection).await.map(drop).map_err(|error| failed(describe(change), error))
+}
+
+async fn keep_policy(connection: &mut SqliteConnection, policy: &PolicyRecord) -> Result<(), StoreError> {
+    let done = sqlx::query(
+        "INSERT INTO policies (version, text, author, at) VALUES (?, ?, ?, ?)
+         ON CONFLICT (version) DO UPDATE SET version = excluded.version
+         WHERE text = excluded.text AND author = excluded.author AND at = excluded.at",
+    )
+    .bind(integer(policy.version))
+    .bind(policy.text.to_string())
+    .bind(policy.by.clone())
+    .bind(policy.at.to_string())
+    .execute(connection)
+    .await
+    .map_err(|error| failed(format!("keep version {} of the policy", policy.version), error))?;
+    match done.rows_affected() {
+        0 => Err(StoreError::Conflict(format!("version {} of the policy was set meanwhile", policy.version))),
+        _ => Ok(()),
+    }
 }
 
 async fn keep_key(connection: &mut SqliteConnection, key: &KeyRecord) -> Result<(), StoreError> {
@@ -229,6 +257,16 @@ fn user_of(row: &SqliteRow) -> sqlx::Result<UserRecord> {
         name: parsed(row, "name")?,
         display_name: row.try_get("display_name")?,
         created: parsed(row, "created")?,
+        role: Role::named(row.try_get("role")?).ok_or_else(|| malformed("role", "there is no such role"))?,
+    })
+}
+
+fn policy_of(row: &SqliteRow) -> sqlx::Result<PolicyRecord> {
+    Ok(PolicyRecord {
+        version: number(row, "version")?,
+        text: row.try_get::<String, _>("text")?.into(),
+        by: row.try_get("author")?,
+        at: parsed(row, "at")?,
     })
 }
 
@@ -331,6 +369,8 @@ fn describe(change: &Change) -> String {
         Change::KeyGone(id) => format!("delete key {id}"),
         Change::Node(node) => format!("keep node {}", node.id),
         Change::NodeGone(id) => format!("delete node {id}"),
+        Change::Policy(policy) => format!("keep version {} of the policy", policy.version),
+        Change::PolicyGone(version) => format!("delete version {version} of the policy"),
         Change::Pending(_) | Change::PendingGone(_) => "keep nothing".to_owned(),
     }
 }

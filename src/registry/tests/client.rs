@@ -47,6 +47,9 @@ impl Client {
         if !message.domain.is_empty() {
             self.rest.insert("domain", json!(message.domain));
         }
+        if let Some(ssh) = message.ssh_policy {
+            self.rest.insert("ssh", serde_json::from_str(ssh.get()).unwrap());
+        }
         for (name, rules) in message.packet_filters {
             match (name.as_str(), rules) {
                 ("*", None) => self.filters.clear(),
@@ -92,7 +95,10 @@ impl Client {
             last_seen: None,
             ..node
         });
-        json!({"node": node, "peers": self.peers, "filters": self.filters, "rest": self.rest})
+        let mut rest = self.rest.clone();
+        // Having been told no rules is to have none.
+        rest.entry("ssh").or_insert_with(|| json!({"rules": []}));
+        json!({"node": node, "peers": self.peers, "filters": self.filters, "rest": rest})
     }
 }
 

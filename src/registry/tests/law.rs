@@ -3,10 +3,32 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::types::{RegionId, StableNodeId};
+use crate::policy::Role;
+use crate::types::{IpNet, RegionId, StableNodeId};
 use crate::wire::control::{NetInfo, Resolver};
 
 const MACHINES: u8 = 6;
+
+/// Policies that differ in whom they connect, by which rules, and in the routes they approve and steer.
+const POLICIES: &[&str] = &[
+    "{}",
+    r#"{"acls": []}"#,
+    r#"{"tagOwners": {"tag:web": []}, "acls": [{"action": "accept", "src": ["ada@"], "dst": ["tag:web:80"]}]}"#,
+    r#"{"tagOwners": {"tag:web": []}, "autoApprovers": {"routes": {"10.0.0.0/8": ["ada@"]}, "exitNode": ["tag:web"]},
+        "acls": [{"action": "accept", "src": ["bob@"], "dst": ["10.0.0.0/24:*", "autogroup:internet:*"]},
+                 {"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]}]}"#,
+    r#"{"tagOwners": {"tag:web": []}, "autoApprovers": {"routes": {"10.0.0.0/8": ["tag:web", "bob@"]}},
+        "grants": [{"src": ["ada@", "bob@"], "dst": ["10.0.0.0/16"], "ip": ["22"], "via": ["tag:web"]},
+                   {"src": ["*"], "dst": ["tag:web"], "app": {"example.com/cap": [{"a": 1}]}}]}"#,
+    r#"{"groups": {"group:all": ["ada@", "bob@", "eve@"]}, "tagOwners": {"tag:web": ["group:all"]},
+        "nodeAttrs": [{"target": ["tag:web"], "attr": ["disable-ipv4", "example"]}],
+        "acls": [{"action": "accept", "src": ["group:all"], "dst": ["*:443"]},
+                 {"action": "accept", "src": ["tag:web"], "dst": ["group:all:1-100"]}],
+        "ssh": [{"action": "accept", "src": ["group:all"], "dst": ["tag:web"], "users": ["root"]}]}"#,
+    r#"{"acls": [{"action": "accept", "src": ["autogroup:admin"], "dst": ["autogroup:member:*"]},
+                 {"action": "accept", "src": ["100.64.0.1"], "dst": ["100.64.0.2:22", "10.0.0.0/8:*"]}],
+        "ssh": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self"], "users": ["root"]}]}"#,
+];
 
 /// Something that happens. Machines are numbered, and those that cannot do it do nothing.
 #[derive(Clone, Debug)]
@@ -25,6 +47,8 @@ enum Happening {
     Approve { machine: u8, routes: u8 },
     RenameUser { user: usize, name: u8 },
     Resolvers { count: usize },
+    Policy { number: usize },
+    Role { user: usize, admin: bool },
     Restart,
 }
 
@@ -51,6 +75,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => (machine, 0..4_u8).prop_map(|(machine, routes)| Happening::Approve { machine, routes }),
         1 => (0..2_usize, 0..3_u8).prop_map(|(user, name)| Happening::RenameUser { user, name }),
         1 => (0..2_usize).prop_map(|count| Happening::Resolvers { count }),
+        2 => (0..POLICIES.len()).prop_map(|number| Happening::Policy { number }),
+        1 => (0..2_usize, any::<bool>()).prop_map(|(user, admin)| Happening::Role { user, admin }),
         1 => Just(Happening::Restart),
     ]
 }
@@ -64,7 +90,7 @@ fn world() -> (World, [UserId; 2]) {
     (world, users)
 }
 
-fn routes(bits: u8) -> Vec<crate::types::IpNet> {
+fn routes(bits: u8) -> Vec<IpNet> {
     let all = ["10.0.0.0/24", "0.0.0.0/0"];
     all.iter().enumerate().filter(|(index, _)| bits >> index & 1 == 1).map(|(_, net)| net.parse().unwrap()).collect()
 }
@@ -149,6 +175,17 @@ fn administer(world: &mut World, users: [UserId; 2], happening: Happening) {
             }
             return;
         }
+        Happening::Policy { number } => {
+            let decision = world.state.set_policy(POLICIES[number], "ada", None, world.now).unwrap();
+            world.run(decision);
+            return;
+        }
+        Happening::Role { user, admin } => {
+            let role = if admin { Role::Admin } else { Role::Member };
+            let decision = world.state.set_role(users[user], role).unwrap();
+            world.run(decision);
+            return;
+        }
         Happening::Resolvers { count } => {
             world.state.set_resolvers(vec![Resolver { addr: "9.9.9.9".to_owned(), ..Resolver::default() }; count]);
             return;
@@ -167,6 +204,7 @@ fn restart(world: &mut World) {
         users: world.state.users().cloned().collect(),
         keys: world.state.keys().cloned().collect(),
         nodes: world.state.nodes().map(|node| node.record.as_ref().clone()).collect(),
+        policies: world.state.policies().map(|policy| policy.as_ref().clone()).collect(),
     };
     world.state = State::restore(world.state.config().clone(), records, world.now);
     world.clients.clear();
@@ -176,8 +214,9 @@ fn restart(world: &mut World) {
 fn check(world: &mut World) -> Result<(), TestCaseError> {
     for (id, client) in world.clients.values() {
         let mut fresh = Client::default();
-        fresh.take(&world.state.full_map(*id, world.now).unwrap());
+        fresh.take(&world.state.full_map(*id, world.now).unwrap().message);
         prop_assert_eq!(client.knows(), fresh.knows(), "node {} is misled", id);
+        obeys_the_policy(world, *id, &fresh)?;
         for (user, name) in &fresh.profiles {
             prop_assert_eq!(client.profiles.get(user), Some(name), "user {}", user);
         }
@@ -195,6 +234,39 @@ fn check(world: &mut World) -> Result<(), TestCaseError> {
     prop_assert_eq!(world.state.by_key.len(), records.len());
     prop_assert_eq!(world.state.by_machine.len(), records.len());
     prop_assert_eq!(world.state.labels.len(), records.len());
+    Ok(())
+}
+
+/// A node is shown whom the policy, compiled anew, says, and lets in what it says.
+fn obeys_the_policy(world: &World, id: NodeId, client: &Client) -> Result<(), TestCaseError> {
+    let Some(record) = world.state.policy() else { return Ok(()) };
+    let compiled = world.state.try_policy(&record.text).unwrap();
+    let expired = |id: NodeId| world.state.node(id).unwrap().expired;
+    if expired(id) {
+        prop_assert!(client.peers.is_empty());
+        return Ok(());
+    }
+    let peers = compiled.peers(id);
+    prop_assert_eq!(
+        client.peers.keys().copied().collect::<Vec<_>>(),
+        peers.iter().map(|peer| peer.id).collect::<Vec<_>>()
+    );
+    for peer in peers.iter().filter(|peer| !expired(peer.id)) {
+        let set = |nets: &[IpNet]| nets.iter().copied().collect::<std::collections::BTreeSet<_>>();
+        let shown = &client.peers[&peer.id];
+        let allowed: Vec<IpNet> = peer.allowed_ips().collect();
+        prop_assert_eq!(set(shown.allowed_ips.as_deref().unwrap()), set(&allowed), "{} sees {}", id, peer.id);
+        prop_assert_eq!(set(&shown.primary_routes), set(&peer.subnets));
+    }
+    let filter = compiled.filter(id);
+    let parts: BTreeMap<String, serde_json::Value> = compiled
+        .parts(&filter)
+        .map(|part| {
+            let name = part.origin().map_or("base", |origin| origin.reference.as_str()).to_owned();
+            (name, serde_json::to_value(part.rules()).unwrap())
+        })
+        .collect();
+    prop_assert_eq!(&client.knows()["filters"], &serde_json::to_value(parts).unwrap());
     Ok(())
 }
 

@@ -6,6 +6,7 @@ mod client;
 mod joining;
 mod law;
 mod maps;
+mod policy;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,0 +1,156 @@
+//! The policy: its versions, which one is in force, and what it says when asked.
+//!
+//! A version is put in force only if it can be read, passes its own tests against the network as it is, and was
+//! written by somebody who knew the version before it. If after an upgrade the last version cannot be read, no
+//! map is served: nodes keep what they were last told, and nothing opens that an earlier version would open.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::config::limit;
+use super::gate::{Gate, node_of};
+use super::record::{Change, Decision, PolicyRecord};
+use super::refusal::Refusal;
+use super::state::State;
+use super::visibility::Visibility;
+use crate::policy::{Compiled, Policy, Topology, User};
+use crate::types::{Limit, NodeId, Timestamp, UserId};
+
+/// Longest name of somebody who set a policy: a line in a list.
+const AUTHOR: Limit = Limit::new("bytes in the name of a policy's author", 255);
+
+impl State {
+    /// The policy in force; none where nobody ever set one, and everything is allowed.
+    pub fn policy(&self) -> Option<&Arc<PolicyRecord>> {
+        self.policies.last_key_value().map(|(_, policy)| policy)
+    }
+
+    /// Why no map is served: the last version of the policy cannot be read.
+    pub fn policy_fault(&self) -> Option<&str> {
+        self.policy_fault.as_deref()
+    }
+
+    /// The versions of the policy that are kept, the oldest first.
+    pub fn policies(&self) -> impl DoubleEndedIterator<Item = &Arc<PolicyRecord>> {
+        self.policies.values()
+    }
+
+    /// A version of the policy by number.
+    pub fn policy_version(&self, version: u64) -> Result<&Arc<PolicyRecord>, Refusal> {
+        self.policies.get(&version).ok_or_else(|| {
+            Refusal::not_found(format!("there is no version {version} of the policy; `policy versions` lists them"))
+        })
+    }
+
+    /// The policy in force against the network as it is; `None` while none was set.
+    pub fn compiled(&self) -> Option<&Compiled> {
+        match &self.visibility {
+            Visibility::Everyone => None,
+            Visibility::Policy(gate) => Some(gate.compiled()),
+        }
+    }
+
+    /// A policy against the network as it is; refused if it cannot be read or fails its own tests.
+    pub fn try_policy(&self, text: &str) -> Result<Compiled, Refusal> {
+        let policy = Policy::parse(text.as_bytes()).map_err(|errors| Refusal::invalid(errors.to_string()))?;
+        let topology = self.topology(&policy);
+        let compiled = Compiled::new(Arc::new(policy), topology);
+        compiled.check().map_err(|errors| Refusal::invalid(errors.to_string()))?;
+        Ok(compiled)
+    }
+
+    /// What policies are compiled against where none is in force.
+    pub fn unrestricted(&self) -> Compiled {
+        let policy = Policy::allow_all();
+        let topology = self.topology(&policy);
+        Compiled::new(Arc::new(policy), topology)
+    }
+
+    /// Puts a policy in force, if the one in force is still `if_version` (0 for none); without that, whichever it
+    /// is.
+    pub fn set_policy(
+        &self,
+        text: &str,
+        by: &str,
+        if_version: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Decision<Arc<PolicyRecord>>, Refusal> {
+        AUTHOR.check(by.len())?;
+        let current = self.policy();
+        let version = current.map_or(0, |policy| policy.version);
+        if let Some(expected) = if_version.filter(|expected| *expected != version) {
+            let who = current.map_or_else(String::new, |policy| format!(", set by {} at {}", policy.by, policy.at));
+            return Err(Refusal::conflict(format!(
+                "the policy in force is version {version}{who}, not {expected}: look at it and try again"
+            )));
+        }
+        self.try_policy(text)?;
+        if let Some(current) = current.filter(|current| *current.text == *text && self.policy_fault.is_none()) {
+            return Ok(Decision::unchanged(Arc::clone(current)));
+        }
+        let record = PolicyRecord { version: version + 1, text: text.into(), by: by.to_owned(), at: now };
+        let record = Arc::new(record);
+        let gone = self.outdated(&record).into_iter().map(Change::PolicyGone);
+        let changes = gone.chain([Change::Policy(Arc::clone(&record))]).collect();
+        Ok(Decision { reply: record, changes })
+    }
+
+    /// The oldest versions, which there is no room for besides a new one.
+    fn outdated(&self, new: &PolicyRecord) -> Vec<u64> {
+        let (mut count, mut bytes) = (1, new.text.len());
+        let mut outdated = Vec::new();
+        for (version, policy) in self.policies.iter().rev() {
+            (count, bytes) = (count + 1, bytes + policy.text.len());
+            if count > limit::POLICIES.most || bytes > limit::POLICY_BYTES.most {
+                outdated.push(*version);
+            }
+        }
+        outdated
+    }
+
+    /// The policy is, from here on, this.
+    pub(super) fn put_policy(&mut self, policy: Arc<PolicyRecord>) {
+        self.policies.insert(policy.version, policy);
+        self.enforce();
+    }
+
+    /// Puts the last version in force.
+    pub(super) fn enforce(&mut self) {
+        let Some(record) = self.policy().cloned() else { return };
+        let policy = match Policy::parse(record.text.as_bytes()) {
+            Ok(policy) => policy,
+            Err(errors) => {
+                self.policy_fault = Some(format!(
+                    "version {} of the policy cannot be read by this release, so no map is served and nodes keep \
+                     the last they had; set a policy that can: {errors}",
+                    record.version
+                ));
+                return;
+            }
+        };
+        self.policy_fault = None;
+        let topology = self.topology(&policy);
+        let before = match std::mem::take(&mut self.visibility) {
+            Visibility::Everyone => None,
+            Visibility::Policy(gate) => Some(*gate),
+        };
+        let gate = Gate::new(Arc::new(policy), topology, self.config.server_url.clone(), before);
+        self.visibility = Visibility::Policy(Box::new(gate));
+        self.fanout.policy_changed();
+        for id in self.members.keys().copied().collect::<Vec<NodeId>>() {
+            self.judge_anew(id);
+        }
+    }
+
+    fn topology(&self, policy: &Policy) -> Topology {
+        let user = |id: &UserId| {
+            let user = self.users.get(id)?;
+            Some((*id, User { login: user.name.as_str().to_owned(), role: user.role }))
+        };
+        let node = |(id, member): (&NodeId, &super::state::Member)| (*id, node_of(&member.shown, policy));
+        Topology {
+            users: self.users.keys().filter_map(user).collect(),
+            nodes: self.members.iter().map(node).collect::<BTreeMap<_, _>>(),
+        }
+    }
+}
