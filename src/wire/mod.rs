@@ -6,4 +6,5 @@ pub mod disco;
 pub mod local;
 pub mod map_stream;
 pub mod noise;
+pub mod portmap;
 pub mod stun;

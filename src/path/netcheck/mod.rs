@@ -27,6 +27,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use self::home::Home;
 use self::look::{Families, Look};
 use self::relays::Relays;
+use super::portmap::PortMapper;
 use crate::types::{IpNet, RegionId, in_overlay};
 use crate::wire::control::{DerpMap, NetInfo};
 use crate::wire::stun::{self, TransactionId};
@@ -80,6 +81,7 @@ pub struct Netcheck {
     last_full: Option<Instant>,
     /// Looks in a row that reached nobody.
     silent: u32,
+    mapper: PortMapper,
     report: Report,
     endpoints: Vec<Endpoint>,
     told: Told,
@@ -105,6 +107,7 @@ impl Netcheck {
     /// Knows nothing yet, and is switched off.
     pub fn new(config: Config) -> Self {
         let chance = ChaCha20Rng::from_seed(config.seed);
+        let mapper = PortMapper::new(config.port, config.nonce);
         Self {
             config,
             chance,
@@ -120,6 +123,7 @@ impl Netcheck {
             last: None,
             last_full: None,
             silent: 0,
+            mapper,
             report: Report::default(),
             endpoints: Vec::new(),
             told: Told::default(),
@@ -138,11 +142,14 @@ impl Netcheck {
         }
         self.next = None;
         if on {
+            self.mapper.handle_wanted(now);
             self.restart(now);
         } else {
             self.transmits.clear();
+            self.mapper.handle_release();
             self.events.extend(self.look.take().map(|look| Event::Looked { full: look.full }));
         }
+        self.note_mapping();
     }
 
     /// Takes the map of relays, whenever there is a new one.
@@ -245,8 +252,15 @@ impl Netcheck {
                 }
             }
             News::OsHasIpv6(has) => self.report.os_has_ipv6 = Some(has),
-            News::Gateway(_) | News::Map(_) => {}
+            News::Gateway(gateway) => {
+                self.mapper.handle_gateway(gateway);
+                if self.on {
+                    self.mapper.handle_wanted(now);
+                }
+            }
+            News::Map(news) => self.mapper.handle_news(news, now),
         }
+        self.note_mapping();
     }
 
     /// Time has passed.
@@ -255,6 +269,8 @@ impl Netcheck {
             let full = self.silent > 0 || self.last_full.is_none_or(|last| now >= last + FULL_EVERY);
             self.begin(if full { Wanted::Full } else { Wanted::Short }, now);
         }
+        self.mapper.handle_timeout(now);
+        self.note_mapping();
         self.proceed(now);
     }
 
@@ -262,10 +278,11 @@ impl Netcheck {
 
     /// When [`Netcheck::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match &self.look {
+        let look = match &self.look {
             Some(look) => look.next_at(),
             None => self.next.filter(|_| self.on),
-        }
+        };
+        look.into_iter().chain(self.mapper.poll_timeout()).min()
     }
 
     /// The next STUN request: to be sent from WireGuard's port.
@@ -275,7 +292,7 @@ impl Netcheck {
 
     /// The next thing for the shell to do.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        self.actions.pop_front().or_else(|| self.mapper.poll_action().map(Action::Map))
     }
 
     /// What has become known.
@@ -331,6 +348,9 @@ impl Netcheck {
             v4: self.links.iter().any(|link| link.addr().is_ipv4()),
             v6: self.links.iter().any(|link| link.addr().is_ipv6()),
         };
+        if wanted == Wanted::Full {
+            self.mapper.handle_wanted(now);
+        }
         let home = self.home.current();
         self.look = Some(match wanted {
             Wanted::Full => Look::full(&self.relays, families, home, now),

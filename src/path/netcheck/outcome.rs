@@ -92,6 +92,17 @@ impl Netcheck {
         }
     }
 
+    /// The port mapper may have got on.
+    pub(super) fn note_mapping(&mut self) {
+        let mapping = self.mapper.report();
+        if std::mem::replace(&mut self.report.mapping, mapping) != mapping {
+            self.renew_endpoints();
+            if self.last.is_some() {
+                self.tell_net_info();
+            }
+        }
+    }
+
     // ---- the report ----
 
     fn report_full(&mut self, answers: &Answers) {
