@@ -17,11 +17,29 @@ pub struct Ground {
 
 /// Lower is tried first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
+pub(super) enum Rank {
     OnLink,
     GlobalV6,
     GlobalV4,
     Private,
+}
+
+/// Among ways that work, one of a lower class is better however slow it is; within a class, latency decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    OnLink,
+    Global,
+    Private,
+}
+
+impl Rank {
+    pub(super) const fn class(self) -> Class {
+        match self {
+            Self::OnLink => Class::OnLink,
+            Self::GlobalV6 | Self::GlobalV4 => Class::Global,
+            Self::Private => Class::Private,
+        }
+    }
 }
 
 impl Ground {
@@ -50,7 +68,8 @@ impl Ground {
         candidates
     }
 
-    fn rank(&self, endpoint: SocketAddr) -> Option<Rank> {
+    /// The rank of an endpoint, if it may be one at all.
+    pub(super) fn rank(&self, endpoint: SocketAddr) -> Option<Rank> {
         let address = endpoint.ip();
         if endpoint.port() == 0 || !is_unicast(address) || in_overlay(address) || !self.has_family_of(address) {
             return None;

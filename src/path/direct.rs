@@ -1,0 +1,142 @@
+//! A path that does without the relay, and how long it is believed in.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::rank::Class;
+use super::{HEARTBEAT, PATIENCE, PING_AGAIN, PING_URGENT, TRUST};
+
+/// WireGuard answers one-way traffic at least this often: a keep-alive after 10 s, and 5 s for a handshake instead.
+const PATIENCE_ONE_WAY: Duration = Duration::from_secs(16);
+/// What came within this before the change means that packets go both ways.
+const BRISK: Duration = Duration::from_secs(5);
+
+/// The path in use.
+#[derive(Clone, Debug)]
+pub(super) struct Direct {
+    pub(super) endpoint: SocketAddr,
+    pub(super) class: Class,
+    pub(super) local: Option<IpAddr>,
+    pub(super) latency: Option<Duration>,
+    pub(super) since: Instant,
+    /// When it last was proven to work both ways: a pong, or a handshake.
+    proven: Instant,
+    /// Until when bytes are known to have come in by it.
+    received: Option<Instant>,
+    /// WireGuard itself got something through since it is in use.
+    confirmed: bool,
+    /// Whether an answer of WireGuard is to be expected at once.
+    brisk: bool,
+    /// Since when packets go out and nothing comes in.
+    waiting: Option<Instant>,
+    pub(super) ping_at: Instant,
+    /// An interface has gone: it has to prove itself by then.
+    urgent: Option<Instant>,
+}
+
+/// What a look at the kernel's counters showed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    /// Packets went out.
+    pub(super) sent: bool,
+    /// Packets came in.
+    pub(super) received: bool,
+    /// A handshake was completed.
+    pub(super) handshake: bool,
+    /// There is a session, so that no handshake need be expected.
+    pub(super) in_session: bool,
+}
+
+impl Progress {
+    /// Whether the peer was heard of.
+    pub(super) const fn is_news(&self) -> bool {
+        self.received || self.handshake
+    }
+}
+
+impl Direct {
+    pub(super) fn new(endpoint: SocketAddr, class: Class, now: Instant) -> Self {
+        Self {
+            endpoint,
+            class,
+            local: None,
+            latency: None,
+            since: now,
+            proven: now,
+            received: None,
+            confirmed: false,
+            brisk: false,
+            waiting: None,
+            ping_at: now,
+            urgent: None,
+        }
+    }
+
+    /// Whether an answer of WireGuard is to be expected at once: packets came in lately.
+    pub(super) fn expect(&mut self, last_received: Option<Instant>) {
+        self.brisk = last_received.is_some_and(|at| self.since.saturating_duration_since(at) < BRISK);
+    }
+
+    /// A ping went out.
+    pub(super) fn handle_pinged(&mut self, now: Instant) {
+        self.ping_at = now + if self.urgent.is_some() { PING_URGENT } else { PING_AGAIN };
+    }
+
+    /// The ping that went out at `pinged` was answered.
+    pub(super) fn handle_pong(&mut self, pinged: Instant, local: Option<IpAddr>, now: Instant) {
+        self.latency = Some(now.saturating_duration_since(pinged));
+        self.local = local.or(self.local);
+        self.proven = now;
+        self.urgent = None;
+        self.ping_at = self.ping_at.max(pinged + HEARTBEAT);
+    }
+
+    /// The kernel's counters were read, `before` being the time of the reading before. Whether WireGuard gets nothing
+    /// through although it should.
+    ///
+    /// What came in by the relay says nothing of this path, for it or against it.
+    pub(super) fn handle_progress(
+        &mut self,
+        progress: Progress,
+        before: Instant,
+        by_relay: bool,
+        now: Instant,
+    ) -> bool {
+        if before < self.since || by_relay {
+            return false;
+        }
+        if progress.handshake {
+            self.proven = self.proven.max(before);
+        }
+        if progress.is_news() {
+            self.received = Some(before);
+            self.confirmed = true;
+            self.waiting = None;
+        } else if progress.sent {
+            let waiting = *self.waiting.get_or_insert(before);
+            let at_once = !self.confirmed && self.brisk || !progress.in_session;
+            let patience = if at_once { PATIENCE } else { PATIENCE_ONE_WAY };
+            return now.saturating_duration_since(waiting) >= patience;
+        }
+        false
+    }
+
+    /// It has to prove itself within a second.
+    pub(super) fn hurry(&mut self, within: Duration, now: Instant) {
+        self.urgent = Some(now + within);
+        self.ping_at = now;
+    }
+
+    /// When it is given up unless something is heard. Bytes that come in put it off, but not for ever: they do not
+    /// show that ours arrive.
+    pub(super) fn dies_at(&self) -> Instant {
+        let heard = self.received.map_or(self.proven, |at| at.max(self.proven).min(self.proven + 2 * TRUST));
+        let silent = heard + TRUST;
+        self.urgent.map_or(silent, |urgent| urgent.min(silent))
+    }
+
+    /// Whether a pong is missing, so that the kernel's counters decide.
+    pub(super) fn is_doubtful(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.proven) > HEARTBEAT + PING_AGAIN
+    }
+}
