@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use super::firewall_flags::FirewallFlags;
 use crate::plan::own;
 use crate::types::parse_duration;
 use crate::wire::local::path;
@@ -40,6 +41,10 @@ pub struct Config {
     /// machine stays on its last map, and says how old it is
     #[arg(long, env = "WARREN_MAX_MAP_AGE", value_name = "TIME", value_parser = parse_duration)]
     pub max_map_age: Option<Duration>,
+
+    /// How the firewall is to be
+    #[command(flatten)]
+    pub firewall: FirewallFlags,
 
     /// What is logged: a level (error, warn, info, debug, trace), or levels by module
     #[arg(long, env = "WARREN_LOG", value_name = "FILTER", default_value = "info")]
@@ -81,6 +86,7 @@ mod tests {
         assert_eq!(config.socket, PathBuf::from("/run/warren/warrend.sock"));
         assert_eq!(config.port, own::LISTEN_PORT);
         assert_eq!(config.max_map_age, None);
+        assert_eq!(config.firewall, FirewallFlags::default());
     }
 
     #[test]
@@ -96,6 +102,12 @@ mod tests {
         ] {
             assert_eq!(read(arguments).unwrap_err(), (line.to_owned(), 2));
         }
+    }
+
+    #[test]
+    fn denials_are_logged_to_our_group_or_another() {
+        assert_eq!(read(&["--log-denied"]).unwrap().firewall.log_denied, Some(5741));
+        assert_eq!(read(&["--log-denied=7"]).unwrap().firewall.log_denied, Some(7));
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod relay_tls;
 mod cleanup;
 mod config;
 mod core;
+mod firewall_flags;
 mod health;
 mod host;
 mod logging;

@@ -30,6 +30,7 @@ async fn agent(config: &Config) -> Result<(), StartError> {
     let mut settings = Settings {
         port: config.port,
         max_map_age: config.max_map_age,
+        firewall: config.firewall.options(),
         explicit_endpoints: config.endpoints.clone(),
         ..Settings::default()
     };

@@ -1,4 +1,4 @@
-//! The only door to the kernel: WireGuard, links, routes, rules, nftables, and the change monitor.
+//! The only door to the kernel: WireGuard, links, routes, rules, nftables, known flows, and the change monitor.
 //!
 //! [`LinuxKernel`] reads back everything that carries our tag, carries out one step of a plan at a time, and
 //! says when to look again. It decides nothing, and trusts its memory only where the kernel vouches for it:
@@ -6,6 +6,7 @@
 //! belong to the network namespace of the thread that opens them. An ordinary user needs `CAP_NET_ADMIN`,
 //! ambient, so that the `nft` program inherits it.
 
+mod conntrack;
 mod echo;
 mod gateway;
 mod link;
@@ -24,8 +25,9 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
-use crate::plan::{Kernel, KernelError, Observed, Step, own};
+use crate::plan::{FlowJudge, Kernel, KernelError, Observed, Step, own};
 
+use self::conntrack::Conntrack;
 use self::monitor::Monitor;
 use self::netlink::RouteSocket;
 use self::nftables::Nftables;
@@ -35,11 +37,15 @@ pub use self::echo::{EchoToken, echo};
 pub use self::gateway::{DefaultRoute, Gateway};
 pub use self::local::{LocalAddress, LocalNetwork};
 
+/// How often all known flows are looked through for those to end. Each round ends thousands, and new ones cannot come.
+const CUT_ROUNDS: usize = 256;
+
 /// The kernel of this host, in the network namespace of the thread that opened it.
 pub struct LinuxKernel {
     route: RouteSocket,
     wireguard: Arc<WireguardSocket>,
     nftables: Nftables,
+    conntrack: Conntrack,
     monitor: Monitor,
     /// The number of our link at the last look.
     link: Option<u32>,
@@ -52,7 +58,8 @@ impl LinuxKernel {
         let monitor = Monitor::open(wireguard.clone()).during("subscribe to changes in the kernel")?;
         let route = RouteSocket::open().during("open an rtnetlink socket")?;
         let nftables = Nftables::open().during("open an nftables socket")?;
-        Ok(Self { route, wireguard, nftables, monitor, link: None })
+        let conntrack = Conntrack::open().during("open a connection tracking socket")?;
+        Ok(Self { route, wireguard, nftables, conntrack, monitor, link: None })
     }
 }
 
@@ -66,13 +73,15 @@ impl Kernel for LinuxKernel {
         };
         let routes = self.observe_routes().await?;
         let rules = attempt("read policy rules", rule::observe(&self.route)).await?;
+        let (firewall, flows_judged) = self.nftables.observe().await?;
         let strange_rules = rules.strange.into_iter().map(|(text, _)| text);
         Ok(Observed {
             link,
             device,
             routes: routes.routes,
             rules: rules.rules,
-            firewall: self.nftables.observe().await?,
+            firewall,
+            flows_judged,
             strange: routes.strange.into_iter().map(|(text, _)| text).chain(strange_rules).collect(),
         })
     }
@@ -81,6 +90,7 @@ impl Kernel for LinuxKernel {
         match step {
             Step::ReplaceFirewall(firewall) => nftables::replace(firewall).await,
             Step::UpdateFirewall { from, to } => nftables::update(from, to).await,
+            Step::CutFlows(judge) => self.cut_flows(judge).await,
             Step::DeleteFirewall => nftables::delete().await,
             Step::RemoveStrange(text) => self.remove_strange(text).await,
             Step::AddRoute(route) => {
@@ -128,6 +138,26 @@ impl LinuxKernel {
             self.monitor.expect_strays();
         }
         found
+    }
+
+    /// Ends what is forbidden, until a look at all known flows finds none. What was ended is remembered first, so
+    /// that no flow comes back by a packet that was under way.
+    async fn cut_flows(&mut self, judge: &FlowJudge) -> Result<(), KernelError> {
+        const OPERATION: &str = "end connections that the firewall does not admit";
+        let mut is_full = false;
+        for _ in 0..CUT_ROUNDS {
+            let flows = attempt(OPERATION, self.conntrack.forbidden(judge)).await?;
+            if flows.is_empty() {
+                return nftables::note_judged().await;
+            }
+            for flows in flows.chunks(nftables::ENDED_AT_ONCE) {
+                let remembered = flows.iter().map(|flow| (&flow.opening, flow.source_port));
+                is_full = is_full || !nftables::remember_ended(remembered).await?;
+            }
+            attempt(OPERATION, self.conntrack.delete(&flows)).await?;
+            tracing::info!(count = flows.len(), "ended connections that the firewall does not admit");
+        }
+        Err(failure(OPERATION, format!("there are still some after {CUT_ROUNDS} rounds")))
     }
 
     async fn remove_strange(&self, text: &str) -> Result<(), KernelError> {

@@ -1,9 +1,9 @@
 //! The steps that turn what is into what should be, safe at every prefix.
 //!
 //! All ordering is decided here. On the way up: strange objects go; the link and its settings; the
-//! firewall, with the rights withheld of addresses that are about to change hands; peers that must go;
-//! addresses; peers to come; the link up; routes; rules; last the withheld rights. On the way down the
-//! reverse. So a crash between any two steps leaves nothing open that policy forbids, and a peer that
+//! firewall, with the rights withheld of addresses that are about to change hands; the end of flows that it
+//! does not admit; peers that must go; addresses; peers to come; the link up; routes; rules; last the
+//! withheld rights. On the way down the reverse. So a crash between any two steps leaves nothing open that policy forbids, and a peer that
 //! stays keeps its session: it is never taken down and put back.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::types::{IpNet, NodePublic};
 
 use super::firewall::Firewall;
+use super::flows::FlowJudge;
 use super::handover::withheld;
 use super::observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
 use super::step::{Plan, Step};
@@ -45,7 +46,9 @@ fn go_up(device: &Device, desired: &Desired, observed: &Observed, steps: &mut Ve
         steps.push(Step::CreateLink);
     }
     settings(device, link, current, steps);
+    let cut = flows_step(device, desired, observed, close.as_ref());
     steps.extend(close);
+    steps.extend(cut);
     peers.take_down(steps);
     // The new ones first: with the last IPv4 address of a link the kernel drops its IPv4 routes.
     steps.extend(device.addresses.difference(&link.addresses).copied().map(Step::AddAddress));
@@ -107,6 +110,18 @@ fn firewall_steps(desired: &Desired, observed: &Observed, peers: &PeerChanges<'_
             (Some(Step::ReplaceFirewall(Arc::clone(&between))), update(&between, to))
         }
     }
+}
+
+/// Known flows are judged again where rights go, and where it cannot be seen that they were judged.
+fn flows_step(device: &Device, desired: &Desired, observed: &Observed, close: Option<&Step>) -> Option<Step> {
+    let firewall = desired.firewall.as_ref()?;
+    let loses_rights = match close {
+        Some(Step::UpdateFirewall { from, to }) => from.may_lose_rights(to),
+        Some(_) => true,
+        None => false,
+    };
+    let is_due = loses_rights || !observed.flows_judged;
+    is_due.then(|| Step::CutFlows(FlowJudge::new(firewall, device, observed)))
 }
 
 /// How the peers differ. A prefix that another peer gains is *moved*: giving it there takes it from here.

@@ -54,6 +54,7 @@ impl fmt::Display for Step {
             Self::UpdateFirewall { from, to } => {
                 write!(f, "update table inet {}: {}", own::NFT_TABLE, Change { from, to })
             }
+            Self::CutFlows(_) => f.write_str("end the connections that the firewall does not admit"),
             Self::DeleteFirewall => write!(f, "delete table inet {}", own::NFT_TABLE),
             Self::RemoveStrange(object) => write!(f, "remove {}", object.escape_debug()),
         }
@@ -78,7 +79,7 @@ impl Step {
             | Self::RemovePeer(key) => format!("peer {}", key.short()),
             Self::AddRoute(route) | Self::RemoveRoute(route) => format!("route {}", route.destination),
             Self::AddRule(rule) | Self::RemoveRule(rule) => format!("rule {} ({})", rule.priority, rule.family()),
-            Self::ReplaceFirewall(_) | Self::UpdateFirewall { .. } | Self::DeleteFirewall => {
+            Self::ReplaceFirewall(_) | Self::UpdateFirewall { .. } | Self::CutFlows(_) | Self::DeleteFirewall => {
                 format!("table inet {}", own::NFT_TABLE)
             }
             Self::RemoveStrange(object) => object.escape_debug().to_string(),

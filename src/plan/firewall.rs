@@ -30,6 +30,20 @@ pub struct Firewall {
     pub subnets: BTreeMap<IpNet, ClassId>,
     /// What is done for path probes and relayed packets.
     pub probes: Option<Probes>,
+    /// What the operator of this host chose.
+    pub options: FirewallOptions,
+}
+
+/// What the operator of this host may choose. The default is closed, and logs nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FirewallOptions {
+    /// Whether sources of the overlay's ranges may come in elsewhere than by our link: the host has other uses of
+    /// the shared address space, to which no route of its own leads.
+    pub shared_range: bool,
+    /// Whether the networks that we carry may open connections into the overlay, and not only answer.
+    pub lan_may_open: bool,
+    /// The nflog group that denials are logged to.
+    pub log_denied: Option<u16>,
 }
 
 macro_rules! content_name {
@@ -66,7 +80,7 @@ content_name!(
 );
 
 /// A packet that would open a connection, or stand alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Packet {
     /// Who sends it.
     pub source: IpAddr,

@@ -12,6 +12,7 @@ mod desired;
 mod diff;
 mod display;
 mod firewall;
+mod flows;
 mod handover;
 mod kernel;
 mod model;
@@ -26,7 +27,8 @@ mod wish;
 
 pub use desired::{Wish, desired};
 pub use diff::diff;
-pub use firewall::{Admit, Class, ClassId, Denied, Firewall, Packet, PortRange, Protocol, RuleId};
+pub use firewall::{Admit, Class, ClassId, Denied, Firewall, FirewallOptions, Packet, PortRange, Protocol, RuleId};
+pub use flows::FlowJudge;
 pub use kernel::{Kernel, KernelError};
 pub use model::ModelKernel;
 pub use observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};

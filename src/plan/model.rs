@@ -1,5 +1,6 @@
 //! A kernel that is a value: what the real one does with our steps, for tests without a kernel.
 
+use std::collections::BTreeSet;
 use std::future::{Future, ready};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ const DEFAULT_MTU: u32 = 1420;
 pub struct ModelKernel {
     /// All that `observe` will say.
     pub state: Observed,
+    /// Flows that peers opened and that go on, by the packet that opened each.
+    pub flows: BTreeSet<Packet>,
     /// Links made so far, which numbers the next one.
     links: u32,
 }
@@ -27,7 +30,7 @@ pub struct ModelKernel {
 impl ModelKernel {
     /// A kernel that holds these objects already.
     pub fn holding(state: Observed) -> Self {
-        Self { state, links: 0 }
+        Self { state, flows: BTreeSet::new(), links: 0 }
     }
 
     /// Carries out one step as the kernel would.
@@ -66,10 +69,16 @@ impl ModelKernel {
             Step::UpdateFirewall { from, .. } if self.state.firewall != ObservedFirewall::Table(Arc::clone(from)) => {
                 return refuse("No such file or directory");
             }
-            Step::ReplaceFirewall(to) | Step::UpdateFirewall { to, .. } => {
-                self.state.firewall = ObservedFirewall::Table(Arc::clone(to));
+            Step::ReplaceFirewall(to) => self.set_firewall(ObservedFirewall::Table(Arc::clone(to)), false),
+            Step::UpdateFirewall { from, to } => {
+                let judged = self.state.flows_judged && !from.may_lose_rights(to);
+                self.set_firewall(ObservedFirewall::Table(Arc::clone(to)), judged);
             }
-            Step::DeleteFirewall => self.state.firewall = ObservedFirewall::Absent,
+            Step::CutFlows(judge) => {
+                self.flows.retain(|flow| !judge.forbids(flow));
+                self.state.flows_judged = matches!(self.state.firewall, ObservedFirewall::Table(_));
+            }
+            Step::DeleteFirewall => self.set_firewall(ObservedFirewall::Absent, false),
             Step::RemoveStrange(object) => self.state.strange.retain(|strange| strange != object),
             _ => {
                 let Some(device) = &mut self.state.device else { return refuse("No such device") };
@@ -111,6 +120,20 @@ impl ModelKernel {
         let holds = peers.flat_map(|(key, peer)| peer.allowed_ips.iter().map(move |prefix| (prefix, key)));
         let holds = holds.filter(|(prefix, _)| prefix.contains(&address));
         holds.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, key)| *key)
+    }
+
+    /// Has a peer open a flow with this packet, if the kernel lets it.
+    pub fn open(&mut self, peer: &NodePublic, packet: Packet) -> bool {
+        let admits = self.admits(peer, &packet);
+        if admits {
+            self.flows.insert(packet);
+        }
+        admits
+    }
+
+    fn set_firewall(&mut self, firewall: ObservedFirewall, flows_judged: bool) {
+        self.state.firewall = firewall;
+        self.state.flows_judged = flows_judged;
     }
 
     fn link_is_up(&self) -> bool {

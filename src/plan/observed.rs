@@ -22,6 +22,8 @@ pub struct Observed {
     pub rules: Vec<Rule>,
     /// Our nftables table.
     pub firewall: ObservedFirewall,
+    /// Whether every flow that the table accepts as known was judged by the table as it is.
+    pub flows_judged: bool,
     /// Objects in our places that we would never have made, as the kernel prints them.
     pub strange: Vec<String>,
 }

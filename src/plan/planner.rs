@@ -91,6 +91,7 @@ impl Made {
             hosts: hosts.into_iter().collect(),
             subnets: subnets.into_iter().collect(),
             probes: host.probes,
+            options: prefs.firewall,
         };
         let peer = |peer: &Accepted<'_>| {
             let key = peer.map.key();

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use crate::types::{IpNet, NodePrivate, NodePublic};
 
+use super::firewall::FirewallOptions;
 use super::own;
 use super::probes::Probes;
 
@@ -21,6 +22,8 @@ pub struct Prefs {
     pub shields_up: bool,
     /// The UDP port of WireGuard.
     pub listen_port: u16,
+    /// How the firewall is to be.
+    pub firewall: FirewallOptions,
 }
 
 impl Default for Prefs {
@@ -31,6 +34,7 @@ impl Default for Prefs {
             advertise_routes: BTreeSet::new(),
             shields_up: false,
             listen_port: own::LISTEN_PORT,
+            firewall: FirewallOptions::default(),
         }
     }
 }

@@ -363,6 +363,7 @@ fn goes_with_the_link(step: &Step) -> bool {
             | Step::RemoveRule(_)
             | Step::ReplaceFirewall(_)
             | Step::UpdateFirewall { .. }
+            | Step::CutFlows(_)
             | Step::RemoveStrange(_)
     )
 }

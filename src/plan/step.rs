@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::types::{IpNet, NodePrivate, NodePublic};
 
 use super::firewall::Firewall;
+use super::flows::FlowJudge;
 use super::wish::{Peer, Route, Rule};
 
 /// Steps in the order in which they are applied.
@@ -93,6 +94,8 @@ pub enum Step {
         /// What it should hold.
         to: Arc<Firewall>,
     },
+    /// End the known flows that this forbids, and note at the table that none of what it accepts is older than it.
+    CutFlows(FlowJudge),
     /// Delete our table.
     DeleteFirewall,
     /// Delete an object in one of our places that we would never have made, as `observe` printed it.

@@ -128,6 +128,7 @@ fn as_observed(desired: &Desired) -> Observed {
         routes: desired.routes.clone(),
         rules: desired.rules.iter().copied().collect(),
         firewall: ObservedFirewall::Table(Arc::new(desired.firewall.as_deref().unwrap().clone())),
+        flows_judged: true,
         strange: Vec::new(),
     }
 }

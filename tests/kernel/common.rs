@@ -148,6 +148,7 @@ pub(crate) fn wish() -> Desired {
         hosts: BTreeMap::from([("100.64.0.2".parse().unwrap(), ClassId(1))]),
         subnets: BTreeMap::from([(net("10.2.0.0/16"), ClassId(1))]),
         probes: Some(Probes { wireguard_port: 41741, probe_port: 41743, relay_port: 41742 }),
+        ..Firewall::default()
     };
     let peer = |ips: &[&str], endpoint| Arc::new(Peer { allowed_ips: nets(ips), endpoint, keepalive: 0 });
     let endpoint = EndpointWish::Initial("192.0.2.2:41741".parse().unwrap());

@@ -47,6 +47,7 @@ fn firewall() -> Firewall {
             (net("fd01::/64"), ClassId(0xabc)),
         ]),
         probes: Some(Probes { wireguard_port: 41741, probe_port: 41743, relay_port: 41742 }),
+        ..Firewall::default()
     }
 }
 
@@ -95,10 +96,10 @@ fn counters_survive_an_update_of_the_elements() {
         let from = Arc::new(firewall());
         apply(&mut kernel, [Step::ReplaceFirewall(from.clone())]).await;
         // The loopback dressed up as our link would need WireGuard; a counter can be made to count by hand.
-        sh("nft insert rule inet warren input counter name denied_by_policy");
+        sh("nft insert rule inet warren arrive counter name denied_by_policy");
         sh("ping -c 1 -W 5 127.0.0.1");
         sh(
-            "nft delete rule inet warren input handle $(nft -a list chain inet warren input | sed -n 's/.*counter name .denied_by_policy. # handle //p')",
+            "nft delete rule inet warren arrive handle $(nft -a list chain inet warren arrive | sed -n 's/.*counter name .denied_by_policy. # handle //p')",
         );
         let counted =
             json("nft -j list counter inet warren denied_by_policy")["nftables"][1]["counter"]["packets"].clone();
@@ -124,7 +125,7 @@ fn whatever_somebody_changes_in_the_table_is_seen() {
         let wish = Arc::new(firewall());
         for change in [
             "nft insert rule inet warren overlay accept",
-            "nft add rule inet warren input iifname warren0 accept",
+            "nft add rule inet warren arrive iifname warren0 accept",
             "nft flush chain inet warren forward",
             "nft add rule inet warren class_0000000000000001 accept",
             "nft add rule inet warren class_0000000000000003 ip daddr 10.0.0.0/8 accept",
@@ -135,7 +136,7 @@ fn whatever_somebody_changes_in_the_table_is_seen() {
             "nft add set inet warren mine '{ type ipv4_addr; }'",
             "nft add set inet warren mine '{ type ipv4_addr . inet_service; flags timeout; }'",
             "nft add chain inet warren sneaky '{ type filter hook input priority -400; policy accept; }'",
-            "nft chain inet warren input '{ policy drop; }'",
+            "nft chain inet warren arrive '{ policy drop; }'",
             "nft add element inet warren hosts4 '{ 100.64.0.77 : accept }'",
             "nft add element inet warren subnets4 '{ 10.0.0.5-10.0.0.9 : goto class_0000000000000001 }'",
         ] {
@@ -202,6 +203,7 @@ pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
             served: disjoint(served.into_iter()),
             classes,
             probes: probes.map(|port| Probes { wireguard_port: port, probe_port: 2, relay_port: 3 }),
+            ..Firewall::default()
         }
     })
 }

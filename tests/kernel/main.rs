@@ -4,11 +4,14 @@
 //! `tests/vm/test.sh kernel`, which finds a kernel with WireGuard.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, reason = "what is awaited happens in the kernel, in real time")]
 
 mod common;
 mod device;
 mod drift;
 mod firewall;
+mod flows;
+mod neighbour;
 mod packets;
 mod routing;
 mod user;

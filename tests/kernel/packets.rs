@@ -6,7 +6,6 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use warren::plan::{Admit, Class, ClassId, Desired, EndpointWish, Firewall, Peer,
 use warren::types::NodePublic;
 
 use crate::common::*;
+use crate::neighbour::Neighbour;
 
 /// How long a packet that is dropped is waited for.
 const SILENCE: Duration = Duration::from_millis(1_500);
@@ -157,13 +157,8 @@ fn policy() -> Firewall {
         classes: BTreeMap::from([(ClassId(1), class)]),
         hosts: [PEER, PEER_V6].map(|address| (address.parse().unwrap(), ClassId(1))).into(),
         subnets: BTreeMap::new(),
-        probes: None,
+        ..Firewall::default()
     }
-}
-
-/// A neighbour namespace, removed when dropped.
-struct Neighbour {
-    name: &'static str,
 }
 
 /// The test's own namespace with its two neighbours, in which something listens on ports 80 and 81.
@@ -218,38 +213,10 @@ impl Network {
     }
 }
 
+/// What is tried from a neighbour.
 impl Neighbour {
-    /// Makes the namespace and a cable of this name to it.
-    fn beside(name: &'static str, cable: &str) -> Self {
-        run(&format!("ip netns del {name}"));
-        sh(&format!("ip netns add {name} && ip link add {cable} type veth peer name {cable} netns {name}"));
-        sh(&format!("ip link set {cable} up"));
-        let neighbour = Self { name };
-        neighbour.sh(&format!("ip link set lo up && ip link set {cable} up"));
-        neighbour
-    }
-
-    fn sh(&self, command: &str) -> String {
-        let (name, command) = (self.name, command.replace('\'', r"'\''"));
-        sh(&format!("ip netns exec {name} sh -c '{command}'"))
-    }
-
-    /// Runs code on a thread that lives in this namespace.
-    fn within<T: Send + 'static>(&self, code: impl FnOnce() -> T + Send + 'static) -> T {
-        let namespace = File::open(format!("/run/netns/{}", self.name)).unwrap();
-        let thread = std::thread::spawn(move || {
-            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            code()
-        });
-        thread.join().unwrap()
-    }
-
     fn connects(&self, from: &'static str, to: &'static str, port: u16) -> bool {
         self.within(move || connects(from, to, port))
-    }
-
-    fn pings(&self, from: &str, to: &str) -> bool {
-        run(&format!("ip netns exec {} ping -c 1 -W 2 -I {from} {to}", self.name)).status.success()
     }
 
     /// Sends one datagram from an address that the wire to us should not carry.
@@ -258,12 +225,6 @@ impl Neighbour {
             let socket = UdpSocket::bind((from, 0)).unwrap();
             socket.send_to(b"probe", (to, port)).unwrap();
         });
-    }
-}
-
-impl Drop for Neighbour {
-    fn drop(&mut self) {
-        run(&format!("ip netns del {}", self.name));
     }
 }
 

@@ -82,6 +82,41 @@ proptest! {
         }
     }
 
+    /// Law 3 for flows that are open already: a right that is taken away ends with them, however far the old plan came.
+    #[test]
+    fn no_flow_of_a_peer_outlives_its_right(mut kernel in kernel(), world in world(), next in world()) {
+        for (peer, packet) in every_try() {
+            kernel.open(&peer, packet);
+        }
+        let wish = world.wish();
+        let steps = diff(&wish, &kernel.state).steps;
+        for stop in 0..=steps.len() {
+            let mut crashed = kernel.clone();
+            steps[..stop].iter().for_each(|step| crashed.carry_out(step).unwrap());
+            let wish = next.wish();
+            converge(&mut crashed, &wish);
+            let Some(firewall) = firewall(&crashed) else { continue };
+            let held = crashed.flows.iter().filter(|flow| every_try().any(|(peer, _)| holds(&crashed, &peer, flow)));
+            for flow in held {
+                prop_assert!(firewall.decide(flow).is_ok(), "after {} steps of the first plan: {:?}", stop, flow);
+            }
+        }
+    }
+
+    /// A flow that the policy goes on to admit is never ended.
+    #[test]
+    fn a_flow_that_stays_admitted_stays(mut kernel in kernel(), world in world()) {
+        for (peer, packet) in every_try() {
+            kernel.open(&peer, packet);
+        }
+        let before = kernel.clone();
+        converge(&mut kernel, &world.wish());
+        let Some(firewall) = firewall(&kernel) else { return Ok(()) };
+        for flow in &before.flows {
+            prop_assert!(kernel.flows.contains(flow) || firewall.decide(flow).is_err(), "{:?}", flow);
+        }
+    }
+
     /// Law 4.
     #[test]
     fn a_crash_after_any_step_is_made_good(kernel in kernel(), world in world()) {

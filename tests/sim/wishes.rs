@@ -37,6 +37,7 @@ set the port of warren0 to 41741
 set the key of warren0 to that of [L+V9o]
 set the MTU of warren0 to 1280
 replace table inet warren: 5 sources in 1 classes may reach 100.64.0.100/32, fd7a:115c:a1e0::64/128
+end the connections that the firewall does not admit
 add address 100.64.0.100/32 to warren0
 add address fd7a:115c:a1e0::64/128 to warren0
 add peer [NTU1N] with 10.1.2.0/24, 100.64.0.2/32, fd7a:115c:a1e0::2/128
@@ -120,6 +121,7 @@ fn an_address_that_changes_hands_and_rights_has_none_in_between() {
         plan(&small_world(), &moved),
         "\
 update table inet warren: sources +0 -1, classes +0 -0, may reach 100.64.0.100/32, 192.168.7.0/24, fd7a:115c:a1e0::64/128
+end the connections that the firewall does not admit
 give peer [np6en] 10.1.2.0/24
 update table inet warren: sources +1 -0, classes +0 -0
 "

@@ -311,8 +311,14 @@ impl Command {
                 let action = RuleAction::Ours;
                 state.rules.push(Rule { priority: *priority, ipv6: priority % 2 == 0, mark: None, action });
             }
-            Self::DeleteTable => state.firewall = ObservedFirewall::Absent,
-            Self::AlterTable => state.firewall = ObservedFirewall::Altered("a rule of somebody else's".to_owned()),
+            Self::DeleteTable => {
+                state.firewall = ObservedFirewall::Absent;
+                state.flows_judged = false;
+            }
+            Self::AlterTable => {
+                state.firewall = ObservedFirewall::Altered("a rule of somebody else's".to_owned());
+                state.flows_judged = false;
+            }
             Self::AddAddress(number) => {
                 let Some(link) = &mut state.link else { return };
                 link.addresses.extend(addresses(*number));

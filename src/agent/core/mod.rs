@@ -31,7 +31,7 @@ use crate::control::{Received, ServerUrl, Session, Transmit};
 use crate::netmap::Netmap;
 use crate::path::netcheck::{self, Netcheck};
 use crate::path::{Book, Evidence};
-use crate::plan::{Action, KernelError, Observed, Planner, Probes, Reconciler, own};
+use crate::plan::{Action, FirewallOptions, KernelError, Observed, Planner, Probes, Reconciler, own};
 use crate::types::{DiscoPrivate, IpNet, MachinePrivate, NodePrivate, Timestamp};
 use crate::wire::control::Hostinfo;
 use crate::wire::local::{BackendState, Notify, Prefs, Severity};
@@ -48,6 +48,8 @@ pub struct Settings {
     pub port: u16,
     /// Past this age of the map, the network is closed.
     pub max_map_age: Option<Duration>,
+    /// How the firewall is to be.
+    pub firewall: FirewallOptions,
     /// Where the operator says that the tunnel can be reached.
     pub explicit_endpoints: Vec<SocketAddr>,
     /// The port of the loopback socket for relayed packets; without it, no relay is used.

@@ -20,6 +20,7 @@ impl Core {
             advertise_routes: self.prefs.advertise_routes.iter().copied().collect(),
             shields_up: self.prefs.shields_up,
             listen_port: self.settings.port,
+            firewall: self.settings.firewall,
         };
         let wish = match &self.node_key {
             Some(key) => {

@@ -3,6 +3,8 @@
 //! The `nft` program carries it in and out as JSON; `table` says what it looks like, `read` knows it again,
 //! `update` changes it by what differs. Every change is one transaction: no packet meets half a policy.
 
+mod chains;
+mod cut;
 mod generation;
 mod object;
 mod probes;
@@ -15,7 +17,7 @@ mod update;
 
 use std::io;
 
-use crate::plan::{Firewall, KernelError, ObservedFirewall, own};
+use crate::plan::{Firewall, KernelError, ObservedFirewall, Packet, own};
 
 use self::generation::Generation;
 use self::object::{Command, Document};
@@ -25,8 +27,11 @@ use self::run::NftError;
 pub(super) struct Nftables {
     generation: Generation,
     /// The last listing, and the generation it is of.
-    last: Option<(u32, ObservedFirewall)>,
+    last: Option<(u32, Seen)>,
 }
+
+/// Our table, and whether every flow that it accepts as known was judged by it.
+pub(super) type Seen = (ObservedFirewall, bool);
 
 impl Nftables {
     pub(super) fn open() -> io::Result<Self> {
@@ -34,7 +39,7 @@ impl Nftables {
     }
 
     /// What the kernel holds.
-    pub(super) async fn observe(&mut self) -> Result<ObservedFirewall, KernelError> {
+    pub(super) async fn observe(&mut self) -> Result<Seen, KernelError> {
         // Asked before the listing is taken: a change meanwhile makes the listing old, never new.
         let generation = self.generation.current();
         if let (Some(generation), Some((of, last))) = (generation, &self.last)
@@ -64,13 +69,36 @@ pub(super) async fn delete() -> Result<(), KernelError> {
     apply("delete", update::delete()).await
 }
 
-async fn list() -> Result<ObservedFirewall, KernelError> {
+/// What `nft` calls ENFILE, the kernel's answer where a set has as many elements as it may.
+const FULL: &str = "Too many open files in system";
+
+/// Flows that can be remembered in one go: with many more, the kernel's answer does not fit its buffer.
+pub(super) const ENDED_AT_ONCE: usize = 2_048;
+
+/// Remembers flows as ended, so that nothing of theirs passes any more; each is the packet that opened it and the port
+/// that it came from. Says no where there is room for no more of them.
+pub(super) async fn remember_ended<'a>(
+    flows: impl Iterator<Item = (&'a Packet, u16)> + Clone,
+) -> Result<bool, KernelError> {
+    match apply("add ended connections to", cut::remember(flows)).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.reason.contains(FULL) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Notes that every flow that the table accepts as known was judged by it.
+pub(super) async fn note_judged() -> Result<(), KernelError> {
+    apply("note the judged connections in", cut::note_judged()).await
+}
+
+async fn list() -> Result<Seen, KernelError> {
     match run::run(&["list", "table", "inet", own::NFT_TABLE], Vec::new()).await {
         Ok(listing) => Ok(match read::read(&listing) {
-            Ok(firewall) => ObservedFirewall::Table(firewall.into()),
-            Err(difference) => ObservedFirewall::Altered(difference),
+            Ok(listed) => (ObservedFirewall::Table(listed.firewall.into()), listed.flows_judged),
+            Err(difference) => (ObservedFirewall::Altered(difference), false),
         }),
-        Err(NftError::Absent(_)) => Ok(ObservedFirewall::Absent),
+        Err(NftError::Absent(_)) => Ok((ObservedFirewall::Absent, false)),
         Err(NftError::Failed(reason)) => Err(failed("list", reason)),
     }
 }

@@ -34,11 +34,35 @@ pub(super) enum Object {
     Table(Table<'static>),
     Chain(Chain<'static>),
     Rule(#[serde(serialize_with = "spell")] Rule<'static>),
-    Set(AddressSet),
+    Set(Set),
     Map(VerdictMap),
     Counter(Counter),
     #[serde(skip_deserializing)]
     Element(Elements),
+}
+
+/// A named set of ours. Which it is shows in the type of its key: one, or several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Set {
+    Addresses(AddressSet),
+    Cut(CutSet),
+}
+
+/// A named set of ended flows. What is in it is nobody's wish, so its elements are passed over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CutSet {
+    pub(super) family: String,
+    pub(super) table: String,
+    pub(super) name: String,
+    #[serde(rename = "type")]
+    pub(super) key: Vec<String>,
+    #[serde(default)]
+    pub(super) size: u64,
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub(super) flags: Vec<String>,
+    #[serde(default)]
+    pub(super) timeout: u64,
 }
 
 /// A named set of addresses or prefixes.
@@ -99,6 +123,7 @@ pub(super) struct Elements {
 pub(super) enum ElementList {
     Addresses(Vec<Address>),
     Verdicts(Vec<(Address, Verdict)>),
+    Tuples(Vec<serde_json::Value>),
 }
 
 /// A single address, or a prefix.

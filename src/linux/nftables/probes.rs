@@ -16,8 +16,9 @@ use nftables::types::NfHook;
 
 use crate::plan::Probes;
 
+use super::chains::{AFTER_HOST_FILTERS, RAW, base_chain};
 use super::object::{Command, Object};
-use super::table::{AFTER_HOST_FILTERS, RAW, base_chain, count, counter, equals, meta, payload, rule, text};
+use super::table::{count, counter, equals, meta, payload, rule, text};
 
 /// What came to the probe port by itself.
 const DENIED_UNDIVERTED: &str = "denied_undiverted_probe";

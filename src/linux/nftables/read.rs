@@ -10,19 +10,32 @@ use nftables::expr::{Expression, NamedExpression, SetItem};
 use nftables::schema::Rule;
 use nftables::stmt::{self, Statement};
 
-use crate::plan::{Admit, ClassId, Firewall, PortRange, Protocol, RuleId};
+use crate::plan::{Admit, ClassId, Firewall, FirewallOptions, PortRange, Protocol, RuleId};
 use crate::types::IpNet;
 
-use super::object::{AddressSet, Document, Object, Verdict, VerdictMap};
-use super::{probes, table};
+use super::object::{AddressSet, Document, Object, Set, Verdict, VerdictMap};
+use super::{chains, cut, probes, table};
+
+/// What a listing says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) firewall: Firewall,
+    /// Whether every flow that the table accepts as known was judged by it.
+    pub(super) flows_judged: bool,
+}
 
 /// The firewall that the listing is, or why it is none of ours.
-pub(super) fn read(listing: &str) -> Result<Firewall, String> {
+pub(super) fn read(listing: &str) -> Result<Listed, String> {
     let document: Document<Object> =
         serde_json::from_str(listing).map_err(|error| format!("an object we do not write: {error}"))?;
-    let mut firewall = Firewall::default();
+    let mut firewall = Firewall { options: read_options(&document.nftables), ..Firewall::default() };
+    let mut flows_judged = false;
     let mut found = Shape::default();
     for object in document.nftables {
+        if matches!(&object, Object::Counter(counter) if counter.name == cut::JUDGED) {
+            flows_judged = true;
+            continue;
+        }
         collect(&mut firewall, &object)?;
         found.insert(object)?;
     }
@@ -32,14 +45,29 @@ pub(super) fn read(listing: &str) -> Result<Firewall, String> {
     }
     match expected.difference(&found) {
         Some(difference) => Err(difference),
-        None => Ok(firewall),
+        None => Ok(Listed { firewall, flows_judged }),
+    }
+}
+
+/// What the operator chose, told by the rules that follow from it.
+fn read_options(objects: &[Object]) -> FirewallOptions {
+    let rules = || objects.iter().filter_map(|object| if let Object::Rule(rule) = object { Some(rule) } else { None });
+    let counts = |reason: &str| {
+        let counts = |statement: &Statement<'_>| matches!(statement, Statement::Counter(stmt::Counter::Named(name)) if name == reason);
+        rules().any(|rule| rule.expr.iter().any(counts))
+    };
+    FirewallOptions {
+        shared_range: !counts(table::DENIED_SPOOFED),
+        lan_may_open: !counts(table::DENIED_UNASKED),
+        log_denied: rules().flat_map(|rule| rule.expr.iter()).find_map(chains::log_group),
     }
 }
 
 /// Adds what the object says to the firewall. Whether it says it rightly is seen in the comparison.
 fn collect(firewall: &mut Firewall, object: &Object) -> Result<(), String> {
     match object {
-        Object::Set(set) => collect_served(firewall, set),
+        Object::Set(Set::Addresses(set)) => collect_served(firewall, set),
+        Object::Set(Set::Cut(_)) => Ok(()),
         Object::Map(map) => collect_sources(firewall, map),
         Object::Chain(chain) => {
             if let Some(id) = class_id(&chain.name) {
@@ -163,10 +191,11 @@ impl Shape {
                 chain.handle = None;
                 (("chain", chain.name.to_string()), Object::Chain(chain))
             }
-            Object::Set(mut set) => {
+            Object::Set(Set::Addresses(mut set)) => {
                 set.elem = Vec::new();
-                (("set", set.name.clone()), Object::Set(set))
+                (("set", set.name.clone()), Object::Set(Set::Addresses(set)))
             }
+            Object::Set(Set::Cut(set)) => (("set", set.name.clone()), Object::Set(Set::Cut(set))),
             Object::Map(mut map) => {
                 map.elem = Vec::new();
                 (("map", map.name.clone()), Object::Map(map))

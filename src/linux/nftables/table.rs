@@ -1,9 +1,10 @@
 //! The firewall as an nftables table.
 //!
 //! ```text
-//! spoof   (prerouting)  an overlay source that arrives elsewhere than its route leads: dropped
-//! input   (input)       from our link: overlay; what comes back from there without a verdict: dropped
-//! forward (forward)     the same; and into our link: only answers
+//! arrive  (prerouting)  from our link: overlay; what comes back from there without a verdict: dropped
+//!                       an overlay source that arrives elsewhere than its route leads: dropped
+//! forward (forward)     into our link: only answers
+//! output  (output)      into our link: not what goes on with a flow that was ended
 //!
 //! overlay   established, related                   accept
 //!           destination not in @served4/6          drop
@@ -14,9 +15,11 @@
 //!           per rule: ICMP to any of its destinations          accept, counted
 //! ```
 //!
-//! The base chains run after the host's own filters, accept what is not ours to judge, and name our link by
-//! name, so that the table stands before the link does. A spoofed source is told by the route that leads back
-//! to it and not by its range alone, so that another use of the shared address space on this host (a
+//! Packets are judged where they arrive, after connection tracking and before destinations are rewritten: the policy
+//! speaks of what the sender addressed, so a port that is published by address translation (a container's) is
+//! reached by the rights to that port. The chains name our link by name, so that the table stands before the link
+//! does. What is accepted here still meets the host's own filters. A spoofed source is told by the route that leads
+//! back to it and not by its range alone, so that another use of the shared address space on this host (a
 //! provider's network, another overlay) goes on beside us.
 //!
 //! Numbers, not names, for protocols, ICMP types and states: names depend on files of the host. What is
@@ -25,30 +28,16 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use nftables::expr::{
-    Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, Range, SetItem,
-};
+use nftables::expr::{Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, Range, SetItem};
 use nftables::schema::{Chain, Rule, Table};
-use nftables::stmt::{self, JumpTarget, Match, Operator, Statement, VerdictMap as VerdictLookup};
-use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+use nftables::stmt::{self, Match, Operator, Statement};
+use nftables::types::NfFamily;
 
 use crate::plan::{Admit, Class, ClassId, Firewall, PortRange, Protocol, RuleId, own};
-use crate::types::{IpNet, OVERLAY_V4, OVERLAY_V6};
+use crate::types::IpNet;
 
-use super::object::{Address, AddressSet, Counter, Object, Verdict, VerdictMap};
-use super::probes;
-
-/// After the host's own filters, whose base chains sit at 0: what they drop never reaches ours.
-pub(super) const AFTER_HOST_FILTERS: i32 = 10;
-/// Before connection tracking sees the packet.
-pub(super) const RAW: i32 = -300;
-
-/// Connection states, as bits: established, related.
-const ANSWERS: [u32; 2] = [2, 4];
-/// ICMP: echo reply, destination unreachable, time exceeded, parameter problem.
-const ICMP_ALWAYS: [u32; 4] = [0, 3, 11, 12];
-/// ICMPv6: destination unreachable, packet too big, time exceeded, parameter problem, echo reply.
-const ICMPV6_ALWAYS: [u32; 5] = [1, 2, 3, 4, 129];
+use super::object::{Address, AddressSet, Counter, Object, Set, Verdict, VerdictMap};
+use super::{chains, cut, probes};
 
 /// Why a packet was dropped: a counter each.
 pub(super) const DENIED_SPOOFED: &str = "denied_spoofed_source";
@@ -56,7 +45,9 @@ pub(super) const DENIED_DESTINATION: &str = "denied_foreign_destination";
 pub(super) const DENIED_SOURCE: &str = "denied_unknown_source";
 pub(super) const DENIED_POLICY: &str = "denied_by_policy";
 pub(super) const DENIED_UNASKED: &str = "denied_unasked_into_overlay";
-const DENIED: [&str; 5] = [DENIED_SPOOFED, DENIED_DESTINATION, DENIED_SOURCE, DENIED_POLICY, DENIED_UNASKED];
+pub(super) const DENIED_REVOKED: &str = "denied_revoked_flow";
+pub(super) const DENIED: [&str; 6] =
+    [DENIED_SPOOFED, DENIED_DESTINATION, DENIED_SOURCE, DENIED_POLICY, DENIED_UNASKED, DENIED_REVOKED];
 
 /// The address families, with how nftables names the things of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,14 +73,14 @@ impl Family {
         }
     }
 
-    fn protocol(self) -> &'static str {
+    pub(super) fn protocol(self) -> &'static str {
         match self {
             Self::V4 => "ip",
             Self::V6 => "ip6",
         }
     }
 
-    fn address_type(self) -> &'static str {
+    pub(super) fn address_type(self) -> &'static str {
         match self {
             Self::V4 => "ipv4_addr",
             Self::V6 => "ipv6_addr",
@@ -116,16 +107,13 @@ pub(super) fn objects(firewall: &Firewall, with_elements: bool) -> Vec<Object> {
         objects.push(hosts_map(family, with_elements.then_some(firewall)));
         objects.push(subnets_map(family, with_elements.then_some(firewall)));
     }
-    objects.push(chain("overlay".to_owned()));
-    objects.push(base_chain("spoof", NfHook::Prerouting, RAW));
-    objects.push(base_chain("input", NfHook::Input, AFTER_HOST_FILTERS));
-    objects.push(base_chain("forward", NfHook::Forward, AFTER_HOST_FILTERS));
+    objects.extend(Family::BOTH.map(cut::set));
+    objects.extend(chains::chains());
     objects.extend(probes::objects(firewall.probes.as_ref()));
     for (id, class) in &firewall.classes {
         objects.extend(class_rules(*id, class));
     }
-    objects.extend(overlay_rules());
-    objects.extend(base_rules());
+    objects.extend(chains::rules(&firewall.options));
     objects.extend(probes::rules(firewall.probes.as_ref()));
     objects
 }
@@ -213,7 +201,7 @@ pub(super) fn subnets(firewall: &Firewall, family: Family) -> impl Iterator<Item
 }
 
 fn served_set(family: Family, firewall: Option<&Firewall>) -> Object {
-    Object::Set(AddressSet {
+    Object::Set(Set::Addresses(AddressSet {
         family: "inet".to_owned(),
         table: own::NFT_TABLE.to_owned(),
         name: format!("served{}", family.digit()),
@@ -221,7 +209,7 @@ fn served_set(family: Family, firewall: Option<&Firewall>) -> Object {
         flags: vec!["interval".to_owned()],
         elem: firewall.map(|firewall| served(firewall, family).collect()).unwrap_or_default(),
         timeout: None,
-    })
+    }))
 }
 
 fn hosts_map(family: Family, firewall: Option<&Firewall>) -> Object {
@@ -245,57 +233,6 @@ fn verdict_map(name: &str, family: Family, flags: Vec<String>, elem: Vec<(Addres
         elem,
         timeout: None,
     })
-}
-
-fn overlay_rules() -> Vec<Object> {
-    let mut rules = vec![vec![answers(), Statement::Accept(None)]];
-    for family in Family::BOTH {
-        let elsewhere = Statement::Match(Match {
-            left: payload(family.protocol(), "daddr"),
-            right: reference("served", family),
-            op: Operator::NEQ,
-        });
-        rules.push(vec![elsewhere, count(DENIED_DESTINATION.to_owned()), Statement::Drop(None)]);
-    }
-    let icmp = [("icmp", ICMP_ALWAYS.as_slice()), ("icmpv6", ICMPV6_ALWAYS.as_slice())];
-    for (protocol, types) in icmp {
-        let types = set(types.iter().map(|number| Expression::Number(*number)));
-        rules.push(vec![equals(payload(protocol, "type"), types), Statement::Accept(None)]);
-    }
-    for map in ["hosts", "subnets"] {
-        for family in Family::BOTH {
-            let key = payload(family.protocol(), "saddr");
-            rules.push(vec![Statement::VerdictMap(VerdictLookup { key, data: reference(map, family) })]);
-        }
-    }
-    rules.push(vec![count(DENIED_SOURCE.to_owned()), Statement::Drop(None)]);
-    rules.into_iter().map(|statements| rule("overlay".to_owned(), statements)).collect()
-}
-
-fn base_rules() -> Vec<Object> {
-    let from_us = || equals(meta(MetaKey::Iifname), text(own::LINK));
-    let into_us = || equals(meta(MetaKey::Oifname), text(own::LINK));
-    let judge = || Statement::Jump(JumpTarget { target: "overlay".into() });
-    let drop = |counter: &str| [count(counter.to_owned()), Statement::Drop(None)];
-
-    let home = set([text("lo"), text(own::LINK)].into_iter());
-    let mut rules = vec![rule("spoof".to_owned(), vec![equals(meta(MetaKey::Iifname), home), Statement::Accept(None)])];
-    for range in [IpNet::V4(OVERLAY_V4), IpNet::V6(OVERLAY_V6)] {
-        let source = payload(Family::of(range.addr()).protocol(), "saddr");
-        let way_back = Expression::Named(NamedExpression::Fib(Fib {
-            result: FibResult::Oifname,
-            flags: [FibFlag::Saddr].into_iter().collect(),
-        }));
-        let matches = [equals(source, write_address(&range)), equals(way_back, text(own::LINK))];
-        rules.push(rule("spoof".to_owned(), matches.into_iter().chain(drop(DENIED_SPOOFED)).collect()));
-    }
-    for hook in ["input", "forward"] {
-        rules.push(rule(hook.to_owned(), vec![from_us(), judge()]));
-        rules.push(rule(hook.to_owned(), [from_us()].into_iter().chain(drop(DENIED_POLICY)).collect()));
-    }
-    rules.push(rule("forward".to_owned(), vec![into_us(), answers(), Statement::Accept(None)]));
-    rules.push(rule("forward".to_owned(), [into_us()].into_iter().chain(drop(DENIED_UNASKED)).collect()));
-    rules
 }
 
 /// Splits overlapping rights over several sets, because a set of intervals takes none that overlap.
@@ -357,28 +294,13 @@ pub(super) fn write_address(net: &IpNet) -> Expression<'static> {
     Expression::Named(NamedExpression::Prefix(Prefix { addr: Box::new(address), len: net.prefix_len().into() }))
 }
 
-fn concat(parts: Vec<Expression<'static>>) -> Expression<'static> {
+pub(super) fn concat(parts: Vec<Expression<'static>>) -> Expression<'static> {
     Expression::Named(NamedExpression::Concat(parts))
 }
 
 /// An anonymous set. One whose key is not a concatenation must hold no neighbours: `nft` would join them.
-fn set(items: impl Iterator<Item = Expression<'static>>) -> Expression<'static> {
+pub(super) fn set(items: impl Iterator<Item = Expression<'static>>) -> Expression<'static> {
     Expression::Named(NamedExpression::Set(items.map(SetItem::Element).collect()))
-}
-
-pub(super) fn base_chain(name: &'static str, hook: NfHook, priority: i32) -> Object {
-    Object::Chain(Chain {
-        family: NfFamily::INet,
-        table: own::NFT_TABLE.into(),
-        name: name.into(),
-        newname: None,
-        handle: None,
-        _type: Some(NfChainType::Filter),
-        hook: Some(hook),
-        prio: Some(priority),
-        dev: None,
-        policy: Some(NfChainPolicy::Accept),
-    })
 }
 
 pub(super) fn rule(chain: String, statements: Vec<Statement<'static>>) -> Object {
@@ -390,15 +312,6 @@ pub(super) fn rule(chain: String, statements: Vec<Statement<'static>>) -> Object
         handle: None,
         index: None,
         comment: None,
-    })
-}
-
-fn answers() -> Statement<'static> {
-    let state = nftables::expr::CT { key: "state".into(), family: None, dir: None };
-    Statement::Match(Match {
-        left: Expression::Named(NamedExpression::CT(state)),
-        right: Expression::List(ANSWERS.map(Expression::Number).to_vec()),
-        op: Operator::IN,
     })
 }
 
@@ -414,7 +327,7 @@ pub(super) fn equals(left: Expression<'static>, right: Expression<'static>) -> S
     Statement::Match(Match { left, right, op: Operator::EQ })
 }
 
-fn reference(name: &str, family: Family) -> Expression<'static> {
+pub(super) fn reference(name: &str, family: Family) -> Expression<'static> {
     Expression::String(format!("@{name}{}", family.digit()).into())
 }
 

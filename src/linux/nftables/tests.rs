@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::plan::{Admit, Class, ClassId, Firewall, PortRange, Probes, Protocol, RuleId};
+use crate::plan::{Admit, Class, ClassId, Firewall, FirewallOptions, PortRange, Probes, Protocol, RuleId};
 use crate::types::IpNet;
 
 use super::object::{Command, Document, Object};
@@ -28,6 +28,7 @@ fn firewall() -> Firewall {
         hosts: BTreeMap::from([("100.64.0.2".parse().unwrap(), ClassId(7))]),
         subnets: BTreeMap::from([(net("192.168.0.0/24"), ClassId(7))]),
         probes: Some(Probes { wireguard_port: 41741, probe_port: 41743, relay_port: 41742 }),
+        options: FirewallOptions::default(),
     }
 }
 
@@ -45,8 +46,11 @@ fn rules_of(objects: &[Object], chain: &str) -> Vec<String> {
 
 #[test]
 fn a_firewall_is_known_again_in_its_own_table() {
-    for firewall in [Firewall::default(), firewall()] {
-        assert_eq!(read::read(&listing(&table::objects(&firewall, true))), Ok(firewall));
+    let chosen = FirewallOptions { shared_range: true, lan_may_open: true, log_denied: Some(5741) };
+    let open = Firewall { options: chosen, ..firewall() };
+    for firewall in [Firewall::default(), firewall(), open] {
+        let listed = read::read(&listing(&table::objects(&firewall, true)));
+        assert_eq!(listed, Ok(read::Listed { firewall, flows_judged: false }));
     }
 }
 
@@ -56,7 +60,7 @@ fn a_table_that_lacks_any_of_its_objects_is_not_ours() {
     for missing in 0..objects.len() {
         let mut less = objects.clone();
         let gone = less.remove(missing);
-        assert_ne!(read::read(&listing(&less)), Ok(firewall()), "{gone:?}");
+        assert_ne!(read::read(&listing(&less)).map(|listed| listed.firewall), Ok(firewall()), "{gone:?}");
     }
 }
 
@@ -69,15 +73,15 @@ fn an_object_of_a_kind_we_never_write_is_named() {
 #[test]
 fn every_chain_that_judges_ends_in_a_drop() {
     let objects = table::objects(&firewall(), false);
-    for chain in ["overlay", "input", "forward", "spoof"] {
+    for chain in ["overlay", "arrive", "forward"] {
         let rules = rules_of(&objects, chain);
         assert!(rules.last().unwrap().contains(r#"{"drop":null}"#), "{chain}: {rules:?}");
     }
     // A class accepts or falls back to the base chain, whose next rule drops.
     let class = rules_of(&objects, "class_0000000000000007");
     assert!(class.iter().all(|rule| rule.ends_with(r#"{"accept":null}]"#)), "{class:?}");
-    let input = rules_of(&objects, "input");
-    assert!(input[0].contains(r#"{"jump":{"target":"overlay"}}"#) && input[1].contains("denied_by_policy"));
+    let arrive = rules_of(&objects, "arrive");
+    assert!(arrive[0].contains(r#"{"jump":{"target":"overlay"}}"#) && arrive[2].contains("denied_by_policy"));
 }
 
 #[test]
@@ -121,7 +125,9 @@ fn a_source_that_changes_its_class_leaves_the_old_one_in_the_same_transaction() 
     let comes = place(&|c| matches!(c, Command::Add(Object::Element(_))));
     let old = place(&|c| matches!(c, Command::Delete(object) if is_chain(object, "class_0000000000000007")));
     assert!(new < leaves && leaves < comes && comes < old);
-    assert!(!commands.iter().any(|c| matches!(c, Command::Delete(Object::Counter(_)))), "the rule lives on");
+    let deleted =
+        commands.iter().filter_map(|c| if let Command::Delete(Object::Counter(c)) = c { Some(&c.name) } else { None });
+    assert_eq!(deleted.collect::<Vec<_>>(), ["flows_judged"], "the rule lives on; what is open is judged again");
 }
 
 #[test]

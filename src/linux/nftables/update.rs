@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::plan::{Firewall, own};
 
+use super::cut;
 use super::object::{Command, ElementList, Elements, Object};
 use super::probes;
 use super::table::{self, Family};
@@ -25,8 +26,14 @@ pub(super) fn delete() -> Vec<Command> {
 
 /// Turns the first table into the second.
 pub(super) fn update(from: &Firewall, to: &Firewall) -> Vec<Command> {
+    if from.options != to.options {
+        return replace(to);
+    }
     let (old_rules, new_rules) = (table::rule_ids(from), table::rule_ids(to));
     let mut commands = Vec::new();
+    if from.may_lose_rights(to) {
+        commands.extend(cut::unjudge());
+    }
     for id in new_rules.difference(&old_rules) {
         commands.push(Command::Add(table::counter(table::counter_name(*id))));
     }

@@ -1,0 +1,264 @@
+//! The kernel's table of known flows: those of peers that a judge forbids, found and deleted.
+//!
+//! A dump brings the whole table in datagrams of some hundred entries; each is judged as it comes and only what is
+//! forbidden is kept, so neither memory nor any single turn of the runtime grows with the table. Deletion names the
+//! opening tuple as the kernel wrote it together with the entry's number, so a new flow of the same tuple is never
+//! meant. (linux/netfilter/nfnetlink_conntrack.h, nf_conntrack_common.h)
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use bytes::BytesMut;
+use netlink_packet_core::{NLA_TYPE_MASK, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer};
+use netlink_packet_core::{NlaBuffer, NlasIterator};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use nix::errno::Errno;
+
+use crate::plan::{FlowJudge, Packet, Protocol};
+
+use super::netlink::{DUMP_ATTEMPTS, is_errno};
+
+/// `IPCTNL_MSG_CT_NEW`, `_GET` and `_DELETE` of `NFNL_SUBSYS_CTNETLINK`.
+const NEW: u16 = 1 << 8;
+const GET: u16 = (1 << 8) | 1;
+const DELETE: u16 = (1 << 8) | 2;
+/// `NLMSG_ERROR` and `NLMSG_DONE`.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+
+/// `CTA_TUPLE_ORIG`, `CTA_STATUS`, `CTA_ID`, `CTA_TUPLE_MASTER` and `CTA_ZONE`.
+const TUPLE_ORIG: u16 = 1;
+const STATUS: u16 = 3;
+const ID: u16 = 12;
+const TUPLE_MASTER: u16 = 14;
+const ZONE: u16 = 18;
+/// `CTA_TUPLE_IP` and `CTA_TUPLE_PROTO`.
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTO: u16 = 2;
+/// `CTA_IP_V4_SRC` and the three after it.
+const IP_V4_SRC: u16 = 1;
+const IP_V4_DST: u16 = 2;
+const IP_V6_SRC: u16 = 3;
+const IP_V6_DST: u16 = 4;
+/// `CTA_PROTO_NUM`, `_SRC_PORT` and `_DST_PORT`.
+const PROTO_NUM: u16 = 1;
+const PROTO_SRC_PORT: u16 = 2;
+const PROTO_DST_PORT: u16 = 3;
+/// `IPS_EXPECTED`: another flow led to this one, and is its master.
+const EXPECTED: u32 = 1;
+/// `NLA_F_NESTED`.
+const NESTED: u16 = 1 << 15;
+
+const NETLINK_HEADER: usize = 16;
+/// Family, version and resource before the attributes.
+const NETFILTER_HEADER: usize = 4;
+/// The kernel dumps into buffers of at most 32 KiB.
+const DATAGRAM: usize = 64 << 10;
+/// Deletions sent at once: their answers fit the smallest receive buffer.
+const BATCH: usize = 64;
+/// Forbidden flows found in one go, at some 150 bytes each. The rest is found in the next.
+const FOUND: usize = 16_384;
+
+/// A flow that is to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Flow {
+    /// The packet that opened it.
+    pub(super) opening: Packet,
+    /// From which port, where the protocol has ports.
+    pub(super) source_port: u16,
+    family: u8,
+    /// The attributes that name the entry, as the kernel wrote them.
+    name: Vec<u8>,
+}
+
+/// A conversation about flows, in the network namespace of the thread that opened it.
+pub(super) struct Conntrack {
+    socket: TokioSocket,
+    sequence: u32,
+}
+
+impl Conntrack {
+    pub(super) fn open() -> io::Result<Self> {
+        let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+        socket.socket_mut().bind_auto()?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Flows that the judge forbids, [`FOUND`] at most.
+    pub(super) async fn forbidden(&mut self, judge: &FlowJudge) -> io::Result<Vec<Flow>> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut found = Vec::new();
+            let sequence = self.request(GET, NLM_F_DUMP, 0, &[]).await?;
+            let interrupted = self.read_dump(sequence, judge, &mut found).await?;
+            if !interrupted || !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        Err(io::Error::other("the table of flows kept changing its size while it was read"))
+    }
+
+    /// Deletes these flows; those that have ended meanwhile are as good.
+    pub(super) async fn delete(&mut self, flows: &[Flow]) -> io::Result<()> {
+        for batch in flows.chunks(BATCH) {
+            let mut messages = Vec::new();
+            let first = self.sequence.wrapping_add(1);
+            for flow in batch {
+                self.sequence = self.sequence.wrapping_add(1);
+                messages.extend(message(DELETE, NLM_F_ACK, self.sequence, flow.family, &flow.name));
+            }
+            self.send(&messages).await?;
+            self.read_answers(first, batch.len()).await?;
+        }
+        Ok(())
+    }
+
+    async fn request(&mut self, kind: u16, flags: u16, family: u8, attributes: &[u8]) -> io::Result<u32> {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.send(&message(kind, flags, self.sequence, family, attributes)).await?;
+        Ok(self.sequence)
+    }
+
+    async fn send(&mut self, messages: &[u8]) -> io::Result<()> {
+        self.socket.send_to(messages, &SocketAddr::new(0, 0)).await.map(drop)
+    }
+
+    /// Whether the table changed its shape under the dump, so that entries may have been passed over.
+    async fn read_dump(&mut self, sequence: u32, judge: &FlowJudge, found: &mut Vec<Flow>) -> io::Result<bool> {
+        let mut interrupted = false;
+        loop {
+            let datagram = self.receive().await?;
+            for message in messages(&datagram).filter(|message| message.sequence_number() == sequence) {
+                interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+                match message.message_type() {
+                    NEW if found.len() < FOUND => found.extend(read_flow(message.payload(), judge)),
+                    ERROR | DONE => return code(message.payload()).map(|()| interrupted),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    async fn read_answers(&mut self, first: u32, count: usize) -> io::Result<()> {
+        let mut missing = count;
+        let mut result = Ok(());
+        while missing > 0 {
+            let datagram = self.receive().await?;
+            for message in messages(&datagram).filter(|message| message.message_type() == ERROR) {
+                if (message.sequence_number().wrapping_sub(first) as usize) < count {
+                    missing = missing.saturating_sub(1);
+                    match code(message.payload()) {
+                        Err(error) if !is_errno(&error, Errno::ENOENT) => result = Err(error),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        result
+    }
+
+    async fn receive(&mut self) -> io::Result<BytesMut> {
+        let mut datagram = BytesMut::with_capacity(DATAGRAM);
+        self.socket.recv(&mut datagram).await?;
+        Ok(datagram)
+    }
+}
+
+fn message(kind: u16, flags: u16, sequence: u32, family: u8, attributes: &[u8]) -> Vec<u8> {
+    let length = NETLINK_HEADER + NETFILTER_HEADER + attributes.len();
+    let mut bytes = vec![0; NETLINK_HEADER + NETFILTER_HEADER];
+    bytes[NETLINK_HEADER] = family;
+    bytes.extend(attributes);
+    let mut header = NetlinkBuffer::new(&mut bytes);
+    // A request names one flow, in some hundred bytes.
+    header.set_length(u32::try_from(length).unwrap_or_default());
+    header.set_message_type(kind);
+    header.set_flags(NLM_F_REQUEST | flags);
+    header.set_sequence_number(sequence);
+    bytes
+}
+
+fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let message = NetlinkBuffer::new_checked(rest).ok()?;
+        let length = (message.length() as usize).next_multiple_of(4);
+        rest = rest.get(length.max(NETLINK_HEADER)..).unwrap_or_default();
+        Some(message)
+    })
+}
+
+/// The result that the first four bytes of an answer say.
+fn code(payload: &[u8]) -> io::Result<()> {
+    let code = payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+    if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(()) }
+}
+
+/// The flow, where it is forbidden. One that another led to is judged by that one.
+fn read_flow(payload: &[u8], judge: &FlowJudge) -> Option<Flow> {
+    let family = *payload.first()?;
+    let attributes = payload.get(NETFILTER_HEADER..)?;
+    let (mut opening, mut master, mut name) = (None, None, Vec::new());
+    let mut is_expected = false;
+    for attribute in NlasIterator::new(attributes).flatten() {
+        match attribute.kind() & NLA_TYPE_MASK {
+            TUPLE_ORIG => opening = read_tuple(attribute.value()),
+            TUPLE_MASTER => master = read_tuple(attribute.value()),
+            STATUS => {
+                is_expected =
+                    attribute.value().first_chunk().map(|bits| u32::from_be_bytes(*bits) & EXPECTED) == Some(EXPECTED)
+            }
+            ID | ZONE => {}
+            _ => continue,
+        }
+        if matches!(attribute.kind() & NLA_TYPE_MASK, TUPLE_ORIG | ID | ZONE) {
+            push_attribute(&mut name, &attribute);
+        }
+    }
+    let (opening, source_port) = opening?;
+    let judged = if is_expected { master.unwrap_or((opening, source_port)).0 } else { opening };
+    judge.forbids(&judged).then_some(Flow { opening, source_port, family, name })
+}
+
+fn push_attribute(bytes: &mut Vec<u8>, attribute: &NlaBuffer<&[u8]>) {
+    let kind = attribute.kind() & NLA_TYPE_MASK;
+    let kind = if kind == TUPLE_ORIG { kind | NESTED } else { kind };
+    // A length of the kernel's own 16-bit field.
+    let length = u16::try_from(attribute.value().len() + 4).unwrap_or_default();
+    bytes.extend(length.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(attribute.value());
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+fn read_tuple(bytes: &[u8]) -> Option<(Packet, u16)> {
+    let (mut source, mut destination) = (None, None);
+    let (mut protocol, mut source_port, mut port) = (None, 0, 0);
+    for attribute in NlasIterator::new(bytes).flatten() {
+        for inner in NlasIterator::new(attribute.value()).flatten() {
+            let value = inner.value();
+            match (attribute.kind() & NLA_TYPE_MASK, inner.kind() & NLA_TYPE_MASK) {
+                (TUPLE_IP, IP_V4_SRC | IP_V6_SRC) => source = read_address(value),
+                (TUPLE_IP, IP_V4_DST | IP_V6_DST) => destination = read_address(value),
+                (TUPLE_PROTO, PROTO_NUM) => protocol = value.first().copied().map(Protocol),
+                (TUPLE_PROTO, PROTO_SRC_PORT) => source_port = read_port(value)?,
+                (TUPLE_PROTO, PROTO_DST_PORT) => port = read_port(value)?,
+                _ => {}
+            }
+        }
+    }
+    let opening = Packet { source: source?, destination: destination?, protocol: protocol?, port };
+    Some((opening, source_port))
+}
+
+fn read_address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => bytes.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets).into()),
+        16 => bytes.first_chunk::<16>().map(|octets| Ipv6Addr::from(*octets).into()),
+        _ => None,
+    }
+}
+
+fn read_port(bytes: &[u8]) -> Option<u16> {
+    bytes.first_chunk().map(|port| u16::from_be_bytes(*port))
+}
