@@ -48,45 +48,51 @@ fn online(coordinator: &Coordinator, name: &str) -> Option<()> {
     node(coordinator, name).filter(|node| node["online"] == true).map(|_| ())
 }
 
-fn node(coordinator: &Coordinator, name: &str) -> Option<serde_json::Value> {
+/// What the administrator is shown of a node.
+pub(crate) fn node(coordinator: &Coordinator, name: &str) -> Option<serde_json::Value> {
     let nodes: Vec<serde_json::Value> = serde_json::from_str(&coordinator.run("node list --json")).unwrap();
     nodes.into_iter().find(|node| node["name"] == name)
 }
 
 /// Caddy, with the engine as a node of this name.
-struct WebServer {
+pub(crate) struct WebServer {
     _process: Process,
-    _host: Host,
+    pub(crate) host: Host,
 }
 
 impl WebServer {
     fn start(lab: &mut Lab, caddy: &Path, name: &str, coordinator: &Coordinator, key_flags: &str) -> Self {
         let host = lab.host(name);
-        let dir = lab.dir.path().join(name);
-        fs::create_dir(&dir).unwrap();
         let ephemeral = if key_flags.contains("ephemeral") { "ephemeral" } else { "" };
+        let join = format!("control_url {}\nauth_key {}\n{ephemeral}", coordinator.url, coordinator.key(key_flags));
+        Self::start_on(host, &lab.dir.path().join(name), caddy, name, &join, "")
+    }
+
+    /// On a host that is there, with this folder for its files: how it joins, and what it serves beside a greeting, in
+    /// Caddy's words.
+    pub(crate) fn start_on(host: Host, dir: &Path, caddy: &Path, name: &str, join: &str, more: &str) -> Self {
+        fs::create_dir(dir).unwrap();
+        let state = dir.join("state");
         let caddyfile = format!(
             "{{
                 admin off
+                debug
                 tailscale {{
-                    control_url {}
-                    auth_key {}
-                    state_dir {}/state
-                    {ephemeral}
+                    {join}
+                    state_dir {}
                 }}
             }}
             :80 {{
                 bind tailscale/{name}
                 respond hello
-            }}",
-            coordinator.url,
-            coordinator.key(key_flags),
-            dir.display()
+            }}
+            {more}",
+            state.display()
         );
         let config = dir.join("Caddyfile");
         fs::write(&config, caddyfile).unwrap();
         let mut command = host.command([caddy.as_os_str(), "run".as_ref(), "--config".as_ref(), config.as_ref()]);
-        command.env("TS_NO_LOGS_NO_SUPPORT", "1").env("HOME", &dir);
-        Self { _process: Process::start(command, &dir.join("log")), _host: host }
+        command.env("TS_NO_LOGS_NO_SUPPORT", "1").env("HOME", dir);
+        Self { _process: Process::start(command, &dir.join("log")), host }
     }
 }

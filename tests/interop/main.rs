@@ -11,11 +11,21 @@
 #[path = "../lab/lab.rs"]
 mod lab;
 #[allow(dead_code, reason = "shared with the lab's own tests")]
+#[path = "../lab/nat.rs"]
+mod nat;
+#[allow(dead_code, reason = "shared with the lab's own tests")]
 #[path = "../lab/programs.rs"]
 mod programs;
+#[allow(dead_code, reason = "shared with the lab's own tests")]
+#[path = "../lab/train.rs"]
+mod train;
+#[allow(dead_code, reason = "shared with the lab's own tests")]
+#[path = "../lab/world.rs"]
+mod world;
 
 mod caddytail;
 mod foreign;
 mod headscale;
 mod local_socket;
+mod paths;
 mod session;

