@@ -40,7 +40,7 @@ pub use cleanup::cleanup;
 pub use config::Config;
 pub use health::Health;
 pub use logging::init as init_logging;
-pub use network::{Missing, Network, SendDatagram};
+pub use network::{DatagramSender, Missing, Network};
 pub use run::{Parts, run};
 pub use serve::serve;
 pub use state::{StateDir, StateError, StateFile};

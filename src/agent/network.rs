@@ -31,8 +31,23 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long an echo is waited for.
 const ECHO: Duration = Duration::from_secs(5);
 
-/// Sends a datagram from WireGuard's port; from the given address of ours, where that matters. Never waits.
-pub type SendDatagram = Box<dyn FnMut(SocketAddr, Option<IpAddr>, &[u8]) -> io::Result<()> + Send>;
+/// The way out from WireGuard's port. Never waits.
+pub trait DatagramSender: Send {
+    /// Sends a datagram; from the given address of ours, where that matters.
+    fn send(&mut self, to: SocketAddr, from: Option<IpAddr>, payload: &[u8]) -> io::Result<()>;
+    /// Addresses or routes of this host changed.
+    fn handle_network_changed(&mut self);
+}
+
+impl DatagramSender for UdpSender {
+    fn send(&mut self, to: SocketAddr, from: Option<IpAddr>, payload: &[u8]) -> io::Result<()> {
+        Self::send(self, to, from, payload)
+    }
+
+    fn handle_network_changed(&mut self) {
+        Self::handle_network_changed(self);
+    }
+}
 
 /// The ways, each where there is one. The default is none at all.
 #[derive(Default)]
@@ -40,7 +55,7 @@ pub struct Network {
     /// Datagrams that the firewall diverted from WireGuard's port.
     pub datagrams: Option<mpsc::Receiver<Datagram>>,
     /// The way out from that port.
-    pub send: Option<SendDatagram>,
+    pub send: Option<Box<dyn DatagramSender>>,
     /// The relays.
     pub pump: Option<(mpsc::Sender<PumpCommand>, mpsc::Receiver<PumpNews>)>,
     /// Names, gateways, HTTPS.
@@ -68,10 +83,10 @@ impl Network {
         let mut network = Self { netcheck: Some(netcheck_io::spawn(mark, gateways)), ..Self::default() };
         match ProbeSocket::bind(own::PROBE_PORT).and_then(|socket| Ok((socket, UdpSender::open(settings.port, mark)?)))
         {
-            Ok((socket, mut sender)) => {
+            Ok((socket, sender)) => {
                 settings.probe_port = Some(socket.port());
                 network.datagrams = Some(datagrams(socket));
-                network.send = Some(Box::new(move |to, from, payload| sender.send(to, from, payload)));
+                network.send = Some(Box::new(sender));
             }
             Err(error) => opened("probes", "open the sockets for path probes", "no direct path is looked for", &error),
         }
@@ -86,7 +101,7 @@ pub(super) struct Ways {
     pub(super) netcheck_news: mpsc::Receiver<News>,
     pub(super) echoes: mpsc::Receiver<(u64, Result<Duration, String>)>,
     pub(super) commands: Commands,
-    send: Option<SendDatagram>,
+    send: Option<Box<dyn DatagramSender>>,
     netcheck: Option<mpsc::Sender<Action>>,
     echoes_in: mpsc::Sender<(u64, Result<Duration, String>)>,
     /// Keeps the ways in open that lead from nowhere.
@@ -116,9 +131,17 @@ impl Ways {
 
     /// What the network does not take is lost, as on the way.
     pub(super) fn datagram(&mut self, to: SocketAddr, from: Option<IpAddr>, payload: &[u8]) {
-        if let Some(Err(error)) = self.send.as_mut().map(|send| send(to, from, payload)) {
+        if let Some(Err(error)) = self.send.as_mut().map(|send| send.send(to, from, payload)) {
             tracing::debug!("send {} bytes to {to}: {error}", payload.len());
         }
+    }
+
+    /// Addresses or routes changed.
+    pub(super) fn rebind(&mut self) {
+        if let Some(send) = &mut self.send {
+            send.handle_network_changed();
+        }
+        self.commands.push(PumpCommand::Rebind);
     }
 
     pub(super) fn netcheck(&self, action: Action) {

@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
+mod ether;
 mod joining;
 mod local_api;
+mod paths;
 mod scene;
 #[allow(dead_code, reason = "the coordinator's own tests use the rest")]
 #[path = "../coordinator/server.rs"]

@@ -23,6 +23,7 @@ pub struct SharedKernel {
     model: Arc<Mutex<ModelKernel>>,
     changed: Arc<Notify>,
     applied: Arc<Mutex<Vec<String>>>,
+    steps: tokio::sync::watch::Sender<usize>,
 }
 
 impl SharedKernel {
@@ -33,6 +34,13 @@ impl SharedKernel {
     /// The steps applied since the last call.
     pub fn take_applied(&self) -> Vec<String> {
         std::mem::take(&mut self.applied.lock().unwrap())
+    }
+
+    /// Waits until the state is as wanted: it is looked at after each step.
+    pub async fn until(&self, what: &str, is_so: impl Fn(&Observed) -> bool) {
+        let mut steps = self.steps.subscribe();
+        let waited = tokio::time::timeout(PATIENCE, steps.wait_for(|_| is_so(&self.state()))).await;
+        assert!(waited.is_ok(), "not {what}: {:#?}", self.state());
     }
 
     /// Does something behind the agent's back, as another program would.
@@ -49,7 +57,9 @@ impl Kernel for SharedKernel {
 
     async fn apply(&mut self, step: &Step) -> Result<(), KernelError> {
         self.applied.lock().unwrap().push(step.to_string());
-        self.model.lock().unwrap().carry_out(step)
+        let result = self.model.lock().unwrap().carry_out(step);
+        self.steps.send_modify(|steps| *steps += 1);
+        result
     }
 
     async fn changed(&mut self) -> Result<(), KernelError> {
@@ -66,7 +76,7 @@ pub struct Agent {
     pub client: Client,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
-    _networks: mpsc::Sender<std::collections::BTreeSet<warren::types::IpNet>>,
+    networks: mpsc::Sender<std::collections::BTreeSet<warren::types::IpNet>>,
 }
 
 impl Agent {
@@ -76,19 +86,30 @@ impl Agent {
     }
 
     pub async fn start_with(root: &Path, kernel: SharedKernel, max_map_age: Option<Duration>) -> Self {
+        let settings = Settings { port: 41_741, max_map_age, ..Settings::default() };
+        Self::start_in(root, kernel, settings, "10.0.0.1/24", Network::default()).await
+    }
+
+    /// Starts an agent with an address in a network.
+    pub async fn start_in(
+        root: &Path,
+        kernel: SharedKernel,
+        settings: Settings,
+        address: &str,
+        network: Network,
+    ) -> Self {
         let (dir, socket) = (root.join("state"), root.join("warrend.sock"));
         let state = StateDir::open(&dir).unwrap();
-        let core =
-            Core::load(Settings { port: 41_741, max_map_age, ..Settings::default() }, &state, clock::now()).unwrap();
+        let core = Core::load(settings, &state, clock::now()).unwrap();
         let (networks_in, networks) = mpsc::channel(1);
-        networks_in.send(["10.0.0.1/24".parse().unwrap()].into()).await.unwrap();
+        networks_in.send([address.parse().unwrap()].into()).await.unwrap();
         let (stop, stopped) = oneshot::channel();
         let parts = Parts {
             core,
             dir: state,
             kernel: kernel.clone(),
             networks,
-            network: Network::default(),
+            network,
             socket: local_api::bind(&socket).unwrap(),
             operators: Operators::new("no-such-group"),
             mark: None,
@@ -96,7 +117,13 @@ impl Agent {
         };
         let client = Client::new(&socket);
         let task = tokio::spawn(run(parts));
-        Self { dir, socket, kernel, client, stop: Some(stop), task, _networks: networks_in }
+        Self { dir, socket, kernel, client, stop: Some(stop), task, networks: networks_in }
+    }
+
+    /// The host has these addresses from here on.
+    pub async fn readdress(&self, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        self.networks.send(addresses).await.unwrap();
     }
 
     /// Ends the agent as SIGTERM does.

@@ -91,6 +91,8 @@ pub enum Effect {
     },
     /// Tell the relay pump.
     Pump(PumpCommand),
+    /// Forget what was found out of the host's addresses and routes.
+    Rebind,
     /// Find something out about the network.
     Netcheck(netcheck::Action),
     /// Send an ICMP echo through the tunnel, and hand its outcome in under this number.

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{Core, Effect, Now, Stale};
 use crate::agent::local_api::Answer;
-use crate::agent::relay_pump::{PumpCommand, RegionState};
+use crate::agent::relay_pump::RegionState;
 use crate::path::netcheck::{Event, News};
 use crate::types::IpNet;
 use crate::wire::control::{EndpointType, limit};
@@ -32,7 +32,7 @@ impl Core {
         if !lost.is_empty() {
             self.book.handle_links_lost(&lost, now.tick);
         }
-        self.effects.push_back(Effect::Pump(PumpCommand::Rebind));
+        self.effects.push_back(Effect::Rebind);
         if let Some(session) = &mut self.session {
             session.handle_network_change(now.tick);
         }
@@ -40,6 +40,9 @@ impl Core {
 
     /// Something was found out about the network.
     pub fn handle_netcheck(&mut self, news: News, now: Now) {
+        if matches!(news, News::Gateway(_)) {
+            self.effects.push_back(Effect::Rebind);
+        }
         self.netcheck.handle_news(news, now.tick);
     }
 

@@ -102,6 +102,7 @@ impl Core {
                 Event::NeedsFreshEndpoints => self.netcheck.handle_wanted(now.tick),
             }
         }
+        self.netcheck.handle_active(self.book.is_active(), now.tick);
     }
 
     /// Sends what the book wants sent.
