@@ -28,6 +28,7 @@ mod host;
 mod logging;
 mod network;
 mod pipes;
+mod portmap_io;
 mod privilege;
 mod run;
 mod serve;

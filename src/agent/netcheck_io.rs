@@ -25,6 +25,7 @@ use tower::Service;
 use super::clock;
 use super::control_io::chain;
 use super::control_io::connect::may_mark;
+use super::portmap_io;
 use super::relay_tls::RelayTls;
 use crate::linux::DefaultRoute;
 use crate::path::netcheck::{Action, Gateway, HttpsTarget, News, limit};
@@ -55,6 +56,8 @@ pub fn spawn(
 ) -> (mpsc::Sender<Action>, mpsc::Receiver<News>) {
     let (actions_in, mut actions) = mpsc::channel(ACTIONS);
     let (out, news) = mpsc::channel(NEWS);
+    let mark = mark.filter(|mark| may_mark(*mark));
+    let (to_gateway, mut from_gateway) = portmap_io::spawn(mark);
     let io = NetcheckIo::new(mark);
     tokio::spawn(async move {
         let mut tasks = JoinSet::new();
@@ -66,6 +69,11 @@ pub fn spawn(
         loop {
             let told = tokio::select! {
                 action = actions.recv(), if tasks.len() < AT_ONCE => match action {
+                    Some(Action::Map(action)) => {
+                        // What is lost here is asked again: the state machine waits for no answer for long.
+                        let _ = to_gateway.try_send(action);
+                        continue;
+                    }
                     Some(action) => {
                         io.start(action, &mut tasks);
                         continue;
@@ -76,6 +84,7 @@ pub fn spawn(
                     Ok(news) => news,
                     Err(_) => continue,
                 },
+                Some(news) = from_gateway.recv() => News::Map(news),
                 gateway = gateways.recv(), if watching => match gateway {
                     Some(gateway) => News::Gateway(gateway),
                     None => {
@@ -135,7 +144,7 @@ impl NetcheckIo {
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
-        connector.set_mark(mark.filter(|mark| may_mark(*mark)));
+        connector.set_mark(mark);
         Self { connector, tls: RelayTls::default() }
     }
 
