@@ -47,6 +47,8 @@ pub enum Command {
     Logout,
     /// Ask a peer to answer, and tell which way the answer came
     Ping(Ping),
+    /// Look at this machine's network: UDP, addresses, NAT, port mapping, and how far the relays are
+    Netcheck,
     /// List the relays
     DerpMap,
     /// Print what the agent would change in the kernel at this moment

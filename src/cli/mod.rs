@@ -7,6 +7,7 @@ mod args;
 mod client;
 mod derp_map;
 mod login;
+mod netcheck;
 mod ping;
 mod render;
 mod settings;
@@ -142,6 +143,7 @@ pub async fn run(args: Args, out: &mut (impl Write + Send)) -> Result<Exit, Erro
             if json { print_json(out, &plan) } else { render::plan(out, &plan) }
         }
         Command::Ping(wanted) => ping::ping(&client, &wanted, json, out).await,
+        Command::Netcheck => netcheck::netcheck(&client, json, out).await,
         Command::DerpMap => derp_map::derp_map(&client, json, out).await,
         Command::Version => version(&client, json, out).await,
     }

@@ -20,6 +20,7 @@ use warren::wire::control::{DerpMap, MapRequest, MapResponse, RegisterRequest, R
 use warren::wire::local::{MaskedPrefs, StartOptions, Status};
 use warren::wire::map_stream::{MapStreamDecoder, Packing};
 use warren::wire::noise::{ClientHandshake, EarlyDecoder, Ephemeral, ServerHandshake};
+use warren::wire::portmap::{Place, igd, nat_pmp, pcp, ssdp};
 use warren::wire::{derp, disco, stun};
 
 /// Changed copies of each message in the corpus.
@@ -43,6 +44,11 @@ const DECODERS: &[(&str, Decode)] = &[
     ("noise_early", |bytes| EarlyDecoder::default().read(bytes).is_ok_and(|early| early.is_some())),
     ("noise_initiation", |bytes| ServerHandshake::read(&machine(1), bytes, ephemeral(2)).is_ok()),
     ("policy", policy),
+    ("portmap_igd_answer", |bytes| igd::read(bytes).is_ok()),
+    ("portmap_igd_description", |bytes| igd::Service::find(bytes, &router()).is_ok()),
+    ("portmap_nat_pmp", |bytes| nat_pmp::read(bytes).is_ok()),
+    ("portmap_pcp", |bytes| pcp::read(bytes).is_ok()),
+    ("portmap_ssdp", |bytes| ssdp::read(bytes).is_ok()),
     ("register_request", json::<RegisterRequest>),
     ("register_response", json::<RegisterResponse>),
     ("stun_request", |bytes| stun::read_request(bytes).is_ok()),
@@ -113,6 +119,10 @@ fn derp_frame(bytes: &[u8]) -> bool {
         }
         _ => false,
     }
+}
+
+fn router() -> Place {
+    Place::read("http://192.168.1.1:5000/rootDesc.xml").unwrap()
 }
 
 fn opens(theirs: &warren::types::DiscoPublic, bytes: &[u8]) -> bool {

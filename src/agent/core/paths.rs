@@ -43,6 +43,7 @@ impl Core {
     pub fn handle_pump(&mut self, news: PumpNews, now: Now) {
         match news {
             PumpNews::Disco { region, from, payload } => {
+                self.netcheck.handle_relay_alive(region, now.tick);
                 self.book.handle_datagram(Via::Relay { region, from }, &payload, now.tick);
             }
             PumpNews::Traffic { peer } => self.book.handle_relayed(&peer, now.tick),
