@@ -47,7 +47,6 @@ const HTTPS_TIMEOUT: Duration = Duration::from_secs(4);
 const CAPTIVE_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// How long to wait before asking again for the gateway where that failed.
 const PAUSE: Duration = Duration::from_secs(1);
-const HTTP_PORT: u16 = 80;
 
 /// Starts the task; it ends when the sender is dropped. `gateways` tells the default gateway whenever it changes.
 pub fn spawn(
@@ -162,9 +161,9 @@ impl NetcheckIo {
                     News::Https { region, outcome: measured.unwrap_or_else(late) }
                 });
             }
-            Action::CheckCaptive { host, addresses, challenge } => {
+            Action::CheckCaptive { host, addresses, port, challenge } => {
                 tasks.spawn(async move {
-                    let checked = timeout(CAPTIVE_TIMEOUT, io.is_captive(&host, &addresses, &challenge)).await;
+                    let checked = timeout(CAPTIVE_TIMEOUT, io.is_captive(&host, &addresses, port, &challenge)).await;
                     News::Captive(checked.ok().and_then(Result::ok))
                 });
             }
@@ -192,8 +191,8 @@ impl NetcheckIo {
     }
 
     /// Whether what answers in a relay's name is not the relay. Errors say that nothing answered.
-    async fn is_captive(&self, host: &str, addresses: &[IpAddr], challenge: &str) -> Result<bool, String> {
-        let (tcp, _) = self.connect(host, addresses, HTTP_PORT).await?;
+    async fn is_captive(&self, host: &str, addresses: &[IpAddr], port: u16, challenge: &str) -> Result<bool, String> {
+        let (tcp, _) = self.connect(host, addresses, port).await?;
         let mut request = get("/generate_204", host)?;
         let value = challenge.parse().map_err(|_| "not a header value".to_owned())?;
         request.headers_mut().insert("x-tailscale-challenge", value);

@@ -9,6 +9,7 @@
 mod ether;
 mod joining;
 mod local_api;
+mod netcheck;
 mod paths;
 mod scene;
 #[allow(dead_code, reason = "the coordinator's own tests use the rest")]

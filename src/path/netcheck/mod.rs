@@ -60,6 +60,8 @@ pub mod limit {
 
 /// While no relay answers at all, looks begin this long after each other, doubled up to [`IDLE_EVERY`].
 const RETRY_FIRST: Duration = Duration::from_secs(30);
+/// Where relays that say so answer plain HTTP.
+const HTTP_PORT: u16 = 80;
 /// Endpoints this young need no look when they are wanted fresh.
 const FRESH: Duration = Duration::from_secs(2);
 
@@ -390,7 +392,7 @@ impl Netcheck {
         if let Some((host, addresses)) = self.relays.captive_target(home) {
             look.wait_for_captive();
             let challenge = format!("{:016x}", self.chance.next_u64());
-            self.actions.push_back(Action::CheckCaptive { host, addresses, challenge });
+            self.actions.push_back(Action::CheckCaptive { host, addresses, port: HTTP_PORT, challenge });
         }
     }
 

@@ -52,12 +52,14 @@ pub enum Action {
     },
     /// Find out how long a relay takes to answer over HTTPS.
     MeasureHttps(HttpsTarget),
-    /// Ask `http://HOST/generate_204`, and see whether the answer is the relay's own.
+    /// Ask `http://HOST:PORT/generate_204`, and see whether the answer is the relay's own.
     CheckCaptive {
         /// The relay's host name.
         host: String,
         /// Where it is; never empty.
         addresses: Vec<IpAddr>,
+        /// The TCP port of plain HTTP.
+        port: u16,
         /// What goes into the request's `X-Tailscale-Challenge`.
         challenge: String,
     },
