@@ -50,6 +50,15 @@ enum Command {
     /// Policies: who may reach what
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Say whether one node may reach another, by which line of the policy, or why not
+    Why {
+        /// Name, number or address of a node, or an address behind one
+        from: String,
+        /// The same of the other end
+        to: String,
+        /// A protocol and a port, as tcp/22, udp/53, icmp; a port alone is TCP [default: anything]
+        packet: Option<String>,
+    },
 }
 
 impl Cli {
@@ -61,11 +70,30 @@ impl Cli {
             Command::Key(command) => administer(self.places, command.into(), self.json),
             Command::Node(command) => administer(self.places, command.into(), self.json),
             Command::Route(command) => administer(self.places, command.into(), self.json),
-            Command::Policy(command) => {
-                return command.run(self.json).map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS);
-            }
+            Command::Policy(command) => match command.run(self.json) {
+                Ok(Some(request)) => administer(self.places, request, self.json),
+                Ok(None) => return ExitCode::SUCCESS,
+                Err(error) => return failed(&error),
+            },
+            Command::Why { from, to, packet } => match packet.as_deref().map(parse_packet).transpose() {
+                Ok(packet) => {
+                    let (protocol, port) = packet.map_or((None, None), |(protocol, port)| (Some(protocol), port));
+                    administer(self.places, admin::Request::Why { from, to, protocol, port }, self.json)
+                }
+                Err(error) => return failed(&error),
+            },
         };
         done.unwrap_or_else(|error| misconfigured(&error))
+    }
+}
+
+/// Reads `tcp/22`, `22` or `icmp`.
+fn parse_packet(text: &str) -> Result<(String, Option<u16>), String> {
+    let port = |text: &str| text.parse::<u16>().map_err(|_| format!("{text:?} is no port"));
+    match text.split_once('/') {
+        Some((protocol, number)) => Ok((protocol.to_owned(), Some(port(number)?))),
+        None if text.starts_with(|c: char| c.is_ascii_digit()) => Ok(("tcp".to_owned(), Some(port(text)?))),
+        None => Ok((text.to_owned(), None)),
     }
 }
 

@@ -239,6 +239,7 @@ impl<S: Store> Task<S> {
             }
             Ask::Health(answer) => {
                 let fault = self.ledger.fault().map(ToString::to_string);
+                let fault = fault.or_else(|| self.ledger.state().policy_fault().map(str::to_owned));
                 let _ = answer.send(Health { nodes: self.ledger.state().nodes().count(), fault });
             }
         }

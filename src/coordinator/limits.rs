@@ -24,8 +24,8 @@ pub(crate) const SMALL_BODY_BYTES: usize = 16 * 1024;
 pub(crate) const LARGE_BODIES: usize = 64;
 /// How long a body may take to arrive.
 pub(crate) const BODY_TIME: Duration = Duration::from_secs(20);
-/// Body of an administration request.
-pub(crate) const ADMIN_BODY_BYTES: usize = 1024 * 1024;
+/// Body of an administration request: the largest policy, all of it escaped in JSON.
+pub(crate) const ADMIN_BODY_BYTES: usize = 32 * 1024 * 1024;
 
 /// Requests at once on one Noise connection: a map stream, an update, a follow-up and some to spare.
 pub(crate) const STREAMS: u32 = 8;

@@ -1,4 +1,4 @@
-//! `warren-coordinator policy check|test FILE`: what can be said of a policy without a server.
+//! `warren-coordinator policy`: what can be said of a policy file without a server, and what goes to the server.
 
 use std::fs;
 use std::io::{self, Read};
@@ -8,11 +8,41 @@ use std::sync::Arc;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::admin::{PolicyRequest, Request};
 use crate::policy::{Compiled, Policy, PolicyErrors, Topology, limit};
 
-/// What to do with a policy file.
+/// `policy …`
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
+    /// Print the policy in force, or an earlier version
+    Get {
+        /// The number of an earlier version
+        #[arg(long)]
+        version: Option<u64>,
+    },
+    /// Put a policy in force, if it is sound and passes its own tests
+    Set {
+        /// The file, or - for the standard input
+        file: PathBuf,
+        /// Only if this version is in force, so that nobody's change is lost; 0 where none was ever set
+        #[arg(long, value_name = "N")]
+        if_version: Option<u64>,
+    },
+    /// Say who would gain and who would lose what if a policy were set
+    Diff {
+        /// The file, or - for the standard input
+        file: PathBuf,
+    },
+    /// Print the versions of the policy, who set them and when
+    Versions,
+    /// Put an earlier version in force again
+    Restore {
+        /// Its number
+        version: u64,
+        /// Only if this version is in force
+        #[arg(long, value_name = "N")]
+        if_version: Option<u64>,
+    },
     /// Read a policy and say what is wrong with it, with line and column
     Check {
         /// The file, or - for the standard input
@@ -26,28 +56,62 @@ pub(super) enum PolicyCommand {
 }
 
 impl PolicyCommand {
-    /// Prints that all is well, or gives back why it is not.
-    pub(super) fn run(&self, json: bool) -> Result<(), String> {
-        let (Self::Check { file } | Self::Test { file }) = self;
-        let bytes = read(file).map_err(|error| format!("read {}: {error}", file.display()))?;
-        let found = Policy::parse(&bytes).and_then(|policy| match self {
-            Self::Check { .. } => Ok(()),
-            Self::Test { .. } => {
-                let topology = Topology::imagined(&policy);
-                Compiled::new(Arc::new(policy), topology).check()
+    /// What to ask the server; or, where that needs none, does it and prints that all is well. The error says why
+    /// it is not.
+    pub(super) fn run(self, json: bool) -> Result<Option<Request>, String> {
+        let request = match self {
+            Self::Check { file } => return examine(&file, json, |_| Ok(())),
+            Self::Test { file } => {
+                return examine(&file, json, |policy| {
+                    let topology = Topology::imagined(&policy);
+                    Compiled::new(Arc::new(policy), topology).check()
+                });
             }
-        });
-        match found {
-            Ok(()) if json => println!("{}", json!({ "ok": true, "errors": [] })),
-            Ok(()) => println!("{}: ok", file.display()),
-            Err(errors) if json => {
-                println!("{}", listed(&errors));
-                return Err(format!("{} is refused", file.display()));
-            }
-            Err(errors) => return Err(format!("{} is refused\n{errors}", file.display())),
-        }
-        Ok(())
+            Self::Get { version } => PolicyRequest::Get { version },
+            Self::Set { file, if_version } => PolicyRequest::Set { text: text(&file, json)?, by: author(), if_version },
+            Self::Diff { file } => PolicyRequest::Diff { text: text(&file, json)? },
+            Self::Versions => PolicyRequest::Versions,
+            Self::Restore { version, if_version } => PolicyRequest::Restore { version, by: author(), if_version },
+        };
+        Ok(Some(Request::Policy { request }))
     }
+}
+
+/// Says whether a policy file passes.
+fn examine(
+    file: &Path,
+    json: bool,
+    check: impl FnOnce(Policy) -> Result<(), PolicyErrors>,
+) -> Result<Option<Request>, String> {
+    let bytes = read(file).map_err(|error| format!("read {}: {error}", file.display()))?;
+    Policy::parse(&bytes).and_then(check).map_err(|errors| refused(file, &errors, json))?;
+    match json {
+        true => println!("{}", json!({ "ok": true, "errors": [] })),
+        false => println!("{}: ok", file.display()),
+    }
+    Ok(None)
+}
+
+/// The text of a policy file that can be read as one, so that what is wrong with it is said before anybody is asked.
+fn text(file: &Path, json: bool) -> Result<String, String> {
+    let bytes = read(file).map_err(|error| format!("read {}: {error}", file.display()))?;
+    Policy::parse(&bytes).map_err(|errors| refused(file, &errors, json))?;
+    String::from_utf8(bytes).map_err(|error| format!("read {}: {error}", file.display()))
+}
+
+fn refused(file: &Path, errors: &PolicyErrors, json: bool) -> String {
+    if json {
+        println!("{}", listed(errors));
+        return format!("{} is refused", file.display());
+    }
+    format!("{} is refused\n{errors}", file.display())
+}
+
+/// Who asks: behind sudo the person, not root.
+fn author() -> String {
+    let behind_sudo = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
+    let own = || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.name);
+    behind_sudo.or_else(own).unwrap_or_else(|| format!("uid {}", nix::unistd::geteuid()))
 }
 
 /// The bytes of a file, one more than the limit at most: enough for the policy to refuse itself.

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::config::Settings;
 use super::http::{Shared, Site};
@@ -129,7 +129,12 @@ async fn ledger(settings: &Settings, derp_map: Option<DerpMap>) -> Result<Ledger
         offline_grace: settings.offline_grace,
         ..registry::Config::default()
     };
-    Ledger::open(store, config, clock::now()).await.map_err(|error| format!("{}: {error}", file.display()))
+    let ledger = Ledger::open(store, config, clock::now()).await;
+    let ledger = ledger.map_err(|error| format!("{}: {error}", file.display()))?;
+    if let Some(fault) = ledger.state().policy_fault() {
+        error!("{fault}");
+    }
+    Ok(ledger)
 }
 
 /// Reads the key; the first start makes it.

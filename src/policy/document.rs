@@ -74,9 +74,16 @@ impl Policy {
         1 + self.newlines.partition_point(|newline| *newline < at.start)
     }
 
-    /// The text of a line, counted from 1, without the spaces around it; empty where there is no such line.
-    pub fn line_text(&self, line: usize) -> &str {
-        self.text.lines().nth(line.saturating_sub(1)).unwrap_or_default().trim()
+    /// What a rule says, on one line and shortened; empty where the policy has no such rule.
+    pub fn rule_text(&self, origin: &RuleOrigin) -> String {
+        const SHOWN: usize = 240;
+        let rule = self.rules.iter().flatten().find(|rule| *rule.origin == *origin);
+        let text = rule.and_then(|rule| self.text.get(rule.at.start as usize..rule.at.end as usize));
+        let words = text.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+        match words.char_indices().nth(SHOWN) {
+            Some((end, _)) => format!("{} …", &words[..end]),
+            None => words,
+        }
     }
 }
 

@@ -22,27 +22,33 @@ use super::topology::overlaps;
 /// The packet filter of one node, before it is written out: what each rule of the policy opens on it.
 #[derive(Debug, Default)]
 pub struct Filter {
-    openings: Vec<Opening>,
+    pub(super) openings: Vec<Opening>,
 }
 
 /// What is opened to some sources.
 #[derive(Debug)]
-struct Opening {
+pub(super) struct Opening {
     origin: Option<Arc<RuleOrigin>>,
-    sources: Arc<Sources>,
-    what: What,
+    pub(super) sources: Arc<Sources>,
+    pub(super) what: What,
 }
 
 /// Ports or capabilities.
 #[derive(Debug, Hash)]
-enum What {
+pub(super) enum What {
     Ports(Option<Protocol>, BTreeSet<(Destination, PortRange)>),
     Capabilities(BTreeSet<IpNet>, Given),
 }
 
 /// Capabilities, which are part of their rule's text and so known by its name.
 #[derive(Debug)]
-struct Given(CapMap);
+pub(super) struct Given(CapMap);
+
+impl Given {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
 
 impl Hash for Given {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -52,7 +58,7 @@ impl Hash for Given {
 
 /// What packets may be for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Destination {
+pub(super) enum Destination {
     /// Anything that reaches the node.
     Any,
     Net(IpNet),

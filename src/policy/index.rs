@@ -152,6 +152,11 @@ impl Index {
         &self.selectors[number]
     }
 
+    /// The selectors with the nodes they mean.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&Selector, &NodeSet)> {
+        self.selectors.iter().zip(&self.selected)
+    }
+
     /// The nodes that a selector means.
     pub(super) fn selected(&self, number: SelectorId) -> &NodeSet {
         &self.selected[number]

@@ -45,6 +45,7 @@
 mod approve;
 mod check;
 mod compile;
+mod diff;
 mod document;
 mod duration;
 mod error;
@@ -67,6 +68,7 @@ mod topology;
 mod verdict;
 
 pub use compile::{Change, Compiled};
+pub use diff::{Difference, Row};
 pub use document::{CheckPeriod, Policy, PolicyErrors};
 pub use error::{PolicyError, Span};
 pub use filter::{Filter, FilterPart};
@@ -77,3 +79,4 @@ pub use posture::{Attribute, Posture};
 pub use selector::{Autogroup, Selector};
 pub use ssh::{SshAccess, SshAction, SshPolicy, SshPrincipal};
 pub use topology::{Node, Role, Topology, User};
+pub use verdict::Access;

@@ -1,5 +1,8 @@
 //! Ports and protocols as a policy writes them: `22`, `80-443`, `22,80`, `*`, `tcp:443`, `icmp:*`.
 
+use std::fmt;
+use std::str::FromStr;
+
 use crate::wire::control::Ports;
 
 /// A run of ports, both ends included.
@@ -38,6 +41,24 @@ impl Protocol {
     /// Whether packets of the protocol carry ports.
     pub fn has_ports(self) -> bool {
         matches!(self.0, 6 | 17 | 132)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match NAMES.iter().find(|(_, number)| *number == self.0) {
+            Some((name, _)) => f.write_str(name),
+            None => write!(f, "protocol {}", self.0),
+        }
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    /// Reads a name or a number, as policies write them.
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_protocol(text)?.ok_or_else(|| "no protocol".to_owned())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Whom a rule lets in: nodes by name, prefixes as they are written, or everybody.
 
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -108,6 +109,20 @@ impl Sources {
     /// Whether a subnet behind a router is among the sources, not the router alone.
     pub(super) fn admit_route(&self, route: &IpNet) -> bool {
         self.content.world || self.content.nets.iter().any(|net| overlaps(net, route))
+    }
+
+    /// The nodes, the prefixes beyond single nodes, and whether it is any address whatsoever.
+    pub(super) fn who(&self, index: &Index) -> (NodeSet, BTreeSet<IpNet>, bool) {
+        let Content { world, overlay, nets, nodes } = &self.content;
+        let mut nodes = if *world || *overlay { index.everyone.clone() } else { nodes.clone() };
+        let mut beyond = BTreeSet::new();
+        for net in nets {
+            index.slots_in(net).for_each(|slot| nodes.insert(slot));
+            if net.prefix_len() < net.max_prefix_len() || index.slots_in(net).next().is_none() {
+                beyond.insert(*net);
+            }
+        }
+        (nodes, beyond, *world)
     }
 
     /// The `SrcIPs` of the wire form.

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::types::IpNet;
+use crate::wire::control::RuleOrigin;
 
 use super::compile::{Compiled, Flow, FlowOpen, SourceList};
 use super::internet;
-use super::ports::Protocol;
+use super::ports::{PortRange, Protocol};
 use super::posture::Attribute;
 use super::selector::{Autogroup, Selector};
 use super::sources::Sources;
@@ -22,7 +24,40 @@ pub(super) struct Packet {
     pub(super) port: u16,
 }
 
+/// What one rule opens from one address to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The rule; none for what holds without being written.
+    pub origin: Option<Arc<RuleOrigin>>,
+    /// The protocol; none for the usual ones ([`Protocol::DEFAULT`]).
+    pub protocol: Option<Protocol>,
+    /// The ports.
+    pub ports: Vec<PortRange>,
+}
+
+impl Access {
+    /// Whether this is of a packet. Ports count only where the protocol has them.
+    pub fn allows(&self, protocol: Protocol, port: Option<u16>) -> bool {
+        let is_open = |port| self.ports.iter().any(|run| run.contains(port));
+        is_of(self.protocol, Some(protocol)) && (!protocol.has_ports() || port.is_none_or(is_open))
+    }
+}
+
 impl Compiled {
+    /// What rules open from one address to another, in the order of the policy.
+    pub fn access(&self, from: IpAddr, to: IpAddr) -> Vec<Access> {
+        let packet = Packet { from: from.into(), to: to.into(), protocol: None, port: 0 };
+        let flows = self.flows.iter().filter(|flow| self.admits(flow, &packet, None));
+        let opens = flows.flat_map(|flow| flow.opens.iter().map(move |open| (flow, open)));
+        let covering = opens.filter(|(_, open)| open.targets.iter().any(|target| self.covers(*target, &packet)));
+        let access = covering.map(|(flow, open)| Access {
+            origin: flow.origin.clone(),
+            protocol: open.protocol,
+            ports: open.ports.clone(),
+        });
+        access.collect()
+    }
+
     /// The lines of the rules that allow a packet; a policy that allows everything has none to show and
     /// answers with line 0.
     pub fn lines_allowing(&self, from: IpAddr, to: IpAddr, protocol: Protocol, port: u16) -> Vec<usize> {

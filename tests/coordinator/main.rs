@@ -9,6 +9,7 @@ mod joining;
 mod maps;
 mod node;
 mod policy;
+mod policy_set;
 mod relay;
 #[path = "../relay/client.rs"]
 mod relay_client;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use warren::policy::{Attribute, CheckPeriod, Compiled, FilterPart, Node, Policy, Protocol, Role, Topology, User};
+use warren::policy::{
+    Attribute, CheckPeriod, Compiled, Difference, FilterPart, Node, Policy, Protocol, Role, Row, Topology, User,
+};
 use warren::types::{IpNet, NodeId, UserId};
 
 const ADA: NodeId = NodeId(1);
@@ -200,4 +202,49 @@ fn each_rule_is_a_part_of_the_filter_that_says_where_it_is_written() {
 
     let twice = compile(&format!("\"acls\": [{second}, {second}]"));
     assert_eq!(twice.parts(&twice.filter(WEB)).count(), 2, "two rules that say the same are two");
+}
+
+/// What changes from one set of rules to another, as text.
+fn changes(old: &str, new: &str) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let (old, new) = (compile(old), compile(new));
+    let policy = |compiled: &Compiled| Arc::new(compiled.policy().clone());
+    let difference = Difference::between(&policy(&old), &policy(&new), &old.topology());
+    let row =
+        |row: &Row| format!("{} -> {}: {}", row.sources.join(", "), row.targets.join(", "), row.access.join(", "));
+    let rows = |rows: &[Row]| rows.iter().map(row).collect();
+    (rows(&difference.gained), rows(&difference.lost), difference.notes)
+}
+
+#[test]
+fn a_difference_says_who_gains_and_who_loses_what() {
+    let acl = |src: &str, dst: &str| format!(r#"{{"action": "accept", "src": ["{src}"], "dst": [{dst}]}},"#);
+    let acls = |rules: &[String]| format!("\"acls\": [{}]", rules.concat());
+    let web = acl("group:ops", r#""tag:web:80-90""#);
+    let (gained, lost, notes) =
+        changes(&acls(std::slice::from_ref(&web)), &acls(&[acl("autogroup:member", r#""tag:web:80,85-100""#)]));
+    assert_eq!(gained, ["n2 -> n3: port 80, port 85-90", "autogroup:member -> n3: tcp/91-100, udp/91-100"]);
+    assert_eq!(lost, ["n1 -> n3: tcp/81-84, udp/81-84"]);
+    assert!(notes.is_empty(), "{notes:?}");
+
+    let split =
+        acls(&[acl("ada@example.com", r#""tag:web:80""#), acl("group:ops", r#""tag:web:81-90", "tag:web:85""#)]);
+    assert_eq!(changes(&acls(&[web]), &split), Default::default(), "said differently is no difference");
+
+    let lan = acls(&[acl("autogroup:member", r#""10.1.2.0/24:22""#)]);
+    let (gained, ..) = changes(&acls(&[]), &lan);
+    assert_eq!(gained, ["autogroup:member -> 10.1.2.0/24 via n5, 10.1.2.0/24 via n6: port 22"]);
+
+    let ssh =
+        r#""acls": [], "ssh": [{"action": "accept", "src": ["group:ops"], "dst": ["tag:web"], "users": ["root"]}]"#;
+    let given = r#""acls": [], "nodeAttrs": [{"target": ["tag:web"], "attr": ["x"]}]"#;
+    assert_eq!(changes(&acls(&[]), ssh).2, ["other SSH rules hold: n3"]);
+    assert_eq!(changes(&acls(&[]), given).2, ["other attributes are given: n3"]);
+}
+
+#[test]
+fn a_difference_is_bounded_however_much_it_is() {
+    let (gained, lost, _) =
+        changes("\"acls\": []", "\"grants\": [{\"src\": [\"*\"], \"dst\": [\"*\"], \"ip\": [\"*\"]}]");
+    assert!(gained.len() <= 100 && lost.is_empty());
+    assert!(gained.iter().any(|row| row.contains("port *")), "{gained:?}");
 }

@@ -27,6 +27,14 @@ pub(crate) enum UserCommand {
         /// The new name
         name: String,
     },
+    /// Say what the policy's autogroup:admin and autogroup:owner make of a user
+    Role {
+        /// Name or number
+        user: String,
+        /// The role
+        #[arg(value_parser = ["member", "admin", "owner"])]
+        role: String,
+    },
     /// Delete a user that has no nodes
     Delete {
         /// Name or number
@@ -167,6 +175,7 @@ impl From<UserCommand> for Request {
             UserCommand::Create { name, display_name } => Self::UserCreate { name, display_name },
             UserCommand::List => Self::UserList,
             UserCommand::Rename { user, name } => Self::UserRename { user, name },
+            UserCommand::Role { user, role } => Self::UserRole { user, role },
             UserCommand::Delete { user } => Self::UserDelete { user },
         }
     }

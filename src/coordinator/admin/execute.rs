@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use super::policy;
 use super::{
     GoneView, KeyView, NewKeyView, NodeView, Outcome, PendingView, Refused, Reply, Request, RouteView, UserView,
 };
 use crate::coordinator::store::{CommandError, Ledger, Store};
+use crate::policy::Role;
 use crate::registry::{
     self, KeyId, KeyRecord, NewKey, NodeRecord, PendingCode, Refusal, RefusalKind, State, Tag, UserName, UserRecord,
 };
@@ -33,16 +35,20 @@ impl From<CommandError> for Refused {
     }
 }
 
-fn invalid(message: impl Into<String>) -> Refused {
+pub(super) fn invalid(message: impl Into<String>) -> Refused {
     Refused { status: 400, message: message.into() }
 }
 
 /// Carries out one request. What the reply tells is on disk.
 pub(crate) async fn execute<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp) -> Outcome {
     match request {
-        Request::UserCreate { .. } | Request::UserList | Request::UserRename { .. } | Request::UserDelete { .. } => {
-            user(ledger, request, now).await
-        }
+        Request::UserCreate { .. }
+        | Request::UserList
+        | Request::UserRename { .. }
+        | Request::UserDelete { .. }
+        | Request::UserRole { .. } => user(ledger, request, now).await,
+        Request::Policy { request } => policy::execute(ledger, request, now).await,
+        Request::Why { from, to, protocol, port } => policy::why(ledger.state(), &from, &to, protocol.as_deref(), port),
         Request::KeyCreate { .. } | Request::KeyList | Request::KeyExpire { .. } | Request::KeyDelete { .. } => {
             key(ledger, request, now).await
         }
@@ -64,6 +70,11 @@ async fn user<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp
             let name: UserName = name.parse()?;
             let renamed = ledger.try_run(now, |state| state.rename_user(state.find_user(&user)?.id, name)).await?;
             Ok(Reply::User(user_view(ledger.state(), &renamed)))
+        }
+        Request::UserRole { user, role } => {
+            let role = Role::named(&role).ok_or_else(|| invalid("a role is member, admin or owner"))?;
+            let changed = ledger.try_run(now, |state| state.set_role(state.find_user(&user)?.id, role)).await?;
+            Ok(Reply::User(user_view(ledger.state(), &changed)))
         }
         Request::UserDelete { user } => {
             let gone = ledger.try_run(now, |state| state.delete_user(state.find_user(&user)?.id)).await?;
@@ -208,6 +219,7 @@ fn user_view(state: &State, user: &UserRecord) -> UserView {
         id: user.id,
         name: user.name.to_string(),
         display_name: user.display_name.clone(),
+        role: user.role.name().to_owned(),
         created: user.created,
         nodes: state.nodes().filter(|node| node.record.user == user.id).count(),
     }

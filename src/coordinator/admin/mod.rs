@@ -6,16 +6,20 @@
 mod client;
 mod command;
 mod execute;
+mod policy;
+mod policy_text;
 mod socket;
 mod table;
 
 pub(crate) use client::run;
 pub(crate) use command::{KeyCommand, NodeCommand, RouteCommand, UserCommand};
 pub(crate) use execute::execute;
+pub(crate) use policy::PolicyRequest;
 pub(crate) use socket::{bind, serve};
 
 use std::net::{IpAddr, SocketAddr};
 
+use policy::{DiffView, PolicyView, WhyView};
 use serde::{Deserialize, Serialize};
 
 use crate::types::{CapabilityVersion, IpNet, MachinePublic, NodeId, NodePublic, StableNodeId, Timestamp, UserId};
@@ -35,6 +39,10 @@ pub(crate) enum Request {
     },
     UserDelete {
         user: String,
+    },
+    UserRole {
+        user: String,
+        role: String,
     },
     /// A user that does not exist is made: it can do nothing but own what this key admits.
     KeyCreate {
@@ -88,6 +96,16 @@ pub(crate) enum Request {
         node: String,
         prefixes: Vec<IpNet>,
     },
+    Policy {
+        request: PolicyRequest,
+    },
+    /// Whether a packet may pass; ends are nodes or addresses.
+    Why {
+        from: String,
+        to: String,
+        protocol: Option<String>,
+        port: Option<u16>,
+    },
 }
 
 /// The reply, or a sentence that says why not.
@@ -115,6 +133,11 @@ pub(crate) enum Reply {
     Nodes(Vec<NodeView>),
     Pending(Vec<PendingView>),
     Routes(Vec<RouteView>),
+    Policy(PolicyView),
+    PolicySet(PolicyView),
+    Policies(Vec<PolicyView>),
+    PolicyDiff(DiffView),
+    Why(WhyView),
     /// Something is gone, and its name.
     Gone(GoneView),
 }
@@ -124,6 +147,8 @@ pub(crate) struct UserView {
     pub(crate) id: UserId,
     pub(crate) name: String,
     pub(crate) display_name: String,
+    /// `member`, `admin` or `owner`, as far as the policy is concerned.
+    pub(crate) role: String,
     pub(crate) created: Timestamp,
     pub(crate) nodes: usize,
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write};
 
+use super::policy_text;
 use super::{KeyView, NodeView, PendingView, Reply, RouteView, UserView};
 use crate::types::Timestamp;
 
@@ -18,15 +19,21 @@ pub(super) fn text(reply: &Reply) -> String {
         Reply::Nodes(list) => nodes(list),
         Reply::Pending(list) => pending(list),
         Reply::Routes(list) => routes(list),
+        Reply::Policy(policy) => policy_text::policy(policy),
+        Reply::PolicySet(policy) => policy_text::set(policy),
+        Reply::Policies(list) => policy_text::versions(list),
+        Reply::PolicyDiff(diff) => policy_text::diff(diff),
+        Reply::Why(why) => policy_text::why(why),
         Reply::Gone(gone) => format!("{} is gone\n", gone.gone),
     }
 }
 
 fn users(users: &[UserView]) -> String {
     let rows = users.iter().map(|user| {
-        [user.id.to_string(), user.name.clone(), user.display_name.clone(), time(user.created), user.nodes.to_string()]
+        let UserView { id, name, display_name, role, created, nodes } = user;
+        [id.to_string(), name.clone(), display_name.clone(), role.clone(), time(*created), nodes.to_string()]
     });
-    table(["ID", "NAME", "DISPLAY NAME", "CREATED", "NODES"], rows)
+    table(["ID", "NAME", "DISPLAY NAME", "ROLE", "CREATED", "NODES"], rows)
 }
 
 fn keys(keys: &[KeyView]) -> String {
@@ -119,7 +126,7 @@ fn routes(routes: &[RouteView]) -> String {
     table(["PREFIX", "NODE", "OFFERED", "APPROVED", "IN USE"], rows)
 }
 
-fn time(time: Timestamp) -> String {
+pub(super) fn time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
@@ -128,11 +135,11 @@ fn list<T: Display>(items: &[T]) -> String {
 }
 
 /// A machine chooses its own name; it must not choose what a terminal does.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+pub(super) fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let rows: Vec<[String; N]> =
         std::iter::once(head.map(str::to_owned)).chain(rows.map(|row| row.map(|cell| printable(&cell)))).collect();
     let mut widths = [0; N];
