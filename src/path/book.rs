@@ -321,10 +321,10 @@ impl Book {
         act: impl FnOnce(&mut Peer, &mut Common) -> R,
     ) -> Option<R> {
         let peer = self.peers.get_mut(key)?;
-        let (target, wish) = (peer.target(), peer.wish());
+        let (target, wish, local) = (peer.target(), peer.wish(), peer.local());
         let result = act(peer, &mut self.common);
         peer.settle(target, kernel);
-        if peer.wish() != wish {
+        if (peer.wish(), peer.local()) != (wish, local) {
             self.common.tell(Event::PathChanged { peer: *key });
         }
         match &mut peer.live {

@@ -8,6 +8,8 @@ use super::{HEARTBEAT, PATIENCE, PING_AGAIN, PING_URGENT, TRUST};
 
 /// WireGuard answers one-way traffic at least this often: a keep-alive after 10 s, and 5 s for a handshake instead.
 const PATIENCE_ONE_WAY: Duration = Duration::from_secs(16);
+/// How soon a path that the peer seems not to use has to prove itself.
+const DOUBTED: Duration = Duration::from_secs(2);
 /// What came within this before the change means that packets go both ways.
 const BRISK: Duration = Duration::from_secs(5);
 
@@ -125,6 +127,13 @@ impl Direct {
     pub(super) fn hurry(&mut self, within: Duration, now: Instant) {
         self.urgent = Some(now + within);
         self.ping_at = now;
+    }
+
+    /// The peer uses the relay although it could do without: unless a pong just came, one has to come soon.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        if self.urgent.is_none() && now.saturating_duration_since(self.proven) >= PING_AGAIN {
+            self.hurry(DOUBTED, now);
+        }
     }
 
     /// When it is given up unless something is heard. Bytes that come in put it off, but not for ever: they do not

@@ -11,6 +11,8 @@ use super::{ACTIVE, Event, PASSIVE, PING_TIMEOUT, Target, UPGRADE};
 use crate::types::{DiscoPublic, NodePublic, RegionId};
 use crate::wire::disco::TransactionId;
 
+/// We are told at least this often that the relay carries something.
+const RELAYED: Duration = Duration::from_millis(1_500);
 /// Questions of people under way.
 const MAX_ASKS: usize = 16;
 /// A ping in this time before is not repeated because the peer pinged us.
@@ -119,9 +121,12 @@ impl Live {
         }
     }
 
-    /// The relay carried something.
+    /// The relay carried something. Where the path is direct, the peer does not trust it: it has to prove itself.
     pub(super) fn handle_relayed(&mut self, now: Instant) {
         self.relayed = Some(now);
+        if let Some(direct) = &mut self.direct {
+            direct.doubt(now);
+        }
     }
 
     /// The kernel wants a handshake: the packet is sent again on the direct path, if one is found soon.
@@ -233,7 +238,7 @@ impl Live {
             self.initiation = None;
         }
         let (Some(direct), Some(before)) = (&mut self.direct, before) else { return };
-        let by_relay = self.relayed.is_some_and(|at| at >= before);
+        let by_relay = self.relayed.is_some_and(|at| at + RELAYED >= before);
         if direct.handle_progress(progress, before, by_relay, now) {
             self.fail(Failure::Useless, who, common, now);
         }

@@ -1,6 +1,6 @@
 //! One peer: what the map and the kernel say of it, and where its packets should go.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::candidate::{Candidate, Origin};
@@ -280,6 +280,11 @@ impl Peer {
     pub(super) fn target(&self) -> Option<SocketAddr> {
         let direct = self.live.as_ref().and_then(|live| live.direct.as_ref());
         direct.map(|direct| direct.endpoint).or(self.rest)
+    }
+
+    /// The address of ours that the direct path uses.
+    pub(super) fn local(&self) -> Option<IpAddr> {
+        self.live.as_ref()?.direct.as_ref()?.local
     }
 
     /// The place where packets should go was another one `before`: the kernel has to be moved, unless it was just seen

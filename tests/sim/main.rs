@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod laws;
+mod net;
+mod paths;
 mod repair;
+mod storms;
 mod wishes;
 mod world;

@@ -1,0 +1,86 @@
+//! A machine: the agent's book, as the agent's loop drives it, over a kernel that is a model.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use warren::path::Book;
+use warren::types::{DiscoPrivate, IpNet, NodePublic};
+
+use super::kernel::Kernel;
+
+pub(crate) const PORT: u16 = 41_741;
+
+pub(crate) struct Host {
+    pub(crate) key: NodePublic,
+    pub(crate) disco: DiscoPrivate,
+    pub(crate) network: usize,
+    /// Its addresses, each with the length of its on-link prefix.
+    pub(crate) addresses: Vec<IpNet>,
+    pub(crate) book: Book,
+    pub(crate) kernel: Kernel,
+    /// Whether the agent runs; the kernel goes on without it.
+    pub(crate) running: bool,
+    /// What the map says of where it may be reached.
+    pub(crate) endpoints: Vec<SocketAddr>,
+    /// When the pump last spoke of a peer's traffic.
+    pub(crate) spoken: BTreeMap<usize, Duration>,
+    pub(crate) timer: Option<Duration>,
+    pub(crate) look_due: bool,
+    pub(crate) stun_due: bool,
+    /// What the clock on the wall is off by, in seconds.
+    pub(crate) wall_offset: i64,
+    /// Pings by UDP, per peer's address or whatever else was probed.
+    pub(crate) pings: u64,
+    /// Times that the way to a peer changed, as the book says.
+    pub(crate) changes: BTreeMap<usize, Vec<Duration>>,
+    pub(crate) direct: BTreeMap<usize, bool>,
+}
+
+impl Host {
+    pub(crate) fn new(number: usize, disco: DiscoPrivate, seed: [u8; 32]) -> Self {
+        let key = NodePublic::from_bytes([number as u8 + 1; 32]);
+        Self {
+            key,
+            book: Book::new(disco.clone(), key, seed),
+            disco,
+            network: 0,
+            addresses: Vec::new(),
+            kernel: Kernel::default(),
+            running: true,
+            endpoints: Vec::new(),
+            spoken: BTreeMap::new(),
+            timer: None,
+            look_due: false,
+            stun_due: false,
+            wall_offset: 0,
+            pings: 0,
+            changes: BTreeMap::new(),
+            direct: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn has(&self, ip: IpAddr) -> bool {
+        self.addresses.iter().any(|address| address.addr() == ip)
+    }
+
+    /// The address that it uses towards another.
+    pub(crate) fn source_for(&self, to: IpAddr) -> Option<SocketAddr> {
+        let of_family = || self.addresses.iter().filter(|address| address.addr().is_ipv4() == to.is_ipv4());
+        let on_link = of_family().find(|address| address.contains(&to));
+        on_link.or_else(|| of_family().next()).map(|address| SocketAddr::new(address.addr(), PORT))
+    }
+}
+
+/// The loopback endpoint that stands for the relay towards a host.
+pub(crate) fn loopback(host: usize) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::new(127, 128, 0, host as u8 + 1).into(), 41_742)
+}
+
+/// Whom a loopback endpoint stands for.
+pub(crate) fn behind_loopback(endpoint: SocketAddr) -> Option<usize> {
+    match endpoint.ip() {
+        IpAddr::V4(ip) if ip.octets()[..3] == [127, 128, 0] => Some(usize::from(ip.octets()[3]) - 1),
+        _ => None,
+    }
+}

@@ -1,0 +1,307 @@
+//! A network that is a value: hosts with real books over modelled kernels, a relay, NATs, and what befalls them.
+//!
+//! All time is [`Duration`] since the start. Everything that happens is in one queue; chance comes from one seed, so
+//! that a run repeats exactly.
+
+pub(crate) mod chance;
+pub(crate) mod host;
+pub(crate) mod kernel;
+pub(crate) mod nat;
+mod run;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use warren::path::Way;
+use warren::types::{DiscoPrivate, IpNet, RegionId};
+
+use chance::Chance;
+use host::Host;
+use kernel::Packet;
+use nat::{Gateway, Kind};
+
+pub(crate) const REGION: RegionId = RegionId(900);
+/// The two STUN servers.
+const STUN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
+
+/// How bad the network is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weather {
+    /// Packets lost and doubled, of a thousand.
+    pub(crate) loss: u64,
+    pub(crate) doubled: u64,
+    /// One-way delay in milliseconds; the spread reorders.
+    pub(crate) delay: (u64, u64),
+}
+
+impl Weather {
+    pub(crate) const FAIR: Self = Self { loss: 0, doubled: 0, delay: (10, 15) };
+}
+
+pub(crate) enum Payload {
+    Disco(Vec<u8>),
+    WireGuard { from: usize, packet: Packet },
+}
+
+/// What happens to a host.
+pub(crate) enum Happening {
+    Arrive {
+        from: SocketAddr,
+        to: SocketAddr,
+        payload: Payload,
+    },
+    Relayed {
+        from: usize,
+        payload: Payload,
+    },
+    Timer,
+    Kernel,
+    Look,
+    Stunned,
+    /// The coordinator tells the map.
+    Map,
+    /// An application sends a packet, and again after this pause.
+    Offer {
+        to: usize,
+        pause: Duration,
+        until: Duration,
+    },
+    /// The agent, ended before, begins anew.
+    Start,
+}
+
+pub(crate) struct World {
+    pub(crate) hosts: Vec<Host>,
+    /// The gateway of each network; the first network is the Internet.
+    pub(crate) gateways: Vec<Option<Gateway>>,
+    pub(crate) relay_up: bool,
+    pub(crate) weather: Weather,
+    pub(crate) chance: Chance,
+    pub(crate) now: Duration,
+    origin: Instant,
+    queue: BTreeMap<(Duration, u64), (usize, Happening)>,
+    numbers: u64,
+    /// When something last came through, and when something was first offered since, by sender and receiver.
+    pub(crate) delivered: BTreeMap<(usize, usize), Duration>,
+    /// The longest time that nothing came through although it was offered, since [`World::forget_gaps`].
+    pub(crate) gaps: BTreeMap<(usize, usize), Duration>,
+    pub(crate) count: BTreeMap<(usize, usize), u64>,
+}
+
+impl World {
+    #[allow(clippy::disallowed_methods, reason = "an arbitrary origin; only differences matter")]
+    pub(crate) fn new(seed: u64, weather: Weather) -> Self {
+        Self {
+            hosts: Vec::new(),
+            gateways: vec![None],
+            relay_up: true,
+            weather,
+            chance: Chance::new(seed),
+            now: Duration::ZERO,
+            origin: Instant::now(),
+            queue: BTreeMap::new(),
+            numbers: 0,
+            delivered: BTreeMap::new(),
+            gaps: BTreeMap::new(),
+            count: BTreeMap::new(),
+        }
+    }
+
+    // ---- building ----
+
+    /// A network behind a gateway that stands in another; the number of the new one.
+    pub(crate) fn network(&mut self, kind: Kind, outer: usize) -> usize {
+        let inner = self.gateways.len();
+        let public = match outer {
+            0 => Ipv4Addr::new(203, 0, 113, inner as u8),
+            _ => Ipv4Addr::new(10, outer as u8, 0, 100 + inner as u8),
+        };
+        self.gateways.push(Some(Gateway::new(kind, outer, inner, public.into())));
+        inner
+    }
+
+    /// A host in a network, with IPv4, IPv6 or both; its number.
+    pub(crate) fn host(&mut self, network: usize, v4: bool, v6: bool) -> usize {
+        let number = self.hosts.len();
+        let disco = DiscoPrivate::from_random(self.chance.bytes());
+        let mut host = Host::new(number, disco, self.chance.bytes());
+        host.network = network;
+        host.addresses = self.addresses(number, network, v4, v6);
+        self.hosts.push(host);
+        self.after(Duration::ZERO, number, Happening::Map);
+        self.after(Duration::from_millis(1), number, Happening::Stunned);
+        self.after(Duration::from_millis(2 + number as u64), number, Happening::Kernel);
+        number
+    }
+
+    fn addresses(&mut self, number: usize, network: usize, v4: bool, v6: bool) -> Vec<IpNet> {
+        let translated = self.gateways[network].as_ref().is_some_and(|gateway| gateway.kind.translates);
+        let host = number as u8 + 1;
+        let v4_text = match (network, translated) {
+            (0, _) => format!("198.51.100.{host}/32"),
+            (_, true) => format!("10.{network}.0.{host}/24"),
+            (_, false) => format!("198.18.{network}.{host}/24"),
+        };
+        let v6_text = format!("2001:db8:{network}::{host:x}/64");
+        let wanted = [(v4, v4_text), (v6, v6_text)].into_iter().filter(|(wanted, _)| *wanted);
+        wanted.map(|(_, text)| text.parse().unwrap()).collect()
+    }
+
+    /// A host goes over to another network.
+    pub(crate) fn roam(&mut self, host: usize, network: usize) {
+        let addresses = self.addresses(host, network, true, false);
+        let lost = std::mem::replace(&mut self.hosts[host].addresses, addresses);
+        self.hosts[host].network = network;
+        let now = self.instant();
+        self.hosts[host].book.handle_links_lost(&lost, now);
+        self.after(Duration::ZERO, host, Happening::Map);
+        self.after(Duration::from_millis(50), host, Happening::Stunned);
+        self.settle(host);
+    }
+
+    // ---- time ----
+
+    pub(crate) fn instant(&self) -> Instant {
+        self.origin + self.now
+    }
+
+    pub(crate) fn after(&mut self, pause: Duration, host: usize, happening: Happening) {
+        self.numbers += 1;
+        self.queue.insert((self.now + pause, self.numbers), (host, happening));
+    }
+
+    /// Lets time pass.
+    pub(crate) fn run(&mut self, span: Duration) {
+        let until = self.now + span;
+        while let Some(entry) = self.queue.first_entry()
+            && entry.key().0 <= until
+        {
+            let ((at, _), (host, happening)) = entry.remove_entry();
+            self.now = at;
+            self.happen(host, happening);
+        }
+        self.now = until;
+        for (pair, last) in self.delivered.clone() {
+            self.note_gap(pair, last);
+        }
+    }
+
+    // ---- traffic ----
+
+    /// From here on an application sends packets.
+    pub(crate) fn talk(&mut self, from: usize, to: usize, pause: Duration, span: Duration) {
+        self.delivered.insert((from, to), self.now);
+        let until = self.now + span;
+        self.after(Duration::ZERO, from, Happening::Offer { to, pause, until });
+    }
+
+    pub(crate) fn talk_both_ways(&mut self, a: usize, b: usize, pause: Duration, span: Duration) {
+        self.talk(a, b, pause, span);
+        self.talk(b, a, pause, span);
+    }
+
+    fn note_gap(&mut self, pair: (usize, usize), last: Duration) {
+        let gap = self.gaps.entry(pair).or_default();
+        *gap = (*gap).max(self.now - last);
+    }
+
+    pub(crate) fn forget_gaps(&mut self) {
+        self.gaps.clear();
+        let now = self.now;
+        self.delivered.values_mut().for_each(|last| *last = now);
+    }
+
+    pub(crate) fn longest_gap(&self) -> Duration {
+        self.gaps.values().copied().max().unwrap_or_default()
+    }
+
+    pub(crate) fn is_direct(&self, from: usize, to: usize) -> bool {
+        matches!(self.hosts[from].book.path(&self.hosts[to].key).way, Way::Direct { .. })
+    }
+
+    pub(crate) fn are_direct(&self, a: usize, b: usize) -> bool {
+        self.is_direct(a, b) && self.is_direct(b, a)
+    }
+
+    // ---- the wire ----
+
+    /// Sends a datagram from a host's WireGuard port.
+    fn send(&mut self, host: usize, to: SocketAddr, payload: Payload) {
+        let Some(from) = self.hosts[host].source_for(to.ip()) else { return };
+        if self.chance.permille(self.weather.loss) {
+            return;
+        }
+        let Some((reached, from, to)) = self.route(self.hosts[host].network, from, to) else { return };
+        let (least, most) = self.weather.delay;
+        if let Payload::Disco(bytes) = &payload
+            && self.chance.permille(self.weather.doubled)
+        {
+            let pause = self.chance.millis(least, most);
+            let payload = Payload::Disco(bytes.clone());
+            self.after(pause, reached, Happening::Arrive { from, to, payload });
+        }
+        let pause = self.chance.millis(least, most);
+        self.after(pause, reached, Happening::Arrive { from, to, payload });
+    }
+
+    /// The way of a packet through the networks: whom it reaches, and with which addresses.
+    fn route(
+        &mut self,
+        mut network: usize,
+        mut from: SocketAddr,
+        mut to: SocketAddr,
+    ) -> Option<(usize, SocketAddr, SocketAddr)> {
+        let mut left_by = None;
+        for _ in 0..8 {
+            let is_it = |host: &Host| host.network == network && host.has(to.ip());
+            if let Some(reached) = self.hosts.iter().position(is_it) {
+                return Some((reached, from, to));
+            }
+            if let Some(inner) = self.way_in(network, to.ip()) {
+                let gateway = self.gateways[inner].as_mut()?;
+                if left_by == Some(inner) && !gateway.kind.hairpins {
+                    return None;
+                }
+                to = gateway.inbound(from, to, self.now)?;
+                network = inner;
+            } else {
+                left_by = Some(network);
+                let gateway = self.gateways[network].as_mut()?;
+                from = gateway.outbound(from, to, self.now, &mut self.chance)?;
+                network = gateway.outer;
+            }
+        }
+        None
+    }
+
+    /// The network behind a gateway that takes packets for this address from that network.
+    fn way_in(&self, network: usize, ip: IpAddr) -> Option<usize> {
+        let behind = |inner: usize| self.hosts.iter().any(|host| host.network == inner && host.has(ip));
+        let takes = |gateway: &&Gateway| {
+            let is_outer = gateway.outer == network;
+            is_outer && if gateway.translates(ip) { gateway.public == ip } else { behind(gateway.inner) }
+        };
+        self.gateways.iter().flatten().find(takes).map(|gateway| gateway.inner)
+    }
+
+    /// How a STUN server sees a host.
+    fn mapped(&mut self, host: usize, server: Ipv4Addr) -> Option<SocketAddr> {
+        let to = SocketAddr::new(server.into(), 3_478);
+        let mut from = self.hosts[host].source_for(to.ip())?;
+        let mut network = self.hosts[host].network;
+        while let Some(gateway) = &mut self.gateways[network] {
+            from = gateway.outbound(from, to, self.now, &mut self.chance)?;
+            network = gateway.outer;
+        }
+        Some(from)
+    }
+
+    /// Sends through the relay, which loses nothing while it works.
+    fn relay(&mut self, from: usize, to: usize, payload: Payload) {
+        if self.relay_up {
+            let pause = self.chance.millis(30, 40);
+            self.after(pause, to, Happening::Relayed { from, payload });
+        }
+    }
+}

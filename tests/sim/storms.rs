@@ -1,0 +1,164 @@
+//! Thousands of random networks in which much happens: one seed, one run. A seed that once failed stays in [`KEPT`].
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::net::nat::{DEPENDS, Kind};
+use crate::net::{Weather, World};
+
+const SEEDS: u64 = 2_000;
+/// Seeds that once failed.
+const KEPT: [u64; 0] = [];
+
+const SECOND: Duration = Duration::from_secs(1);
+const PACE: Duration = Duration::from_millis(250);
+/// Time between two blows of fate: what one of them did is over by then.
+const CALM: Duration = Duration::from_secs(20);
+/// Dead path to relay: 7 s. The rest is for packets that are lost on the way there, and the pause between them.
+const LONGEST_GAP: Duration = Duration::from_millis(7_500);
+/// What one peer may be sent in probes: the burst, the pace, a heartbeat a second at worst, and answers.
+const PROBES_AT_ONCE: u64 = 64 + 100;
+const PROBES_PER_SECOND: u64 = 4 + 1 + 5;
+
+#[derive(Clone, Copy, Debug)]
+enum Blow {
+    /// A NAT forgets everything.
+    Reboot,
+    /// A network lets UDP through no longer, or again.
+    Block,
+    /// A host goes over to another network.
+    Roam,
+    /// An agent is killed and begins anew.
+    Kill,
+    /// The clock on the wall is set.
+    Clock,
+    Nothing,
+}
+
+const BLOWS: [Blow; 6] = [Blow::Reboot, Blow::Block, Blow::Roam, Blow::Kill, Blow::Clock, Blow::Nothing];
+
+fn random_world(seed: u64) -> World {
+    let mut world = World::new(seed, Weather::FAIR);
+    world.weather = Weather {
+        loss: world.chance.pick(&[0, 0, 10, 50]),
+        doubled: world.chance.pick(&[0, 30]),
+        delay: world.chance.pick(&[(5, 10), (10, 60), (80, 140)]),
+    };
+    let hosts = 2 + world.chance.below(2);
+    for _ in 0..hosts {
+        let network = random_network(&mut world);
+        let v6 = world.chance.permille(200);
+        world.host(network, true, v6);
+    }
+    world
+}
+
+fn random_network(world: &mut World) -> usize {
+    let kind = random_kind(world);
+    match world.chance.below(10) {
+        0 | 1 => 0,
+        // Where somebody is already.
+        2 if world.gateways.len() > 1 => 1 + world.chance.below(world.gateways.len() as u64 - 1) as usize,
+        3 => {
+            let provider = world.network(kind, 0);
+            let home = random_kind(world);
+            world.network(home, provider)
+        }
+        _ => world.network(kind, 0),
+    }
+}
+
+fn random_kind(world: &mut World) -> Kind {
+    let (mapping, filtering) = (world.chance.pick(&DEPENDS), world.chance.pick(&DEPENDS));
+    let kind = match world.chance.below(10) {
+        0 => Kind::BLOCKED,
+        1 => Kind::FIREWALL,
+        _ => Kind::nat(mapping, filtering),
+    };
+    let (counts_ports, hairpins) = (world.chance.permille(300), world.chance.permille(500));
+    Kind { counts_ports, hairpins, ..kind }
+}
+
+/// Lets the seed's network live for some minutes and says what broke the law.
+fn faults(seed: u64) -> Vec<String> {
+    let mut world = random_world(seed);
+    let mut faults = Vec::new();
+    world.run(2 * SECOND);
+    let pairs: Vec<(usize, usize)> = (1..world.hosts.len()).map(|other| (0, other)).collect();
+    for (a, b) in &pairs {
+        world.talk_both_ways(*a, *b, PACE, 3_600 * SECOND);
+    }
+    world.run(CALM);
+    let mut blows = Vec::new();
+    for _ in 0..4 {
+        world.forget_gaps();
+        let blow = world.chance.pick(&BLOWS);
+        strike(&mut world, blow);
+        blows.push(blow);
+        world.run(CALM);
+        if world.longest_gap() > LONGEST_GAP {
+            faults.push(format!("after {blows:?} at {:?} nothing came through: {:?}", world.now, world.gaps));
+        }
+    }
+    for (number, host) in world.hosts.iter().enumerate() {
+        let most = (PROBES_AT_ONCE + PROBES_PER_SECOND * world.now.as_secs()) * (world.hosts.len() as u64 - 1);
+        if host.pings > most {
+            faults.push(format!("host {number} sent {} probes, at most {most} are allowed", host.pings));
+        }
+        for (peer, changes) in &host.changes {
+            let most = 6 + 4 * blows.len();
+            if changes.len() > most {
+                faults.push(format!("host {number} changed its way to {peer} at {changes:?} through {blows:?}"));
+            }
+        }
+    }
+    faults
+}
+
+fn strike(world: &mut World, blow: Blow) {
+    let gateway = world.chance.below(world.gateways.len() as u64) as usize;
+    let host = world.chance.below(world.hosts.len() as u64) as usize;
+    match blow {
+        Blow::Reboot => world.gateways[gateway].iter_mut().for_each(|gateway| gateway.reboot()),
+        Blow::Block => world.gateways[gateway].iter_mut().for_each(|g| g.kind.blocks_udp = !g.kind.blocks_udp),
+        Blow::Roam => {
+            let network = random_network(world);
+            world.roam(host, network);
+        }
+        Blow::Kill => world.kill(host, SECOND),
+        Blow::Clock => {
+            let hours = world.chance.below(48) as i64 - 24;
+            world.hosts[host].wall_offset += hours * 3_600;
+        }
+        Blow::Nothing => {}
+    }
+}
+
+#[test]
+fn what_is_offered_arrives_whatever_befalls_the_network_while_the_relay_works() {
+    let next = AtomicU64::new(0);
+    let failed = Mutex::new(Vec::new());
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let seed = KEPT.get(number as usize).copied().unwrap_or(number);
+                    if number >= SEEDS + KEPT.len() as u64 {
+                        return;
+                    }
+                    let faults = faults(seed);
+                    if !faults.is_empty() {
+                        failed.lock().unwrap().push((seed, faults));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    let list: Vec<String> =
+        failed.iter().take(5).map(|(seed, faults)| format!("{seed}: {}", faults.join("; "))).collect();
+    assert!(failed.is_empty(), "{} of {SEEDS} seeds failed:\n{}", failed.len(), list.join("\n"));
+}
