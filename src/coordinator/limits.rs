@@ -57,6 +57,3 @@ pub(crate) const HUB_PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// How long one follow-up request waits for approval before the node asks again.
 pub(crate) const FOLLOWUP_TIME: Duration = Duration::from_secs(10 * 60);
-
-/// Addresses whose handshake rate is remembered; when full, the least busy are forgotten.
-pub(crate) const RATED_ADDRESSES: usize = 16 * 1024;

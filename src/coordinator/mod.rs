@@ -28,7 +28,6 @@ mod metrics;
 mod noise;
 mod page;
 mod policy_cli;
-mod rate;
 mod relay;
 mod relay_map;
 mod serve;

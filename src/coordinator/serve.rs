@@ -17,10 +17,9 @@ use super::http::{Shared, Site};
 use super::hub::Task;
 use super::listen::{self, Cover};
 use super::metrics::{self, Metrics};
-use super::rate::Rates;
 use super::store::{Ledger, SqliteStore};
 use super::{admin, clock, ending, limits, relay};
-use crate::io::{bind, make_directory, tls, write_secret};
+use crate::io::{Rates, bind, make_directory, tls, write_secret};
 use crate::registry;
 use crate::types::MachinePrivate;
 use crate::wire::control::DerpMap;
@@ -49,11 +48,11 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
     let mut tasks = JoinSet::new();
     let registry = tokio::spawn(registry.run(ending.clone()));
     tasks.spawn(admin::serve(socket, hub.clone(), ending.clone()));
+    let relay = relay.map(|relay| relay.start(&hub, &relays, &mut tasks, &ending));
     if let Some(address) = settings.metrics {
         let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
-        tasks.spawn(metrics::serve(listener, hub.clone(), Arc::clone(&metrics), ending.clone()));
+        tasks.spawn(metrics::serve(listener, hub.clone(), Arc::clone(&metrics), relay.clone(), ending.clone()));
     }
-    let relay = relay.map(|relay| relay.start(&hub, &relays, &mut tasks, &ending));
     report(&settings, &ports, &key)?;
     let shared = Arc::new(Shared {
         hub,

@@ -37,8 +37,10 @@ const PONG: Duration = Duration::from_secs(4);
 const DATA_DEPTH: usize = 256;
 /// Probes that may wait.
 const DISCO_DEPTH: usize = 64;
-/// The memory that an emptied queue keeps: all packets that may wait at the usual size.
-const KEPT_BYTES: usize = 384 << 10;
+/// Bytes of packets that may wait: as many at the usual size.
+const DATA_BYTES: usize = 384 << 10;
+/// Bytes of probes that may wait; each has a few hundred.
+const DISCO_BYTES: usize = 64 << 10;
 /// Bytes of control frames that may wait. A server whose pings come faster than we can write gets no more answers.
 const CONTROL_BYTES: usize = 4096;
 /// The shortest bucket that lets a whole packet through, whatever the server says.
@@ -138,8 +140,8 @@ impl Client {
             is_home,
             pace: None,
             control: Vec::new(),
-            disco: Queue::keeping(DISCO_DEPTH, 0),
-            data: Queue::keeping(DATA_DEPTH, KEPT_BYTES),
+            disco: Queue::new(DISCO_DEPTH, DISCO_BYTES),
+            data: Queue::new(DATA_DEPTH, DATA_BYTES),
             drops: ClientDrops::default(),
             began: now,
             heard: now,

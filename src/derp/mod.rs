@@ -8,6 +8,7 @@
 mod bucket;
 mod client;
 mod handshake;
+pub mod presentation;
 mod queue;
 mod server;
 

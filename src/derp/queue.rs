@@ -2,53 +2,72 @@
 
 use std::collections::VecDeque;
 
-/// Frames in one ring of bytes. Bounded by count; what no longer fits pushes out the oldest, because a newer
+/// Frames in a row of bytes. Bounded by count and size; what no longer fits pushes out the oldest, because a newer
 /// packet is worth more to a tunnel than an older one.
 #[derive(Debug)]
 pub struct Queue {
-    bytes: VecDeque<u8>,
+    bytes: Vec<u8>,
+    /// Where the oldest frame begins; what is before it was dropped.
+    start: usize,
     lengths: VecDeque<u32>,
     most: usize,
-    kept: usize,
+    most_bytes: usize,
 }
 
-/// Memory that an empty queue may keep: one packet of the usual size, so that a quiet client costs little.
+/// Memory that a queue keeps while its client is quiet: one packet of the usual size.
 const KEPT_BYTES: usize = 2048;
 
 impl Queue {
-    /// An empty queue for `most` frames.
-    pub const fn new(most: usize) -> Self {
-        Self::keeping(most, KEPT_BYTES)
-    }
-
-    /// The same, which keeps `kept` bytes of memory when emptied: for a sender that fills it again and again.
-    pub const fn keeping(most: usize, kept: usize) -> Self {
-        Self { bytes: VecDeque::new(), lengths: VecDeque::new(), most, kept }
+    /// An empty queue for `most` frames of `most_bytes` together; one frame always fits.
+    pub const fn new(most: usize, most_bytes: usize) -> Self {
+        Self { bytes: Vec::new(), start: 0, lengths: VecDeque::new(), most, most_bytes }
     }
 
     /// Appends a frame given in pieces. Returns how many older ones were dropped for it.
     pub fn push(&mut self, pieces: &[&[u8]]) -> usize {
+        let length: usize = pieces.iter().map(|piece| piece.len()).sum();
         let mut dropped = 0;
-        while self.lengths.len() >= self.most {
+        while self.lengths.len() >= self.most || self.waiting() + length > self.most_bytes {
             let Some(oldest) = self.lengths.pop_front() else { break };
-            self.bytes.drain(..oldest as usize);
+            self.start += oldest as usize;
             dropped += 1;
         }
-        let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+        // Moved together once half is waste, so that each byte is moved about once.
+        if self.start > self.bytes.len() / 2 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
         self.bytes.reserve(length);
-        pieces.iter().for_each(|piece| self.bytes.extend(*piece));
+        pieces.iter().for_each(|piece| self.bytes.extend_from_slice(piece));
         self.lengths.push_back(length as u32);
         dropped
     }
 
-    /// Moves everything to `out`.
+    /// Moves everything to `out`. Where that is empty, the two trade their memory and nothing is copied.
     pub fn take(&mut self, out: &mut Vec<u8>) {
-        let (front, back) = self.bytes.as_slices();
-        out.extend_from_slice(front);
-        out.extend_from_slice(back);
-        self.bytes.clear();
+        if self.is_empty() {
+            return;
+        }
+        if out.is_empty() && self.start == 0 {
+            std::mem::swap(out, &mut self.bytes);
+        } else {
+            out.extend_from_slice(&self.bytes[self.start..]);
+            self.bytes.clear();
+        }
+        self.start = 0;
         self.lengths.clear();
-        self.bytes.shrink_to(self.kept);
+    }
+
+    /// Gives back the memory of busier times, if nothing waits.
+    pub fn rest(&mut self) {
+        if self.is_empty() && self.bytes.capacity() > KEPT_BYTES {
+            (self.bytes, self.lengths) = (Vec::new(), VecDeque::new());
+        }
+    }
+
+    /// Bytes that wait.
+    pub fn waiting(&self) -> usize {
+        self.bytes.len() - self.start
     }
 
     /// Whether nothing waits.
@@ -63,19 +82,35 @@ mod tests {
 
     #[test]
     fn the_oldest_frames_make_room() {
-        let mut queue = Queue::new(2);
+        let mut queue = Queue::new(2, 100);
         assert_eq!([queue.push(&[b"a", b"1"]), queue.push(&[b"bb2"]), queue.push(&[b"c"])], [0, 0, 1]);
         let mut out = Vec::new();
         queue.take(&mut out);
         assert_eq!(out, b"bb2c");
         assert!(queue.is_empty());
+        assert_eq!([queue.push(&[&[0; 60]]), queue.push(&[&[0; 60]]), queue.push(&[&[0; 200]])], [0, 1, 1]);
     }
 
     #[test]
-    fn an_emptied_queue_gives_its_memory_back() {
-        let mut queue = Queue::new(32);
+    fn what_was_dropped_does_not_pile_up() {
+        let mut queue = Queue::new(4, 1000);
+        for number in 0..1000_u16 {
+            queue.push(&[&number.to_be_bytes(), &[0; 100]]);
+        }
+        assert!(queue.bytes.len() <= 2 * 4 * 102 + 102, "{}", queue.bytes.len());
+        let mut out = b"before".to_vec();
+        queue.take(&mut out);
+        assert_eq!((out.len(), &out[6..8]), (6 + 4 * 102, &996_u16.to_be_bytes()[..]));
+    }
+
+    #[test]
+    fn a_quiet_queue_gives_its_memory_back() {
+        let mut queue = Queue::new(32, 100_000);
         queue.push(&[&[0; 60_000]]);
-        queue.take(&mut Vec::new());
-        assert!(queue.bytes.capacity() <= 2 * KEPT_BYTES);
+        queue.rest();
+        assert!(!queue.is_empty());
+        queue.take(&mut vec![0]);
+        queue.rest();
+        assert!(queue.bytes.capacity() <= KEPT_BYTES);
     }
 }

@@ -3,16 +3,20 @@
 //! Model: a key has one or more connections; the one that spoke last is *active* and gets what is sent to the
 //! key. Each connection has three queues: control frames, DISCO probes and data. Probes have their own, so that a
 //! full data queue never hides a path; each drops its oldest frame when full. A key that is not here but at a
-//! sibling is reached through that sibling's connection, one hop and no further.
+//! sibling is reached through our *link* to that sibling, one hop and no further; the sibling has a link of its own
+//! to us.
 //!
-//! Invariants: every list and queue has a limit in [`Limits`] or a constant; a frame is routed without
-//! allocating; what a connection may do that is not a sibling's never touches another's connection.
+//! Invariants: every list and queue has a limit in [`Limits`] or a constant; frames in a row for one key are routed
+//! by one look-up and without allocating; what a connection may do that is not a sibling's never touches another's
+//! connection.
+
+mod siblings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::types::{Limit, NodePublic};
-use crate::wire::derp::{DerpError, Frame, GoneReason, HEADER_LEN, Kind, SERVER_FRAME, header};
+use crate::wire::derp::{CLIENT_FRAME, DerpError, Frame, GoneReason, HEADER_LEN, Kind, SERVER_FRAME, header};
 use crate::wire::disco;
 
 use super::bucket::Bucket;
@@ -26,8 +30,11 @@ pub struct ConnectionId(pub u64);
 /// What one relay takes on.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Frames that wait for one client, for data and for probes each (the protocol's usual depth).
+    /// Data frames that wait for one client: more than one read brings, so that a fast sender alone fills none.
     pub queue_depth: usize,
+    /// Bytes that wait for all clients together. Beyond it data is dropped, so that readers that stopped reading
+    /// cannot fill memory.
+    pub queued_bytes: usize,
     /// Bytes a second that one client may send, 0 for no limit; above it its reads are paused.
     pub bytes_per_second: u64,
     /// Bytes at once, at least one whole packet with its key.
@@ -36,7 +43,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { queue_depth: 32, bytes_per_second: 0, burst_bytes: (SERVER_FRAME.most + HEADER_LEN) as u64 }
+        Self {
+            queue_depth: 128,
+            queued_bytes: 256 << 20,
+            bytes_per_second: 0,
+            burst_bytes: (SERVER_FRAME.most + HEADER_LEN) as u64,
+        }
     }
 }
 
@@ -52,6 +64,7 @@ pub struct Counters {
     pub forwarded_out: u64,
     pub dropped_queue_full: u64,
     pub dropped_unknown_peer: u64,
+    pub dropped_memory: u64,
 }
 
 /// Connections of one key, of which the protocol wants one: a cloned machine makes more.
@@ -60,6 +73,14 @@ const CONNECTIONS_OF_KEY: Limit = Limit::new("connections of one key", 16);
 const LISTENERS: usize = 1024;
 /// How often a quiet client hears from us: below the 120 s after which clients give up.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// Bytes of data that wait for one client: what a queue of usual packets holds, and some large ones.
+const DATA_BYTES: usize = 256 << 10;
+/// Probes that wait for one client (the protocol's usual depth).
+const DISCO_DEPTH: usize = 32;
+/// Bytes of probes that wait for one client; an honest probe has a few hundred.
+const DISCO_BYTES: usize = 68 << 10;
+/// Bytes of control frames for one client, each of some ten bytes.
+const CONTROL_BYTES: usize = 64 << 10;
 /// Control frames that may wait for one client: it asked for them and does not read.
 const CONTROL_DEPTH: usize = 256;
 /// Told to a client whose key is in use elsewhere.
@@ -78,12 +99,24 @@ pub struct Server {
     listeners: BTreeMap<NodePublic, BTreeSet<NodePublic>>,
     watchers: BTreeSet<ConnectionId>,
     counters: Counters,
+    /// Bytes that wait in all queues of data and probes.
+    queued: usize,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Client,
+    /// A relay of the region that connected to us.
+    Sibling,
+    /// A relay of the region that we connected to.
+    Link,
 }
 
 #[derive(Debug)]
 struct Connection {
     key: NodePublic,
-    is_mesh: bool,
+    role: Role,
     is_home: bool,
     control: Queue,
     disco: Queue,
@@ -104,6 +137,7 @@ impl Server {
             listeners: BTreeMap::new(),
             watchers: BTreeSet::new(),
             counters: Counters::default(),
+            queued: 0,
         }
     }
 
@@ -119,19 +153,8 @@ impl Server {
         let of_key = self.keys.entry(greeting.client).or_default();
         CONNECTIONS_OF_KEY.check(of_key.len() + 1)?;
         of_key.push(id);
-        let pace = (self.limits.bytes_per_second > 0 && !greeting.is_mesh)
-            .then(|| Bucket::new(self.limits.bytes_per_second, self.limits.burst_bytes, now));
-        let connection = Connection {
-            key: greeting.client,
-            is_mesh: greeting.is_mesh,
-            is_home: false,
-            control: Queue::new(CONTROL_DEPTH),
-            disco: Queue::new(self.limits.queue_depth),
-            data: Queue::new(self.limits.queue_depth),
-            pace,
-            gone_notices: Bucket::new(1, 3, now),
-            keep_alive_at: now + KEEP_ALIVE + jitter,
-        };
+        let role = if greeting.is_mesh { Role::Sibling } else { Role::Client };
+        let connection = self.connection(greeting.client, role, now, jitter);
         self.connections.insert(id, connection);
         if self.keys.get(&greeting.client).is_some_and(|all| all.len() > 1) {
             self.tell_all_of(greeting.client, Frame::Health(DUPLICATE), wake);
@@ -139,6 +162,22 @@ impl Server {
             self.tell_watchers(Frame::PeerPresent(greeting.client), wake);
         }
         Ok(())
+    }
+
+    fn connection(&self, key: NodePublic, role: Role, now: Instant, jitter: Duration) -> Connection {
+        let Limits { bytes_per_second, burst_bytes, queue_depth, .. } = self.limits;
+        Connection {
+            key,
+            role,
+            is_home: false,
+            control: Queue::new(CONTROL_DEPTH, CONTROL_BYTES),
+            disco: Queue::new(DISCO_DEPTH, DISCO_BYTES),
+            data: Queue::new(queue_depth, DATA_BYTES),
+            pace: (bytes_per_second > 0 && role == Role::Client)
+                .then(|| Bucket::new(bytes_per_second, burst_bytes, now)),
+            gone_notices: Bucket::new(1, 3, now),
+            keep_alive_at: now + KEEP_ALIVE + jitter,
+        }
     }
 
     /// Bytes arrived. Routes every whole frame among them and says how many bytes that took and how long to pause
@@ -150,11 +189,21 @@ impl Server {
         now: Instant,
         wake: &mut BTreeSet<ConnectionId>,
     ) -> Result<(usize, Duration), DerpError> {
+        let Some(connection) = self.connections.get(&id) else { return Ok((0, Duration::ZERO)) };
+        let (key, is_link) = (connection.key, connection.role == Role::Link);
+        let limit = if is_link { CLIENT_FRAME } else { SERVER_FRAME };
         let mut taken = 0;
-        while let Some((kind, length)) = header(&bytes[taken..], SERVER_FRAME)? {
+        while let Some((kind, length)) = header(&bytes[taken..], limit)? {
             let start = taken + HEADER_LEN;
             let Some(body) = bytes.get(start..start + length) else { break };
-            self.route(id, Frame::decode(kind, body)?, now, wake)?;
+            if is_link {
+                self.route_of_link(id, Frame::decode(kind, body)?, wake);
+            } else if kind == Kind::SEND_PACKET {
+                taken += self.send(id, key, &bytes[taken..], now, wake)?;
+                continue;
+            } else {
+                self.route(id, Frame::decode(kind, body)?, now, wake)?;
+            }
             taken = start + length;
         }
         self.activate(id);
@@ -162,24 +211,14 @@ impl Server {
         Ok((taken, pace.map_or(Duration::ZERO, |bucket| bucket.pace(taken, now))))
     }
 
-    /// A sibling that we connected to said something about who is there. `id` is that connection's.
-    pub fn handle_sibling(&mut self, id: ConnectionId, frame: Frame<'_>) {
-        match frame {
-            Frame::PeerPresent(peer) => {
-                self.remote.insert(peer, id);
-            }
-            Frame::PeerGone { peer, .. } if self.remote.get(&peer) == Some(&id) => {
-                self.remote.remove(&peer);
-            }
-            _ => {}
-        }
-    }
-
     /// A connection ended, whoever ended it.
     pub fn handle_closed(&mut self, id: ConnectionId, wake: &mut BTreeSet<ConnectionId>) {
         let Some(connection) = self.connections.remove(&id) else { return };
+        self.queued -= connection.disco.waiting() + connection.data.waiting();
         self.watchers.remove(&id);
-        self.remote.retain(|_, through| *through != id);
+        if connection.role == Role::Link {
+            return self.lose_link(id, wake);
+        }
         let key = connection.key;
         let Some(of_key) = self.keys.get_mut(&key) else { return };
         of_key.retain(|other| *other != id);
@@ -188,19 +227,19 @@ impl Server {
                 self.keys.remove(&key);
                 let gone = Frame::PeerGone { peer: key, reason: GoneReason::Disconnected };
                 self.tell_watchers(gone, wake);
-                for listener in self.listeners.remove(&key).unwrap_or_default() {
-                    self.tell_all_of(listener, gone, wake);
-                }
+                self.tell_listeners(key, wake);
             }
             1 => self.tell_all_of(key, Frame::Health(""), wake),
             _ => {}
         }
     }
 
-    /// Time passed: queues the keep-alives that are due.
+    /// Time passed: queues the keep-alives that are due, and gives memory back that nobody needs at the moment.
     pub fn handle_timeout(&mut self, now: Instant, wake: &mut BTreeSet<ConnectionId>) {
         for (id, connection) in &mut self.connections {
-            if connection.keep_alive_at <= now {
+            connection.disco.rest();
+            connection.data.rest();
+            if connection.role != Role::Link && connection.keep_alive_at <= now {
                 connection.keep_alive_at = now + KEEP_ALIVE;
                 push_frame(&mut connection.control, Frame::KeepAlive);
                 wake.insert(*id);
@@ -212,7 +251,7 @@ impl Server {
     pub fn handle_shutdown(&mut self, reconnect_in: Duration, try_for: Duration, wake: &mut BTreeSet<ConnectionId>) {
         let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let frame = Frame::Restarting { reconnect_in_ms: millis(reconnect_in), try_for_ms: millis(try_for) };
-        for (id, connection) in &mut self.connections {
+        for (id, connection) in self.connections.iter_mut().filter(|(_, connection)| connection.role != Role::Link) {
             push_frame(&mut connection.control, frame);
             wake.insert(*id);
         }
@@ -221,6 +260,7 @@ impl Server {
     /// Moves everything that waits for a connection to `out`: control, then probes, then data.
     pub fn poll_transmit(&mut self, id: ConnectionId, out: &mut Vec<u8>) {
         if let Some(connection) = self.connections.get_mut(&id) {
+            self.queued -= connection.disco.waiting() + connection.data.waiting();
             connection.control.take(out);
             connection.disco.take(out);
             connection.data.take(out);
@@ -252,80 +292,111 @@ impl Server {
         let Some(connection) = self.connections.get_mut(&id) else {
             return Ok(());
         };
-        let (key, is_mesh) = (connection.key, connection.is_mesh);
+        let is_sibling = connection.role == Role::Sibling;
         match frame {
-            Frame::SendPacket { to, packet } => {
-                self.counters.packets_in += 1;
-                self.counters.bytes_in += packet.len() as u64;
-                self.send(id, key, to, packet, now, wake);
-            }
             Frame::NotePreferred(home) => connection.is_home = home,
             Frame::Ping(data) => {
                 push_frame(&mut connection.control, Frame::Pong(data));
                 wake.insert(id);
             }
-            Frame::ForwardPacket { from, to, packet } if is_mesh => {
+            Frame::ForwardPacket { .. } | Frame::WatchConns | Frame::ClosePeer(_) if !is_sibling => {
+                return Err(DerpError::NotAllowed);
+            }
+            Frame::ForwardPacket { from, to, packet } => {
                 self.counters.forwarded_in += 1;
-                if !self.deliver(from, to, packet, wake) {
-                    self.refuse(id, to, packet, now, wake);
+                match self.active(to) {
+                    Some(active) => {
+                        self.deliver(active, &Packet { kind: Kind::RECV_PACKET, keys: &[from], packet });
+                        self.listen(from, to);
+                        wake.insert(active);
+                    }
+                    None => self.refuse(id, to, packet, now, wake),
                 }
             }
-            Frame::WatchConns if is_mesh => self.watch(id, wake),
-            Frame::ClosePeer(peer) if is_mesh => {
+            Frame::WatchConns => self.watch(id, wake),
+            Frame::ClosePeer(peer) => {
                 for closed in self.keys.get(&peer).cloned().unwrap_or_default() {
                     self.handle_closed(closed, wake);
                     wake.insert(closed);
                 }
             }
-            Frame::ForwardPacket { .. } | Frame::WatchConns | Frame::ClosePeer(_) => return Err(DerpError::NotAllowed),
             _ => {}
         }
         Ok(())
     }
 
+    /// Routes the packets in a row that are for one key. Says how many bytes they took.
     fn send(
         &mut self,
         id: ConnectionId,
         from: NodePublic,
-        to: NodePublic,
-        packet: &[u8],
+        bytes: &[u8],
         now: Instant,
         wake: &mut BTreeSet<ConnectionId>,
-    ) {
-        if self.deliver(from, to, packet, wake) {
-            let listeners = self.listeners.entry(from).or_default();
-            if listeners.len() < LISTENERS {
-                listeners.insert(to);
+    ) -> Result<usize, DerpError> {
+        let (mut taken, mut run) = (0, None);
+        while let Some((Kind::SEND_PACKET, length)) = header(&bytes[taken..], SERVER_FRAME)? {
+            let start = taken + HEADER_LEN;
+            let Some(body) = bytes.get(start..start + length) else { break };
+            let Frame::SendPacket { to, packet } = Frame::decode(Kind::SEND_PACKET, body)? else { break };
+            let (first, hop) = *run.get_or_insert_with(|| (to, self.hop(from, to)));
+            if to != first {
+                break;
             }
-            return;
+            self.counters.packets_in += 1;
+            self.counters.bytes_in += packet.len() as u64;
+            match hop {
+                Hop::Here(active) => {
+                    self.deliver(active, &Packet { kind: Kind::RECV_PACKET, keys: &[from], packet });
+                    wake.insert(active);
+                }
+                Hop::There(link) => {
+                    self.counters.forwarded_out += 1;
+                    self.deliver(link, &Packet { kind: Kind::FORWARD_PACKET, keys: &[from, to], packet });
+                    wake.insert(link);
+                }
+                Hop::Nowhere => self.refuse(id, to, packet, now, wake),
+            }
+            taken = start + length;
         }
-        let sibling = self.remote.get(&to).and_then(|through| Some((*through, self.connections.get_mut(through)?)));
-        if let Some((through, connection)) = sibling {
-            self.counters.forwarded_out += 1;
-            let head = packet_header(Kind::FORWARD_PACKET, 2, packet);
-            self.counters.dropped_queue_full +=
-                connection.queue_for(packet).push(&[&head, from.as_bytes(), to.as_bytes(), packet]) as u64;
-            wake.insert(through);
-        } else {
-            self.refuse(id, to, packet, now, wake);
+        Ok(taken)
+    }
+
+    /// Where packets to a key go.
+    fn hop(&mut self, from: NodePublic, to: NodePublic) -> Hop {
+        if let Some(active) = self.active(to) {
+            self.listen(from, to);
+            return Hop::Here(active);
+        }
+        self.remote.get(&to).map_or(Hop::Nowhere, |link| Hop::There(*link))
+    }
+
+    fn active(&self, key: NodePublic) -> Option<ConnectionId> {
+        self.keys.get(&key)?.last().copied()
+    }
+
+    /// From here on `to` hears when `from` leaves.
+    fn listen(&mut self, from: NodePublic, to: NodePublic) {
+        let listeners = self.listeners.entry(from).or_default();
+        if listeners.len() < LISTENERS {
+            listeners.insert(to);
         }
     }
 
-    /// Queues a packet at the active connection of `to`; false where there is none.
-    fn deliver(&mut self, from: NodePublic, to: NodePublic, packet: &[u8], wake: &mut BTreeSet<ConnectionId>) -> bool {
-        let Some(&active) = self.keys.get(&to).and_then(|all| all.last()) else {
-            return false;
-        };
-        let Some(connection) = self.connections.get_mut(&active) else {
-            return false;
-        };
-        let head = packet_header(Kind::RECV_PACKET, 1, packet);
-        let dropped = connection.queue_for(packet).push(&[&head, from.as_bytes(), packet]);
-        self.counters.dropped_queue_full += dropped as u64;
+    /// Queues a packet at a connection.
+    fn deliver(&mut self, at: ConnectionId, packet: &Packet<'_>) {
+        let Some(connection) = self.connections.get_mut(&at) else { return };
+        let length = packet.len();
+        if self.queued + length > self.limits.queued_bytes {
+            self.counters.dropped_memory += 1;
+            return;
+        }
+        let queue = connection.queue_for(packet.packet);
+        let before = queue.waiting();
+        self.counters.dropped_queue_full += packet.push_to(queue) as u64;
+        self.queued = self.queued + queue.waiting() - before;
         self.counters.packets_out += 1;
-        self.counters.bytes_out += packet.len() as u64;
-        wake.insert(active);
-        true
+        self.counters.bytes_out += packet.packet.len() as u64;
     }
 
     /// Nobody here has that key. Said only in answer to probes and seldom, so that it cannot be used to flood.
@@ -343,17 +414,6 @@ impl Server {
             push_frame(&mut connection.control, Frame::PeerGone { peer: to, reason: GoneReason::NotHere });
             wake.insert(id);
         }
-    }
-
-    fn watch(&mut self, id: ConnectionId, wake: &mut BTreeSet<ConnectionId>) {
-        self.watchers.insert(id);
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        // The list of all keys is a sibling's due and as long as it is: it must not push itself out.
-        connection.control = Queue::new(CONTROL_DEPTH.max(2 * self.keys.len()));
-        for key in self.keys.keys() {
-            push_frame(&mut connection.control, Frame::PeerPresent(*key));
-        }
-        wake.insert(id);
     }
 
     /// Makes a connection the one that its key's packets go to.
@@ -375,13 +435,36 @@ impl Server {
             }
         }
     }
+}
 
-    fn tell_watchers(&mut self, frame: Frame<'_>, wake: &mut BTreeSet<ConnectionId>) {
-        for id in &self.watchers {
-            if let Some(connection) = self.connections.get_mut(id) {
-                push_frame(&mut connection.control, frame);
-                wake.insert(*id);
-            }
+/// Where a key is reached.
+#[derive(Clone, Copy)]
+enum Hop {
+    Here(ConnectionId),
+    There(ConnectionId),
+    Nowhere,
+}
+
+/// A packet as it is written to whom it goes.
+struct Packet<'a> {
+    kind: Kind,
+    keys: &'a [NodePublic],
+    packet: &'a [u8],
+}
+
+impl Packet<'_> {
+    /// Bytes of the frame.
+    fn len(&self) -> usize {
+        HEADER_LEN + size_of_val(self.keys) + self.packet.len()
+    }
+
+    fn push_to(&self, queue: &mut Queue) -> usize {
+        let [a, b, c, d] = ((self.len() - HEADER_LEN) as u32).to_be_bytes();
+        let head = [self.kind.0, a, b, c, d];
+        match self.keys {
+            [from, to] => queue.push(&[&head, from.as_bytes(), to.as_bytes(), self.packet]),
+            [from, ..] => queue.push(&[&head, from.as_bytes(), self.packet]),
+            [] => 0,
         }
     }
 }
@@ -396,12 +479,6 @@ fn push_frame(queue: &mut Queue, frame: Frame<'_>) {
     let mut bytes = Vec::with_capacity(64);
     frame.encode(&mut bytes);
     queue.push(&[&bytes]);
-}
-
-/// The header of a frame that holds `keys` keys and a packet.
-fn packet_header(kind: Kind, keys: usize, packet: &[u8]) -> [u8; HEADER_LEN] {
-    let [a, b, c, d] = ((keys * 32 + packet.len()) as u32).to_be_bytes();
-    [kind.0, a, b, c, d]
 }
 
 #[cfg(test)]

@@ -6,16 +6,22 @@
 
 mod listening;
 mod logging;
+#[cfg(feature = "relay")]
+mod metrics;
 mod noise_stream;
 mod pinned;
+mod rate;
 mod secret_file;
 #[cfg(feature = "relay")]
 mod websocket;
 
 pub use listening::{bind, bind_udp, tls, tune};
 pub use logging::log_to_stderr;
+#[cfg(feature = "relay")]
+pub use metrics::serve_metrics;
 pub use noise_stream::NoiseStream;
 pub use pinned::CertificatePin;
+pub use rate::Rates;
 pub use secret_file::{make_directory, write_secret};
 #[cfg(feature = "relay")]
 pub use websocket::{WebSocketBytes, websocket_accept};

@@ -54,12 +54,27 @@ pub struct Cli {
     /// Let everybody use this relay
     #[arg(long, env = "WARREN_RELAY_OPEN")]
     open: bool,
+    /// Address and port where plain HTTP answers the question by which clients notice captive portals, such as [::]:80
+    #[arg(long, env = "WARREN_RELAY_HTTP_LISTEN", value_name = "ADDRESS:PORT")]
+    http_listen: Option<SocketAddr>,
+    /// The secret that the relays of a region share, 64 hexadecimal digits
+    #[arg(long, env = "WARREN_RELAY_MESH_KEY_FILE", value_name = "FILE")]
+    mesh_key_file: Option<PathBuf>,
+    /// The other relays of the region; this one among them is noticed
+    #[arg(long = "mesh-peer", env = "WARREN_RELAY_MESH_PEERS", value_name = "URL", value_delimiter = ',')]
+    mesh_peers: Vec<Uri>,
     /// Connections at once; further ones wait
     #[arg(long, env = "WARREN_RELAY_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 20_000)]
     max_connections: usize,
+    /// Connections a second from one address, ten times as many at once; 0 for no limit
+    #[arg(long, env = "WARREN_RELAY_ACCEPT_RATE", value_name = "NUMBER", default_value_t = 100)]
+    accept_rate: u32,
     /// Bytes that one client may send in a second, 0 for no limit
     #[arg(long, env = "WARREN_RELAY_CLIENT_RATE", value_name = "BYTES_PER_SECOND", default_value_t = 0)]
     client_rate: u64,
+    /// Loopback address and port for Prometheus metrics
+    #[arg(long, env = "WARREN_RELAY_METRICS", value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
     /// What to log: a level, or a filter as in `info,warren=debug`
     #[arg(long, env = "WARREN_RELAY_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
@@ -88,8 +103,19 @@ pub(super) struct Settings {
     pub(super) state_dir: PathBuf,
     pub(super) clients: Clients,
     pub(super) max_connections: usize,
+    pub(super) accept_rate: u32,
     pub(super) client_rate: u64,
+    pub(super) http_listen: Option<SocketAddr>,
+    pub(super) mesh: Option<Mesh>,
+    pub(super) metrics: Option<SocketAddr>,
     pub(super) log: String,
+}
+
+/// The region's other relays.
+#[derive(Clone, Debug)]
+pub(super) struct Mesh {
+    pub(super) key_file: PathBuf,
+    pub(super) peers: Vec<Uri>,
 }
 
 impl Cli {
@@ -114,7 +140,7 @@ impl Cli {
 
     fn settle(self) -> Result<Settings, String> {
         let clients = match (self.verify_url, self.open) {
-            (Some(url), false) => Clients::Verified(verifiable(url)?),
+            (Some(url), false) => Clients::Verified(dialable("--verify-url", url)?),
             (None, true) => Clients::Everyone,
             (Some(_), true) => return Err("--verify-url and --open exclude each other".to_owned()),
             (None, false) => return Err("say who may use this relay: --verify-url URL, or --open".to_owned()),
@@ -133,6 +159,16 @@ impl Cli {
         if !(1..=tokio::sync::Semaphore::MAX_PERMITS).contains(&self.max_connections) {
             return Err(format!("--max-connections {}: not a usable number", self.max_connections));
         }
+        if let Some(metrics) = self.metrics.filter(|metrics| !metrics.ip().is_loopback()) {
+            return Err(format!("--metrics {metrics}: not a loopback address"));
+        }
+        let peers: Result<Vec<Uri>, String> =
+            self.mesh_peers.into_iter().map(|url| dialable("--mesh-peer", url)).collect();
+        let mesh = match (self.mesh_key_file, peers?) {
+            (Some(key_file), peers) => Some(Mesh { key_file, peers }),
+            (None, peers) if peers.is_empty() => None,
+            (None, _) => return Err("--mesh-peer needs --mesh-key-file".to_owned()),
+        };
         let port = if tls.is_some() { HTTPS_PORT } else { HTTP_PORT };
         Ok(Settings {
             listen: self.listen.unwrap_or((Ipv6Addr::UNSPECIFIED, port).into()),
@@ -141,20 +177,24 @@ impl Cli {
             state_dir: self.state_dir,
             clients,
             max_connections: self.max_connections,
+            accept_rate: self.accept_rate,
             client_rate: self.client_rate,
+            http_listen: self.http_listen,
+            mesh,
+            metrics: self.metrics,
             log: self.log,
         })
     }
 }
 
-fn verifiable(url: Uri) -> Result<Uri, String> {
+fn dialable(option: &str, url: Uri) -> Result<Uri, String> {
     // A password would end up in the log and in the list of processes.
     if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err("--verify-url: a user or password in the URL is not sent".to_owned());
+        return Err(format!("{option}: a user or password in the URL is not sent"));
     }
     match (url.scheme_str(), url.host()) {
         (Some("http" | "https"), Some(_)) => Ok(url),
-        _ => Err(format!("--verify-url {url}: begins with neither http:// nor https://")),
+        _ => Err(format!("{option} {url}: begins with neither http:// nor https://")),
     }
 }
 
@@ -191,6 +231,9 @@ mod tests {
             &["--plain-http", "--verify-url", "http://ada:secret@localhost/verify"],
             &["--open", "--plain-http", "--stun-listen", "3478"],
             &["--open", "--plain-http", "--max-connections", "0"],
+            &["--open", "--plain-http", "--metrics", "192.0.2.1:9090"],
+            &["--open", "--plain-http", "--mesh-peer", "https://relay.example"],
+            &["--open", "--plain-http", "--mesh-key-file", "k", "--mesh-peer", "relay.example"],
         ] {
             assert!(!settle(bad).unwrap_err().contains('\n'), "{bad:?}");
         }

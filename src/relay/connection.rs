@@ -13,12 +13,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-use crate::derp::{ConnectionId, Counters, Greeting, Handshake, Limits, MeshKey, Server};
+use crate::derp::{ConnectionId, Counters, Greeting, Handshake, Limits, MeshKey, Server, presentation};
 use crate::types::{NodePrivate, NodePublic};
 use crate::wire::derp::DerpError;
 
 use super::admission::{Admission, Applicant};
 use super::clock;
+use super::metrics::Tally;
 
 /// A client introduces itself within this or is closed.
 const INTRODUCTION: Duration = Duration::from_secs(10);
@@ -28,8 +29,10 @@ const WRITE: Duration = Duration::from_secs(2);
 const WRITE_SIBLING: Duration = Duration::from_secs(30);
 /// Reads begin this small, so that an idle client costs little, and double while they come back full.
 const READ_SMALL: usize = 2 << 10;
-/// Where the doubling ends: enough frames for one lock to be cheap.
-const READ_LARGE: usize = 128 << 10;
+/// Where the doubling ends: enough frames for one lock to be cheap, and fewer than wait for one client.
+const READ_LARGE: usize = 64 << 10;
+/// A client that is quiet for this long gets a small buffer again.
+const REST: Duration = Duration::from_secs(2);
 /// How often due keep-alives are looked for.
 const TICK: Duration = Duration::from_secs(1);
 /// Keep-alives are spread over this much.
@@ -63,6 +66,9 @@ pub enum RelayError {
     /// The client is not one of ours.
     #[error("the client is not admitted")]
     NotAdmitted,
+    /// The other end of a link has our key.
+    #[error("this relay is linked to itself")]
+    Oneself,
 }
 
 /// One relay; share it among tasks.
@@ -71,6 +77,7 @@ pub struct Relay {
     next: AtomicU64,
     shared: Mutex<Shared>,
     ended: watch::Sender<bool>,
+    tally: Tally,
 }
 
 struct Shared {
@@ -83,7 +90,7 @@ impl Relay {
     pub fn new(config: RelayConfig) -> Self {
         let server = Server::new(config.limits);
         let shared = Mutex::new(Shared { server, wakers: BTreeMap::new() });
-        Self { config, next: AtomicU64::new(1), shared, ended: watch::Sender::new(false) }
+        Self { config, next: AtomicU64::new(1), shared, ended: watch::Sender::new(false), tally: Tally::default() }
     }
 
     /// Who the relay is.
@@ -105,21 +112,67 @@ impl Relay {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
+        let served = self.serve_client(io, source).await;
+        if let Err(error) = &served {
+            self.tally.ended(error);
+        }
+        served
+    }
+
+    async fn serve_client<S>(&self, io: S, source: Option<IpAddr>) -> Result<(), RelayError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
         let (mut reader, mut writer) = tokio::io::split(io);
         let introduced = timeout(INTRODUCTION, self.introduce(&mut reader, &mut writer, source)).await;
         let (greeting, unread) = introduced.map_err(|_| RelayError::Slow("introduce itself"))??;
+        let place = self.enter();
+        let jitter = Duration::from_millis(rand::rng().random_range(0..=JITTER_MS));
+        self.with(|server, wake| server.handle_connected(place.id, &greeting, clock::now(), jitter, wake))?;
+        // A client that is welcome can be reached: whoever it tells so must find it.
+        let welcomed = timeout(WRITE, self.welcome(&mut writer, &greeting.client)).await;
+        welcomed.map_err(|_| RelayError::Slow("read what is sent to it"))??;
+        self.tally.admitted();
+        let write_within = if greeting.is_mesh { WRITE_SIBLING } else { WRITE };
+        self.pump(&place, reader, writer, unread, write_within).await
+    }
 
+    /// Is the client of another relay of the region, over a connection whose HTTP upgrade is done.
+    pub(super) async fn link<S>(&self, io: S) -> Result<(), RelayError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let (mut reader, mut writer) = tokio::io::split(io);
+        let presented = timeout(INTRODUCTION, self.present(&mut reader, &mut writer)).await;
+        let (sibling, unread) = presented.map_err(|_| RelayError::Slow("introduce itself"))??;
+        let place = self.enter();
+        self.with(|server, wake| server.handle_linked(place.id, sibling, clock::now(), wake));
+        self.pump(&place, reader, writer, unread, WRITE_SIBLING).await
+    }
+
+    /// A connection's place in the core, until it is dropped.
+    fn enter(&self) -> Place<'_> {
         let id = ConnectionId(self.next.fetch_add(1, Ordering::Relaxed));
-        let _leaving = Leaving { relay: self, id };
         let notify = Arc::new(Notify::new());
         self.lock().wakers.insert(id, Arc::clone(&notify));
-        let jitter = Duration::from_millis(rand::rng().random_range(0..=JITTER_MS));
-        self.with(|server, wake| server.handle_connected(id, &greeting, clock::now(), jitter, wake))?;
-        let write_within = if greeting.is_mesh { WRITE_SIBLING } else { WRITE };
+        Place { relay: self, id, notify }
+    }
+
+    async fn pump<S>(
+        &self,
+        place: &Place<'_>,
+        mut reader: ReadHalf<S>,
+        mut writer: WriteHalf<S>,
+        unread: Vec<u8>,
+        write_within: Duration,
+    ) -> Result<(), RelayError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
         let mut ended = self.ended.subscribe();
         tokio::select! {
-            ended = self.read(id, &mut reader, unread) => ended,
-            ended = self.write(id, &mut writer, &notify, write_within) => ended,
+            ended = self.read(place.id, &mut reader, unread) => ended,
+            ended = self.write(place.id, &mut writer, &place.notify, write_within) => ended,
             _ = ended.wait_for(|ended| *ended) => Ok(()),
         }
     }
@@ -142,6 +195,15 @@ impl Relay {
     /// What was done so far.
     pub fn counters(&self) -> Counters {
         self.lock().server.counters()
+    }
+
+    /// How many keys are connected to other relays of the region.
+    pub fn remote_keys(&self) -> usize {
+        self.lock().server.remote_keys()
+    }
+
+    pub(super) const fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     async fn introduce<S: AsyncRead + AsyncWrite>(
@@ -167,11 +229,41 @@ impl Relay {
         if !greeting.is_mesh && !self.config.admission.admits(applicant).await {
             return Err(RelayError::NotAdmitted);
         }
+        Ok((greeting, bytes.split_off(taken)))
+    }
+
+    async fn welcome<S: AsyncWrite>(&self, writer: &mut WriteHalf<S>, client: &NodePublic) -> Result<(), RelayError> {
         let Limits { bytes_per_second, burst_bytes, .. } = self.config.limits;
         let burst_bytes = if bytes_per_second == 0 { 0 } else { burst_bytes };
-        writer.write_all(&handshake.welcome(&greeting.client, rand::random(), bytes_per_second, burst_bytes)?).await?;
+        let handshake = Handshake::new(&self.config.key, self.config.mesh.as_ref());
+        writer.write_all(&handshake.welcome(client, rand::random(), bytes_per_second, burst_bytes)?).await?;
         writer.flush().await?;
-        Ok((greeting, bytes.split_off(taken)))
+        Ok(())
+    }
+
+    /// The other half of [`Relay::introduce`]: says to a sibling who we are.
+    async fn present<S: AsyncRead + AsyncWrite>(
+        &self,
+        reader: &mut ReadHalf<S>,
+        writer: &mut WriteHalf<S>,
+    ) -> Result<(NodePublic, Vec<u8>), RelayError> {
+        let mut bytes = Vec::new();
+        let (sibling, taken) = loop {
+            if let Some(read) = presentation::read_key(&bytes)? {
+                break read;
+            }
+            if read_some(reader, READ_SMALL, &mut bytes).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        };
+        if sibling == self.public() {
+            return Err(RelayError::Oneself);
+        }
+        let introduction =
+            presentation::introduce(&self.config.key, &sibling, rand::random(), self.config.mesh.as_ref())?;
+        writer.write_all(&introduction).await?;
+        writer.flush().await?;
+        Ok((sibling, bytes.split_off(taken)))
     }
 
     async fn read<S: AsyncRead>(
@@ -189,14 +281,26 @@ impl Relay {
                 return Ok(());
             }
             bytes.drain(..taken);
-            tokio::time::sleep(pause).await;
-            let count = read_some(reader, room, &mut bytes).await?;
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            } else if taken >= READ_SMALL {
+                // Whoever was woken writes first, or a fast sender would fill a queue that nobody empties.
+                tokio::task::yield_now().await;
+            }
+            let count = match read_within(REST, room > READ_SMALL, reader, room, &mut bytes).await? {
+                Some(count) => count,
+                None => {
+                    room = READ_SMALL;
+                    bytes.shrink_to(READ_SMALL);
+                    read_some(reader, room, &mut bytes).await?
+                }
+            };
             match count {
                 0 => return Ok(()),
                 count if count == room => room = (2 * room).min(READ_LARGE),
                 count if count < room / 4 && room > READ_SMALL => {
-                    room = READ_SMALL;
-                    bytes.shrink_to(READ_SMALL);
+                    room /= 2;
+                    bytes.shrink_to(room);
                 }
                 _ => {}
             }
@@ -221,7 +325,10 @@ impl Relay {
                 return Ok(());
             }
             if out.is_empty() {
-                out.shrink_to(READ_SMALL);
+                if out.capacity() > READ_SMALL && timeout(REST, notify.notified()).await.is_ok() {
+                    continue;
+                }
+                out = Vec::new();
                 notify.notified().await;
                 continue;
             }
@@ -259,13 +366,28 @@ async fn read_some<S: AsyncRead>(reader: &mut ReadHalf<S>, most: usize, bytes: &
     reader.take(most as u64).read_buf(bytes).await
 }
 
-/// Takes the connection out of the core however its task ends.
-struct Leaving<'a> {
-    relay: &'a Relay,
-    id: ConnectionId,
+/// The same within a time, if there is one to keep; `None` when nothing came in it.
+async fn read_within<S: AsyncRead>(
+    time: Duration,
+    is_limited: bool,
+    reader: &mut ReadHalf<S>,
+    most: usize,
+    bytes: &mut Vec<u8>,
+) -> io::Result<Option<usize>> {
+    if !is_limited {
+        return read_some(reader, most, bytes).await.map(Some);
+    }
+    timeout(time, read_some(reader, most, bytes)).await.map_or(Ok(None), |read| read.map(Some))
 }
 
-impl Drop for Leaving<'_> {
+/// Takes the connection out of the core however its task ends.
+struct Place<'a> {
+    relay: &'a Relay,
+    id: ConnectionId,
+    notify: Arc<Notify>,
+}
+
+impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.relay.with(|server, wake| server.handle_closed(self.id, wake));
         self.relay.lock().wakers.remove(&self.id);

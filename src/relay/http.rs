@@ -53,6 +53,14 @@ pub fn answer<B>(request: Request<B>, relay: &Arc<Relay>, from: SocketAddr, hold
     }
 }
 
+/// Answers on a port that is there for nothing but to be asked whether a captive portal is in between.
+pub(super) fn portal_check<B>(request: &Request<B>) -> Answer {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/generate_204") => generate_204(request.headers()),
+        _ => bare(StatusCode::NOT_FOUND),
+    }
+}
+
 fn upgrade<B>(mut request: Request<B>, relay: &Arc<Relay>, from: SocketAddr, hold: impl Send + 'static) -> Answer {
     let Some((is_websocket, answer)) = switching(&request, relay) else {
         return with(StatusCode::UPGRADE_REQUIRED, header::UPGRADE.as_str(), PROTOCOL, "");
@@ -101,7 +109,7 @@ fn switching<B>(request: &Request<B>, relay: &Relay) -> Option<(bool, Answer)> {
 }
 
 /// What no captive portal answers: nothing, and the word it was asked for.
-pub(super) fn generate_204(headers: &HeaderMap) -> Answer {
+fn generate_204(headers: &HeaderMap) -> Answer {
     let mut answer = bare(StatusCode::NO_CONTENT);
     let challenge = headers.get(CHALLENGE).and_then(|value| value.to_str().ok()).filter(|text| may_echo(text));
     if let Some(value) = challenge.and_then(|text| HeaderValue::from_str(&format!("response {text}")).ok()) {

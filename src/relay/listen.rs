@@ -18,8 +18,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use super::{Relay, http};
-use crate::io::tune;
+use super::{Relay, clock, http};
+use crate::io::{Rates, tune};
 
 /// Bytes of one request head, the least that hyper takes; an honest one has a few hundred.
 const HEAD_BYTES: usize = 8 * 1024;
@@ -38,18 +38,26 @@ struct Connection {
     from: SocketAddr,
     /// Held as long as the connection lives, also by what takes it over.
     permit: Arc<OwnedSemaphorePermit>,
+    is_portal_check: bool,
+}
+
+/// What comes in, and how much of it.
+pub(super) struct Port {
+    pub(super) listener: TcpListener,
+    pub(super) tls: Option<TlsAcceptor>,
+    /// Connections at once.
+    pub(super) connections: Arc<Semaphore>,
+    /// How often one address may come.
+    pub(super) rates: Rates,
+    /// Whether only the question is answered by which clients notice captive portals, as on port 80.
+    pub(super) is_portal_check: bool,
 }
 
 /// Accepts for as long as the relay runs. Connections end by themselves.
-pub(super) async fn serve(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    relay: Arc<Relay>,
-    connections: Arc<Semaphore>,
-) {
+pub(super) async fn serve(mut port: Port, relay: Arc<Relay>) {
     loop {
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
-        let (stream, from) = match listener.accept().await {
+        let Ok(permit) = Arc::clone(&port.connections).acquire_owned().await else { return };
+        let (stream, from) = match port.listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "accepting a connection");
@@ -57,11 +65,16 @@ pub(super) async fn serve(
                 continue;
             }
         };
+        // Closed at once: an answer would cost more than it took to ask.
+        if port.rates.take(from.ip(), clock::now()).is_err() {
+            relay.tally().too_often();
+            continue;
+        }
         if let Err(error) = tune(&stream) {
             debug!(%from, %error, "setting socket options");
         }
-        let connection = Connection { from, permit: Arc::new(permit) };
-        let (relay, tls) = (Arc::clone(&relay), tls.clone());
+        let connection = Connection { from, permit: Arc::new(permit), is_portal_check: port.is_portal_check };
+        let (relay, tls) = (Arc::clone(&relay), port.tls.clone());
         tokio::spawn(async move {
             let Some(tls) = tls else { return serve_http(stream, relay, connection).await };
             match timeout(TLS_TIME, tls.accept(stream)).await {
@@ -79,7 +92,11 @@ where
 {
     let from = connection.from;
     let service = service_fn(move |request| {
-        let answer = http::answer(request, &relay, from, Arc::clone(&connection.permit));
+        let answer = if connection.is_portal_check {
+            http::portal_check(&request)
+        } else {
+            http::answer(request, &relay, from, Arc::clone(&connection.permit))
+        };
         async { Ok::<_, std::convert::Infallible>(answer) }
     });
     let served = http1::Builder::new()

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -15,10 +16,12 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::cli::{Clients, Settings};
+use super::dial::Target;
+use super::listen::{self, Port};
 use super::verify::Verifier;
-use super::{Admission, Relay, RelayConfig, listen, serve_stun};
-use crate::derp::Limits;
-use crate::io::{bind, bind_udp, make_directory, tls, write_secret};
+use super::{Admission, Relay, RelayConfig, mesh, metrics, serve_stun};
+use crate::derp::{Limits, MeshKey};
+use crate::io::{Rates, bind, bind_udp, make_directory, tls, write_secret};
 use crate::types::NodePrivate;
 
 const KEY_FILE: &str = "relay.key";
@@ -29,32 +32,40 @@ const RECONNECT_IN: Duration = Duration::from_secs(2);
 /// And to keep trying for this long before they look for another relay.
 const TRY_FOR: Duration = Duration::from_secs(30);
 
+/// Connections at once on the port where captive portals are noticed; each asks once.
+const PORTAL_CHECKS: usize = 256;
+
 /// Serves until SIGTERM or SIGINT. The error is a sentence.
 pub(super) async fn run(settings: Settings) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("SIGTERM: {error}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("SIGINT: {error}"))?;
     make_directory(&settings.state_dir).map_err(|error| format!("{}: {error}", settings.state_dir.display()))?;
-    let key = key(&settings.state_dir.join(KEY_FILE))?;
-    let public = key.public();
     let tls = settings.tls.as_ref().map(|files| tls(&files.cert, &files.key)).transpose()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let relay = Arc::new(Relay::new(RelayConfig {
-        key,
-        mesh: None,
+        key: key(&settings.state_dir.join(KEY_FILE))?,
+        mesh: settings.mesh.as_ref().map(|mesh| mesh_key(&mesh.key_file)).transpose()?,
         limits: Limits { bytes_per_second: settings.client_rate, ..Limits::default() },
-        admission: admission(settings.clients)?,
+        admission: admission(&settings.clients)?,
     }));
 
-    let listener = bind(settings.listen).map_err(|error| format!("{}: {error}", settings.listen))?;
-    let address = listener.local_addr().map_err(|error| error.to_string())?;
     let mut tasks = JoinSet::new();
+    let connections = Arc::new(Semaphore::new(settings.max_connections));
+    let port = Port {
+        listener: open(settings.listen)?,
+        tls,
+        connections: Arc::clone(&connections),
+        rates: Rates::new(settings.accept_rate),
+        is_portal_check: false,
+    };
+    let address = port.listener.local_addr().map_err(|error| error.to_string())?;
     let stun = settings.stun.map(|address| answer_stun(address, &mut tasks)).transpose()?;
     let stun = stun.map_or("none".to_owned(), |address| address.to_string());
-    let scheme = if tls.is_some() { "https" } else { "http" };
+    let accepting = tasks.spawn(listen::serve(port, Arc::clone(&relay)));
+    start_siblings(&settings, &relay, &mut tasks)?;
     let keeping = Arc::clone(&relay);
     tasks.spawn(async move { keeping.keep_alive().await });
-    let connections = Arc::new(Semaphore::new(settings.max_connections));
-    let accepting = tasks.spawn(listen::serve(listener, tls, Arc::clone(&relay), Arc::clone(&connections)));
-    info!(%address, scheme, %stun, key = %public, "serving");
+    info!(%address, scheme, %stun, key = %relay.public(), "serving");
     notify(NotifyState::Ready);
 
     tokio::select! {
@@ -72,6 +83,37 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
     Ok(())
 }
 
+/// Starts what stands beside the relay's port: the port of captive portals, metrics, links to other relays.
+fn start_siblings(settings: &Settings, relay: &Arc<Relay>, tasks: &mut JoinSet<()>) -> Result<(), String> {
+    if let Some(address) = settings.http_listen {
+        let port = Port {
+            listener: open(address)?,
+            tls: None,
+            connections: Arc::new(Semaphore::new(PORTAL_CHECKS)),
+            rates: Rates::new(settings.accept_rate),
+            is_portal_check: true,
+        };
+        info!(http = %address, "answering the question by which captive portals are noticed");
+        tasks.spawn(listen::serve(port, Arc::clone(relay)));
+    }
+    if let Some(address) = settings.metrics {
+        tasks.spawn(metrics::serve(open(address)?, Arc::clone(relay)));
+    }
+    for url in settings.mesh.iter().flat_map(|mesh| &mesh.peers) {
+        tasks.spawn(mesh::keep(Arc::clone(relay), Target::new(url.clone())?));
+    }
+    Ok(())
+}
+
+fn open(address: SocketAddr) -> Result<TcpListener, String> {
+    bind(address).map_err(|error| format!("{address}: {error}"))
+}
+
+fn mesh_key(file: &Path) -> Result<MeshKey, String> {
+    let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    MeshKey::new(text.trim().to_owned()).ok_or_else(|| format!("{}: not 64 hexadecimal digits", file.display()))
+}
+
 fn answer_stun(address: SocketAddr, tasks: &mut JoinSet<()>) -> Result<SocketAddr, String> {
     let failed = |error| format!("STUN on {address}: {error}");
     let socket = bind_udp(address).map_err(failed)?;
@@ -81,9 +123,9 @@ fn answer_stun(address: SocketAddr, tasks: &mut JoinSet<()>) -> Result<SocketAdd
     Ok(chosen)
 }
 
-fn admission(clients: Clients) -> Result<Admission, String> {
+fn admission(clients: &Clients) -> Result<Admission, String> {
     let Clients::Verified(url) = clients else { return Ok(Admission::Everyone) };
-    let verifier = Arc::new(Verifier::new(url)?);
+    let verifier = Arc::new(Verifier::new(url.clone())?);
     Ok(Admission::ask(move |applicant| {
         let verifier = Arc::clone(&verifier);
         async move { verifier.admits(applicant).await }

@@ -13,8 +13,8 @@ use warren::wire::derp::{
 use super::server::PATIENCE;
 
 /// With TLS or without.
-pub(crate) trait Stream: Read + Write {}
-impl<S: Read + Write> Stream for S {}
+pub(crate) trait Stream: Read + Write + Send {}
+impl<S: Read + Write + Send> Stream for S {}
 
 pub(crate) struct Client {
     pub(crate) key: NodePrivate,
@@ -58,6 +58,22 @@ impl Client {
         Self::connect(address, n).admitted()
     }
 
+    /// Reads on to the next packet.
+    pub(crate) fn packet(&mut self) -> Vec<u8> {
+        loop {
+            let (kind, body) = self.frame().expect("the connection stays");
+            if let Ok(Frame::RecvPacket { packet, .. }) = Frame::decode(kind, &body) {
+                return packet.to_vec();
+            }
+        }
+    }
+
+    /// Waits until the relay has read all that was said.
+    pub(crate) fn settle(&mut self) {
+        self.say(Frame::Ping(*b"settled?"));
+        while self.frame().expect("the connection stays").0 != Kind::PONG {}
+    }
+
     /// Reads the relay's terms.
     pub(crate) fn admitted(mut self) -> Self {
         let (kind, terms) = self.frame().expect("the relay's terms");
@@ -85,6 +101,36 @@ impl Client {
         self.io.read_exact(&mut body).unwrap();
         Some((kind, body))
     }
+}
+
+impl Client {
+    /// Whether the relay still answers.
+    pub(crate) fn answers(&mut self) -> Option<()> {
+        let mut bytes = Vec::new();
+        Frame::Ping(*b"answers?").encode(&mut bytes);
+        self.io.write_all(&bytes).ok()?;
+        while self.frame_or_end()?.0 != Kind::PONG {}
+        Some(())
+    }
+
+    /// The next frame; `None` at the end, however it came.
+    pub(crate) fn frame_or_end(&mut self) -> Option<(Kind, Vec<u8>)> {
+        let mut head = [0; HEADER_LEN];
+        self.io.read_exact(&mut head).ok()?;
+        let (kind, length) = header(&head, CLIENT_FRAME).unwrap().unwrap();
+        let mut body = vec![0; length];
+        self.io.read_exact(&mut body).ok()?;
+        Some((kind, body))
+    }
+}
+
+/// The body of the answer to one request by address.
+pub(crate) fn get_body(address: SocketAddr, path: &str) -> String {
+    let mut io = open(address);
+    write!(io, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    io.read_to_string(&mut answer).unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
 /// The head of the answer to one request, in small letters.

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod abuse;
+mod beside;
 mod client;
+mod mesh;
 mod server;
 
 use std::io::{ErrorKind, Read, Write};
@@ -66,6 +69,9 @@ fn the_small_questions_are_answered() {
     assert!(head.starts_with("http/1.1 204") && !head.contains("x-tailscale-response"), "{head}");
     assert!(get(server.address, "GET", "/derp", "").starts_with("http/1.1 426"));
     assert!(get(server.address, "GET", "/derp", "Upgrade: websocket\r\n").starts_with("http/1.1 426"));
+    for path in ["/", "/robots.txt", "/bootstrap-dns"] {
+        assert!(get(server.address, "GET", path, "").starts_with("http/1.1 200"), "{path}");
+    }
     assert!(get(server.address, "GET", "/elsewhere", "").starts_with("http/1.1 404"));
 }
 

@@ -56,6 +56,13 @@ impl Server {
         (self.child, self.address, self.stun) = spawn(self.directory.path(), &self.options, self.roots.as_deref());
     }
 
+    /// Kilobytes of memory that the process holds.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     pub(crate) fn state_dir(&self) -> &Path {
         self.directory.path()
     }
@@ -74,8 +81,11 @@ pub(crate) fn program(arguments: &[&str]) -> Output {
 }
 
 fn spawn(directory: &Path, options: &[String], roots: Option<&str>) -> (Child, SocketAddr, Option<SocketAddr>) {
+    let listen: &[&str] =
+        if options.iter().any(|option| option == "--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
     let mut child = Command::new(PROGRAM)
-        .args(["--listen", "127.0.0.1:0", "--state-dir"])
+        .args(listen)
+        .arg("--state-dir")
         .arg(directory)
         .args(options)
         .env_clear()

@@ -132,13 +132,72 @@ fn a_sibling_watches_forwards_and_is_forwarded_to() {
     relay.say(100, Frame::ForwardPacket { from: key(50), to: key(1), packet: b"in" }).unwrap();
     assert_eq!(relay.heard(1), [printed(Frame::RecvPacket { from: key(50), packet: b"in" })]);
 
-    relay.server.handle_sibling(ConnectionId(100), Frame::PeerPresent(key(50)));
+    relay.server.handle_linked(ConnectionId(200), key(100), relay.now, &mut relay.wake);
+    assert_eq!(relay.heard(200), [printed(Frame::WatchConns)]);
+    relay.say(200, Frame::PeerPresent(key(50))).unwrap();
     relay.say(1, Frame::SendPacket { to: key(50), packet: b"out" }).unwrap();
-    assert_eq!(relay.heard(100), [printed(Frame::ForwardPacket { from: key(1), to: key(50), packet: b"out" })]);
+    assert_eq!(relay.heard(200), [printed(Frame::ForwardPacket { from: key(1), to: key(50), packet: b"out" })]);
     let gone = Frame::PeerGone { peer: key(50), reason: GoneReason::Disconnected };
-    relay.server.handle_sibling(ConnectionId(100), gone);
+    relay.say(200, gone).unwrap();
+    assert_eq!(relay.heard(1), [printed(gone)]);
     relay.say(1, Frame::SendPacket { to: key(50), packet: b"out" }).unwrap();
-    assert!(relay.heard(100).is_empty());
+    assert!(relay.heard(200).is_empty());
+}
+
+#[test]
+fn with_a_link_goes_the_way_to_all_who_are_behind_it() {
+    let mut relay = Relay::new(Limits::default());
+    relay.connect(1, key(1), false);
+    relay.server.handle_linked(ConnectionId(200), key(100), relay.now, &mut relay.wake);
+    relay.connect(100, key(100), true);
+    relay.say(200, Frame::PeerPresent(key(50))).unwrap();
+    relay.say(100, Frame::ForwardPacket { from: key(50), to: key(1), packet: b"in" }).unwrap();
+    relay.heard(1);
+    assert_eq!(relay.server.remote_keys(), 1);
+    relay.server.handle_closed(ConnectionId(200), &mut relay.wake);
+    assert_eq!(relay.heard(1), [printed(Frame::PeerGone { peer: key(50), reason: GoneReason::Disconnected })]);
+    assert_eq!(relay.server.remote_keys(), 0);
+}
+
+#[test]
+fn readers_that_stopped_reading_cannot_fill_memory() {
+    let limits = Limits { queued_bytes: 10_000, ..Limits::default() };
+    let mut relay = Relay::new(limits);
+    for n in 1..=20 {
+        relay.connect(n.into(), key(n), false);
+    }
+    for n in 2..=20 {
+        relay.say(1, Frame::SendPacket { to: key(n), packet: &[0; 1400] }).unwrap();
+    }
+    assert_eq!(relay.server.counters().dropped_memory, 13);
+    assert_eq!(relay.heard(2).len(), 1);
+    relay.say(1, Frame::SendPacket { to: key(20), packet: &[0; 1400] }).unwrap();
+    assert_eq!(relay.heard(20).len(), 1);
+    for n in 2..=20 {
+        relay.server.handle_closed(ConnectionId(n), &mut relay.wake);
+    }
+    assert_eq!(relay.server.queued, 0);
+}
+
+#[test]
+fn packets_in_a_row_reach_each_key_in_their_order() {
+    let mut relay = Relay::new(Limits::default());
+    for n in 1..=3 {
+        relay.connect(n.into(), key(n), false);
+    }
+    let mut bytes = Vec::new();
+    for (to, packet) in [(2, b"a"), (2, b"b"), (3, b"c"), (2, b"d"), (9, b"e"), (3, b"f")] {
+        Frame::SendPacket { to: key(to), packet }.encode(&mut bytes);
+    }
+    let whole = bytes.len();
+    Frame::SendPacket { to: key(3), packet: b"cut" }.encode(&mut bytes);
+    bytes.pop();
+    let (taken, _) = relay.server.handle_bytes(ConnectionId(1), &bytes, relay.now, &mut relay.wake).unwrap();
+    assert_eq!(taken, whole);
+    let from = key(1);
+    assert_eq!(relay.heard(2), [b"a", b"b", b"d"].map(|packet| printed(Frame::RecvPacket { from, packet })));
+    assert_eq!(relay.heard(3), [b"c", b"f"].map(|packet| printed(Frame::RecvPacket { from, packet })));
+    assert_eq!(relay.server.counters().dropped_unknown_peer, 1);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How often one address may open a node connection: a token bucket per address, in bounded memory.
+//! How often one address may open a connection: a token bucket per address, in bounded memory.
 //!
 //! A handshake costs us a few elliptic-curve multiplications and is free to whoever asks for it, so it is
 //! counted before it is done. IPv6 is counted by /64, which is what one site has. Loopback is not counted:
@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use super::limits;
+/// Addresses whose rate is remembered; when full, the least busy are forgotten.
+const RATED_ADDRESSES: usize = 16 * 1024;
 
 /// Buckets by address. An address that is not in it has a full bucket.
 #[derive(Debug)]
-pub(crate) struct Rates {
+pub struct Rates {
     /// Tokens a second; 0 for no limit.
     rate: u32,
     buckets: BTreeMap<IpAddr, Bucket>,
@@ -28,17 +29,18 @@ struct Bucket {
 const BURST_SECONDS: f64 = 10.0;
 
 impl Rates {
-    pub(crate) fn new(rate: u32) -> Self {
+    /// Every address may come `rate` times a second, and ten seconds' worth at once; 0 for no limit.
+    pub fn new(rate: u32) -> Self {
         Self { rate, buckets: BTreeMap::new() }
     }
 
     /// Takes one token, or says how long until there is one.
-    pub(crate) fn take(&mut self, from: IpAddr, now: Instant) -> Result<(), Duration> {
+    pub fn take(&mut self, from: IpAddr, now: Instant) -> Result<(), Duration> {
         let address = site(from);
         if self.rate == 0 || address.is_loopback() {
             return Ok(());
         }
-        if self.buckets.len() >= limits::RATED_ADDRESSES && !self.buckets.contains_key(&address) {
+        if self.buckets.len() >= RATED_ADDRESSES && !self.buckets.contains_key(&address) {
             self.forget(now);
         }
         let full = f64::from(self.rate) * BURST_SECONDS;
@@ -57,7 +59,7 @@ impl Rates {
         let rate = self.rate;
         let full = f64::from(rate) * BURST_SECONDS;
         self.buckets.retain(|_, bucket| bucket.tokens_at(rate, now) < full);
-        if self.buckets.len() >= limits::RATED_ADDRESSES {
+        if self.buckets.len() >= RATED_ADDRESSES {
             let mut tokens: Vec<f64> = self.buckets.values().map(|bucket| bucket.tokens_at(rate, now)).collect();
             tokens.sort_by(f64::total_cmp);
             let median = tokens[tokens.len() / 2];
@@ -89,13 +91,18 @@ fn site(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    #[allow(clippy::disallowed_methods, reason = "an arbitrary origin; only differences matter")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
     #[test]
     fn an_address_gets_its_burst_and_then_its_rate() {
-        let (mut rates, now) = (Rates::new(2), super::super::clock::instant());
+        let (mut rates, now) = (Rates::new(2), origin());
         for _ in 0..20 {
             assert_eq!(rates.take(ip("192.0.2.1"), now), Ok(()));
         }
@@ -108,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_site_is_one_ipv6_64_and_loopback_is_not_counted() {
-        let (mut rates, now) = (Rates::new(1), super::super::clock::instant());
+        let (mut rates, now) = (Rates::new(1), origin());
         for host in 0..10 {
             assert!(rates.take(ip(&format!("2001:db8::{host:x}")), now).is_ok());
             assert!(rates.take(ip("::1"), now).is_ok() && rates.take(ip("::ffff:127.0.0.1"), now).is_ok());
@@ -119,10 +126,10 @@ mod tests {
 
     #[test]
     fn a_flood_of_addresses_stays_within_the_bound() {
-        let (mut rates, now) = (Rates::new(1), super::super::clock::instant());
-        for number in 0..u32::try_from(limits::RATED_ADDRESSES).unwrap() * 3 {
+        let (mut rates, now) = (Rates::new(1), origin());
+        for number in 0..u32::try_from(RATED_ADDRESSES).unwrap() * 3 {
             let _ = rates.take(std::net::Ipv4Addr::from(0x0a00_0000 + number).into(), now);
         }
-        assert!(rates.buckets.len() <= limits::RATED_ADDRESSES);
+        assert!(rates.buckets.len() <= RATED_ADDRESSES);
     }
 }

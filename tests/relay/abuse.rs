@@ -1,0 +1,121 @@
+//! What bad clients cost, and that it is they who pay.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+
+use nix::sys::resource::{Resource, getrlimit};
+use warren::wire::derp::{Frame, HEADER_LEN};
+
+use crate::beside::free;
+use crate::client::{Client, get_body};
+use crate::server::Server;
+
+/// What the relay may hold beside the connections that are counted: its code, its own buffers, the allocator's slack.
+const BASE_KIB: u64 = 48 * 1024;
+/// What a connection may cost that said nothing yet.
+const HALF_OPEN_KIB: u64 = 16;
+
+/// Two clients who mind their own business.
+fn still_served(address: SocketAddr, n: u8) {
+    let (mut one, mut two) = (Client::joined(address, n), Client::joined(address, n + 1));
+    for round in 0..100_u8 {
+        one.say(Frame::SendPacket { to: two.key.public(), packet: &[round; 1400] });
+        assert_eq!(two.packet(), [round; 1400]);
+    }
+}
+
+#[test]
+fn ten_thousand_half_open_connections_leave_room_for_others() {
+    // As many as the limits of this process and of the relay, its child, permit.
+    let (files, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let number = usize::try_from(files).unwrap().saturating_sub(500).min(10_000);
+    let server = Server::start(&["--open"]);
+    let half_open: Vec<TcpStream> = (0..number)
+        .map(|index| {
+            let mut stream = TcpStream::connect(server.address).unwrap();
+            // Nothing, a beginning, or an upgrade without an introduction.
+            let said: &[u8] = [&b""[..], b"GET /derp HT", UPGRADE][index % 3];
+            stream.write_all(said).unwrap();
+            stream
+        })
+        .collect();
+    still_served(server.address, 2);
+    let held = server.resident_kib();
+    let most = BASE_KIB + number as u64 * HALF_OPEN_KIB;
+    assert!(held < most, "{held} KiB are held for {number} connections, at most {most} are expected");
+    println!("{number} half-open connections: {} KiB each", held / number as u64);
+    drop(half_open);
+}
+
+const UPGRADE: &[u8] = b"GET /derp HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: derp\r\n\r\n";
+
+#[test]
+fn readers_that_do_not_read_lose_their_packets_and_then_their_connection() {
+    let metrics = free();
+    let server = Server::start(&["--open", "--metrics", &metrics.to_string()]);
+    let mut sender = Client::joined(server.address, 2);
+    let lazy: Vec<Client> = (10..14).map(|n| Client::joined(server.address, n)).collect();
+    // More than sockets and queues hold. The sender never waits for those who do not read.
+    for _ in 0..10_000 {
+        for client in &lazy {
+            sender.say(Frame::SendPacket { to: client.key.public(), packet: &[7; 1400] });
+        }
+    }
+    still_served(server.address, 100);
+    let most = BASE_KIB + lazy.len() as u64 * 1024;
+    assert!(server.resident_kib() < most, "{} KiB are held", server.resident_kib());
+    let closed = |text: &str| text.contains(&format!("warren_relay_clients_slow_total {}\n", lazy.len()));
+    while !closed(&get_body(metrics, "/metrics")) {}
+    still_served(server.address, 200);
+}
+
+#[test]
+fn a_giant_frame_is_refused_by_its_header() {
+    let server = Server::start(&["--open"]);
+    let before = server.resident_kib();
+    let mut giants: Vec<Client> = (2..52).map(|n| Client::joined(server.address, n)).collect();
+    for giant in &mut giants {
+        giant.io.write_all(b"\x04\x7f\xff\xff\xff").unwrap();
+        assert_eq!(giant.frame_or_end(), None);
+    }
+    still_served(server.address, 100);
+    assert!(server.resident_kib() < before + BASE_KIB);
+    // The largest that is allowed is still relayed.
+    let (mut one, mut two) = (Client::joined(server.address, 102), Client::joined(server.address, 103));
+    let largest = vec![9; warren::wire::derp::MAX_PACKET];
+    one.say(Frame::SendPacket { to: two.key.public(), packet: &largest });
+    assert_eq!(two.packet(), largest);
+}
+
+#[test]
+fn a_flood_of_one_key_costs_only_that_key() {
+    let server = Server::start(&["--open"]);
+    let mut flood: Vec<Client> = (0..100).map(|_| Client::connect(server.address, 2)).collect();
+    // Those that are let in answer pings; all others are closed.
+    let let_in = flood.iter_mut().filter_map(Client::answers).count();
+    assert!((1..=16).contains(&let_in), "{let_in}");
+    still_served(server.address, 100);
+}
+
+#[test]
+fn a_flood_of_packets_to_one_key_keeps_others_served() {
+    let server = Server::start(&["--open"]);
+    let victim = Client::joined(server.address, 2);
+    let address = server.address;
+    let to = victim.key.public();
+    std::thread::scope(|scope| {
+        for n in 10..14 {
+            scope.spawn(move || {
+                let mut client = Client::joined(address, n);
+                let mut frame = Vec::new();
+                Frame::SendPacket { to, packet: &[1; 1400] }.encode(&mut frame);
+                let burst = frame.repeat(64);
+                assert!(burst.len() > HEADER_LEN);
+                for _ in 0..200 {
+                    client.io.write_all(&burst).unwrap();
+                }
+            });
+        }
+        still_served(address, 100);
+    });
+}
