@@ -14,6 +14,7 @@
 
 pub mod clock;
 pub mod control_io;
+pub mod derp_io;
 pub mod local_api;
 pub mod netcheck_io;
 pub mod relay_pump;

@@ -131,7 +131,7 @@ enum Stage {
 }
 
 impl Client {
-    /// A connection that was just made, whose HTTP upgrade is done. `nonce` is 24 random bytes, used once.
+    /// A connection that is made now or soon. `nonce` is 24 random bytes, used once.
     pub fn new(key: NodePrivate, nonce: [u8; 24], is_home: bool, now: Instant) -> Self {
         Self {
             key,
@@ -148,6 +148,11 @@ impl Client {
             unanswered: None,
             asked: None,
         }
+    }
+
+    /// The HTTP upgrade is done: the relay has the word.
+    pub const fn handle_connected(&mut self, now: Instant) {
+        (self.began, self.heard, self.unanswered) = (now, now, None);
     }
 
     /// Reads the first frame of what has arrived: how many bytes it took, and what it says. None until it is whole.

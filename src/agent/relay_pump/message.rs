@@ -140,8 +140,8 @@ pub struct PumpCounters {
     pub received_forged: u64,
     /// From the kernel to a loopback address that is no peer's, or from a relay in the name of no peer.
     pub dropped_unknown_peer: u64,
-    /// To a peer that no relay is known for.
-    pub dropped_no_region: u64,
+    /// To a peer that no relay is known for, or whose relay cannot be reached.
+    pub dropped_no_relay: u64,
     /// Newer ones came before the line to the relay was free.
     pub dropped_queue_full: u64,
     /// The relay's terms do not allow so many.

@@ -1,5 +1,109 @@
 //! The pump: packets between WireGuard and the relays. They never pass through the loop.
+//!
+//! ```text
+//! WireGuard <──127.128.0.0/9──> Loopback ──> Hub ──> Link ──> region 1
+//! WireGuard <──forged source─── Injector <──  │  <── Link <── region 2
+//!                                             v
+//!                                     probes, initiations ──> the loop
+//! ```
+//!
+//! A thread of its own, so that a tunnel at full speed delays no decision and a slow decision no packet; its tasks
+//! share their state without locks. The home region's relay is kept connected, others while packets pass. Which way
+//! a peer's packets go is the loop's to decide; the pump is told before the kernel is, because packets that are handed
+//! in pull the kernel's endpoint along: to the loopback while a peer is relayed, and nowhere new while it is direct.
+//!
+//! Invariants: no allocation for a packet of the tunnel; every queue is bounded, and every packet that is lost is
+//! counted; only packets of known peers are handed in, and only if they can be WireGuard's.
 
+mod hub;
+mod link;
 mod message;
+mod outbox;
+mod packet;
+mod peers;
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use self::hub::Hub;
+use super::clock;
+use super::derp_io::Dialler;
+use crate::linux::packet::{Batch, Injector, LoopbackSocket};
 
 pub use message::{Direct, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer, RegionState};
+
+/// Commands that wait for the pump: a map's worth of peers comes in a few breaths.
+const COMMANDS: usize = 1024;
+/// News that wait for the loop.
+const NEWS: usize = 256;
+/// How long to wait after the kernel failed to give packets.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A pump at work.
+pub struct Pump {
+    /// What it is told. It ends when this is dropped.
+    pub commands: mpsc::Sender<PumpCommand>,
+    /// What it tells.
+    pub news: mpsc::Receiver<PumpNews>,
+    /// The port that peers' loopback addresses have.
+    pub relay_port: u16,
+}
+
+/// Starts a pump, in the network namespace of this thread.
+pub fn spawn(config: &PumpConfig) -> io::Result<Pump> {
+    let PumpConfig { mark, wireguard_port, relay_port } = *config;
+    let named = |what: &str| {
+        let what = what.to_owned();
+        move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"))
+    };
+    let socket = LoopbackSocket::bind(relay_port).map_err(named("bind the relay socket on the loopback"))?;
+    let injector = Injector::open(wireguard_port, mark).map_err(named("open raw sockets"))?;
+    let relay_port = socket.port();
+    // A few threads for names.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
+    let (commands, from_loop) = mpsc::channel(COMMANDS);
+    let (to_loop, news) = mpsc::channel(NEWS);
+    std::thread::Builder::new().name("relay-pump".to_owned()).spawn(move || {
+        let tasks = LocalSet::new();
+        tasks.block_on(&runtime, async {
+            match socket.listen(wireguard_port) {
+                Ok(loopback) => pump(Hub::new(Dialler::new(mark), loopback, injector, to_loop), from_loop).await,
+                Err(error) => tracing::error!(%error, "listen for WireGuard on the loopback"),
+            }
+        });
+        drop(tasks);
+        // A name that is being looked up is nothing to wait for.
+        runtime.shutdown_background();
+    })?;
+    Ok(Pump { commands, news, relay_port })
+}
+
+/// Takes commands, and packets of WireGuard, until nobody commands.
+async fn pump(hub: Rc<Hub>, mut commands: mpsc::Receiver<PumpCommand>) {
+    let mut batch = Batch::new();
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(command) => hub.handle_command(command),
+                None => return,
+            },
+            received = hub.loopback.recv(&mut batch) => match received {
+                Ok(()) => {
+                    let now = clock::now().tick;
+                    for (to, packet) in hub.loopback.packets(&batch) {
+                        hub.forward(to, packet, now);
+                    }
+                    hub.wake_links();
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "take packets of WireGuard from the loopback");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The agent's way to relays, against the real `warren-relay`: connections as any user may make them, and the pump
+//! in a network namespace of its own, which root has to make.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod connections;
+mod packets;
+#[allow(dead_code, reason = "the relay's own tests use the rest")]
+#[path = "../relay/server.rs"]
+mod server;
