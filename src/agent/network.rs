@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::netcheck_io;
-use super::relay_pump::{PumpCommand, PumpNews, PumpPeer};
+use super::relay_pump::{self, Pump, PumpCommand, PumpConfig, PumpNews, PumpPeer};
 use super::{Core, Settings, clock};
 use crate::linux::packet::{Datagram, ProbeSocket, UdpSender};
 use crate::linux::{self, DefaultRoute};
@@ -89,6 +89,14 @@ impl Network {
                 network.send = Some(Box::new(sender));
             }
             Err(error) => opened("probes", "open the sockets for path probes", "no direct path is looked for", &error),
+        }
+        let config = PumpConfig { mark, wireguard_port: settings.port, relay_port: own::RELAY_PORT };
+        match relay_pump::spawn(&config) {
+            Ok(Pump { commands, news, relay_port }) => {
+                settings.relay_port = Some(relay_port);
+                network.pump = Some((commands, news));
+            }
+            Err(error) => opened("relays", "relayed packets", "no relay is used", &error),
         }
         (network, missing)
     }

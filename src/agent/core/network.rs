@@ -46,6 +46,14 @@ impl Core {
         self.netcheck.handle_news(news, now.tick);
     }
 
+    /// Whether to find out about the network. Answers arrive only once the firewall diverts them, so that is awaited,
+    /// unless it comes to nothing: relays are of use without.
+    pub(super) fn may_look_at_network(&self, now: Now) -> bool {
+        let wanted = self.login.was_open && self.netmap.node().is_some();
+        let diverts = || self.settings.probe_port.is_none() || self.login.has_run;
+        wanted && (diverts() || !self.reconciler.troubles(now.tick).is_empty())
+    }
+
     /// Takes in what the look at the network has brought, and asks for what it needs.
     pub(super) fn handle_netcheck_events(&mut self, now: Now) {
         while let Some(event) = self.netcheck.poll_event() {

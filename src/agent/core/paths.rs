@@ -67,12 +67,12 @@ impl Core {
             self.login.was_open = is_open;
             self.stale = Stale { paths: true, wish: true, ..self.stale };
         }
+        self.netcheck.handle_switched(self.may_look_at_network(now), now.tick);
         let Some(networks) = self.networks.clone() else { return };
         if !std::mem::take(&mut self.stale.paths) {
             return;
         }
         self.book.handle_own_key(self.node_key.as_ref().map(NodePrivate::public).unwrap_or_default());
-        self.netcheck.handle_switched(is_open && self.netmap.node().is_some(), now.tick);
         self.netcheck.handle_derp_map(self.netmap.derp(), now.tick);
         self.tell_pump_of_relays();
         let advertised = self.netmap.peers().flat_map(|peer| peer.routes.iter().copied());
