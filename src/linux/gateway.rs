@@ -49,10 +49,11 @@ impl DefaultRoute {
             other => other?,
         };
         let defaults = routes.iter().filter_map(|message| match message {
-            RouteNetlinkMessage::NewRoute(message) => read_default(message),
+            RouteNetlinkMessage::NewRoute(message) if is_default(message) => Some(message),
             _ => None,
         });
-        let Some((_, router, link, source)) = defaults.min_by_key(|(metric, ..)| *metric) else { return Ok(None) };
+        let preferred = defaults.min_by_key(|message| metric_of(message));
+        let Some((router, link, source)) = preferred.and_then(read_hop) else { return Ok(None) };
         let local = match source {
             Some(source) => Some(source),
             None => self.address_towards(router, link).await?,
@@ -92,15 +93,22 @@ fn is_default(message: &RouteMessage) -> bool {
     message.header.destination_prefix_length == 0 && route::table_of(message) == main
 }
 
-/// Metric, router, link and preferred source of an ordinary default route.
-fn read_default(message: &RouteMessage) -> Option<(u32, Ipv4Addr, u32, Option<Ipv4Addr>)> {
-    if !is_default(message) || message.header.kind != RouteType::Unicast {
+fn metric_of(message: &RouteMessage) -> u32 {
+    let metrics = message.attributes.iter().filter_map(|attribute| match attribute {
+        RouteAttribute::Priority(priority) => Some(*priority),
+        _ => None,
+    });
+    metrics.last().unwrap_or_default()
+}
+
+/// Router, link and preferred source of an ordinary route by way of a router; of the first one where there are several.
+fn read_hop(message: &RouteMessage) -> Option<(Ipv4Addr, u32, Option<Ipv4Addr>)> {
+    if message.header.kind != RouteType::Unicast {
         return None;
     }
-    let (mut metric, mut router, mut link, mut source) = (0, None, None, None);
+    let (mut router, mut link, mut source) = (None, None, None);
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Gateway(RouteAddress::Inet(address)) => router = Some(*address),
             RouteAttribute::Oif(index) => link = Some(*index),
             RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
@@ -115,5 +123,5 @@ fn read_default(message: &RouteMessage) -> Option<(u32, Ipv4Addr, u32, Option<Ip
             _ => {}
         }
     }
-    Some((metric, router?, link?, source))
+    Some((router?, link?, source))
 }

@@ -11,6 +11,7 @@ mod device;
 mod drift;
 mod firewall;
 mod flows;
+mod gateway;
 mod neighbour;
 mod packets;
 mod routing;
