@@ -94,11 +94,11 @@ fn is_default(message: &RouteMessage) -> bool {
 }
 
 fn metric_of(message: &RouteMessage) -> u32 {
-    let metrics = message.attributes.iter().filter_map(|attribute| match attribute {
+    let mut metrics = message.attributes.iter().filter_map(|attribute| match attribute {
         RouteAttribute::Priority(priority) => Some(*priority),
         _ => None,
     });
-    metrics.last().unwrap_or_default()
+    metrics.next().unwrap_or_default()
 }
 
 /// Router, link and preferred source of an ordinary route by way of a router; of the first one where there are several.

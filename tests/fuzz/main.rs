@@ -9,11 +9,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::de::DeserializeOwned;
+use warren::path::netcheck::Gateway;
+use warren::path::portmap;
 use warren::policy::{Compiled, Policy, Topology};
 use warren::types::{CapabilityVersion, DiscoPrivate, MachinePrivate};
 use warren::wire::control::{DerpMap, MapRequest, MapResponse, RegisterRequest, RegisterResponse};
@@ -94,6 +98,45 @@ fn every_corpus_belongs_to_a_decoder() {
     for entry in fs::read_dir(Path::new("tests/fuzz/corpus")).unwrap() {
         let name = entry.unwrap().file_name();
         assert!(DECODERS.iter().any(|(decoder, _)| name.to_str() == Some(decoder)), "{name:?} has no decoder");
+    }
+}
+
+/// A day with a gateway that says whatever comes to mind, in its own name and in reply to everything: a few questions a
+/// minute at most, and no end to them.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "an arbitrary origin; only differences matter")]
+fn a_gateway_that_says_anything_at_all_is_asked_a_bounded_number_of_times() {
+    let mut chance = Chance(0x5741_5252_454e_0002);
+    let datagrams: Vec<_> =
+        ["portmap_pcp", "portmap_nat_pmp", "portmap_ssdp"].iter().flat_map(|d| corpus(d).into_values()).collect();
+    let bodies: Vec<_> =
+        ["portmap_igd_description", "portmap_igd_answer"].iter().flat_map(|d| corpus(d).into_values()).collect();
+    let gateway = Gateway { address: "192.168.1.1".parse().unwrap(), local: "192.168.1.5".parse().unwrap() };
+    for _ in 0..20 {
+        let begun = std::time::Instant::now();
+        let mut mapper = portmap::PortMapper::new(41_741, *b"abcdefghijkl");
+        mapper.handle_gateway(Some(gateway));
+        let mut asked = 0;
+        for minute in 0..24 * 60 {
+            let now = begun + Duration::from_secs(60 * minute);
+            mapper.handle_wanted(now);
+            mapper.handle_timeout(now);
+            for _ in 0..4 {
+                let from = SocketAddrV4::new(gateway.address, [5_351, 1_900][chance.below(2)]);
+                let bytes = &datagrams[chance.below(datagrams.len())];
+                let payload = if chance.below(2) == 0 { bytes.clone() } else { chance.change(bytes) };
+                mapper.handle_news(portmap::News::Datagram { from, payload }, now);
+                while let Some(action) = mapper.poll_action() {
+                    asked += 1;
+                    let portmap::Action::Http { id, to, .. } = action else { continue };
+                    assert_eq!(*to.ip(), gateway.address);
+                    let body = &bodies[chance.below(bodies.len())];
+                    let body = chance.change(body);
+                    mapper.handle_news(portmap::News::Http { id, outcome: Ok(body) }, now);
+                }
+            }
+        }
+        assert!(asked <= 24 * 60 * 4, "{asked} questions in a day");
     }
 }
 

@@ -31,6 +31,7 @@ impl Netcheck {
         let reached = self.report.regions.values().any(|region| region.latency().is_some());
         self.silent = if reached { 0 } else { self.silent.saturating_add(1) };
         self.last = Some(now);
+        self.report.looked = true;
         self.settle_home(now);
         self.renew_endpoints();
         self.tell_net_info();
@@ -51,9 +52,8 @@ impl Netcheck {
         if (may_guess || self.home.is_measured()) && self.home.choose(&self.relays, now) {
             self.report.home = self.home.current();
             self.events.push_back(Event::Home(self.report.home));
-            if self.last.is_some() {
-                self.tell_net_info();
-            }
+            // Peers can reach us through it from here on, whatever else the first look will find.
+            self.tell_net_info();
         }
     }
 
@@ -97,7 +97,7 @@ impl Netcheck {
         let mapping = self.mapper.report();
         if std::mem::replace(&mut self.report.mapping, mapping) != mapping {
             self.renew_endpoints();
-            if self.last.is_some() {
+            if self.report.looked {
                 self.tell_net_info();
             }
         }

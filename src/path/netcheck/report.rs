@@ -14,6 +14,8 @@ pub type Endpoint = (SocketAddr, EndpointType);
 /// The outcome of the last look.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
+    /// Whether a look has ended; before that, what follows is not known to be so.
+    pub looked: bool,
     /// A STUN answer came back.
     pub udp: bool,
     /// One came over IPv4, or a relay answered over it.
@@ -88,9 +90,9 @@ impl Report {
         }
         NetInfo {
             mapping_varies_by_dest_ip: self.mapping_varies,
-            working_ipv6: Some(self.ipv6),
+            working_ipv6: self.looked.then_some(self.ipv6),
             os_has_ipv6: self.os_has_ipv6,
-            working_udp: Some(self.udp),
+            working_udp: self.looked.then_some(self.udp),
             have_port_map: self.mapping.external.is_some(),
             upnp: self.mapping.upnp,
             pmp: self.mapping.pmp,

@@ -179,6 +179,11 @@ fn a_single_region_is_home_before_anything_was_measured() {
     let mut scene = Scene::new(&[(9, 20)]);
     scene.collect();
     assert_eq!(scene.home(), Some(9));
+    let told = scene.events.iter().find_map(|event| match event {
+        Event::NetInfo(info) => Some((info.preferred_derp, info.working_udp)),
+        _ => None,
+    });
+    assert_eq!(told, Some((RegionId(9), None)), "nothing is said of what was not looked at");
 }
 
 #[test]

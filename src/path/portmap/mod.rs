@@ -32,6 +32,8 @@ const GRANTED_MOST: Duration = Duration::from_secs(24 * 3_600);
 const REST: Duration = Duration::from_secs(10 * 60);
 /// A mapping this young is not looked after.
 const CHECK_EVERY: Duration = Duration::from_secs(4 * 60);
+/// A gateway that claims to forget all the time is not asked more often than this.
+const LEAST_PAUSE: Duration = Duration::from_secs(30);
 /// Slack in the comparison of a gateway's clock with ours (RFC 6887 §8.5).
 const EPOCH_SLACK: u64 = 2;
 
@@ -60,6 +62,7 @@ struct Held {
     renew: Instant,
     expires: Instant,
     looked_after: Instant,
+    granted: Instant,
     /// The gateway's memory at the last answer.
     epoch: Option<(u32, Instant)>,
 }
@@ -213,6 +216,7 @@ impl PortMapper {
             renew: now + lifetime / 2,
             expires: now + lifetime,
             looked_after: now,
+            granted: now,
             epoch: epoch.map(|epoch| (epoch, now)),
         });
     }
@@ -265,7 +269,7 @@ impl PortMapper {
         });
         held.epoch = Some((epoch, now));
         let moved = address.is_some_and(|address| IpAddr::V4(address) != held.external.ip());
-        if (lost || moved) && self.attempt.is_none() {
+        if (lost || moved) && self.attempt.is_none() && now >= held.granted + LEAST_PAUSE {
             self.renew(now);
         }
     }
