@@ -14,6 +14,7 @@ use crate::wire::control::{CapGrant, CapMap, FilterRule, NetPortRange, RuleOrigi
 use super::compile::{Compiled, Flow, companions};
 use super::index::{Place, SelectorId};
 use super::internet;
+use super::nodeset::NodeSet;
 use super::ports::{PortRange, Protocol};
 use super::selector::{Autogroup, Selector};
 use super::sources::{Content, Sources, show};
@@ -126,6 +127,8 @@ impl Compiled {
         let Some((slot, place)) = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?))) else {
             return Filter::default();
         };
+        let own = self.index.owned.get(&place.node.user).filter(|_| !place.node.is_tagged());
+        let own: Vec<usize> = own.into_iter().flat_map(NodeSet::iter).collect();
         for flow in &self.flows {
             builder.origin = flow.origin.as_ref();
             if flow.concerned.contains(slot) {
@@ -138,20 +141,17 @@ impl Compiled {
                     builder.grant(sources, self.granted(flow, place, slot), &flow.app);
                 }
             }
-            if flow.to_self && !place.node.is_tagged() {
-                self.filter_self(flow, place, slot, &mut builder);
+            if flow.to_self && own.iter().any(|own| self.sources_of(flow).reach.contains(*own)) {
+                self.filter_self(flow, place, slot, &own, &mut builder);
             }
         }
         builder.filter
     }
 
     /// The part of a rule that is about each user's own nodes.
-    fn filter_self(&self, flow: &Flow, place: &Place, slot: usize, builder: &mut Builder<'_>) {
-        let Some(own) = self.index.owned.get(&place.node.user) else { return };
-        let from = self.sources_of(flow).reach.intersection(own);
-        if from.is_empty() {
-            return;
-        }
+    fn filter_self(&self, flow: &Flow, place: &Place, slot: usize, own: &[usize], builder: &mut Builder<'_>) {
+        let reach = &self.sources_of(flow).reach;
+        let from: NodeSet = own.iter().copied().filter(|own| reach.contains(*own)).collect();
         let is_source = from.contains(slot);
         let sources = Arc::new(Sources::of_nodes(from));
         let destinations: Vec<_> = own_nets(place).map(Destination::Net).collect();
@@ -163,7 +163,8 @@ impl Compiled {
         if !flow.app.is_empty() {
             builder.grant(&sources, own_nets(place).collect(), &flow.app);
             for app in companions(&flow.app).filter(|_| is_source) {
-                builder.grant(&Arc::new(Sources::of_nodes(own.clone())), own_nets(place).collect(), &app);
+                let own = own.iter().copied().collect();
+                builder.grant(&Arc::new(Sources::of_nodes(own)), own_nets(place).collect(), &app);
             }
         }
     }

@@ -80,7 +80,8 @@ pub(super) struct Index {
     users: BTreeMap<UserId, User>,
     pub(super) posture_names: Vec<String>,
 
-    pub(super) places: Vec<Option<Place>>,
+    /// Boxed, so that making room for one more moves pointers and not nodes.
+    pub(super) places: Vec<Option<Box<Place>>>,
     free: Vec<usize>,
     slots: BTreeMap<NodeId, usize>,
     selected: Vec<NodeSet>,
@@ -188,7 +189,7 @@ impl Index {
     }
 
     pub(super) fn place(&self, slot: usize) -> Option<&Place> {
-        self.places.get(slot)?.as_ref()
+        self.places.get(slot)?.as_deref()
     }
 
     pub(super) fn users(&self) -> &BTreeMap<UserId, User> {
@@ -234,7 +235,7 @@ impl Index {
         }
         self.by_address.extend(place.addresses.iter().map(|address| (*address, slot)));
         touched.add(&place);
-        self.places[slot] = Some(place);
+        self.places[slot] = Some(Box::new(place));
         touched
     }
 

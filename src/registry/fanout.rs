@@ -28,6 +28,8 @@ pub(super) struct Fanout {
     /// Of each node that changed: what was last told of it; `None` for nothing.
     pub(super) before: BTreeMap<NodeId, Option<Shown>>,
     pub(super) users: BTreeSet<UserId>,
+    /// Streams that were opened since the last flush.
+    pub(super) opened: BTreeSet<SessionId>,
     /// Changed fields that are the same for everyone.
     pub(super) globals: BTreeMap<&'static str, String>,
     /// Whether another policy is in force.
@@ -47,6 +49,7 @@ impl Default for Fanout {
         Self {
             before: BTreeMap::new(),
             users: BTreeSet::new(),
+            opened: BTreeSet::new(),
             globals: BTreeMap::new(),
             new_policy: false,
             last_flush: None,
@@ -164,7 +167,7 @@ impl State {
         Arc::make_mut(&mut shown.record).key_expiry = Some(Timestamp::UNIX_EPOCH);
         let mut builder = Builder::new(&self.fanout.comma);
         builder.field("Node", &view::myself(&shown, &self.config));
-        self.sessions.remove(&session);
+        self.forget_session(session);
         self.outputs.push_back(Output::Send { sessions: vec![session], message: Arc::new(builder.finish()) });
         self.outputs.push_back(Output::Close { session });
     }

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::message::{Builder, Chunk, Items, fields, json};
-use super::session::{Output, SessionId};
+use super::session::{Output, Session, SessionId};
 use super::state::{Member, State};
 use super::view::{self, Difference, Shown};
 use super::visibility::{FilterNews, Sight, ViewClass};
+use crate::policy::View;
 use crate::types::{NodeId, Timestamp, UserId};
 
 /// What became of a connected node's view and filter.
@@ -27,6 +28,16 @@ struct News<'a> {
     changes: Vec<Changed<'a>>,
     users: &'a BTreeSet<UserId>,
     before: &'a BTreeMap<NodeId, Option<Shown>>,
+    /// Fields that everyone is told.
+    globals: &'a Arc<Chunk>,
+    moves: BTreeMap<SessionId, Move>,
+}
+
+/// A message to one viewer.
+enum Message {
+    /// The one that all are told who make its transition.
+    Shared,
+    Own(Builder),
 }
 
 /// From where viewers go, and where to.
@@ -49,6 +60,8 @@ struct Changed<'a> {
 
 /// What viewers are told who make the same transition.
 struct Told {
+    /// Whether the entries are all that there are, in place of what was told before.
+    whole: bool,
     entries: Items,
     removed: Items,
     patches: Items,
@@ -71,12 +84,24 @@ impl State {
             return;
         }
         self.write_entries(before.keys().copied());
+        if moves.values().any(|moved| moved.was < ViewClass::FIRST) {
+            // Whole views will be told, and most entries are in many of them.
+            self.write_entries(self.members.keys().copied().collect::<Vec<_>>().into_iter());
+        }
         let globals = Chunk::of_text(&globals);
-        let outputs = self.outputs_of_flush(&before, &users, &globals, moves);
+        let has_moved = !moves.is_empty();
+        let news = News { changes: self.compare(&before), users: &users, before: &before, globals: &globals, moves };
+        let outputs = self.outputs_of_flush(&news);
         self.outputs.extend(outputs);
-        self.forget_classes();
-        for session in self.sessions.values_mut() {
-            session.opened_as = None;
+        if has_moved {
+            let viewers = &self.viewers;
+            self.visibility.retain(|class| viewers.contains_key(&class));
+            self.fanout.retain(|class| class < ViewClass::FIRST || viewers.contains_key(&class));
+        }
+        for number in std::mem::take(&mut self.fanout.opened) {
+            if let Some(session) = self.sessions.get_mut(&number) {
+                session.opened_as = None;
+            }
         }
     }
 
@@ -92,11 +117,13 @@ impl State {
         let mut moves = BTreeMap::new();
         for id in viewers {
             let Some(member) = self.members.get(&id) else { continue };
-            let session = member.session.and_then(|session| Some((session, self.sessions.get_mut(&session)?)));
+            let session = member.session.and_then(|number| Some((number, self.sessions.get_mut(&number)?)));
             let Some((number, session)) = session else { continue };
             let class = self.visibility.class(&member.shown);
             let was = std::mem::replace(&mut session.class, class);
             if was != class {
+                self.leave_class(number, was);
+                self.viewers.entry(class).or_default().insert(number);
                 moves.insert(number, Move { was, filter: FilterNews::default() });
                 if was == ViewClass::NOBODY || class == ViewClass::NOBODY {
                     filtered.push(id);
@@ -116,75 +143,81 @@ impl State {
         moves
     }
 
-    fn outputs_of_flush(
-        &self,
-        before: &BTreeMap<NodeId, Option<Shown>>,
-        users: &BTreeSet<UserId>,
-        globals: &Arc<Chunk>,
-        mut moves: BTreeMap<SessionId, Move>,
-    ) -> Vec<Output> {
-        let news = News { changes: self.compare(before), users, before };
-        let mut alike: BTreeMap<Transition, Vec<SessionId>> = BTreeMap::new();
-        let mut told: BTreeMap<Transition, Told> = BTreeMap::new();
+    fn outputs_of_flush(&self, news: &News<'_>) -> Vec<Output> {
         let mut outputs = Vec::new();
-        for (number, session) in &self.sessions {
-            let id = session.node;
-            let Some(viewer) = self.members.get(&id).map(|member| &member.shown) else { continue };
-            let (was_class, filter) = match moves.remove(number) {
-                Some(Move { was, filter }) => (was, filter),
-                None => (session.class, FilterNews::default()),
-            };
-            let transition = Transition { was: was_class, class: session.class, unsure: session.opened_as.is_some() };
-            let told = told.entry(transition).or_insert_with(|| self.told(transition, &news));
-            let owner = viewer.record.owner();
-            let is_news = users.contains(&owner) && !told.owners.contains(&owner);
-            let was = session.opened_as.as_ref().or_else(|| before.get(&id).and_then(Option::as_ref));
-            let Some(was) = was.or((is_news || !filter.is_empty()).then_some(viewer)) else {
-                alike.entry(transition).or_default().push(*number);
-                continue;
-            };
-            let mut builder = Builder::new(&self.fanout.comma);
-            builder.shared_fields(globals);
-            if view::concerns_itself(was, viewer, &self.config) {
-                builder.field("Node", &view::myself(viewer, &self.config));
-            }
-            write_filter(&mut builder, &filter);
-            // Its new owner may be nobody else's.
-            let own = Some(owner).filter(|owner| is_news || *owner != was.record.owner());
-            told.write(&mut builder, Some(id), self.with_own(told, own));
-            if !builder.is_empty() {
-                outputs.push(Output::Send { sessions: vec![*number], message: Arc::new(builder.finish()) });
-            }
-        }
-        for (transition, sessions) in alike {
-            let told = told.entry(transition).or_insert_with(|| self.told(transition, &news));
-            let mut builder = Builder::new(&self.fanout.comma);
-            builder.shared_fields(globals);
-            // Each of them may see the others, and so itself: nobody is told of itself.
-            let own = sessions.iter().filter_map(|number| self.sessions.get(number)).map(|session| session.node.0);
-            let (apart, together): (Vec<_>, Vec<_>) = own.zip(&sessions).partition(|(own, _)| told.speaks_of(*own));
-            for (own, number) in apart {
-                let mut builder = Builder::new(&self.fanout.comma);
-                builder.shared_fields(globals);
-                told.write(&mut builder, Some(NodeId(own)), None);
-                if !builder.is_empty() {
-                    outputs.push(Output::Send { sessions: vec![*number], message: Arc::new(builder.finish()) });
+        for (transition, viewers) in self.transitions(news) {
+            let told = self.told(transition, news);
+            let mut alike = Vec::new();
+            for number in viewers {
+                let Some(session) = self.sessions.get(&number) else { continue };
+                match self.own_message(number, session, &told, news) {
+                    Message::Shared => alike.push(number),
+                    Message::Own(message) if message.is_empty() => {}
+                    Message::Own(message) => {
+                        let message = Arc::new(message.finish());
+                        outputs.push(Output::Send { sessions: vec![number], message });
+                    }
                 }
             }
+            let mut builder = Builder::new(&self.fanout.comma);
+            builder.shared_fields(news.globals);
             told.write(&mut builder, None, None);
-            let sessions: Vec<SessionId> = together.into_iter().map(|(_, number)| *number).collect();
-            if !builder.is_empty() && !sessions.is_empty() {
-                outputs.push(Output::Send { sessions, message: Arc::new(builder.finish().shared()) });
+            if !builder.is_empty() && !alike.is_empty() {
+                outputs.push(Output::Send { sessions: alike, message: Arc::new(builder.finish().shared()) });
             }
         }
         outputs
     }
 
-    /// Lets go of view classes that no connected node is in.
-    fn forget_classes(&mut self) {
-        let used: BTreeSet<ViewClass> = self.sessions.values().map(|session| session.class).collect();
-        self.visibility.retain(|class| used.contains(&class));
-        self.fanout.retain(|class| class < ViewClass::FIRST || used.contains(&class));
+    /// Who is to be told anything, by where they come from and go to.
+    fn transitions(&self, news: &News<'_>) -> BTreeMap<Transition, Vec<SessionId>> {
+        let mut transitions: BTreeMap<Transition, Vec<SessionId>> = BTreeMap::new();
+        let mut apart: BTreeSet<SessionId> = news.moves.keys().chain(&self.fanout.opened).copied().collect();
+        apart.extend(news.before.keys().filter_map(|id| self.members.get(id)?.session));
+        for number in &apart {
+            let Some(session) = self.sessions.get(number) else { continue };
+            let was = news.moves.get(number).map_or(session.class, |moved| moved.was);
+            let transition = Transition { was, class: session.class, unsure: session.opened_as.is_some() };
+            transitions.entry(transition).or_default().push(*number);
+        }
+        let for_all = !news.globals.is_empty() || !news.users.is_empty();
+        for (class, viewers) in &self.viewers {
+            let sees = |shown: Option<&Shown>| shown.is_some_and(|shown| self.visibility.sees(*class, shown));
+            let concerns = |change: &Changed<'_>| sees(change.before) || sees(change.after.map(|member| &member.shown));
+            if for_all || news.changes.iter().any(concerns) {
+                let transition = Transition { was: *class, class: *class, unsure: false };
+                let others = viewers.iter().filter(|number| !apart.contains(number));
+                transitions.entry(transition).or_default().extend(others);
+            }
+        }
+        transitions
+    }
+
+    /// What a viewer is told, where that is not what all are told who make its transition.
+    fn own_message(&self, number: SessionId, session: &Session, told: &Told, news: &News<'_>) -> Message {
+        let id = session.node;
+        let Some(viewer) = self.members.get(&id).map(|member| &member.shown) else { return Message::Shared };
+        let owner = viewer.record.owner();
+        let is_news = news.users.contains(&owner) && !told.owners.contains(&owner);
+        let was = session.opened_as.as_ref().or_else(|| news.before.get(&id).and_then(Option::as_ref));
+        let filter = news.moves.get(&number).map(|moved| &moved.filter).filter(|filter| !filter.is_empty());
+        // Nobody is told of itself, though others of its class may be.
+        if was.is_none() && filter.is_none() && !is_news && !told.speaks_of(id.0) {
+            return Message::Shared;
+        }
+        let was = was.unwrap_or(viewer);
+        let mut builder = Builder::new(&self.fanout.comma);
+        builder.shared_fields(news.globals);
+        if view::concerns_itself(was, viewer, &self.config) {
+            builder.field("Node", &view::myself(viewer, &self.config));
+        }
+        if let Some(filter) = filter {
+            write_filter(&mut builder, filter);
+        }
+        // Its new owner may be nobody else's.
+        let own = Some(owner).filter(|owner| is_news || *owner != was.record.owner());
+        told.write(&mut builder, Some(id), self.with_own(told, own));
+        Message::Own(builder)
     }
 
     // ---- differences ----
@@ -221,6 +254,9 @@ impl State {
     /// What viewers are told who make a transition.
     fn told(&self, transition: Transition, news: &News<'_>) -> Told {
         let Transition { was, class, unsure } = transition;
+        if let Some(view) = self.whole(transition) {
+            return self.told_whole(class, view, news);
+        }
         let moved = self.moved(transition, news);
         let mut changes: Vec<&Changed<'_>> = news.changes.iter().chain(&moved).collect();
         changes.sort_unstable_by_key(|change| change.id);
@@ -256,10 +292,39 @@ impl State {
         // A changed user whom these viewers do not know is not their business.
         owners.extend(news.users.iter().filter(|user| self.knows(class, **user)));
         Told {
+            whole: false,
             entries: Items::new(&entries),
             removed: Items::new(&removed),
             patches: Items::new(&patches),
             online: Items::new(&online),
+            profiles: self.profiles(owners.iter().copied()),
+            owners,
+            names_users: !news.users.is_empty(),
+        }
+    }
+
+    /// The view to be told as a whole, where the difference would be to forget most of the network. A list without
+    /// entries means nothing to clients, so there must be one besides the viewer.
+    fn whole(&self, transition: Transition) -> Option<&View> {
+        let view = self.visibility.view(transition.class).filter(|view| view.peers.len() > 1)?;
+        self.visibility.between(transition.was, transition.class).is_none().then_some(view)
+    }
+
+    fn told_whole(&self, class: ViewClass, view: &View, news: &News<'_>) -> Told {
+        let (mut entries, mut owners) = (Vec::new(), BTreeSet::new());
+        for member in view.peers.iter().filter_map(|peer| self.members.get(peer)) {
+            let Some(sight) = self.visibility.sight(class, &member.shown) else { continue };
+            let entry = member.entries.get(&sight).cloned();
+            entries.push((member.id().0, entry.unwrap_or_else(|| member.write_entry(&sight, &self.config))));
+            owners.insert(member.shown.record.owner());
+        }
+        let none = || Items::new(&[]);
+        Told {
+            whole: true,
+            entries: Items::new(&entries),
+            removed: none(),
+            patches: none(),
+            online: none(),
             profiles: self.profiles(owners.iter().copied()),
             owners,
             names_users: !news.users.is_empty(),
@@ -295,7 +360,7 @@ fn write_filter(builder: &mut Builder, filter: &FilterNews) {
 impl Told {
     fn write(&self, builder: &mut Builder, except: Option<NodeId>, profiles: Option<Items>) {
         let except = except.map(|id| id.0);
-        builder.list("PeersChanged", &self.entries, except);
+        builder.list(if self.whole { "Peers" } else { "PeersChanged" }, &self.entries, except);
         builder.list("PeersRemoved", &self.removed, except);
         builder.list("PeersChangedPatch", &self.patches, except);
         builder.object("OnlineChange", &self.online, except);

@@ -88,7 +88,7 @@ impl State {
         let older = member.session.replace(session);
         let offline_at = member.offline_at.take();
         if let Some(older) = older {
-            self.sessions.remove(&older);
+            self.forget_session(older);
             self.outputs.push_back(Output::Close { session: older });
         }
         if let Some(at) = offline_at {
@@ -101,18 +101,37 @@ impl State {
         let opened_as = self.members.get(&id).map(|member| member.shown.clone());
         let FullMap { message, class, filter } = self.full_map(id, now).ok_or(MapRefusal::Unknown)?;
         self.sessions.insert(session, Session { node: id, opened_as, class, filter });
+        self.viewers.entry(class).or_default().insert(session);
+        self.fanout.opened.insert(session);
         Ok(Opened { session, message: Arc::new(message) })
     }
 
     /// A stream ended. Unless the node comes back soon, its peers will be told.
     pub fn close(&mut self, session: SessionId, now: Timestamp) {
-        let Some(Session { node: id, .. }) = self.sessions.remove(&session) else { return };
+        let Some(Session { node: id, .. }) = self.forget_session(session) else { return };
         let Some(member) = self.members.get_mut(&id) else { return };
         if member.session == Some(session) {
             member.session = None;
             let at = add(now, self.config.offline_grace);
             member.offline_at = Some(at);
             self.timers.insert((at, Timer::Offline(id)));
+        }
+    }
+
+    /// Nobody listens there any more.
+    pub(super) fn forget_session(&mut self, number: SessionId) -> Option<Session> {
+        let session = self.sessions.remove(&number)?;
+        self.fanout.opened.remove(&number);
+        self.leave_class(number, session.class);
+        Some(session)
+    }
+
+    pub(super) fn leave_class(&mut self, number: SessionId, class: ViewClass) {
+        if let Some(viewers) = self.viewers.get_mut(&class) {
+            viewers.remove(&number);
+            if viewers.is_empty() {
+                self.viewers.remove(&class);
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use super::refusal::Refusal;
 use super::routes::{RouteView, Routes};
 use super::session::{Output, Session, SessionId, Timer, add};
 use super::view::Shown;
-use super::visibility::{Sight, Visibility};
+use super::visibility::{Sight, ViewClass, Visibility};
 use crate::types::{
     CapabilityVersion, HostLabel, IpNet, MachinePublic, NodeId, NodePublic, Timestamp, UserId, is_default_route,
 };
@@ -39,6 +39,8 @@ pub struct State {
     pub(super) routes: Routes,
     pub(super) pending: BTreeMap<PendingCode, Pending>,
     pub(super) sessions: BTreeMap<SessionId, Session>,
+    /// The sessions of each class.
+    pub(super) viewers: BTreeMap<ViewClass, BTreeSet<SessionId>>,
     pub(super) last_session: u64,
     pub(super) timers: BTreeSet<(Timestamp, Timer)>,
     /// When ephemeral nodes that are offline are deleted. Apart from the timers, because a deletion must
@@ -95,6 +97,7 @@ impl State {
             routes: Routes::default(),
             pending: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            viewers: BTreeMap::new(),
             last_session: 0,
             timers: BTreeSet::new(),
             reaps: BTreeSet::new(),

@@ -120,7 +120,11 @@ impl Visibility {
         if old == new {
             return Some(BTreeSet::new());
         }
-        let (old, new) = (self.view(old)?, self.view(new)?);
+        let old = self.view(old)?;
+        if new == ViewClass::NOBODY {
+            return Some(old.peers.iter().copied().collect());
+        }
+        let new = self.view(new)?;
         if old.without_ipv4 != new.without_ipv4 {
             return Some(old.peers.iter().chain(&new.peers).copied().collect());
         }

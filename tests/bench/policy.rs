@@ -2,27 +2,22 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod large;
 mod table;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use large::{NODES, TAGS, USERS};
 use table::{Limit, row};
 use warren::policy::{Compiled, Node, Policy, Role, Topology, User};
 use warren::types::{NodeId, UserId};
 
-const NODES: u64 = 10_000;
-const USERS: u64 = 2_000;
-const GROUPS: u64 = 500;
-const RULES: u64 = 1_000;
-const TAGS: u64 = 300;
-
 fn main() {
-    let text = policy();
+    let text = large::policy(1_000);
     let started = Instant::now();
     let policy = Arc::new(Policy::parse(text.as_bytes()).unwrap());
     row("policy: parse 1,000 rules and 500 groups", milliseconds(started), "ms", Limit::None);
@@ -72,33 +67,6 @@ fn resident() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-/// Rules between groups, tags, users and subnets, in the shares of a large organisation.
-fn policy() -> String {
-    let mut text = String::from("{\"groups\": {");
-    for group in 0..GROUPS {
-        let members = (0..20).map(|member| format!("\"user{}@example.com\"", (group * 37 + member * 101) % USERS));
-        let _ = writeln!(text, "\"group:g{group}\": [{}],", members.collect::<Vec<_>>().join(","));
-    }
-    text.push_str("}, \"tagOwners\": {");
-    for tag in 0..TAGS {
-        let _ = writeln!(text, "\"tag:t{tag}\": [\"group:g0\"],");
-    }
-    text.push_str("}, \"autoApprovers\": {\"routes\": {\"10.0.0.0/8\": [\"tag:t0\"]}}, \"acls\": [");
-    for rule in 0..RULES {
-        let (group, tag, other) = (rule % GROUPS, rule * 7 % TAGS, rule * 11 % TAGS);
-        let (source, target) = match rule % 10 {
-            0 => (format!("\"tag:t{tag}\""), format!("\"tag:t{other}:443\"")),
-            1 => (format!("\"group:g{group}\", \"tag:t{tag}\""), format!("\"10.{}.0.0/16:*\"", rule % 250)),
-            2 => (format!("\"user{}@example.com\"", rule * 13 % USERS), format!("\"tag:t{tag}:22\"")),
-            3 => (format!("\"group:g{group}\""), "\"autogroup:self:*\"".to_owned()),
-            _ => (format!("\"group:g{group}\""), format!("\"tag:t{tag}:80,443\", \"tag:t{other}:8000-8100\"")),
-        };
-        let _ = writeln!(text, "{{\"action\": \"accept\", \"src\": [{source}], \"dst\": [{target}]}},");
-    }
-    text.push_str("]}");
-    text
 }
 
 fn topology() -> Topology {

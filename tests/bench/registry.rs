@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 #![allow(clippy::cast_precision_loss, reason = "figures for reading")]
 
+mod large;
 mod table;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use table::{Limit, row};
 use warren::policy::Role;
-use warren::registry::{Config, Counters, MapMessage, NodeRecord, Output, Records, Said, State, UserRecord};
+use warren::registry::{Change, Config, Counters, MapMessage, NodeRecord, Output, Records, Said, State, UserRecord};
 use warren::types::{
     CapabilityVersion, DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId, Timestamp, UserId,
 };
@@ -70,6 +71,96 @@ fn main() {
         assert_eq!(told, NODES as usize - 1, "all others are told");
     }
     row("10,000 streams: a new endpoint handed to all, worst of 20", worst, "ms", Limit::None);
+    drop(state);
+    under_policy();
+}
+
+/// A network with a policy: it is set, it is edited, a node joins, a node is tagged; and everyone is told.
+fn under_policy() {
+    let mut now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    let mut records = records();
+    records.users = (0..large::USERS).map(user).collect();
+    for node in &mut records.nodes {
+        let number = node.id.0;
+        node.user = UserId(number % large::USERS + 1);
+        if number % 10 >= 6 {
+            node.tags = vec![format!("tag:t{}", number * 17 % large::TAGS).parse().unwrap()];
+        }
+        if number % 100 == 99 {
+            node.tags.push("tag:t0".parse().unwrap());
+            node.said.routes = vec![format!("10.{}.0.0/16", number / 100).parse().unwrap()];
+        }
+    }
+    let mut state = State::restore(Config::default(), records, now);
+    for number in 1..=NODES {
+        state.open(NodeId(number.into()), CapabilityVersion::CURRENT, now).unwrap();
+    }
+    let mut measure = |name: &str, limit, change: &mut dyn FnMut(&mut State, Timestamp)| {
+        now += Duration::from_secs(1);
+        let begun = Instant::now();
+        change(&mut state, now);
+        let decided = millis(begun);
+        state.handle_timeout(now);
+        let outputs: Vec<Output> = std::iter::from_fn(|| state.poll_output()).collect();
+        row(&format!("policy: {name}"), millis(begun), "ms", limit);
+        let (mut bytes, mut messages) = (0, 0);
+        for output in outputs {
+            if let Output::Send { sessions, message } = output {
+                bytes += compress(&message).len() * sessions.len();
+                messages += sessions.len();
+            }
+        }
+        row("    and compressed, by one thread of those that do that", millis(begun), "ms", Limit::None);
+        row("    of that until it is decided", decided, "ms", Limit::None);
+        row("    nodes told", messages as f64, "", Limit::None);
+        row("    bytes sent", bytes as f64 / 1024.0, "KiB", Limit::None);
+    };
+    let set = |state: &mut State, text: &str, now| {
+        let decision = state.set_policy(text, "ada", None, now).unwrap();
+        state.apply(decision.changes, now);
+    };
+    let text = large::policy(1_000);
+    measure("1,000 rules where none were, every node told", Limit::None, &mut |state, now| set(state, &text, now));
+    let edited = text.replace("tag:t1:80,443", "tag:t1:80,443,22");
+    measure("an edit of the rules for one tag, every affected node told", Limit::AtMost(1_000.0), &mut |state, now| {
+        set(state, &edited, now);
+    });
+    let most = edited.replace(":80,443", ":80,8443");
+    measure("an edit of six rules of ten, every node told", Limit::AtMost(1_000.0), &mut |state, now| {
+        set(state, &most, now);
+    });
+    let mut worst = (0.0_f64, 0.0_f64);
+    for number in 1..=20 {
+        now_and_told(&mut state, &mut now, &mut worst.0, |state| {
+            let id = NODES + number;
+            let mut record = node(id, Timestamp::UNIX_EPOCH);
+            record.user = UserId(u64::from(id) % large::USERS + 1);
+            state.apply(vec![Change::Node(Arc::new(record))], Timestamp::UNIX_EPOCH);
+        });
+        now_and_told(&mut state, &mut now, &mut worst.1, |state| {
+            let tag = format!("tag:t{number}").parse().unwrap();
+            let changes = state.set_tags(NodeId(u64::from(number) * 7), &[tag]).unwrap().changes;
+            state.apply(changes, Timestamp::UNIX_EPOCH);
+        });
+    }
+    row("policy: one node joins, those it concerns told, worst of 20", worst.0, "ms", Limit::AtMost(5.0));
+    row("policy: one node is tagged, those it concerns told, worst of 20", worst.1, "ms", Limit::AtMost(5.0));
+}
+
+/// The longest that a change takes until all messages are put together.
+fn now_and_told(state: &mut State, now: &mut Timestamp, worst: &mut f64, change: impl FnOnce(&mut State)) {
+    *now += Duration::from_secs(1);
+    let begun = Instant::now();
+    change(state);
+    state.handle_timeout(*now);
+    *worst = worst.max(millis(begun));
+    while state.poll_output().is_some() {}
+}
+
+fn user(number: u64) -> UserRecord {
+    let created = Timestamp::UNIX_EPOCH;
+    let name = format!("user{number}@example.com").parse().unwrap();
+    UserRecord { id: UserId(number + 1), name, display_name: String::new(), role: Role::Member, created }
 }
 
 /// A node has a new endpoint.

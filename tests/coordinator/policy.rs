@@ -38,3 +38,13 @@ fn a_policy_that_fails_its_tests_passes_check_and_not_test() {
     let listed: serde_json::Value = serde_json::from_slice(&refused.get_output().stdout).unwrap();
     assert_eq!(listed["errors"][0]["message"], "test(s) failed");
 }
+
+#[test]
+fn the_policy_of_the_readme_passes_its_own_tests() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let chapter = readme.split("Write `policy.hujson`:").nth(1).unwrap();
+    let example = chapter.split("```").nth(1).unwrap();
+    assert!(example.contains("tag:db:5432"), "{example}");
+    policy(&["policy", "check"], example.to_owned()).success();
+    policy(&["policy", "test"], example.to_owned()).success();
+}

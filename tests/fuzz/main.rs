@@ -150,7 +150,13 @@ fn json<T: DeserializeOwned>(bytes: &[u8]) -> bool {
 fn policy(bytes: &[u8]) -> bool {
     Policy::parse(bytes).is_ok_and(|policy| {
         let topology = Topology::imagined(&policy);
-        let _ = Compiled::new(Arc::new(policy), topology).check();
+        let compiled = Compiled::new(Arc::new(policy), topology.clone());
+        let _ = compiled.check();
+        for id in topology.nodes.keys().take(4) {
+            let filter = compiled.filter(*id);
+            compiled.parts(&filter).for_each(|part| drop((part.digest(), part.rules())));
+            let _ = (compiled.view(*id), compiled.ssh_policy(*id, ""), compiled.attributes(*id));
+        }
         true
     })
 }
