@@ -89,8 +89,9 @@ impl Book {
             stays
         });
         if other_keys {
-            let keys = self.peers.iter().filter_map(|(key, peer)| Some((peer.disco?, *key)));
-            self.by_disco = keys.collect();
+            self.by_disco.clear();
+            self.by_disco.reserve_exact(self.peers.len());
+            self.by_disco.extend(self.peers.iter().filter_map(|(key, peer)| Some((peer.disco?, *key))));
             self.by_disco.sort_unstable();
         }
     }

@@ -18,6 +18,8 @@ const PROBE_BURST: u32 = 4_096;
 const PROBES_PER_SECOND: u32 = 512;
 /// Packets that wait to be taken; past it the oldest is lost, as on any network.
 const MAX_WAITING: usize = 16_384;
+/// Room kept for events while there are none.
+const IDLE_ROOM: usize = 256;
 /// Fresh endpoints are not asked for more often.
 const FRESH_PAUSE: Duration = Duration::from_secs(5);
 
@@ -106,7 +108,12 @@ impl Common {
     }
 
     pub(super) fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() {
+            // The first map is an event of every peer; that much room is not needed again.
+            self.events.shrink_to(IDLE_ROOM);
+        }
+        event
     }
 
     pub(super) fn set_own_endpoints(&mut self, endpoints: &[SocketAddr], now: Instant) {

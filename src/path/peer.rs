@@ -43,14 +43,16 @@ struct Seen {
     known: bool,
     /// Its last handshake is so young that there is a session.
     alive: bool,
-    last_handshake: Option<Timestamp>,
+    /// In milliseconds since 1970; 0 for none.
+    last_handshake: i64,
     rx_bytes: u64,
     tx_bytes: u64,
 }
 
 impl Seen {
     fn update(&mut self, evidence: &Evidence, wall: Timestamp) -> Progress {
-        let handshake = self.known && evidence.last_handshake > self.last_handshake;
+        let last_handshake = evidence.last_handshake.map_or(0, Timestamp::as_millisecond);
+        let handshake = self.known && last_handshake > self.last_handshake;
         let alive = handshake || evidence.last_handshake.is_some_and(|then| age(then, wall) < SESSION);
         let progress = Progress {
             sent: evidence.tx_bytes > self.tx_bytes,
@@ -58,13 +60,7 @@ impl Seen {
             handshake,
             in_session: alive,
         };
-        *self = Self {
-            known: true,
-            alive,
-            last_handshake: evidence.last_handshake,
-            rx_bytes: evidence.rx_bytes,
-            tx_bytes: evidence.tx_bytes,
-        };
+        *self = Self { known: true, alive, last_handshake, rx_bytes: evidence.rx_bytes, tx_bytes: evidence.tx_bytes };
         progress
     }
 }

@@ -208,3 +208,18 @@ fn idle_hosts_send_nothing_and_set_no_timer() {
     world.run(5 * SECOND);
     assert!(world.are_direct(0, 1), "and wake up at once");
 }
+
+#[test]
+fn a_path_that_comes_and_goes_is_used_less_and_less() {
+    let mut world = direct_pair(1, Weather::FAIR);
+    for _ in 0..60 {
+        for blocks_udp in [true, false] {
+            world.gateways[1].as_mut().unwrap().kind.blocks_udp = blocks_udp;
+            world.run(10 * SECOND);
+        }
+    }
+    for host in &world.hosts {
+        let changes = host.changes.values().next().unwrap();
+        assert!(changes.len() <= 24, "{} changes in 60 turns: {changes:?}", changes.len());
+    }
+}

@@ -4,6 +4,7 @@ use super::super::{ACTIVE, Book, Evidence, Ground, HEARTBEAT, PeerInfo, TRUST, V
 use super::*;
 use crate::types::{DiscoPrivate, Timestamp};
 use crate::wire::disco::{Message, Shared, sender};
+use proptest::prelude::*;
 
 const PEER: NodePublic = NodePublic::from_bytes([1; 32]);
 const WE: NodePublic = NodePublic::from_bytes([2; 32]);
@@ -402,4 +403,68 @@ fn a_ping_for_people_says_which_way_the_answer_came_or_that_there_was_none() {
     }
     let events: Vec<_> = std::iter::from_fn(|| scene.book.poll_event()).collect();
     assert!(events.contains(&Event::PingDone { id: 8, peer: PEER, answer: None }), "{events:?}");
+}
+
+/// What a liar may do.
+#[derive(Clone, Debug)]
+enum Lie {
+    Call(Vec<u32>),
+    Ping(u32),
+    Pong(u8),
+    Relay,
+    Wait(u64),
+}
+
+fn lies() -> impl Strategy<Value = Vec<Lie>> {
+    let lie = prop_oneof![
+        prop::collection::vec(any::<u32>(), 0..70).prop_map(Lie::Call),
+        any::<u32>().prop_map(Lie::Ping),
+        any::<u8>().prop_map(Lie::Pong),
+        Just(Lie::Relay),
+        (1..2_000_u64).prop_map(Lie::Wait),
+    ];
+    prop::collection::vec(lie, 0..200)
+}
+
+/// An endpoint anywhere at all, forbidden ranges included.
+fn anywhere(bits: u32) -> SocketAddr {
+    let forbidden = ["127.0.0.1:1", "100.64.0.9:1", "192.168.7.9:1", "224.0.0.1:1", "169.254.0.1:1", "[fe80::1]:1"];
+    match bits % 8 {
+        few @ 0..6 => at(forbidden[few as usize]),
+        _ => SocketAddr::from((bits.to_be_bytes(), (bits >> 8) as u16)),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn a_liar_costs_bounded_probes_and_never_makes_us_probe_where_nobody_may_be(lies in lies()) {
+        let mut scene = Scene::new(&[]);
+        let begin = scene.now;
+        let mut probes = 0;
+        for lie in lies {
+            let mut sent = Vec::new();
+            match lie {
+                Lie::Call(bits) => {
+                    let endpoints = bits.into_iter().map(anywhere).collect();
+                    scene.hears(Via::Relay { region: HOME, from: PEER }, &Message::CallMeMaybe { endpoints });
+                }
+                Lie::Ping(bits) => scene.hears(Via::Udp { from: anywhere(bits), local: None }, &ping(1)),
+                Lie::Pong(number) => {
+                    let pong = Message::Pong { transaction: TransactionId([number; 12]), source: at(FAR) };
+                    scene.hears(udp(FAR), &pong);
+                }
+                Lie::Relay => scene.book.handle_relayed(&PEER, scene.now),
+                Lie::Wait(millis) => sent = scene.passes(Duration::from_millis(millis), None, (0, 0)),
+            }
+            sent.extend(scene.sent());
+            for endpoint in pinged(&sent) {
+                prop_assert!(ground().rank(endpoint).is_some(), "{endpoint} was probed");
+                probes += 1;
+            }
+            prop_assert_eq!(scene.direct(), None);
+        }
+        let most = 64 + 4 * (scene.now.saturating_duration_since(begin).as_secs() + 1);
+        prop_assert!(probes <= most, "{} probes, at most {}", probes, most);
+    }
 }
