@@ -14,6 +14,10 @@ mod flows;
 mod gateway;
 mod neighbour;
 mod packets;
+mod paths;
+#[allow(dead_code, reason = "the relay's own tests use the rest")]
+#[path = "../relay/server.rs"]
+mod relay;
 mod routing;
 mod user;
 mod whole;

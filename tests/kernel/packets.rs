@@ -20,9 +20,9 @@ use crate::neighbour::Neighbour;
 
 /// How long a packet that is dropped is waited for.
 const SILENCE: Duration = Duration::from_millis(1_500);
-const PEER: &str = "100.64.0.2";
+pub(crate) const PEER: &str = "100.64.0.2";
 const STRANGER: &str = "100.64.0.66";
-const US: &str = "100.64.0.1";
+pub(crate) const US: &str = "100.64.0.1";
 const US_V6: &str = "fd7a:115c:a1e0::1";
 const PEER_V6: &str = "fd7a:115c:a1e0::2";
 const LAN_HOST: &str = "10.7.0.2";
@@ -144,7 +144,7 @@ fn a_session_outlives_changes_to_its_peer() {
 }
 
 /// The peer may open port 80 of ours and of the network we carry.
-fn policy() -> Firewall {
+pub(crate) fn policy() -> Firewall {
     let port_80 = |destination: &str| Admit {
         destination: net(destination),
         protocol: Protocol::TCP,
@@ -162,15 +162,16 @@ fn policy() -> Firewall {
 }
 
 /// The test's own namespace with its two neighbours, in which something listens on ports 80 and 81.
-struct Network {
-    peer: Neighbour,
+pub(crate) struct Network {
+    pub(crate) peer: Neighbour,
     lan: Neighbour,
-    peer_key: NodePublic,
-    _listeners: Vec<TcpListener>,
+    pub(crate) peer_key: NodePublic,
+    /// Ours first.
+    pub(crate) listeners: Vec<TcpListener>,
 }
 
 impl Network {
-    fn build() -> Self {
+    pub(crate) fn build() -> Self {
         let (peer, lan) = (Neighbour::beside("warren-test-peer", "wan"), Neighbour::beside("warren-test-lan", "lan"));
         sh("ip addr add 192.0.2.1/24 dev wan && ip addr add 10.7.0.1/24 dev lan");
         sh("sysctl -q -w net.ipv4.ip_forward=1 || echo 1 > /proc/sys/net/ipv4/ip_forward");
@@ -196,10 +197,10 @@ impl Network {
         let mut listeners: Vec<TcpListener> = listen().into();
         listeners.extend(peer.within(listen));
         listeners.extend(lan.within(listen));
-        Self { peer, lan, peer_key: key.public(), _listeners: listeners }
+        Self { peer, lan, peer_key: key.public(), listeners }
     }
 
-    fn wish(&self, firewall: Firewall) -> Desired {
+    pub(crate) fn wish(&self, firewall: Firewall) -> Desired {
         let mut wish = wish();
         let device = wish.device.as_mut().unwrap();
         let peer = Peer {
@@ -241,7 +242,7 @@ fn socket(address: &str, port: u16) -> SocketAddr {
 }
 
 /// What a counter of our table says.
-fn counted(name: &str) -> u64 {
+pub(crate) fn counted(name: &str) -> u64 {
     let listing = json(&format!("nft -j list counter inet warren {name}"));
     listing["nftables"][1]["counter"]["packets"].as_u64().unwrap()
 }

@@ -10,6 +10,7 @@ fn all_of_it_works_for_an_ordinary_user_with_two_ambient_capabilities() {
         let tests = [
             "device::a_device_is_made_as_asked_and_read_back_as_made",
             "firewall::a_table_is_read_back_as_it_was_written",
+            "paths::what_the_agent_sends_and_receives_itself_is_what_it_should_be",
             "whole::a_whole_wish_comes_true_and_cleaning_up_leaves_no_trace",
         ];
 
@@ -21,6 +22,6 @@ fn all_of_it_works_for_an_ordinary_user_with_two_ambient_capabilities() {
             tests.join(" "),
         ));
 
-        assert!(output.contains("test result: ok. 3 passed"), "{output}");
+        assert!(output.contains("test result: ok. 4 passed"), "{output}");
     });
 }
