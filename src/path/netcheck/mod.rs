@@ -58,7 +58,8 @@ pub mod limit {
     pub const ENDPOINTS: usize = 64;
 }
 
-/// While no relay answers at all, looks begin this long after each other, doubled up to [`IDLE_EVERY`].
+/// While no answer comes over UDP, looks begin this long after each other, doubled up to [`IDLE_EVERY`]: the network may
+/// only have been on its way up, and a short look costs a few packets.
 const RETRY_FIRST: Duration = Duration::from_secs(30);
 /// Where relays that say so answer plain HTTP.
 const HTTP_PORT: u16 = 80;
@@ -81,8 +82,9 @@ pub struct Netcheck {
     next: Option<Instant>,
     last: Option<Instant>,
     last_full: Option<Instant>,
-    /// Looks in a row that reached nobody.
+    /// Looks in a row that had no answer over UDP.
     silent: u32,
+    gateway: Option<Gateway>,
     mapper: PortMapper,
     report: Report,
     endpoints: Vec<Endpoint>,
@@ -125,6 +127,7 @@ impl Netcheck {
             last: None,
             last_full: None,
             silent: 0,
+            gateway: None,
             mapper,
             report: Report::default(),
             endpoints: Vec::new(),
@@ -259,6 +262,10 @@ impl Netcheck {
                 if self.on {
                     self.mapper.handle_wanted(now);
                 }
+                // The way out is another one. It often comes a moment after the address.
+                if std::mem::replace(&mut self.gateway, gateway) != gateway {
+                    self.restart(now);
+                }
             }
             News::Map(news) => self.mapper.handle_news(news, now),
         }
@@ -268,7 +275,8 @@ impl Netcheck {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.look.is_none() && self.next.is_some_and(|next| next <= now) {
-            let full = self.silent > 0 || self.last_full.is_none_or(|last| now >= last + FULL_EVERY);
+            let reached = self.report.regions.values().any(|region| region.latency().is_some());
+            let full = !reached || self.last_full.is_none_or(|last| now >= last + FULL_EVERY);
             self.begin(if full { Wanted::Full } else { Wanted::Short }, now);
         }
         self.mapper.handle_timeout(now);

@@ -28,8 +28,7 @@ impl Netcheck {
             self.report_mapped(&answers);
             self.home.handle_latencies(self.latencies(&answers, full), now);
         }
-        let reached = self.report.regions.values().any(|region| region.latency().is_some());
-        self.silent = if reached { 0 } else { self.silent.saturating_add(1) };
+        self.silent = if found { 0 } else { self.silent.saturating_add(1) };
         self.last = Some(now);
         self.report.looked = true;
         self.settle_home(now);

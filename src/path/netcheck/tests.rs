@@ -230,6 +230,30 @@ fn where_udp_is_blocked_https_decides() {
 }
 
 #[test]
+fn an_idle_node_whose_network_was_only_on_its_way_up_finds_out_soon() {
+    let mut scene = Scene::on(&[(1, 10), (2, 10)]);
+    let distance = std::mem::take(&mut scene.distance);
+    scene.run(Duration::from_secs(10));
+    scene.distance = distance.clone();
+    scene.run(Duration::from_secs(40));
+    assert!(scene.netcheck.report().udp);
+
+    // A network that never lets UDP through is asked ever more rarely.
+    scene.distance.clear();
+    scene.netcheck.handle_full_wanted(scene.now);
+    scene.run(Duration::from_secs(8 * 3_600));
+    let looks = scene.looks();
+    assert!((8..25).contains(&looks), "{looks} looks in eight hours");
+
+    // A default route that appears is another network.
+    scene.distance = distance;
+    let gateway = Gateway { address: "192.168.1.1".parse().unwrap(), local: "192.168.1.5".parse().unwrap() };
+    scene.netcheck.handle_news(News::Gateway(Some(gateway)), scene.now);
+    scene.run(Duration::from_secs(1));
+    assert!(scene.netcheck.report().udp);
+}
+
+#[test]
 fn where_nothing_answers_there_still_is_a_home() {
     let mut scene = Scene::on(&[(3, 10), (4, 10)]);
     scene.distance.clear();
