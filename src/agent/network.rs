@@ -9,17 +9,18 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use super::local_api::Answer;
 use super::netcheck_io;
-use super::relay_pump::{self, Pump, PumpCommand, PumpConfig, PumpNews, PumpPeer};
+use super::relay_pump::{self, Pump, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer};
 use super::{Core, Settings, clock};
 use crate::linux::packet::{Datagram, ProbeSocket, UdpSender};
 use crate::linux::{self, DefaultRoute};
 use crate::path::netcheck::{Action, News};
 use crate::plan::own;
 use crate::types::{NodePublic, Timestamp};
-use crate::wire::local::Severity;
+use crate::wire::local::{RelayCounters, RelaysReply, Severity};
 
 /// Datagrams that wait for the loop. More are dropped by the kernel: probes are repeated.
 const DATAGRAMS: usize = 256;
@@ -158,6 +159,19 @@ impl Ways {
         }
     }
 
+    /// Asks the pump what passed, and answers. Where there is no pump, nothing passed.
+    pub(super) fn counters(&mut self, mut answer: RelaysReply, reply: oneshot::Sender<Answer>) {
+        let (counters_in, counters) = oneshot::channel();
+        self.commands.push(PumpCommand::Counters(counters_in));
+        tokio::spawn(async move {
+            if let Ok(counters) = counters.await {
+                answer.counters = of_pump(&counters);
+            }
+            // Nobody waits any more where this fails.
+            let _ = reply.send(Answer::json(&answer));
+        });
+    }
+
     /// Sends an echo in a task of its own.
     pub(super) fn echo(&self, id: u64, address: IpAddr) {
         let echoes = self.echoes_in.clone();
@@ -222,6 +236,24 @@ impl Commands {
                 return;
             }
         }
+    }
+}
+
+fn of_pump(counters: &PumpCounters) -> RelayCounters {
+    RelayCounters {
+        sent: counters.sent,
+        sent_bytes: counters.sent_bytes,
+        received: counters.received,
+        received_bytes: counters.received_bytes,
+        received_while_direct: counters.received_forged,
+        dropped_unknown_peer: counters.dropped_unknown_peer,
+        dropped_no_relay: counters.dropped_no_relay,
+        dropped_queue_full: counters.dropped_queue_full,
+        dropped_rate: counters.dropped_rate,
+        dropped_malformed: counters.dropped_malformed,
+        dropped_not_injected: counters.dropped_not_injected,
+        dropped_loop_busy: counters.dropped_loop_busy,
+        dropped_socket_full: counters.dropped_socket_full,
     }
 }
 

@@ -122,6 +122,7 @@ impl Outward {
                 Effect::Save(file, content) => self.save(core, file, content),
                 Effect::Datagram { to, from, payload } => self.ways.datagram(to, from, &payload),
                 Effect::Pump(command) => self.ways.commands.push(command),
+                Effect::Counters(answer, reply) => self.ways.counters(answer, reply),
                 Effect::Rebind => self.ways.rebind(),
                 Effect::Netcheck(action) => self.ways.netcheck(action),
                 Effect::Echo(id, address) => self.ways.echo(id, address),

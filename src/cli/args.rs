@@ -49,8 +49,8 @@ pub enum Command {
     Ping(Ping),
     /// Look at this machine's network: UDP, addresses, NAT, port mapping, and how far the relays are
     Netcheck,
-    /// List the relays
-    DerpMap,
+    /// List the relays, and how the connections to them stand
+    DerpMap(DerpMap),
     /// Print what the agent would change in the kernel at this moment
     Plan,
     /// Print the version of this program and of the agent
@@ -141,6 +141,14 @@ pub struct Ip {
     pub one: bool,
     /// A peer's name or address; without it, this machine
     pub peer: Option<String>,
+}
+
+/// The flags of `derp-map`.
+#[derive(Debug, Default, Arguments)]
+pub struct DerpMap {
+    /// Print what passed through relays instead, and what was lost, by reason
+    #[arg(long)]
+    pub counters: bool,
 }
 
 /// The flags of `ping`.

@@ -2,27 +2,51 @@
 
 use std::io::Write;
 
-use super::{Client, Error, Exit, print_json, render};
+use super::{Client, Error, Exit, args, print_json, render};
 use crate::wire::control::{DerpMap, DerpNode};
+use crate::wire::local::{RelayCounters, RelaysReply};
 
-/// Prints them, a line each.
-pub(super) async fn derp_map(client: &Client, json: bool, out: &mut (impl Write + Send)) -> Result<Exit, Error> {
-    let map: DerpMap = client.derp_map().await?;
+/// Prints them, a line each, or what passed through them.
+pub(super) async fn derp_map(
+    client: &Client,
+    wanted: &args::DerpMap,
+    json: bool,
+    out: &mut (impl Write + Send),
+) -> Result<Exit, Error> {
+    if wanted.counters {
+        let relays: RelaysReply = client.own("relays").await?;
+        return if json { print_json(out, &relays) } else { print_counters(&relays.counters, out) };
+    }
+    let map = client.derp_map().await?;
     if json {
         return print_json(out, &map);
     }
-    print(&map, out)
+    print(&map, &client.own("relays").await?, out)
 }
 
-fn print(map: &DerpMap, out: &mut impl Write) -> Result<Exit, Error> {
+fn print_counters(counters: &RelayCounters, out: &mut impl Write) -> Result<Exit, Error> {
+    writeln!(out, "sent      {} packets, {} bytes", counters.sent, counters.sent_bytes)?;
+    writeln!(out, "received  {} packets, {} bytes", counters.received, counters.received_bytes)?;
+    for (reason, count) in counters.drops().into_iter().filter(|(_, count)| *count > 0) {
+        writeln!(out, "dropped   {count} packets: {reason}")?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn print(map: &DerpMap, relays: &RelaysReply, out: &mut impl Write) -> Result<Exit, Error> {
     let regions = map.regions.iter().filter_map(|(id, region)| Some((id, region.as_ref()?)));
-    let rows: Vec<[String; 5]> = regions
+    let rows: Vec<[String; 6]> = regions
         .flat_map(|(id, region)| {
             region.nodes.iter().map(move |node| {
                 let at = |port: String| format!("{}:{port}", node.host_name);
                 let derp = if node.stun_only { "-".to_owned() } else { at(derp_port(node).to_string()) };
                 let stun = stun_port(node).map_or_else(|| "-".to_owned(), |port| at(port.to_string()));
-                [id.to_string(), region.region_code.clone(), region.region_name.clone(), derp, format!("stun {stun}")]
+                let name = |text: &String| if text.is_empty() { "-".to_owned() } else { text.clone() };
+                let state = relays.regions.get(id).cloned().unwrap_or_default();
+                let home = if relays.home == *id { "home " } else { "" };
+                let codes = [id.to_string(), name(&region.region_code), name(&region.region_name)];
+                let [id, code, name] = codes;
+                [id, code, name, derp, format!("stun {stun}"), format!("{home}{state}")]
             })
         })
         .collect();
@@ -71,12 +95,29 @@ mod tests {
         let map = DerpMap { regions: [(RegionId(900), Some(region))].into(), ..DerpMap::default() };
         let mut out = Vec::new();
 
-        print(&map, &mut out).unwrap();
+        let relays = RelaysReply {
+            home: RegionId(900),
+            regions: [(RegionId(900), "connected".to_owned())].into(),
+            ..RelaysReply::default()
+        };
+        print(&map, &relays, &mut out).unwrap();
 
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "900  warren  Embedded  a.example.net:443   stun a.example.net:3478\n\
-             900  warren  Embedded  b.example.net:8443  stun -\n"
+            "900  warren  Embedded  a.example.net:443   stun a.example.net:3478  home connected\n\
+             900  warren  Embedded  b.example.net:8443  stun -                   home connected\n"
+        );
+    }
+
+    #[test]
+    fn counters_name_only_the_reasons_for_which_something_was_lost() {
+        let counters = RelayCounters { sent: 3, sent_bytes: 400, dropped_rate: 2, ..RelayCounters::default() };
+        let mut out = Vec::new();
+        print_counters(&counters, &mut out).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "sent      3 packets, 400 bytes\nreceived  0 packets, 0 bytes\n\
+             dropped   2 packets: the relay's terms allow no more\n"
         );
     }
 }

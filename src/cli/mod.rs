@@ -144,7 +144,7 @@ pub async fn run(args: Args, out: &mut (impl Write + Send)) -> Result<Exit, Erro
         }
         Command::Ping(wanted) => ping::ping(&client, &wanted, json, out).await,
         Command::Netcheck => netcheck::netcheck(&client, json, out).await,
-        Command::DerpMap => derp_map::derp_map(&client, json, out).await,
+        Command::DerpMap(wanted) => derp_map::derp_map(&client, &wanted, json, out).await,
         Command::Version => version(&client, json, out).await,
     }
 }

@@ -10,6 +10,7 @@ use tempfile::{TempDir, tempdir};
 use warren::agent::{Settings, clock};
 use warren::plan::Observed;
 use warren::types::NodePublic;
+use warren::wire::local::PingKind;
 
 const RELAY_PORT: u16 = 41_742;
 
@@ -175,4 +176,22 @@ async fn without_a_relay_two_machines_still_reach_each_other_directly() {
     let (exit, said) = pair.bob.warren(&["ping", "ada"]).await;
     assert_eq!(exit, 0, "{said}");
     assert!(said.contains("via 10.0.0.1:41741"), "{said}");
+}
+
+#[tokio::test]
+async fn the_relays_are_listed_with_the_home_and_pings_to_nobody_say_why() {
+    let pair = Pair::new().await;
+
+    let (exit, relays) = pair.ada.warren(&["derp-map"]).await;
+    assert_eq!(exit, 0, "{relays}");
+    assert!(relays.contains("900  warren") && relays.contains("home connected"), "{relays}");
+
+    for (target, reason) in
+        [("100.64.0.1", "100.64.0.1 is local Tailscale IP"), ("100.64.0.99", "no peer has this address")]
+    {
+        let reply = pair.ada.client.ping(target.parse().unwrap(), PingKind::Disco).await.unwrap();
+        assert_eq!((reply.err.as_str(), reply.is_local_ip), (reason, target == "100.64.0.1"));
+    }
+    let (exit, said) = pair.ada.warren(&["ping", "nobody"]).await;
+    assert_eq!((exit, said.as_str()), (1, "no peer is called nobody"));
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Core, Now};
+use super::{Core, Effect, Now};
 use crate::agent::VERSION;
 use crate::agent::local_api::{Answer, Ask, Call, Caller, Refusal, Subject};
 use crate::agent::state::StateFile;
@@ -37,6 +37,7 @@ impl Core {
             Ask::Logout => self.logout(reply, now),
             Ask::Ping(address, kind) => self.ping(address, kind, reply, now),
             Ask::Netcheck => self.netcheck(reply, now),
+            Ask::Relays => self.effects.push_back(Effect::Counters(self.relays_reply(), reply)),
             ask => {
                 let answer = self.answer(ask, now);
                 send(reply, answer.unwrap_or_else(Answer::Refused));
@@ -87,7 +88,9 @@ impl Core {
                 version: VERSION.to_owned(),
                 capability_version: CapabilityVersion::CURRENT.0,
             }),
-            Ask::Settled | Ask::Logout | Ask::Ping(..) | Ask::Netcheck => Answer::refused(500, "answered elsewhere"),
+            Ask::Settled | Ask::Logout | Ask::Ping(..) | Ask::Netcheck | Ask::Relays => {
+                Answer::refused(500, "answered elsewhere")
+            }
         })
     }
 

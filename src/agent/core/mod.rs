@@ -34,7 +34,7 @@ use crate::path::{Book, Evidence};
 use crate::plan::{Action, FirewallOptions, KernelError, Observed, Planner, Probes, Reconciler, own};
 use crate::types::{DiscoPrivate, IpNet, MachinePrivate, NodePrivate, Timestamp};
 use crate::wire::control::Hostinfo;
-use crate::wire::local::{BackendState, Notify, Prefs, Severity};
+use crate::wire::local::{BackendState, Notify, Prefs, RelaysReply, Severity};
 
 use paths::Relays;
 use ping::Pings;
@@ -89,6 +89,8 @@ pub enum Effect {
         /// What it holds.
         payload: Vec<u8>,
     },
+    /// Answer with the pump's counters filled in.
+    Counters(RelaysReply, oneshot::Sender<Answer>),
     /// Tell the relay pump.
     Pump(PumpCommand),
     /// Forget what was found out of the host's addresses and routes.

@@ -12,7 +12,7 @@ use crate::agent::relay_pump::RegionState;
 use crate::path::netcheck::{Event, News};
 use crate::types::IpNet;
 use crate::wire::control::{EndpointType, limit};
-use crate::wire::local::Severity;
+use crate::wire::local::{RelayCounters, RelaysReply, Severity};
 
 /// How long new facts of the network are gathered before the coordinator, and through it every peer, is told.
 const GATHER: Duration = Duration::from_millis(300);
@@ -145,6 +145,21 @@ impl Core {
              this network for direct paths"
                 .to_owned()
         });
+    }
+
+    /// How the connections to relays stand.
+    pub(super) fn relays_reply(&self) -> RelaysReply {
+        let state = |state: &RegionState| match state {
+            RegionState::Trying => "trying".to_owned(),
+            RegionState::Connected => "connected".to_owned(),
+            RegionState::Closed => "closed".to_owned(),
+            RegionState::Failed(reason) => reason.clone(),
+        };
+        RelaysReply {
+            home: self.netcheck.report().home.unwrap_or_default(),
+            regions: self.relays.regions.iter().map(|(region, of_region)| (*region, state(of_region))).collect(),
+            counters: RelayCounters::default(),
+        }
     }
 
     fn failed_regions(&self) -> impl Iterator<Item = (String, String)> {

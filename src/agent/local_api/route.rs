@@ -42,6 +42,8 @@ pub enum Ask {
     Ping(IpAddr, PingKind),
     /// What this host's network allows.
     Netcheck,
+    /// How the connections to relays stand.
+    Relays,
     /// Where the relays are.
     DerpMap,
     /// What the coordinator says of names.
@@ -115,7 +117,8 @@ pub fn route(method: &Method, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
         (Some("settled"), &Method::GET) => Ok(Ask::Settled),
         (Some("version"), &Method::GET) => Ok(Ask::Version),
         (Some("netcheck"), &Method::GET) => Ok(Ask::Netcheck),
-        (Some("plan" | "health" | "settled" | "version" | "netcheck"), _) => Err(wants("GET")),
+        (Some("relays"), &Method::GET) => Ok(Ask::Relays),
+        (Some("plan" | "health" | "settled" | "version" | "netcheck" | "relays"), _) => Err(wants("GET")),
         _ => Err(Refusal::new(404, format!("no call {}", uri.path()))),
     }
 }

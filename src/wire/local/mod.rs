@@ -12,6 +12,7 @@ mod own;
 mod ping;
 mod prefs;
 mod profile;
+mod relays;
 mod status;
 
 pub use netcheck::{NetcheckRegion, NetcheckReport};
@@ -20,6 +21,7 @@ pub use own::{HealthEntry, HealthReply, PlanReply, Severity, VersionReply};
 pub use ping::{PingKind, PingReply};
 pub use prefs::{AppConnector, AutoUpdate, MaskedPrefs, Prefs, PrefsError};
 pub use profile::{LoginProfile, NetworkProfile};
+pub use relays::{RelayCounters, RelaysReply};
 pub use status::{AgentStatus, BackendState, PeerStatus, Status, TailnetStatus, WhoIs};
 
 /// Where each call lives, and the host name that clients put into a request.
