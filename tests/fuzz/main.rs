@@ -18,8 +18,9 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::de::DeserializeOwned;
 use warren::path::netcheck::Gateway;
 use warren::path::portmap;
+use warren::path::{Book, Ground, PeerInfo, Via};
 use warren::policy::{Compiled, Policy, Topology};
-use warren::types::{CapabilityVersion, DiscoPrivate, MachinePrivate};
+use warren::types::{CapabilityVersion, DiscoPrivate, MachinePrivate, NodePublic};
 use warren::wire::control::{DerpMap, MapRequest, MapResponse, RegisterRequest, RegisterResponse};
 use warren::wire::local::{MaskedPrefs, StartOptions, Status};
 use warren::wire::map_stream::{MapStreamDecoder, Packing};
@@ -29,6 +30,9 @@ use warren::wire::{derp, disco, stun};
 
 /// Changed copies of each message in the corpus.
 const CHANGES: usize = 2_000;
+
+/// Who sends the ping in the corpus of `path_book`.
+const PINGER: &str = "nodekey:50a61409b1ddd0325e9b16b700e719e9772c07000b1bd7786e907c653d20495d";
 
 /// Reads bytes of strangers; says whether it takes them.
 type Decode = fn(&[u8]) -> bool;
@@ -47,6 +51,7 @@ const DECODERS: &[(&str, Decode)] = &[
     ("noise_answer", noise_answer),
     ("noise_early", |bytes| EarlyDecoder::default().read(bytes).is_ok_and(|early| early.is_some())),
     ("noise_initiation", |bytes| ServerHandshake::read(&machine(1), bytes, ephemeral(2)).is_ok()),
+    ("path_book", path_book),
     ("policy", policy),
     ("portmap_igd_answer", |bytes| igd::read(bytes).is_ok()),
     ("portmap_igd_description", |bytes| igd::Service::find(bytes, &router()).is_ok()),
@@ -176,6 +181,21 @@ fn router() -> Place {
 
 fn opens(theirs: &warren::types::DiscoPublic, bytes: &[u8]) -> bool {
     disco::Shared::new(&DiscoPrivate::from_random([1; 32]), theirs).open(bytes).is_ok()
+}
+
+/// A datagram from the network, to a node that knows one peer: it is taken where it is answered.
+#[allow(clippy::disallowed_methods, reason = "an arbitrary origin; only differences matter")]
+fn path_book(bytes: &[u8]) -> bool {
+    let now = std::time::Instant::now();
+    let key: NodePublic = PINGER.parse().unwrap();
+    let disco = Some(DiscoPrivate::from_random([2; 32]).public());
+    let mut book = Book::new(DiscoPrivate::from_random([1; 32]), NodePublic::from_bytes([9; 32]), [3; 32]);
+    let info = PeerInfo { key, disco, endpoints: &[], home: None, relay: None };
+    let ground = Ground::new(vec!["192.0.2.1/24".parse().unwrap()], []);
+    book.handle_peers([info].into_iter(), ground, now);
+    let from = "203.0.113.5:41741".parse().unwrap();
+    book.handle_datagram(Via::Udp { from, local: None }, bytes, now);
+    book.poll_transmit().is_some()
 }
 
 fn map_stream(packing: Packing, mut bytes: &[u8]) -> bool {

@@ -180,6 +180,21 @@ fn nothing_is_lost_while_direct_when_relay_or_agent_end_and_begin_anew() {
 }
 
 #[test]
+fn no_packet_is_lost_from_the_relay_to_the_direct_path_nor_back_when_the_hosts_fall_idle() {
+    let nat = Kind::nat(Depends::Nothing, Depends::AddressAndPort);
+    for seed in 0..40 {
+        let mut world = pair(seed, Weather::FAIR, Some(nat), Some(nat));
+        for turn in 0..3 {
+            world.talk_both_ways(0, 1, PACE / 10, 20 * SECOND);
+            world.run(15 * SECOND);
+            assert!(world.are_direct(0, 1), "seed {seed}, turn {turn}");
+            world.run(10 * SECOND + 60 * SECOND * turn);
+            assert_eq!(world.count, world.offered, "seed {seed}, turn {turn}");
+        }
+    }
+}
+
+#[test]
 fn a_quiet_network_never_changes_its_paths_whatever_it_loses() {
     for seed in 0..20 {
         let weather = Weather { loss: 80, doubled: 50, delay: (20, 120) };

@@ -86,7 +86,9 @@ pub(crate) struct World {
     pub(crate) delivered: BTreeMap<(usize, usize), Duration>,
     /// The longest time that nothing came through although it was offered, since [`World::forget_gaps`].
     pub(crate) gaps: BTreeMap<(usize, usize), Duration>,
+    /// Packets that came through, and that were offered.
     pub(crate) count: BTreeMap<(usize, usize), u64>,
+    pub(crate) offered: BTreeMap<(usize, usize), u64>,
 }
 
 impl World {
@@ -105,6 +107,7 @@ impl World {
             delivered: BTreeMap::new(),
             gaps: BTreeMap::new(),
             count: BTreeMap::new(),
+            offered: BTreeMap::new(),
         }
     }
 

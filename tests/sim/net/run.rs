@@ -39,6 +39,7 @@ impl World {
             Happening::Map => self.tell_map(host),
             Happening::Offer { to, pause, until } => {
                 self.numbers += 1;
+                *self.offered.entry((host, to)).or_default() += 1;
                 let out = self.hosts[host].kernel.peers.entry(to).or_default().offer(self.numbers, self.now);
                 self.kernel_sends(host, to, out);
                 if self.now + pause < until {
