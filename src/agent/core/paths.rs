@@ -54,7 +54,11 @@ impl Core {
                     RegionState::Failed(_) => self.netcheck.handle_relay_failed(region, now.tick),
                     _ => {}
                 }
-                self.relays.regions.insert(region, state);
+                // What failed is told until it works: each new attempt would take the fault away for a moment.
+                let before = self.relays.regions.get(&region);
+                if state != RegionState::Trying || !matches!(before, Some(RegionState::Failed(_))) {
+                    self.relays.regions.insert(region, state);
+                }
             }
             PumpNews::Health { region, text } => tracing::info!("relay {region} says: {text}"),
         }

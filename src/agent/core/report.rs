@@ -74,6 +74,7 @@ impl Core {
             this.host_name = self.hostinfo().hostname;
         }
         "linux".clone_into(&mut this.os);
+        this.relay = self.netcheck.report().home.map(|home| self.region_code(home)).unwrap_or_default();
         this.addrs = self.endpoints().into_iter().map(|(endpoint, _)| endpoint).collect();
         this.online = self.login.online;
         this.in_network_map = self.netmap.node().is_some();
