@@ -13,6 +13,7 @@ mod lab;
 mod lifecycle;
 mod matrix;
 mod nat;
+mod netcheck;
 mod outage;
 #[allow(dead_code, reason = "some of it serves the benches only")]
 mod programs;
