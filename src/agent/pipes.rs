@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::state::{StateDir, StateError, StateFile};
 use crate::linux::LocalNetwork;
-use crate::plan::{Action, Kernel, KernelError, Observed};
+use crate::plan::{Action, Change, Figures, Kernel, KernelError, Observed};
 use crate::types::IpNet;
 
 /// How long to wait before asking a source of news again that failed.
@@ -21,8 +21,10 @@ pub(super) enum FromKernel {
     Observed(Result<Box<Observed>, KernelError>),
     /// The answer to [`Action::Apply`].
     Applied(Result<(), KernelError>),
+    /// Our table with its counters, as asked for.
+    Figures(Result<Box<Figures>, KernelError>),
     /// Something may have changed.
-    Changed,
+    Changed(Change),
 }
 
 /// A file and what it should hold.
@@ -30,9 +32,16 @@ pub(super) type Save = (StateFile, Option<Vec<u8>>);
 /// A file and whether that worked.
 pub(super) type Saved = (StateFile, Result<(), StateError>);
 
+/// Ways to the kernel: what to do, and that its counters are wanted.
+pub(super) struct ToKernel {
+    pub(super) actions: mpsc::Sender<Action>,
+    pub(super) figures: mpsc::Sender<()>,
+}
+
 /// Looks and acts as told, one thing at a time, and passes on word of changes in between.
-pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (mpsc::Sender<Action>, mpsc::Receiver<FromKernel>) {
+pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (ToKernel, mpsc::Receiver<FromKernel>) {
     let (actions_in, mut actions) = mpsc::channel(1);
+    let (figures_in, mut figures) = mpsc::channel(1);
     let (out, news) = mpsc::channel(4);
     tokio::spawn(async move {
         loop {
@@ -42,21 +51,23 @@ pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (mpsc::Sender
                     Some(Action::Apply(step)) => FromKernel::Applied(kernel.apply(&step).await),
                     None => return,
                 },
-                changed = kernel.changed() => {
-                    if let Err(error) = changed {
+                Some(()) = figures.recv() => FromKernel::Figures(kernel.figures().await.map(Box::new)),
+                changed = kernel.changed() => FromKernel::Changed(match changed {
+                    Ok(change) => change,
+                    Err(error) => {
                         // The reconciler looks by itself from time to time.
                         tracing::warn!("word of kernel changes: {error}");
                         tokio::time::sleep(PAUSE).await;
+                        Change::Something
                     }
-                    FromKernel::Changed
-                }
+                }),
             };
             if out.send(answer).await.is_err() {
                 return;
             }
         }
     });
-    (actions_in, news)
+    (ToKernel { actions: actions_in, figures: figures_in }, news)
 }
 
 /// Writes and removes files, in the order in which that is asked.

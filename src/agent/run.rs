@@ -16,10 +16,10 @@ use super::control_io::{self, IoConfig};
 use super::core::{Core, Effect};
 use super::local_api::{self, Operators};
 use super::network::{Network, Ways};
-use super::pipes::{self, FromKernel};
+use super::pipes::{self, FromKernel, ToKernel};
 use super::state::{StateDir, StateError, StateFile};
 use crate::control::{Received, ServerUrl, Transmit};
-use crate::plan::{Action, Kernel};
+use crate::plan::Kernel;
 use crate::types::{IpNet, MachinePrivate};
 
 /// Questions of the local socket that wait for the loop.
@@ -55,9 +55,9 @@ pub async fn run<K: Kernel + Send + 'static>(parts: Parts<K>) {
     let (calls_in, mut calls) = mpsc::channel(CALLS);
     let mut socket_task = JoinSet::new();
     socket_task.spawn(local_api::serve(socket, operators, calls_in));
-    let (actions, mut from_kernel) = pipes::kernel(kernel);
+    let (to_kernel, mut from_kernel) = pipes::kernel(kernel);
     let (saves, mut saved) = pipes::disk(Arc::new(dir));
-    let mut pipes = Outward::new(actions, saves, mark, Ways::new(network));
+    let mut pipes = Outward::new(to_kernel, saves, mark, Ways::new(network));
     loop {
         let now = clock::now();
         core.proceed(now);
@@ -95,7 +95,7 @@ pub async fn run<K: Kernel + Send + 'static>(parts: Parts<K>) {
 
 /// Ways out of the loop.
 struct Outward {
-    actions: mpsc::Sender<Action>,
+    kernel: ToKernel,
     saves: mpsc::Sender<pipes::Save>,
     mark: Option<u32>,
     ways: Ways,
@@ -107,9 +107,9 @@ struct Outward {
 }
 
 impl Outward {
-    fn new(actions: mpsc::Sender<Action>, saves: mpsc::Sender<pipes::Save>, mark: Option<u32>, ways: Ways) -> Self {
+    fn new(kernel: ToKernel, saves: mpsc::Sender<pipes::Save>, mark: Option<u32>, ways: Ways) -> Self {
         let (_open, received) = mpsc::channel(1);
-        Self { actions, saves, mark, ways, transmits: None, received, _open }
+        Self { kernel, saves, mark, ways, transmits: None, received, _open }
     }
 
     fn carry_out(&mut self, core: &mut Core) {
@@ -118,7 +118,9 @@ impl Outward {
                 Effect::Connect(server, machine_key) => self.connect(*server, machine_key),
                 Effect::Transmit(transmit) => self.transmit(transmit),
                 // One action at a time is under way, so there is room.
-                Effect::Kernel(action) => report(self.actions.try_send(action), "kernel"),
+                Effect::Kernel(action) => report(self.kernel.actions.try_send(action), "kernel"),
+                // One that waits already is for all who ask.
+                Effect::Figures => drop(self.kernel.figures.try_send(())),
                 Effect::Save(file, content) => self.save(core, file, content),
                 Effect::Datagram { to, from, payload } => self.ways.datagram(to, from, &payload),
                 Effect::Pump(command) => self.ways.commands.push(command),
@@ -171,7 +173,8 @@ fn handle_kernel(core: &mut Core, news: FromKernel) {
     match news {
         FromKernel::Observed(observed) => core.handle_observed(observed.map(|observed| *observed), now),
         FromKernel::Applied(result) => core.handle_step(result, now),
-        FromKernel::Changed => core.handle_kernel_changed(now),
+        FromKernel::Figures(figures) => core.handle_figures(&figures, now),
+        FromKernel::Changed(change) => core.handle_kernel_changed(change, now),
     }
 }
 

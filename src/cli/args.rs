@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args as Arguments, Parser, Subcommand};
 
 use super::settings::Settings;
+use super::why::Why;
 use crate::types::parse_duration;
 use crate::wire::local::{PingKind, Status, path};
 
@@ -51,6 +52,10 @@ pub enum Command {
     Netcheck,
     /// List the relays, and how the connections to them stand
     DerpMap(DerpMap),
+    /// List who may open what here, with counters
+    Acl,
+    /// Tell whether a packet passes this machine's filter, and which line of the policy decides
+    Why(Why),
     /// Print what the agent would change in the kernel at this moment
     Plan,
     /// Print the version of this program and of the agent

@@ -11,6 +11,7 @@ mod netcheck;
 mod ping;
 mod render;
 mod settings;
+mod why;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -145,6 +146,8 @@ pub async fn run(args: Args, out: &mut (impl Write + Send)) -> Result<Exit, Erro
         Command::Ping(wanted) => ping::ping(&client, &wanted, json, out).await,
         Command::Netcheck => netcheck::netcheck(&client, json, out).await,
         Command::DerpMap(wanted) => derp_map::derp_map(&client, &wanted, json, out).await,
+        Command::Acl => why::acl(&client, json, out).await,
+        Command::Why(wanted) => why::why(&client, &wanted, json, out).await,
         Command::Version => version(&client, json, out).await,
     }
 }

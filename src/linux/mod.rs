@@ -25,7 +25,7 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
-use crate::plan::{FlowJudge, Kernel, KernelError, Observed, Step, own};
+use crate::plan::{Change, Figures, FlowJudge, Kernel, KernelError, Observed, Step, own};
 
 use self::conntrack::Conntrack;
 use self::monitor::Monitor;
@@ -74,6 +74,7 @@ impl Kernel for LinuxKernel {
         let routes = self.observe_routes().await?;
         let rules = attempt("read policy rules", rule::observe(&self.route)).await?;
         let (firewall, flows_judged) = self.nftables.observe().await?;
+        let obstacles = self.nftables.obstacles(&firewall).await;
         let strange_rules = rules.strange.into_iter().map(|(text, _)| text);
         Ok(Observed {
             link,
@@ -82,6 +83,7 @@ impl Kernel for LinuxKernel {
             rules: rules.rules,
             firewall,
             flows_judged,
+            obstacles,
             strange: routes.strange.into_iter().map(|(text, _)| text).chain(strange_rules).collect(),
         })
     }
@@ -117,10 +119,13 @@ impl Kernel for LinuxKernel {
         }
     }
 
+    async fn figures(&mut self) -> Result<Figures, KernelError> {
+        nftables::figures().await
+    }
+
     /// May be dropped at any time.
-    async fn changed(&mut self) -> Result<(), KernelError> {
-        self.monitor.changed().await;
-        Ok(())
+    async fn changed(&mut self) -> Result<Change, KernelError> {
+        Ok(self.monitor.changed().await)
     }
 }
 

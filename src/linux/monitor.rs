@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::plan::own;
+use crate::plan::{Change, own};
 
 use super::subscription::{Subscription, route_message};
 use super::wireguard::WireguardSocket;
@@ -38,6 +38,8 @@ const DIGEST_REST: u32 = 20;
 const NFTABLES_GROUP: u32 = 7;
 /// `NFT_MSG_NEWGEN` of `NFNL_SUBSYS_NFTABLES`: a transaction ended. It names no table.
 const NFTABLES_NEW_GENERATION: u16 = (10 << 8) | 15;
+/// `NFT_MSG_DELTABLE`.
+const NFTABLES_DELETE_TABLE: u16 = (10 << 8) | 2;
 /// The bytes for family, version and resource before the attributes.
 const NFTABLES_HEADER: usize = 4;
 /// In every other nftables notice, the attribute that names the table.
@@ -55,6 +57,8 @@ struct Shared {
     changed: Notify,
     /// The number of our link; 0 while there is none.
     link: AtomicU32,
+    /// Whether a table of our name was deleted.
+    firewall_gone: AtomicBool,
     /// Whether routes of ours may lie outside our table.
     strays: AtomicBool,
 }
@@ -82,8 +86,12 @@ impl Monitor {
     }
 
     /// Waits until something may have changed since the last time.
-    pub(super) async fn changed(&self) {
+    pub(super) async fn changed(&self) -> Change {
         self.shared.changed.notified().await;
+        match self.shared.firewall_gone.swap(false, Ordering::Relaxed) {
+            true => Change::FirewallGone,
+            false => Change::Something,
+        }
     }
 
     /// Says which link is ours.
@@ -112,7 +120,7 @@ impl Shared {
 
     async fn read_nftables(self: Arc<Self>, mut subscription: Subscription) {
         loop {
-            subscription.next(concerns_our_table).await;
+            subscription.next(|kind, payload| self.concerns_firewall(kind, payload)).await;
             self.changed.notify_one();
         }
     }
@@ -158,6 +166,14 @@ impl Shared {
             Some(_) => false,
             None => true,
         }
+    }
+
+    fn concerns_firewall(&self, kind: u16, payload: &[u8]) -> bool {
+        let concerns = concerns_our_table(kind, payload);
+        if concerns && kind == NFTABLES_DELETE_TABLE {
+            self.firewall_gone.store(true, Ordering::Relaxed);
+        }
+        concerns
     }
 
     fn is_our_link(&self, message: &LinkMessage) -> bool {

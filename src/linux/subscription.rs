@@ -72,11 +72,11 @@ pub(super) fn route_message(kind: u16, payload: &[u8]) -> Option<RouteNetlinkMes
     RouteNetlinkMessage::deserialize(&header, payload).ok()
 }
 
+/// Asks about every message: whoever is asked may keep more than whether one concerned it.
 fn any_message(mut datagram: &[u8], concerns: impl Fn(u16, &[u8]) -> bool) -> bool {
+    let mut any = false;
     while let Ok(message) = NetlinkBuffer::new_checked(datagram) {
-        if concerns(message.message_type(), message.payload()) {
-            return true;
-        }
+        any |= concerns(message.message_type(), message.payload());
         // Messages begin at multiples of four.
         let length = (message.length() as usize).next_multiple_of(4);
         match datagram.get(length..) {
@@ -84,5 +84,5 @@ fn any_message(mut datagram: &[u8], concerns: impl Fn(u16, &[u8]) -> bool) -> bo
             _ => break,
         }
     }
-    false
+    any
 }

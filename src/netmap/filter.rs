@@ -7,7 +7,7 @@ use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 
 use super::rejection::{Reason, Rejection};
 use crate::types::Limit;
-use crate::wire::control::{self, limit};
+use crate::wire::control::{self, RuleOrigin, limit};
 
 /// Sources and destinations of all rules together. At 40 bytes each this is 20 MB, several times what
 /// 10,000 nodes need; rules past it are left out, which only takes rights away.
@@ -32,6 +32,8 @@ pub struct FilterRule {
     pub destinations: Vec<Destination>,
     /// IP protocol numbers, ascending.
     pub protocols: Vec<u8>,
+    /// Where in the policy it is written, if the coordinator says.
+    pub origin: Option<RuleOrigin>,
 }
 
 /// Addresses of one family, both ends included.
@@ -84,7 +86,7 @@ impl PacketFilter {
 
 impl FilterRule {
     fn read(told: &control::FilterRule, mut reject: impl FnMut(String, Reason)) -> Self {
-        let mut rule = Self::default();
+        let mut rule = Self { origin: told.origin.clone(), ..Self::default() };
         for text in &told.src_ips {
             match (text.strip_prefix("cap:"), parse_ranges(text)) {
                 (Some(capability), _) => rule.capabilities.push(capability.to_owned()),

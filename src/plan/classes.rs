@@ -126,7 +126,7 @@ fn rights(filter: &PacketFilter, served: &BTreeSet<IpNet>) -> BTreeMap<RuleId, R
     for rule in &filter.rules {
         let admits = admits(rule, served);
         if !admits.is_empty() {
-            let rights = all.entry(RuleId(digest(&admits))).or_default();
+            let rights = all.entry(rule_id_of(&admits)).or_default();
             rights.admits = admits;
             rights.sources.extend(&rule.sources);
             rights.capabilities.extend(rule.capabilities.iter().cloned());
@@ -139,7 +139,7 @@ fn rights(filter: &PacketFilter, served: &BTreeSet<IpNet>) -> BTreeMap<RuleId, R
 }
 
 /// A protocol without ports is for rules that are for all ports; ICMP goes along with any right.
-fn admits(rule: &FilterRule, served: &BTreeSet<IpNet>) -> BTreeSet<Admit> {
+pub(super) fn admits(rule: &FilterRule, served: &BTreeSet<IpNet>) -> BTreeSet<Admit> {
     let mut admits = BTreeSet::new();
     let protocols = || rule.protocols.iter().copied().map(Protocol).filter(|protocol| !protocol.is_icmp());
     for to in &rule.destinations {
@@ -294,6 +294,11 @@ fn skip_past(around: &mut Vec<(AddressRange, &MapPeer)>, ended: AddressRange) {
             None => drop(around.pop()),
         }
     }
+}
+
+/// The name of the rule that gives these rights.
+pub(super) fn rule_id_of(admits: &BTreeSet<Admit>) -> RuleId {
+    RuleId(digest(admits))
 }
 
 /// The first 8 bytes of the SHA-256 of what is admitted.

@@ -150,7 +150,8 @@ pub struct Admit {
 }
 
 impl Admit {
-    fn admits(&self, packet: &Packet) -> bool {
+    /// Whether this right covers the packet.
+    pub fn admits(&self, packet: &Packet) -> bool {
         let right_protocol = match packet.protocol {
             protocol if protocol.is_icmp() => true,
             protocol if protocol.has_ports() => {

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use thiserror::Error;
 
-use super::{Observed, Step};
+use super::{Figures, Observed, Step};
 
 /// A kernel operation failed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -16,12 +16,23 @@ pub struct KernelError {
     pub reason: String,
 }
 
+/// How soon to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Once notices have been gathered.
+    Something,
+    /// At once: a table of our name was deleted, and nothing may be filtered.
+    FirewallGone,
+}
+
 /// Reads and changes what is ours, and says when to look again.
 pub trait Kernel {
     /// Everything of ours.
     fn observe(&mut self) -> impl Future<Output = Result<Observed, KernelError>> + Send;
     /// Carries out one step.
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), KernelError>> + Send;
+    /// Our table as it is at this moment, with its counters.
+    fn figures(&mut self) -> impl Future<Output = Result<Figures, KernelError>> + Send;
     /// Waits until something may have changed. Which thing is not told: look at everything.
-    fn changed(&mut self) -> impl Future<Output = Result<(), KernelError>> + Send;
+    fn changed(&mut self) -> impl Future<Output = Result<Change, KernelError>> + Send;
 }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use crate::types::{IpNet, NodePublic};
 
+use super::explain::Figures;
 use super::firewall::Packet;
-use super::kernel::{Kernel, KernelError};
+use super::kernel::{Change, Kernel, KernelError};
 use super::observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
 use super::step::Step;
 use super::wish::{EndpointWish, Peer, Route, RouteTarget};
@@ -240,8 +241,13 @@ impl Kernel for ModelKernel {
         ready(self.carry_out(step))
     }
 
+    /// A value counts nothing.
+    fn figures(&mut self) -> impl Future<Output = Result<Figures, KernelError>> + Send {
+        ready(Ok(Figures { firewall: self.state.firewall.clone(), ..Figures::default() }))
+    }
+
     /// A value never changes by itself.
-    fn changed(&mut self) -> impl Future<Output = Result<(), KernelError>> + Send {
+    fn changed(&mut self) -> impl Future<Output = Result<Change, KernelError>> + Send {
         std::future::pending()
     }
 }

@@ -24,6 +24,8 @@ pub struct Observed {
     pub firewall: ObservedFirewall,
     /// Whether every flow that the table accepts as known was judged by the table as it is.
     pub flows_judged: bool,
+    /// Other programs' chains that would drop our packets. Nothing is done about them.
+    pub obstacles: Vec<Obstacle>,
     /// Objects in our places that we would never have made, as the kernel prints them.
     pub strange: Vec<String>,
 }
@@ -78,6 +80,17 @@ pub struct ObservedPeer {
     pub rx_bytes: u64,
     /// Bytes sent to it.
     pub tx_bytes: u64,
+}
+
+/// A chain of another program that would drop packets of ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Obstacle {
+    /// Family, table and name.
+    pub chain: String,
+    /// Which packets, in words.
+    pub what: String,
+    /// The command that would let them pass.
+    pub advice: String,
 }
 
 /// Our nftables table as the kernel has it.

@@ -15,7 +15,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::kernel::KernelError;
-use super::observed::Observed;
+use super::observed::{Observed, ObservedFirewall};
 use super::step::{Plan, Step};
 use super::wish::Desired;
 use super::{diff, own};
@@ -74,6 +74,11 @@ pub enum Trouble {
         /// Which object.
         what: String,
     },
+    /// Somebody else deleted our nftables table, and for a while nothing was filtered.
+    Exposed {
+        /// From the kernel's word of it to the table's return; the last time.
+        took: Duration,
+    },
     /// Somebody else keeps changing an object of ours.
     Contested {
         /// Which object.
@@ -97,6 +102,13 @@ impl fmt::Display for Trouble {
         match self {
             Self::Failing { what, error } => write!(f, "could not {what}: {error}"),
             Self::Repaired { what } => write!(f, "another program removed or changed {what}; it was put back"),
+            Self::Exposed { took } => write!(
+                f,
+                "another program deleted table inet {}: for {} ms the packets of peers were not filtered; connections \
+                 that began meanwhile were judged again",
+                own::NFT_TABLE,
+                took.as_millis()
+            ),
             Self::Contested { what, times } => write!(
                 f,
                 "another program keeps removing or changing {what} ({times} times of late); \
@@ -126,6 +138,10 @@ pub struct Reconciler {
     /// No notice of change brings a look before this.
     not_before: Option<Instant>,
     repairs: BTreeMap<String, VecDeque<Instant>>,
+    /// When our table was seen to go, while it is not back.
+    gone_at: Option<Instant>,
+    /// When it was last put back, and how long it had been gone.
+    exposed: Option<(Instant, Duration)>,
     observed: Option<Observed>,
     events: VecDeque<Event>,
 }
@@ -172,6 +188,13 @@ impl Reconciler {
         self.look_at = Some(self.not_before.map_or(look_at, |at| at.max(look_at)));
     }
 
+    /// Takes notice that a table of our name was deleted. Nothing is gathered: until it is back, nothing is filtered.
+    pub fn handle_firewall_gone(&mut self, now: Instant) {
+        self.gone_at.get_or_insert(now);
+        self.look_at = Some(self.not_before.map_or(now, |at| at.max(now)));
+        self.handle_timeout(now);
+    }
+
     /// Takes the answer to [`Action::Observe`].
     pub fn handle_observed(&mut self, observed: Result<Observed, KernelError>, now: Instant) {
         let (Some(desired), Phase::Observing) = (&self.desired, &self.phase) else { return };
@@ -183,6 +206,9 @@ impl Reconciler {
                 return;
             }
         };
+        if matches!(observed.firewall, ObservedFirewall::Table(_)) {
+            self.gone_at = None;
+        }
         let plan = diff(desired, &observed);
         let foreign = observed.link_is_foreign() && desired.device.is_some();
         self.observed = Some(observed);
@@ -212,6 +238,12 @@ impl Reconciler {
         let Phase::Applying { rest, current, failed } = &mut self.phase else { return };
         let Some(step) = current.take() else { return };
         let error = result.err();
+        if let (None, Step::ReplaceFirewall(_), Some(at)) = (&error, &step, self.gone_at) {
+            self.gone_at = None;
+            let took = now.saturating_duration_since(at);
+            self.exposed = Some((now, took));
+            self.events.push_back(Event::Trouble(Trouble::Exposed { took }));
+        }
         if error.is_some() {
             *failed = true;
             if guards_the_rest(&step) {
@@ -266,7 +298,8 @@ impl Reconciler {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let look_at = self.look_at.filter(|_| matches!(self.phase, Phase::Waiting));
         let forget_at = self.repairs.values().filter_map(|times| times.back()).map(|last| *last + REPAIR_MEMORY).min();
-        look_at.into_iter().chain(forget_at).min()
+        let exposed_until = self.exposed.map(|(at, _)| at + REPAIR_MEMORY);
+        look_at.into_iter().chain(forget_at).chain(exposed_until).min()
     }
 
     /// The last observation.
@@ -289,7 +322,8 @@ impl Reconciler {
         let failing = self.failing.iter();
         let failing = failing.map(|(what, error)| Trouble::Failing { what: what.clone(), error: error.clone() });
         let repairs = self.repairs.iter().map(|(what, times)| Trouble::of_repairs(what, times, now));
-        failing.chain(repairs).collect()
+        let exposed = self.exposed.map(|(_, took)| Trouble::Exposed { took });
+        failing.chain(repairs).chain(exposed).collect()
     }
 
     fn converged(&mut self, now: Instant) {
@@ -346,6 +380,7 @@ impl Reconciler {
 
     fn forget_repairs(&mut self, now: Instant) {
         self.repairs.retain(|_, times| times.back().is_some_and(|last| now < *last + REPAIR_MEMORY));
+        self.exposed = self.exposed.filter(|(at, _)| now < *at + REPAIR_MEMORY);
     }
 }
 

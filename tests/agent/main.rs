@@ -16,3 +16,4 @@ mod scene;
 #[path = "../coordinator/server.rs"]
 mod server;
 mod state;
+mod why;

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use warren::agent::local_api::{self, Operators};
 use warren::agent::{Core, Network, Parts, Settings, StateDir, StateFile, clock, run};
 use warren::cli::Client;
-use warren::plan::{Kernel, KernelError, ModelKernel, Observed, Step};
+use warren::plan::{Change, Figures, Kernel, KernelError, ModelKernel, Observed, Step};
 use warren::types::{MachinePrivate, NodePrivate, NodePublic};
 use warren::wire::control::{MapResponse, Node, UserProfile, match_all};
 use warren::wire::local::{BackendState, Prefs, Status};
@@ -45,8 +45,13 @@ impl SharedKernel {
 
     /// Does something behind the agent's back, as another program would.
     pub fn meddle(&self, change: impl FnOnce(&mut Observed)) {
-        change(&mut self.model.lock().unwrap().state);
+        self.change_silently(change);
         self.changed.notify_one();
+    }
+
+    /// The same, and the notice is lost.
+    pub fn change_silently(&self, change: impl FnOnce(&mut Observed)) {
+        change(&mut self.model.lock().unwrap().state);
     }
 }
 
@@ -62,9 +67,13 @@ impl Kernel for SharedKernel {
         result
     }
 
-    async fn changed(&mut self) -> Result<(), KernelError> {
+    async fn figures(&mut self) -> Result<Figures, KernelError> {
+        Ok(Figures { firewall: self.state().firewall, ..Figures::default() })
+    }
+
+    async fn changed(&mut self) -> Result<Change, KernelError> {
         self.changed.notified().await;
-        Ok(())
+        Ok(Change::Something)
     }
 }
 

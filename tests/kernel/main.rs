@@ -11,6 +11,7 @@ mod device;
 mod drift;
 mod firewall;
 mod flows;
+mod foreign;
 mod gateway;
 mod neighbour;
 mod packets;
@@ -18,6 +19,7 @@ mod paths;
 #[allow(dead_code, reason = "the relay's own tests use the rest")]
 #[path = "../relay/server.rs"]
 mod relay;
+mod repair;
 mod routing;
 mod user;
 mod whole;

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The main job, shown: two nodes join a coordinator and ping each other through the kernel's WireGuard.
+# The main job, shown: two nodes join a coordinator and ping each other through the kernel's WireGuard; at the end a
+# running transfer loses its right.
 #
 # Three hosts are three network namespaces on one switch. Nothing outlives the run: it works in throw-away
 # namespaces of this machine or, where the kernel has no WireGuard, in a virtual machine (tests/vm/run.sh).
@@ -55,11 +56,59 @@ main() {
   on alice wg show warren0
   on coordinator warren-coordinator node list
 
+  revocation
+
   say "Nothing stays behind"
   for node in alice bob; do
     stop "$node"
     on "$node" warrend --cleanup
     if ip -n "$node" link show warren0 2>/dev/null; then echo "warren0 is still on $node"; exit 1; fi
+  done
+}
+
+# A running transfer loses its right; who asks why is told the line.
+revocation() {
+  local alice bob transfer
+  alice=$(quiet on alice warren --socket "$state/alice.sock" ip -4)
+  bob=$(quiet on bob warren --socket "$state/bob.sock" ip -4)
+  say "A policy: alice may use bob's web server"
+  write_policy "$alice" "$bob" 8000,22
+  on coordinator warren-coordinator policy set "$state/policy.hujson"
+  start bob warren-coordinator serve --state-dir "$state/web" --socket "$state/web.sock" --listen 0.0.0.0:8000 --relay false
+
+  say "A transfer from there, over one connection, is running"
+  until_true alice bash -c "exec 3<>/dev/tcp/$bob/8000"
+  ip netns exec alice bash -c "$(declare -f transfer); transfer $bob" >"$state/transfer.txt" 2>&1 &
+  transfer=$!
+  until_true alice grep -q -m 20 "HTTP/1.1 200" "$state/transfer.txt"
+  on bob warren --socket "$state/bob.sock" why alice self tcp/8000
+
+  say "The right is taken away"
+  write_policy "$alice" "$bob" 22
+  on coordinator warren-coordinator policy set "$state/policy.hujson"
+  local seconds=$SECONDS
+  wait "$transfer" || true
+  echo "the transfer ended $((SECONDS - seconds)) s later: $(tail -n 1 "$state/transfer.txt")"
+
+  say "Why?"
+  if on bob warren --socket "$state/bob.sock" why alice self tcp/8000; then echo "still allowed"; exit 1; fi
+  on bob warren --socket "$state/bob.sock" acl
+}
+
+# Alice may open these ports of bob's.
+write_policy() {
+  printf '{\n  "hosts": {"alice": "%s", "bob": "%s"},\n  "acls": [\n' "$1" "$2" >"$state/policy.hujson"
+  printf '    {"action": "accept", "src": ["alice"], "dst": ["bob:%s"]},\n  ],\n}\n' "$3" >>"$state/policy.hujson"
+  cat -n "$state/policy.hujson"
+}
+
+# Asks for a page again and again over one connection, until that breaks or nothing comes for five seconds.
+transfer() {
+  trap '' PIPE
+  exec 3<>"/dev/tcp/$1/8000"
+  while printf 'GET /health HTTP/1.1\r\nHost: bob\r\n\r\n' >&3 && IFS= read -r -t 5 line <&3; do
+    echo "$line"
+    sleep 0.05
   done
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::why::Question;
 use super::{Core, Effect, Now};
 use crate::agent::VERSION;
 use crate::agent::local_api::{Answer, Ask, Call, Caller, Refusal, Subject};
@@ -38,6 +39,8 @@ impl Core {
             Ask::Ping(address, kind) => self.ping(address, kind, reply, now),
             Ask::Netcheck => self.netcheck(reply, now),
             Ask::Relays => self.effects.push_back(Effect::Counters(self.relays_reply(), reply)),
+            Ask::Acl => self.ask_kernel(Question::Acl, reply),
+            Ask::Why(question) => self.ask_kernel(Question::Why(question), reply),
             ask => {
                 let answer = self.answer(ask, now);
                 send(reply, answer.unwrap_or_else(Answer::Refused));
@@ -88,7 +91,7 @@ impl Core {
                 version: VERSION.to_owned(),
                 capability_version: CapabilityVersion::CURRENT.0,
             }),
-            Ask::Settled | Ask::Logout | Ask::Ping(..) | Ask::Netcheck | Ask::Relays => {
+            Ask::Settled | Ask::Logout | Ask::Ping(..) | Ask::Netcheck | Ask::Relays | Ask::Acl | Ask::Why(_) => {
                 Answer::refused(500, "answered elsewhere")
             }
         })

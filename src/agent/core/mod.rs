@@ -12,6 +12,7 @@ mod ping;
 mod report;
 mod stored;
 mod watchers;
+mod why;
 mod wish;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -31,7 +32,7 @@ use crate::control::{Received, ServerUrl, Session, Transmit};
 use crate::netmap::Netmap;
 use crate::path::netcheck::{self, Netcheck};
 use crate::path::{Book, Evidence};
-use crate::plan::{Action, FirewallOptions, KernelError, Observed, Planner, Probes, Reconciler, own};
+use crate::plan::{Action, Change, FirewallOptions, KernelError, Observed, Planner, Probes, Reconciler, own};
 use crate::types::{DiscoPrivate, IpNet, MachinePrivate, NodePrivate, Timestamp};
 use crate::wire::control::Hostinfo;
 use crate::wire::local::{BackendState, Notify, Prefs, RelaysReply, Severity};
@@ -78,6 +79,8 @@ pub enum Effect {
     Transmit(Transmit),
     /// Look at the kernel or change it.
     Kernel(Action),
+    /// Ask the kernel what our table holds and has counted.
+    Figures,
     /// Write a file, or remove it where there is no content.
     Save(StateFile, Option<Vec<u8>>),
     /// Send a datagram from WireGuard's port.
@@ -142,6 +145,9 @@ pub struct Core {
     logging_out: Vec<oneshot::Sender<Answer>>,
     /// Whoever waits for a whole look at the network, and until when.
     netchecking: Vec<(Instant, oneshot::Sender<Answer>)>,
+    /// Whoever waits for what the kernel's table says.
+    asked: Vec<(why::Question, oneshot::Sender<Answer>)>,
+    past: why::Past,
     effects: VecDeque<Effect>,
 }
 
@@ -198,6 +204,8 @@ impl Core {
             looking: Vec::new(),
             logging_out: Vec::new(),
             netchecking: Vec::new(),
+            asked: Vec::new(),
+            past: why::Past::default(),
             effects: VecDeque::new(),
         };
         if core.prefs.want_running && core.node_key.is_some() {
@@ -232,8 +240,11 @@ impl Core {
     }
 
     /// Something in the kernel may have changed.
-    pub fn handle_kernel_changed(&mut self, now: Now) {
-        self.reconciler.handle_changed(now.tick);
+    pub fn handle_kernel_changed(&mut self, change: Change, now: Now) {
+        match change {
+            Change::Something => self.reconciler.handle_changed(now.tick),
+            Change::FirewallGone => self.reconciler.handle_firewall_gone(now.tick),
+        }
     }
 
     /// The coordinator answered.

@@ -1,7 +1,7 @@
 //! From map, preferences and paths to the wish; and what we tell the coordinator of ourselves.
 
 use super::{Core, Now, Timestamp};
-use crate::plan::{self, Desired, Host, Trouble};
+use crate::plan::{self, Desired, Host, Obstacle, Trouble};
 use crate::wire::control::Hostinfo;
 use crate::wire::local::Severity;
 
@@ -22,6 +22,7 @@ impl Core {
             listen_port: self.settings.port,
             firewall: self.settings.firewall,
         };
+        self.past.note(self.netmap.filter(), now.wall);
         let wish = match &self.node_key {
             Some(key) => {
                 let host = Host { key: key.clone(), networks, probes: self.settings.probes() };
@@ -70,12 +71,25 @@ impl Core {
         self.health.handle_timeout(now.tick);
         self.renew_network_health(now);
         let troubles = self.reconciler.troubles(now.tick);
-        for (kind, severity) in [("kernel", Severity::High), ("repaired", Severity::Low), ("contested", Severity::High)]
-        {
+        for (kind, severity) in [
+            ("kernel", Severity::High),
+            ("repaired", Severity::Low),
+            ("exposed", Severity::Medium),
+            ("contested", Severity::High),
+        ] {
             let of_kind = troubles.iter().filter(|trouble| kind_of(trouble) == kind);
             let faults = of_kind.map(|trouble| (object_of(trouble), trouble.to_string()));
             self.health.set_kind(kind, severity, faults, now.wall);
         }
+        let obstacles = self.reconciler.observed().into_iter().flat_map(|observed| &observed.obstacles);
+        let obstacles = obstacles.map(|obstacle| {
+            let Obstacle { chain, what, advice } = obstacle;
+            (
+                format!("{chain}, {what}"),
+                format!("chain {chain} of another program drops {what}; to let it pass: {advice}"),
+            )
+        });
+        self.health.set_kind("blocked", Severity::Medium, obstacles, now.wall);
         let is_past = |at: Option<Timestamp>| at.is_some_and(|at| at <= now.wall);
         let wanted = self.prefs.want_running && self.netmap.node().is_some();
         self.health.keep("expired", Severity::High, wanted && self.key_is_spent(now), now.wall, || {
@@ -120,6 +134,7 @@ fn kind_of(trouble: &Trouble) -> &'static str {
     match trouble {
         Trouble::Failing { .. } => "kernel",
         Trouble::Repaired { .. } => "repaired",
+        Trouble::Exposed { .. } => "exposed",
         Trouble::Contested { .. } => "contested",
     }
 }
@@ -127,5 +142,6 @@ fn kind_of(trouble: &Trouble) -> &'static str {
 fn object_of(trouble: &Trouble) -> String {
     match trouble {
         Trouble::Failing { what, .. } | Trouble::Repaired { what } | Trouble::Contested { what, .. } => what.clone(),
+        Trouble::Exposed { .. } => "firewall".to_owned(),
     }
 }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::types::{NodeId, NodePublic, UserId};
-use crate::wire::local::{Mask, MaskedPrefs, PingKind, Prefs, StartOptions, path};
+use crate::wire::local::{Mask, MaskedPrefs, PingKind, Prefs, StartOptions, WhyQuestion, path};
 
 /// What is asked of the agent.
 pub enum Ask {
@@ -62,6 +62,10 @@ pub enum Ask {
     Health,
     /// Wait until the kernel holds the whole wish.
     Settled,
+    /// Who may open what here.
+    Acl,
+    /// Why a packet passes or does not.
+    Why(WhyQuestion),
     /// Which program this is.
     Version,
 }
@@ -118,7 +122,11 @@ pub fn route(method: &Method, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
         (Some("version"), &Method::GET) => Ok(Ask::Version),
         (Some("netcheck"), &Method::GET) => Ok(Ask::Netcheck),
         (Some("relays"), &Method::GET) => Ok(Ask::Relays),
-        (Some("plan" | "health" | "settled" | "version" | "netcheck" | "relays"), _) => Err(wants("GET")),
+        (Some("acl"), &Method::GET) => Ok(Ask::Acl),
+        (Some("why"), &Method::GET) => Ok(Ask::Why(query(uri)?)),
+        (Some("plan" | "health" | "settled" | "version" | "netcheck" | "relays" | "acl" | "why"), _) => {
+            Err(wants("GET"))
+        }
         _ => Err(Refusal::new(404, format!("no call {}", uri.path()))),
     }
 }

@@ -5,6 +5,7 @@
 
 mod chains;
 mod cut;
+mod foreign;
 mod generation;
 mod object;
 mod probes;
@@ -16,8 +17,11 @@ mod tests;
 mod update;
 
 use std::io;
+use std::time::Duration;
 
-use crate::plan::{Firewall, KernelError, ObservedFirewall, Packet, own};
+use tokio::time::Instant;
+
+use crate::plan::{Figures, Firewall, KernelError, ObservedFirewall, Obstacle, Packet, own};
 
 use self::generation::Generation;
 use self::object::{Command, Document};
@@ -28,14 +32,32 @@ pub(super) struct Nftables {
     generation: Generation,
     /// The last listing, and the generation it is of.
     last: Option<(u32, Seen)>,
+    /// What other programs' chains would drop, when that was looked at, and at which generation.
+    obstacles: Vec<Obstacle>,
+    looked: Option<(Instant, Option<u32>)>,
 }
+
+/// How often other programs' chains are looked at, at most: some change theirs all the time.
+const OBSTACLES_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Our table, and whether every flow that it accepts as known was judged by it.
 pub(super) type Seen = (ObservedFirewall, bool);
 
 impl Nftables {
     pub(super) fn open() -> io::Result<Self> {
-        Ok(Self { generation: Generation::open()?, last: None })
+        Ok(Self { generation: Generation::open()?, last: None, obstacles: Vec::new(), looked: None })
+    }
+
+    /// What other programs' chains would drop of ours. Looked at again when the ruleset has changed, and only while our
+    /// table is there: where it is not, that comes first.
+    pub(super) async fn obstacles(&mut self, seen: &ObservedFirewall) -> Vec<Obstacle> {
+        let generation = self.generation.current();
+        let is_due = self.looked.is_none_or(|(at, of)| at.elapsed() >= OBSTACLES_INTERVAL && of != generation);
+        if let (true, ObservedFirewall::Table(firewall)) = (is_due, seen) {
+            self.obstacles = foreign::obstacles(firewall).await;
+            self.looked = Some((Instant::now(), generation));
+        }
+        self.obstacles.clone()
     }
 
     /// What the kernel holds.
@@ -90,6 +112,17 @@ pub(super) async fn remember_ended<'a>(
 /// Notes that every flow that the table accepts as known was judged by it.
 pub(super) async fn note_judged() -> Result<(), KernelError> {
     apply("note the judged connections in", cut::note_judged()).await
+}
+
+/// The table as it is, with its counters.
+pub(super) async fn figures() -> Result<Figures, KernelError> {
+    let (firewall, _) = list().await?;
+    let listing = match run::run(&["list", "counters", "table", "inet", own::NFT_TABLE], Vec::new()).await {
+        Ok(listing) => listing,
+        Err(NftError::Absent(_)) => return Ok(Figures { firewall, ..Figures::default() }),
+        Err(NftError::Failed(reason)) => return Err(failed("list the counters of", reason)),
+    };
+    read::read_counters(firewall, &listing).map_err(|reason| failed("read the counters of", reason))
 }
 
 async fn list() -> Result<Seen, KernelError> {

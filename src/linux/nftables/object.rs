@@ -106,6 +106,10 @@ pub(super) struct Counter {
     pub(super) family: String,
     pub(super) table: String,
     pub(super) name: String,
+    #[serde(default, skip_serializing)]
+    pub(super) packets: u64,
+    #[serde(default, skip_serializing)]
+    pub(super) bytes: u64,
 }
 
 /// Elements that come to a set or map, or leave it.

@@ -10,7 +10,9 @@ use nftables::expr::{Expression, NamedExpression, SetItem};
 use nftables::schema::Rule;
 use nftables::stmt::{self, Statement};
 
-use crate::plan::{Admit, ClassId, Firewall, FirewallOptions, PortRange, Protocol, RuleId};
+use crate::plan::{
+    Admit, ClassId, Count, Figures, Firewall, FirewallOptions, ObservedFirewall, PortRange, Protocol, RuleId,
+};
 use crate::types::IpNet;
 
 use super::object::{AddressSet, Document, Object, Set, Verdict, VerdictMap};
@@ -61,6 +63,22 @@ fn read_options(objects: &[Object]) -> FirewallOptions {
         lan_may_open: !counts(table::DENIED_UNASKED),
         log_denied: rules().flat_map(|rule| rule.expr.iter()).find_map(chains::log_group),
     }
+}
+
+/// The counters of a listing: of rules, and of reasons to drop.
+pub(super) fn read_counters(firewall: ObservedFirewall, listing: &str) -> Result<Figures, String> {
+    let document: Document<Object> = serde_json::from_str(listing).map_err(|error| error.to_string())?;
+    let mut figures = Figures { firewall, ..Figures::default() };
+    for object in document.nftables {
+        let Object::Counter(counter) = object else { continue };
+        let count = Count { packets: counter.packets, bytes: counter.bytes };
+        match counter.name.strip_prefix("rule_").map(str::parse) {
+            Some(Ok(id)) => drop(figures.rules.insert(id, count)),
+            _ if counter.name.starts_with("denied_") => drop(figures.denied.insert(counter.name, count)),
+            _ => {}
+        }
+    }
+    Ok(figures)
 }
 
 /// Adds what the object says to the firewall. Whether it says it rightly is seen in the comparison.
@@ -200,7 +218,10 @@ impl Shape {
                 map.elem = Vec::new();
                 (("map", map.name.clone()), Object::Map(map))
             }
-            Object::Counter(counter) => (("counter", counter.name.clone()), Object::Counter(counter)),
+            Object::Counter(mut counter) => {
+                (counter.packets, counter.bytes) = (0, 0);
+                (("counter", counter.name.clone()), Object::Counter(counter))
+            }
         };
         self.objects.insert(place, object);
         Ok(())

@@ -128,7 +128,7 @@ pub(super) fn table() -> Object {
 }
 
 pub(super) fn counter(name: String) -> Object {
-    Object::Counter(Counter { family: "inet".to_owned(), table: own::NFT_TABLE.to_owned(), name })
+    Object::Counter(Counter { family: "inet".to_owned(), table: own::NFT_TABLE.to_owned(), name, packets: 0, bytes: 0 })
 }
 
 pub(super) fn chain(name: String) -> Object {

@@ -6,6 +6,7 @@
 //! [`path::WARREN`] are our own and are kept small.
 #![allow(missing_docs, reason = "the fields mirror the protocol; a repeated name explains nothing")]
 
+mod acl;
 mod netcheck;
 mod notify;
 mod own;
@@ -15,6 +16,7 @@ mod profile;
 mod relays;
 mod status;
 
+pub use acl::{AclReply, AclRule, DeniedCount, WhyQuestion, WhyReply};
 pub use netcheck::{NetcheckRegion, NetcheckReport};
 pub use notify::{HealthState, HealthWarning, Mask, Notify, StartOptions};
 pub use own::{HealthEntry, HealthReply, PlanReply, Severity, VersionReply};

@@ -1,0 +1,111 @@
+//! `warren acl` and `warren why`: from a packet to the line of the policy.
+
+use tempfile::tempdir;
+use warren::plan::ObservedFirewall;
+use warren::wire::control::{FilterRule, MapResponse, NetPortRange, Ports, RuleOrigin};
+
+use crate::scene::{Agent, SharedKernel, map, node, store};
+
+const CONFIRMED: &str = "2026-01-01T00:00:00Z";
+
+/// Port 80 for node 2, and port 53 of UDP for everybody.
+fn restricted() -> MapResponse {
+    let rule = |source: &str, protocol, port, line, reference: &str| FilterRule {
+        src_ips: vec![source.to_owned()],
+        dst_ports: vec![NetPortRange { ip: "*".to_owned(), ports: Ports { first: port, last: port } }],
+        ip_proto: vec![protocol],
+        origin: Some(RuleOrigin { reference: reference.to_owned(), line }),
+        ..FilterRule::default()
+    };
+    let rules = vec![rule("100.64.0.2", 6, 80, 4, "acl-web"), rule("*", 17, 53, 7, "acl-dns")];
+    MapResponse { packet_filters: [("base".to_owned(), Some(rules))].into(), ..map(vec![node(2), node(3)]) }
+}
+
+async fn agent(root: &std::path::Path, kernel: SharedKernel) -> Agent {
+    store(root, &restricted(), CONFIRMED);
+    let agent = Agent::start(root, kernel).await;
+    agent.until("settled", |status| status.warren.converged).await;
+    agent
+}
+
+#[tokio::test]
+async fn acl_lists_each_rule_with_its_line_and_how_many_sources_have_it() {
+    let root = tempdir().unwrap();
+    let agent = agent(root.path(), SharedKernel::default()).await;
+
+    let (exit, text) = agent.warren(&["acl"]).await;
+
+    assert_eq!(exit, 0);
+    assert!(text.contains("rule line 4 (acl-web)\n    tcp to 0.0.0.0/0 port 80\n"), "{text}");
+    assert!(text.contains("    1 sources, 0 packets"), "{text}");
+    assert!(text.contains("rule line 7 (acl-dns)"), "{text}");
+    assert!(text.contains("    4 sources, 0 packets"), "both addresses of both peers: {text}");
+}
+
+#[tokio::test]
+async fn why_names_the_line_that_lets_a_packet_in_or_the_lines_that_do_not() {
+    let root = tempdir().unwrap();
+    let agent = agent(root.path(), SharedKernel::default()).await;
+
+    let (exit, text) = agent.warren(&["why", "node-2", "self", "tcp/80"]).await;
+    assert_eq!(exit, 0, "{text}");
+    assert!(
+        text.starts_with("tcp to port 80 from node-2 (100.64.0.2) to this machine (100.64.0.1): allowed\n"),
+        "{text}"
+    );
+    assert!(text.contains("line 4 of the policy (acl-web) lets it in"), "{text}");
+    assert!(text.contains("kernel: lets it in by counter rule_"), "{text}");
+
+    let (exit, text) = agent.warren(&["why", "100.64.0.2", "node-1", "22"]).await;
+    assert_eq!(exit, 1);
+    assert!(text.contains("denied\n  no rule that names the source admits it\n"), "{text}");
+    assert!(text.contains("rule line 4 (acl-web)") && text.contains("rule line 7 (acl-dns)"), "{text}");
+    assert!(text.contains("kernel: drops it: no rule that names the source admits it (denied_by_policy)"), "{text}");
+}
+
+#[tokio::test]
+async fn why_tells_both_directions_and_what_is_not_ours_to_say() {
+    let root = tempdir().unwrap();
+    let agent = agent(root.path(), SharedKernel::default()).await;
+
+    let (exit, text) = agent.warren(&["why", "self", "node-3", "tcp/22"]).await;
+    assert_eq!(exit, 0);
+    assert!(text.contains("lets out whatever it sends; whether node-3 takes it is for its own filter"), "{text}");
+    for (source, destination, because) in [
+        ("node-2", "192.0.2.1", "neither here nor behind this machine"),
+        ("192.0.2.1", "self", "is no peer's address"),
+        ("nobody", "self", "`nobody` is no address, no peer that is in the map"),
+        ("100.64.0.2", "fd7a:115c:a1e0::1", "no address of the same family"),
+    ] {
+        let (exit, text) = agent.warren(&["why", source, destination]).await;
+        assert_eq!(exit, 1, "{text}");
+        assert!(text.contains(because), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn why_says_where_the_kernel_differs_from_the_policy() {
+    let root = tempdir().unwrap();
+    let kernel = SharedKernel::default();
+    let agent = agent(root.path(), kernel.clone()).await;
+
+    // Nobody hears of it, so it is not repaired at once.
+    kernel.change_silently(|state| state.firewall = ObservedFirewall::Absent);
+    let (exit, text) = agent.warren(&["why", "node-2", "self", "tcp/80"]).await;
+
+    assert_eq!(exit, 1);
+    assert!(text.contains("kernel has no table of ours: nothing is filtered at this moment  <-- differs"), "{text}");
+}
+
+#[tokio::test]
+async fn shields_that_are_up_are_the_reason_given() {
+    let root = tempdir().unwrap();
+    let agent = agent(root.path(), SharedKernel::default()).await;
+    agent.warren(&["set", "--shields-up"]).await;
+    agent.until("settled", |status| status.warren.converged).await;
+
+    let (exit, text) = agent.warren(&["why", "node-2", "self", "tcp/80"]).await;
+
+    assert_eq!(exit, 1);
+    assert!(text.contains("the shields are up"), "{text}");
+}
