@@ -256,14 +256,10 @@ impl Book {
     /// The time that [`Book::poll_timeout`] named has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.handle_now(now);
-        while let Some((at, key)) = self.deadlines.first().copied()
-            && at <= now
-        {
-            self.deadlines.pop_first();
-            self.with(&key, now, |peer, common| {
-                peer.live.iter_mut().for_each(|live| live.deadline = None);
-                peer.handle_timeout(key, common, now);
-            });
+        let is_due = |(at, _): &&(Instant, NodePublic)| *at <= now;
+        let due: Vec<NodePublic> = self.deadlines.iter().take_while(is_due).map(|(_, key)| *key).collect();
+        for key in due {
+            self.with(&key, now, |peer, common| peer.handle_timeout(key, common, now));
         }
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = Some(now + LOOK_AGAIN);
@@ -323,13 +319,16 @@ impl Book {
     ) -> Option<R> {
         let peer = self.peers.get_mut(key)?;
         let (target, wish, local) = (peer.target(), peer.wish(), peer.local());
+        let deadline = peer.live.as_ref().and_then(|live| live.deadline);
         let result = act(peer, &mut self.common);
         peer.settle(target, kernel);
         if (peer.wish(), peer.local()) != (wish, local) {
             self.common.tell(Event::PathChanged { peer: *key });
         }
         match &mut peer.live {
-            None => {}
+            None => {
+                deadline.map(|at| self.deadlines.remove(&(at, *key)));
+            }
             Some(live) => {
                 let deadline = live.next_timeout();
                 if live.deadline != Some(deadline) {

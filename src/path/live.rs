@@ -335,8 +335,10 @@ impl Live {
         }
         self.pings.retain(|ping| now.saturating_duration_since(ping.at) < PING_TIMEOUT);
         let active = self.is_active(now);
-        if !active && who.region.is_some() {
-            self.direct = None;
+        if !active {
+            self.traffic = None;
+            // Without a relay there is nothing to go back to.
+            self.direct = self.direct.take().filter(|_| who.region.is_none());
         }
         if let Some(direct) = &self.direct {
             if direct.dies_at() <= now {

@@ -225,6 +225,27 @@ fn idle_hosts_send_nothing_and_set_no_timer() {
 }
 
 #[test]
+fn without_any_relay_hosts_meet_by_probes_alone_and_talk_again_after_hours() {
+    let cone = Kind::nat(Depends::Nothing, Depends::Nothing);
+    for (number, (a, b)) in [(None, None), (Some(cone), None), (Some(cone), Some(cone))].into_iter().enumerate() {
+        let mut world = World::new(number as u64, Weather::FAIR);
+        world.relayless = true;
+        for kind in [a, b] {
+            let network = kind.map_or(0, |kind| world.network(kind, 0));
+            world.host(network, true, false);
+        }
+        world.run(2 * SECOND);
+        for _ in 0..3 {
+            world.forget_gaps();
+            world.talk_both_ways(0, 1, PACE, 60 * SECOND);
+            world.run(60 * SECOND);
+            assert!(world.longest_gap() < 20 * SECOND, "{a:?} and {b:?}: {:?}", world.longest_gap());
+            world.run(7_200 * SECOND);
+        }
+    }
+}
+
+#[test]
 fn a_path_that_comes_and_goes_is_used_less_and_less() {
     let mut world = direct_pair(1, Weather::FAIR);
     for _ in 0..60 {

@@ -76,6 +76,8 @@ pub(crate) struct World {
     /// The gateway of each network; the first network is the Internet.
     pub(crate) gateways: Vec<Option<Gateway>>,
     pub(crate) relay_up: bool,
+    /// Nobody has a home relay.
+    pub(crate) relayless: bool,
     pub(crate) weather: Weather,
     pub(crate) chance: Chance,
     pub(crate) now: Duration,
@@ -98,6 +100,7 @@ impl World {
             hosts: Vec::new(),
             gateways: vec![None],
             relay_up: true,
+            relayless: false,
             weather,
             chance: Chance::new(seed),
             now: Duration::ZERO,

@@ -164,12 +164,13 @@ impl World {
             (peer.key, peer.disco.public(), peer.endpoints.clone(), loopback(other))
         };
         let told: Vec<_> = others.map(told).collect();
+        let relayless = self.relayless;
         let infos = told.iter().map(|(key, disco, endpoints, relay)| PeerInfo {
             key: *key,
             disco: Some(*disco),
             endpoints,
-            home: Some(REGION),
-            relay: Some(*relay),
+            home: (!relayless).then_some(REGION),
+            relay: (!relayless).then_some(*relay),
         });
         self.hosts[host].book.handle_peers(infos, ground, now);
         self.apply(host);
