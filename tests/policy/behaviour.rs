@@ -248,3 +248,13 @@ fn a_difference_is_bounded_however_much_it_is() {
     assert!(gained.len() <= 100 && lost.is_empty());
     assert!(gained.iter().any(|row| row.contains("port *")), "{gained:?}");
 }
+
+#[test]
+fn the_settings_of_a_whole_network_are_attributes_of_every_node() {
+    let compiled = compile(r#""disableIPv4": true, "randomizeClientPort": true, "OneCGNATRoute": "mac-always""#);
+    let names: Vec<_> = compiled.attributes(WEB).into_keys().collect();
+    assert_eq!(names, ["disable-ipv4", "one-cgnat?v=true", "randomize-client-port"]);
+    assert!(compiled.addresses(WEB).is_empty(), "the node of this test has no other");
+    let refused = Policy::parse(br#"{"OneCGNATRoute": "always"}"#).unwrap_err().to_string();
+    assert!(refused.contains("mac-always"), "{refused}");
+}

@@ -36,6 +36,8 @@ const SECTIONS: &[&str] = &[
     "postures",
     "defaultSrcPosture",
     "randomizeClientPort",
+    "disableIPv4",
+    "OneCGNATRoute",
 ];
 
 /// Reads a policy, or says what is wrong with it.
@@ -124,13 +126,19 @@ impl Reader {
     }
 
     fn node_attributes(&mut self, sections: &BTreeMap<&str, &Value<'_>>) -> Result<(), Fault> {
-        let randomize = sections.get("randomizeClientPort");
-        if randomize.map(|value| syntax::boolean("randomizeClientPort", value)).transpose()? == Some(true) {
-            self.policy.node_attributes.push(NodeAttributes {
-                targets: vec![Selector::Any],
-                attributes: CapMap::from([("randomize-client-port".to_owned(), None)]),
-                ip_pool: Vec::new(),
-            });
+        for (section, attribute) in [("randomizeClientPort", "randomize-client-port"), ("disableIPv4", "disable-ipv4")]
+        {
+            let value = sections.get(section).map(|value| syntax::boolean(section, value)).transpose()?;
+            self.give_all(attribute, value == Some(true));
+        }
+        if let Some(value) = sections.get("OneCGNATRoute") {
+            let choice = syntax::string("OneCGNATRoute", value)?;
+            match choice.value.as_str() {
+                "" => {}
+                "mac-always" => self.give_all("one-cgnat?v=true", true),
+                "mac-never" => self.give_all("one-cgnat?v=false", true),
+                _ => return Err(choice.fault("OneCGNATRoute is \"\", \"mac-always\" or \"mac-never\"")),
+            }
         }
         self.each(sections, "nodeAttrs", |reader, value| {
             let entry = reader.node_attribute(value)?;
@@ -138,6 +146,17 @@ impl Reader {
             Ok(())
         });
         Ok(())
+    }
+
+    /// Gives an attribute to every node.
+    fn give_all(&mut self, attribute: &str, given: bool) {
+        if given {
+            self.policy.node_attributes.push(NodeAttributes {
+                targets: vec![Selector::Any],
+                attributes: CapMap::from([(attribute.to_owned(), None)]),
+                ip_pool: Vec::new(),
+            });
+        }
     }
 
     fn node_attribute(&self, value: &Value<'_>) -> Result<NodeAttributes, Fault> {
