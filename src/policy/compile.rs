@@ -15,6 +15,7 @@ use super::document::{Policy, Rule};
 use super::index::{Index, Place, SelectorId, Touched};
 use super::nodeset::NodeSet;
 use super::ports::{PortRange, Protocol};
+use super::roles::Roles;
 use super::selector::{Autogroup, Selector};
 use super::sources::Sources;
 use super::topology::{Node, Topology, User};
@@ -27,6 +28,7 @@ pub struct Compiled {
     pub(super) flows: Vec<Flow>,
     lists: Vec<SourceList>,
     sources: Vec<Arc<Sources>>,
+    pub(super) roles: Roles,
 }
 
 /// The nodes whose outputs a change may have altered; all others are as they were.
@@ -103,7 +105,16 @@ impl Compiled {
         for flow in &mut flows {
             flow.concerned = flow.find_concerned(&index);
         }
-        Self { policy, index, flows, lists, sources }
+        let roles = Roles::new(flows.iter().map(|flow| (flow.list, flow.to_self)));
+        let mut compiled = Self { policy, index, flows, lists, sources, roles };
+        let nobody = NodeSet::default();
+        for (number, sources) in compiled.sources.iter().enumerate() {
+            compiled.roles.move_list(number, &nobody, &sources.reach);
+        }
+        for (number, flow) in compiled.flows.iter().enumerate() {
+            compiled.roles.move_flow(number, &nobody, &flow.concerned);
+        }
+        compiled
     }
 
     /// The policy in force.
@@ -178,14 +189,18 @@ impl Compiled {
 
     /// Rebuilds the sets of the rules that use a touched selector.
     fn refresh(&mut self, touched: &Touched) {
-        for (list, sources) in self.lists.iter().zip(&mut self.sources) {
+        for (number, (list, sources)) in self.lists.iter().zip(&mut self.sources).enumerate() {
             if touched.any_of(&list.selectors) {
-                *sources = Arc::new(Sources::new(list, &self.index));
+                let new = Sources::new(list, &self.index);
+                self.roles.move_list(number, &sources.reach, &new.reach);
+                *sources = Arc::new(new);
             }
         }
-        for flow in &mut self.flows {
+        for (number, flow) in self.flows.iter_mut().enumerate() {
             if flow.is_touched(touched) {
-                flow.concerned = flow.find_concerned(&self.index);
+                let new = flow.find_concerned(&self.index);
+                self.roles.move_flow(number, &flow.concerned, &new);
+                flow.concerned = new;
             }
         }
     }
@@ -199,30 +214,35 @@ impl Compiled {
         let own = self.index.owned.get(&place.node.user);
         let mut routers = NodeSet::from_iter([slot]);
         place.subnets().filter_map(|route| self.index.routes.get(route)).for_each(|same| routers.unite(same));
-        let lone = routers == NodeSet::from_iter([slot]);
-        // Most nodes are no routers, and a look at one bit is much cheaper than at all.
-        let holds = |set: &NodeSet| if lone { set.contains(slot) } else { set.intersects(&routers) };
         let (filters, peers) = (&mut change.filters, &mut change.peers);
         filters.unite(&self.ssh_targets_of(slot));
         filters.insert(slot);
         peers.unite(&routers);
-        for flow in &self.flows {
-            let sources = self.sources_of(flow);
-            let is_source = sources.reach.contains(slot);
-            if is_source {
-                filters.unite(&flow.concerned);
-            }
-            if holds(&sources.reach) {
-                peers.unite(&flow.concerned);
-            }
-            if holds(&flow.concerned) {
-                peers.unite(&sources.reach);
-            }
-            if let Some(own) = own.filter(|_| flow.to_self && is_source) {
-                filters.unite(own);
-                peers.unite(own);
-            }
+        for router in routers.iter() {
+            self.flows_from(router).for_each(|flow| peers.unite(&flow.concerned));
+            self.flows_to(router).for_each(|flow| peers.unite(&self.sources_of(flow).reach));
         }
+        self.flows_from(slot).for_each(|flow| filters.unite(&flow.concerned));
+        let is_source = |flow: &Flow| self.sources_of(flow).reach.contains(slot);
+        if let Some(own) = own.filter(|_| self.flows_to_self().any(is_source)) {
+            filters.unite(own);
+            peers.unite(own);
+        }
+    }
+
+    /// The flows that a node is a source of, in no particular order.
+    pub(super) fn flows_from(&self, slot: usize) -> impl Iterator<Item = &Flow> {
+        self.roles.from(slot).map(|number| &self.flows[number])
+    }
+
+    /// The flows that are part of a node's filter, those about users' own nodes aside.
+    pub(super) fn flows_to(&self, slot: usize) -> impl Iterator<Item = &Flow> {
+        self.roles.to(slot).map(|number| &self.flows[number])
+    }
+
+    /// The flows that are about each user's own nodes.
+    pub(super) fn flows_to_self(&self) -> impl Iterator<Item = &Flow> {
+        self.roles.to_self().iter().map(|number| &self.flows[number])
     }
 
     pub(super) fn sources_of(&self, flow: &Flow) -> &Arc<Sources> {

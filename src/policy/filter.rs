@@ -129,7 +129,8 @@ impl Compiled {
         };
         let own = self.index.owned.get(&place.node.user).filter(|_| !place.node.is_tagged());
         let own: Vec<usize> = own.into_iter().flat_map(NodeSet::iter).collect();
-        for flow in &self.flows {
+        let flows = self.roles.to_or_self(slot);
+        for flow in flows.iter().map(|number| &self.flows[number]) {
             builder.origin = flow.origin.as_ref();
             if flow.concerned.contains(slot) {
                 let sources = self.sources_of(flow);

@@ -60,6 +60,7 @@ mod peers;
 mod ports;
 mod posture;
 mod read;
+mod roles;
 mod selector;
 mod sources;
 mod ssh;

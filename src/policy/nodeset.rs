@@ -53,10 +53,6 @@ impl NodeSet {
         self.trim();
     }
 
-    pub(super) fn intersects(&self, other: &Self) -> bool {
-        self.words.iter().zip(&other.words).any(|(a, b)| a & b != 0)
-    }
-
     pub(super) fn intersection(&self, other: &Self) -> Self {
         let mut both = self.clone();
         both.intersect(other);
@@ -114,7 +110,6 @@ mod tests {
             let mut union = set(&a);
             union.unite(&set(&b));
             prop_assert_eq!(union, set(&a.union(&b).copied().collect()));
-            prop_assert_eq!(set(&a).intersects(&set(&b)), !a.is_disjoint(&b));
             prop_assert_eq!(set(&a).intersection(&set(&b)), set(&a.intersection(&b).copied().collect()));
 
             let mut rest = set(&a);

@@ -76,7 +76,7 @@ impl Compiled {
     /// What the node is to the policy.
     pub fn kind(&self, id: NodeId) -> Option<Kind> {
         let place = self.place_of(id)?;
-        let to_self = self.flows.iter().any(|flow| flow.to_self);
+        let to_self = !self.roles.to_self().is_empty();
         Some(Kind {
             selected: place.selected.clone(),
             behind: place.behind.clone(),
@@ -136,26 +136,20 @@ impl Compiled {
         let mut visible = NodeSet::default();
         let own = self.index.owned.get(&viewer.node.user).filter(|_| !viewer.node.is_tagged());
         let own: Vec<usize> = own.into_iter().flat_map(NodeSet::iter).collect();
-        for flow in &self.flows {
+        self.flows_to(slot).for_each(|flow| visible.unite(&self.sources_of(flow).reach));
+        self.flows_from(slot).for_each(|flow| visible.unite(&flow.concerned));
+        for flow in self.flows_to_self().filter(|_| !own.is_empty()) {
             let reach = &self.sources_of(flow).reach;
             let is_source = reach.contains(slot);
-            if flow.concerned.contains(slot) {
-                visible.unite(reach);
-            }
-            if is_source {
-                visible.unite(&flow.concerned);
-            }
-            if flow.to_self {
-                own.iter().filter(|own| is_source || reach.contains(**own)).for_each(|own| visible.insert(*own));
-            }
+            own.iter().filter(|own| is_source || reach.contains(**own)).for_each(|own| visible.insert(*own));
         }
         visible
     }
 
     /// The subnet routes that the viewer may use, each with the one node that carries it.
     fn carried(&self, slot: usize, visible: &NodeSet) -> BTreeSet<(usize, IpNet)> {
-        let outward: Vec<&Flow> = self.flows.iter().filter(|flow| self.opens_addresses(flow, slot)).collect();
-        let inward = self.flows.iter().filter(|flow| flow.concerned.contains(slot)).map(|flow| self.sources_of(flow));
+        let outward: Vec<&Flow> = self.flows_from(slot).filter(|flow| self.opens_addresses(flow)).collect();
+        let inward = self.flows_to(slot).map(|flow| self.sources_of(flow));
         let inward: Vec<_> = inward.filter(|sources| sources.has_routes()).collect();
         let mut carried = BTreeSet::new();
         for (route, carriers) in &self.index.routes {
@@ -173,12 +167,12 @@ impl Compiled {
         carried
     }
 
-    /// Whether a rule lets the node reach addresses that are not nodes.
-    fn opens_addresses(&self, flow: &Flow, slot: usize) -> bool {
+    /// Whether a rule is about addresses that are not nodes.
+    fn opens_addresses(&self, flow: &Flow) -> bool {
         let is_address = |target: &usize| {
             matches!(self.index.selector(*target), Selector::Any | Selector::Net(_) | Selector::Set(_))
         };
-        flow.targets.iter().any(is_address) && self.sources_of(flow).reach.contains(slot)
+        flow.targets.iter().any(is_address)
     }
 
     /// The carriers through which some rules open an address of the route.
@@ -206,7 +200,7 @@ impl Compiled {
     /// The exit nodes that a rule opens the internet through.
     fn open_exits(&self, slot: usize) -> NodeSet {
         let mut open = NodeSet::default();
-        for flow in self.flows.iter().filter(|flow| self.sources_of(flow).reach.contains(slot)) {
+        for flow in self.flows_from(slot) {
             let is_internet = |target: &usize| match self.index.selector(*target) {
                 Selector::Any => flow.via.is_none(),
                 selector => *selector == Selector::Auto(Autogroup::Internet),
