@@ -12,6 +12,7 @@ use http::Uri;
 
 use crate::io::log_to_stderr;
 
+use super::acme::AcmeSettings;
 use super::serve;
 
 /// It failed.
@@ -21,12 +22,13 @@ const USAGE: u8 = 2;
 const HTTPS_PORT: u16 = 443;
 /// What relays without TLS use in tests; 80 belongs to a web server.
 const HTTP_PORT: u16 = 3340;
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 const STUN: &str = "[::]:3478";
 
 /// A relay for nodes that cannot reach each other directly
 ///
-/// It sees ciphertext only. One of --verify-url and --open says who may use it; with --tls-cert and --tls-key it
-/// serves HTTPS.
+/// It sees ciphertext only. One of --verify-url and --open says who may use it; --acme-domain, or --tls-cert and
+/// --tls-key, make it serve HTTPS.
 #[derive(Debug, Parser)]
 #[command(name = "warren-relay", version)]
 pub struct Cli {
@@ -42,6 +44,15 @@ pub struct Cli {
     /// Private key in PEM
     #[arg(long, env = "WARREN_RELAY_TLS_KEY", value_name = "FILE")]
     tls_key: Option<PathBuf>,
+    /// Obtain a certificate for this domain from an ACME server, which asks port 443 for a proof
+    #[arg(long = "acme-domain", env = "WARREN_RELAY_ACME_DOMAINS", value_name = "DOMAIN", value_delimiter = ',')]
+    acme_domains: Vec<String>,
+    /// Directory of the ACME server
+    #[arg(long, env = "WARREN_RELAY_ACME_DIRECTORY", value_name = "URL", default_value = LETS_ENCRYPT)]
+    acme_directory: String,
+    /// Certificate in PEM to trust the ACME server by, in place of this host's
+    #[arg(long, env = "WARREN_RELAY_ACME_ROOT", value_name = "FILE")]
+    acme_root: Option<PathBuf>,
     /// Serve without TLS
     #[arg(long, env = "WARREN_RELAY_PLAIN_HTTP")]
     plain_http: bool,
@@ -87,11 +98,16 @@ pub(super) enum Clients {
     Verified(Uri),
 }
 
-/// Certificate and key.
+/// Where the certificate comes from.
 #[derive(Clone, Debug)]
-pub(super) struct TlsFiles {
-    pub(super) cert: PathBuf,
-    pub(super) key: PathBuf,
+pub(super) enum Tls {
+    /// There is none.
+    Off,
+    Files {
+        cert: PathBuf,
+        key: PathBuf,
+    },
+    Acme(AcmeSettings),
 }
 
 /// What the operator decided, every default filled in.
@@ -99,7 +115,7 @@ pub(super) struct TlsFiles {
 pub(super) struct Settings {
     pub(super) listen: SocketAddr,
     pub(super) stun: Option<SocketAddr>,
-    pub(super) tls: Option<TlsFiles>,
+    pub(super) tls: Tls,
     pub(super) state_dir: PathBuf,
     pub(super) clients: Clients,
     pub(super) max_connections: usize,
@@ -145,11 +161,22 @@ impl Cli {
             (Some(_), true) => return Err("--verify-url and --open exclude each other".to_owned()),
             (None, false) => return Err("say who may use this relay: --verify-url URL, or --open".to_owned()),
         };
-        let tls = match (self.tls_cert, self.tls_key, self.plain_http) {
-            (Some(cert), Some(key), false) => Some(TlsFiles { cert, key }),
-            (None, None, true) => None,
-            (None, None, false) => return Err("give --tls-cert and --tls-key, or say --plain-http".to_owned()),
-            (_, _, true) => return Err("--plain-http excludes --tls-cert and --tls-key".to_owned()),
+        let acme = (!self.acme_domains.is_empty()).then_some(AcmeSettings {
+            domains: self.acme_domains.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
+            directory: self.acme_directory,
+            root: self.acme_root,
+        });
+        let tls = match (self.tls_cert, self.tls_key, acme, self.plain_http) {
+            (Some(cert), Some(key), None, false) => Tls::Files { cert, key },
+            (None, None, Some(acme), false) => Tls::Acme(acme),
+            (None, None, None, true) => Tls::Off,
+            (None, None, None, false) => {
+                return Err("give --tls-cert and --tls-key, or --acme-domain, or say --plain-http".to_owned());
+            }
+            (_, _, Some(_), _) => {
+                return Err("--acme-domain excludes --tls-cert, --tls-key and --plain-http".to_owned());
+            }
+            (_, _, None, true) => return Err("--plain-http excludes --tls-cert and --tls-key".to_owned()),
             _ => return Err("--tls-cert and --tls-key need each other".to_owned()),
         };
         let stun = match self.stun_listen.as_str() {
@@ -169,7 +196,7 @@ impl Cli {
             (None, peers) if peers.is_empty() => None,
             (None, _) => return Err("--mesh-peer needs --mesh-key-file".to_owned()),
         };
-        let port = if tls.is_some() { HTTPS_PORT } else { HTTP_PORT };
+        let port = if matches!(tls, Tls::Off) { HTTP_PORT } else { HTTPS_PORT };
         Ok(Settings {
             listen: self.listen.unwrap_or((Ipv6Addr::UNSPECIFIED, port).into()),
             stun,
@@ -227,6 +254,7 @@ mod tests {
             &["--open", "--plain-http", "--verify-url", "http://localhost/verify"],
             &["--open", "--plain-http", "--tls-cert", "a", "--tls-key", "b"],
             &["--open", "--tls-cert", "a"],
+            &["--open", "--plain-http", "--acme-domain", "relay.example"],
             &["--plain-http", "--verify-url", "/verify"],
             &["--plain-http", "--verify-url", "http://ada:secret@localhost/verify"],
             &["--open", "--plain-http", "--stun-listen", "3478"],

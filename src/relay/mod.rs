@@ -12,6 +12,7 @@
 //!
 //! [`derp::Server`]: crate::derp::Server
 
+mod acme;
 mod admission;
 mod certificate;
 mod cli;
@@ -24,6 +25,7 @@ mod mesh;
 mod metrics;
 mod serve;
 mod stun;
+mod validity;
 mod verify;
 
 pub use admission::{Admission, Applicant};

@@ -13,9 +13,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
-use super::cli::{Clients, Settings};
+use super::acme::Acme;
+use super::cli::{Clients, Settings, Tls};
 use super::dial::Target;
 use super::listen::{self, Port};
 use super::verify::Verifier;
@@ -40,7 +42,8 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("SIGTERM: {error}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("SIGINT: {error}"))?;
     make_directory(&settings.state_dir).map_err(|error| format!("{}: {error}", settings.state_dir.display()))?;
-    let tls = settings.tls.as_ref().map(|files| tls(&files.cert, &files.key)).transpose()?;
+    let mut tasks = JoinSet::new();
+    let tls = protection(&settings, &mut tasks)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let relay = Arc::new(Relay::new(RelayConfig {
         key: key(&settings.state_dir.join(KEY_FILE))?,
@@ -49,7 +52,6 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
         admission: admission(&settings.clients)?,
     }));
 
-    let mut tasks = JoinSet::new();
     let connections = Arc::new(Semaphore::new(settings.max_connections));
     let port = Port {
         listener: open(settings.listen)?,
@@ -81,6 +83,19 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
     let counters = relay.counters();
     info!(packets_in = counters.packets_in, packets_out = counters.packets_out, "ended");
     Ok(())
+}
+
+/// TLS, and what keeps its certificate.
+fn protection(settings: &Settings, tasks: &mut JoinSet<()>) -> Result<Option<TlsAcceptor>, String> {
+    match &settings.tls {
+        Tls::Off => Ok(None),
+        Tls::Files { cert, key } => tls(cert, key).map(Some),
+        Tls::Acme(acme) => {
+            let acme = Acme::open(acme.clone(), &settings.state_dir);
+            tasks.spawn(Arc::clone(&acme).keep());
+            Ok(Some(acme.acceptor()))
+        }
+    }
 }
 
 /// Starts what stands beside the relay's port: the port of captive portals, metrics, links to other relays.

@@ -14,6 +14,7 @@
 
 mod load;
 mod own;
+mod sockets;
 mod table;
 
 use std::collections::BTreeMap;
@@ -51,7 +52,7 @@ struct Options {
 
 fn main() {
     let options = Options::parse();
-    own::allow_many_sockets();
+    sockets::allow_many();
     let own = options.server.is_none().then(OwnCoordinator::start);
     let (server, key) = match (&own, options.server) {
         (Some(own), _) => (own.server.clone(), own.key.clone()),

@@ -5,7 +5,6 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tempfile::TempDir;
 use warren::control::{AuthKey, ServerUrl};
 
@@ -65,10 +64,4 @@ impl Drop for OwnCoordinator {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A node is a socket here and one there; the usual limit is a thousand. What we start inherits ours.
-pub(crate) fn allow_many_sockets() {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("read the limit of open files");
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raise the limit of open files");
 }

@@ -54,7 +54,7 @@ pub struct RegisterResponse {
     /// Where a person approves this node; empty when it is in.
     #[serde(rename = "AuthURL")]
     pub auth_url: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    /// Written also when empty: the official Rust client does not read an answer without it.
     pub error: String,
 }
 

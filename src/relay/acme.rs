@@ -1,0 +1,231 @@
+//! Certificates from an ACME server (RFC 8555), proved by TLS on the relay's own port (tls-alpn-01, RFC 8737).
+//!
+//! Account, certificate and key lie in the state directory. A certificate is renewed when a third of its time is left;
+//! what fails is tried again, and the old certificate serves meanwhile.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use instant_acme::{
+    Account, AuthorizationStatus, ChallengeType, Identifier, NewAccount, NewOrder, OrderStatus, RetryPolicy,
+};
+use jiff::Timestamp;
+use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio_rustls::TlsAcceptor;
+use tracing::{info, warn};
+
+use super::{clock, validity};
+use crate::io::write_secret;
+
+/// The protocol in which an ACME server asks for its proof.
+const ALPN: &[u8] = b"acme-tls/1";
+const ACCOUNT: &str = "acme-account.json";
+const CERTIFICATE: &str = "acme-certificate.pem";
+/// The first wait after a failure: ACME servers limit how often one may fail.
+const RETRY_FIRST: Duration = Duration::from_secs(60);
+/// The longest.
+const RETRY_MOST: Duration = Duration::from_secs(6 * 3600);
+/// How often a certificate's end is looked at: clocks are set, machines sleep.
+const CHECK: Duration = Duration::from_secs(3600);
+/// How long an order may take to be checked and signed.
+const PATIENCE: RetryPolicy = RetryPolicy::new().timeout(Duration::from_secs(120));
+
+type Fault = Box<dyn Error + Send + Sync>;
+
+/// What the operator decided.
+#[derive(Clone, Debug)]
+pub(super) struct AcmeSettings {
+    pub(super) domains: Vec<String>,
+    /// URL of the server's directory.
+    pub(super) directory: String,
+    /// A certificate to trust the server by, in place of this host's.
+    pub(super) root: Option<PathBuf>,
+}
+
+/// Keeps a certificate.
+#[derive(Debug)]
+pub(super) struct Acme {
+    settings: AcmeSettings,
+    state_dir: PathBuf,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    current: Option<Arc<CertifiedKey>>,
+    /// What proves to the ACME server that a domain leads here.
+    proofs: BTreeMap<String, Arc<CertifiedKey>>,
+}
+
+impl Acme {
+    /// With the certificate of an earlier start, if there is one.
+    pub(super) fn open(settings: AcmeSettings, state_dir: &Path) -> Arc<Self> {
+        let acme = Self { settings, state_dir: state_dir.to_owned(), held: Mutex::default() };
+        match fs::read(acme.file(CERTIFICATE)).map_err(Fault::from).and_then(|pem| certified(&pem)) {
+            Ok(key) => acme.held().current = Some(key),
+            Err(error) => info!(%error, "no certificate of an earlier start"),
+        }
+        Arc::new(acme)
+    }
+
+    /// The server's side of TLS.
+    pub(super) fn acceptor(self: &Arc<Self>) -> TlsAcceptor {
+        let resolver = Arc::clone(self) as Arc<dyn ResolvesServerCert>;
+        let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(resolver);
+        config.alpn_protocols = vec![b"http/1.1".to_vec(), ALPN.to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// Obtains and renews for as long as the relay runs, which accepts already: it is asked for proofs.
+    pub(super) async fn keep(self: Arc<Self>) {
+        let mut wait = RETRY_FIRST;
+        loop {
+            if !self.is_due(clock::wall()) {
+                tokio::time::sleep(CHECK).await;
+                continue;
+            }
+            match self.obtain().await {
+                Ok(()) => {
+                    info!(domains = self.settings.domains.join(","), "a certificate was obtained");
+                    wait = RETRY_FIRST;
+                }
+                Err(error) => {
+                    warn!(domains = self.settings.domains.join(","), %error, ?wait, "obtaining a certificate");
+                    tokio::time::sleep(wait).await;
+                    wait = (2 * wait).min(RETRY_MOST);
+                }
+            }
+            self.held().proofs.clear();
+        }
+    }
+
+    fn is_due(&self, now: Timestamp) -> bool {
+        let current = self.held().current.clone();
+        let Some((begins, ends)) = current.as_ref().and_then(|key| validity::of(key.cert.first()?)) else {
+            return true;
+        };
+        let left = ends.as_second() - now.as_second();
+        left < (ends.as_second() - begins.as_second()) / 3
+    }
+
+    async fn obtain(&self) -> Result<(), Fault> {
+        let account = self.account().await?;
+        let names: Vec<_> = self.settings.domains.iter().cloned().map(Identifier::Dns).collect();
+        let mut order = account.new_order(&NewOrder::new(&names)).await?;
+        let mut authorizations = order.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization?;
+            if authorization.status == AuthorizationStatus::Valid {
+                continue;
+            }
+            let mut challenge = authorization
+                .challenge(ChallengeType::TlsAlpn01)
+                .ok_or("the server does not offer the proof by TLS (tls-alpn-01)")?;
+            let domain = challenge.identifier().to_string();
+            let proof = proof(&domain, challenge.key_authorization().digest().as_ref())?;
+            self.held().proofs.insert(domain, proof);
+            challenge.set_ready().await?;
+        }
+        match order.poll_ready(&PATIENCE).await? {
+            OrderStatus::Ready | OrderStatus::Valid => {}
+            status => return Err(format!("the order is {status:?}: does port 443 of each domain lead here?").into()),
+        }
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(self.settings.domains.clone())?;
+        params.distinguished_name = DistinguishedName::new();
+        order.finalize_csr(params.serialize_request(&key)?.der()).await?;
+        let chain = order.poll_certificate(&PATIENCE).await?;
+        let pem = key.serialize_pem() + &chain;
+        let certified = certified(pem.as_bytes())?;
+        write_secret(&self.file(CERTIFICATE), pem.as_bytes())?;
+        self.held().current = Some(certified);
+        Ok(())
+    }
+
+    async fn account(&self) -> Result<Account, Fault> {
+        let builder = match &self.settings.root {
+            Some(root) => Account::builder_with_root(root)?,
+            None => Account::builder()?,
+        };
+        let file = self.file(ACCOUNT);
+        if let Ok(text) = fs::read(&file) {
+            return Ok(builder.from_credentials(serde_json::from_slice(&text)?).await?);
+        }
+        let new = NewAccount { contact: &[], terms_of_service_agreed: true, only_return_existing: false };
+        let (account, credentials) = builder.create(&new, self.settings.directory.clone(), None).await?;
+        write_secret(&file, &serde_json::to_vec(&credentials)?)?;
+        Ok(account)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.state_dir.join(name)
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ResolvesServerCert for Acme {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let held = self.held();
+        if hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ALPN)) {
+            return held.proofs.get(&hello.server_name()?.to_ascii_lowercase()).cloned();
+        }
+        held.current.clone()
+    }
+}
+
+/// The certificate that carries the proof.
+fn proof(domain: &str, digest: &[u8]) -> Result<Arc<CertifiedKey>, Fault> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(vec![domain.to_owned()])?;
+    if digest.len() != 32 {
+        return Err("the digest of a key authorization has 32 bytes".into());
+    }
+    params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
+    let certificate = params.self_signed(&key)?;
+    let secret = PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| error.to_owned())?;
+    let signer = rustls::crypto::ring::sign::any_supported_type(&secret)?;
+    Ok(Arc::new(CertifiedKey::new(vec![certificate.der().clone()], signer)))
+}
+
+/// Key and chain from one text.
+fn certified(pem: &[u8]) -> Result<Arc<CertifiedKey>, Fault> {
+    let secret = PrivateKeyDer::from_pem_slice(pem)?;
+    let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
+    let key = CertifiedKey::new(chain, rustls::crypto::ring::sign::any_supported_type(&secret)?);
+    key.keys_match()?;
+    Ok(Arc::new(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_due_when_a_third_of_its_time_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = AcmeSettings { domains: vec!["a.example".into()], directory: String::new(), root: None };
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        assert!(Acme::open(settings.clone(), directory.path()).is_due(at("2026-01-01T00:00:00Z")));
+
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(settings.domains.clone()).unwrap();
+        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2026, 3, 31);
+        let pem = key.serialize_pem() + &params.self_signed(&key).unwrap().pem();
+        fs::write(directory.path().join(CERTIFICATE), pem).unwrap();
+        let acme = Acme::open(settings, directory.path());
+        assert!(!acme.is_due(at("2026-02-25T00:00:00Z")));
+        assert!(acme.is_due(at("2026-03-05T00:00:00Z")));
+    }
+}
