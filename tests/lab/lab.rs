@@ -1,10 +1,12 @@
 //! Hosts, the switch between them, and the programs that run on them; all of it ends with the values.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,6 +16,9 @@ use tempfile::TempDir;
 
 /// How long a condition may take to hold, under emulation on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Things done at once, which spend their time waiting, mostly.
+const AT_ONCE: usize = 4;
 
 /// A few hosts on one switch.
 pub(crate) struct Lab {
@@ -122,6 +127,23 @@ impl Host {
             self.try_run(&format!("ping -n -c 1 -W 2 {address}")).status.success().then_some(())
         });
     }
+}
+
+/// Does the same with all of these, a few at a time; the results are in the order of the items.
+pub(crate) fn side_by_side<I: Send, T: Send>(items: Vec<I>, act: impl Fn(I) -> T + Sync) -> Vec<T> {
+    let waiting = Mutex::new(items.into_iter().enumerate());
+    let done = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some((place, item)) = { waiting.lock().unwrap().next() } {
+                    let result = act(item);
+                    done.lock().unwrap().insert(place, result);
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap().into_values().collect()
 }
 
 /// Prints a line that the test runner shows also where the test passes.

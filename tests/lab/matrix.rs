@@ -5,15 +5,14 @@
 //! ([`expected`]) and stays at the relay elsewhere; no packet is lost. `WARREN_MATRIX=all` runs all cells, and
 //! `WARREN_MATRIX=easy-nat/hard-nat,open/open` these; without it, one of each row and column runs.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::lab::{PATIENCE, say, try_within};
+use crate::lab::{PATIENCE, say, side_by_side, try_within};
 use crate::nat::Kind;
 use crate::theory::{Way, expected, reason};
-use crate::train::{Account, History, PathWatch, Train, is_relay, now};
+use crate::train::{Account, History, PathWatch, Train, is_relay, now, which};
 use crate::world::{Node, World};
 
 /// How long the first answer may take.
@@ -24,8 +23,6 @@ const TO_DIRECT: Duration = Duration::from_secs(30);
 const AT_RELAY: Duration = Duration::from_secs(12);
 /// Answers that a train goes on for once it has arrived where it belongs.
 const AFTERWARDS: usize = 15;
-/// Cells at once. They spend their time waiting, mostly.
-const AT_ONCE: usize = 4;
 
 /// One of each row and column, both ways among them.
 const SAMPLE: [(Kind, Kind); 8] = [
@@ -41,15 +38,15 @@ const SAMPLE: [(Kind, Kind); 8] = [
 
 #[test]
 fn any_two_sites_reach_each_other_directly_or_by_relay_as_theory_says() {
-    let Some(cells) = wanted() else { return };
+    let cells = wanted();
     let Some(mut world) = World::new() else { return };
     let started = now();
-    let has = |kind: Kind, pick: fn(&(Kind, Kind)) -> Kind| cells.iter().any(|cell| pick(cell) == kind);
-    let mut row = |prefix: &str, pick: fn(&(Kind, Kind)) -> Kind| {
-        let kinds = Kind::ALL.into_iter().filter(|kind| has(*kind, pick));
-        kinds.map(|kind| world.node(&format!("{prefix}-{}", kind.name()), kind)).collect::<Vec<_>>()
-    };
-    let (lefts, rights) = (row("l", |cell| cell.0), row("r", |cell| cell.1));
+    let rows: BTreeSet<Kind> = cells.iter().map(|cell| cell.0).collect();
+    let columns: BTreeSet<Kind> = cells.iter().map(|cell| cell.1).collect();
+    let lefts = rows.iter().map(|kind| (format!("l-{}", kind.name()), *kind));
+    let rights = columns.iter().map(|kind| (format!("r-{}", kind.name()), *kind));
+    let mut lefts = world.nodes(&lefts.chain(rights).collect::<Vec<_>>());
+    let rights = lefts.split_off(rows.len());
     say(&format!("matrix: {} agents joined within {:.0?}", lefts.len() + rights.len(), started.elapsed()));
 
     let outcomes = run_all(rounds(&cells), &lefts, &rights);
@@ -70,17 +67,13 @@ struct Outcome {
     fault: Option<String>,
 }
 
-fn wanted() -> Option<Vec<(Kind, Kind)>> {
+fn wanted() -> Vec<(Kind, Kind)> {
     let named = |name: &str| {
         let found = Kind::ALL.into_iter().find(|kind| kind.name() == name);
         found.unwrap_or_else(|| panic!("WARREN_MATRIX: no kind {name}; there are {:?}", Kind::ALL.map(Kind::name)))
     };
-    let cells = match std::env::var("WARREN_MATRIX").unwrap_or_default().as_str() {
-        "" => {
-            say("skipped: WARREN_MATRIX is not set");
-            return None;
-        }
-        "sample" => SAMPLE.to_vec(),
+    match std::env::var("WARREN_MATRIX").unwrap_or_default().as_str() {
+        "" => SAMPLE.to_vec(),
         "all" => Kind::ALL.into_iter().flat_map(|left| Kind::ALL.map(|right| (left, right))).collect(),
         list => list
             .split(',')
@@ -89,8 +82,7 @@ fn wanted() -> Option<Vec<(Kind, Kind)>> {
                 (named(left), named(right))
             })
             .collect(),
-    };
-    Some(cells)
+    }
 }
 
 /// The cells in groups in which no site occurs twice.
@@ -107,24 +99,13 @@ fn rounds(cells: &[(Kind, Kind)]) -> Vec<Vec<(Kind, Kind)>> {
 }
 
 fn run_all(rounds: Vec<Vec<(Kind, Kind)>>, lefts: &[Node], rights: &[Node]) -> Vec<Outcome> {
-    let outcomes = Mutex::new(Vec::new());
-    for round in rounds {
-        let waiting = Mutex::new(VecDeque::from(round));
-        std::thread::scope(|scope| {
-            for _ in 0..AT_ONCE {
-                scope.spawn(|| {
-                    while let Some(cell) = { waiting.lock().unwrap().pop_front() } {
-                        let node = |nodes: &'_ [Node], kind| nodes.iter().position(|node| node.kind == kind).unwrap();
-                        let (left, right) = (&lefts[node(lefts, cell.0)], &rights[node(rights, cell.1)]);
-                        let outcome = run(cell, left, right);
-                        say(&outcome.line());
-                        outcomes.lock().unwrap().push(outcome);
-                    }
-                });
-            }
-        });
-    }
-    let mut outcomes = outcomes.into_inner().unwrap();
+    let at = |nodes: &[Node], kind| nodes.iter().position(|node| node.kind == kind).unwrap();
+    let run = |cell: (Kind, Kind)| {
+        let outcome = run(cell, &lefts[at(lefts, cell.0)], &rights[at(rights, cell.1)]);
+        say(&outcome.line());
+        outcome
+    };
+    let mut outcomes: Vec<_> = rounds.into_iter().flat_map(|round| side_by_side(round, run)).collect();
     outcomes.sort_by_key(|outcome| outcome.cell);
     outcomes
 }
@@ -132,7 +113,7 @@ fn run_all(rounds: Vec<Vec<(Kind, Kind)>>, lefts: &[Node], rights: &[Node]) -> V
 fn run(cell: (Kind, Kind), left: &Node, right: &Node) -> Outcome {
     let watches = [PathWatch::start(left.host(), &right.ip), PathWatch::start(right.host(), &left.ip)];
     let started = now();
-    let train = Train::start(left.host(), &right.ip);
+    let train = Train::start(left.host(), &right.ip, TO_ANSWER);
 
     let answered = train.try_run_on(1, TO_ANSWER);
     let direct = || watches.iter().all(PathWatch::is_direct).then_some(());
@@ -174,8 +155,8 @@ impl Outcome {
             let reason = format!("{}: {}; {}: {}", left.name(), reason(left), right.name(), reason(right));
             return Some(format!("theory says {} ({reason})", expected.name()));
         }
-        if self.account.lost > 0 {
-            return Some(format!("{} packets were lost", self.account.lost));
+        if !self.account.lost.is_empty() {
+            return Some(format!("packets were lost{}", which(&self.account.lost)));
         }
         if self.way == Way::Direct && !direct_at_end {
             return Some("it did not stay direct".to_owned());
@@ -188,12 +169,13 @@ impl Outcome {
         let to_direct = self.to_direct.map_or("-".to_owned(), |time| format!("{:.1}s", time.as_secs_f32()));
         let Account { first, sent, lost, gap } = &self.account;
         format!(
-            "matrix: {:>11} -> {:<11} {:6}  to direct {to_direct:>5}  lost {lost}/{sent}  first {:>4}ms  gap {:>4}ms  \
+            "matrix: {:>11} -> {:<11} {:6}  to direct {to_direct:>5}  lost {}/{sent}  first {:>4}ms  gap {:>4}ms  \
              changes {}+{}{}",
             left.name(),
             right.name(),
             self.way.name(),
-            first.as_millis(),
+            lost.len(),
+            first.unwrap_or_default().as_millis(),
             gap.as_millis(),
             self.changes[0],
             self.changes[1],

@@ -37,7 +37,7 @@ impl Scene {
     fn in_world(mut world: World, alice: Kind, bob: Kind) -> Option<Self> {
         let (alice, bob) = (world.node("alice", alice), world.node("bob", bob));
         let watches = [PathWatch::start(alice.host(), &bob.ip), PathWatch::start(bob.host(), &alice.ip)];
-        let train = Train::start(alice.host(), &bob.ip);
+        let train = Train::start(alice.host(), &bob.ip, PATIENCE);
         train.run_on(1, PATIENCE);
         Some(Self { world, alice, bob, train, watches })
     }
@@ -66,7 +66,7 @@ impl Scene {
     fn finish(self, title: &str) -> Account {
         let account = self.train.finish();
         say(&format!("train: {title}: {account}"));
-        if account.lost > 0 {
+        if !account.lost.is_empty() {
             say(&format!("{}\n{}", self.alice.account(), self.bob.account()));
         }
         account
@@ -81,17 +81,15 @@ impl Scene {
 }
 
 #[test]
-#[ignore = "the agent finds no paths yet"]
 fn a_train_that_goes_from_the_relay_to_a_direct_path_loses_nothing() {
     let Some(scene) = Scene::new(Kind::EasyNat, Kind::EasyNat) else { return };
 
     let scene = scene.direct();
 
-    assert_eq!(scene.finish("relay to direct").lost, 0);
+    assert!(scene.finish("relay to direct").lost.is_empty());
 }
 
 #[test]
-#[ignore = "the agent finds no paths yet"]
 fn a_peer_that_was_idle_went_back_to_the_relay_and_is_reached_again_without_a_loss() {
     let Some(scene) = Scene::new(Kind::EasyNat, Kind::EasyNat) else { return };
     let Scene { alice, bob, train, watches, world: _world } = scene.direct();
@@ -100,7 +98,7 @@ fn a_peer_that_was_idle_went_back_to_the_relay_and_is_reached_again_without_a_lo
     for watch in &watches {
         watch.wait_until_relayed(IDLE + PATIENCE);
     }
-    let train = Train::start(alice.host(), &bob.ip);
+    let train = Train::start(alice.host(), &bob.ip, PATIENCE);
     train.run_on(1, PATIENCE);
     for watch in &watches {
         watch.wait_until_direct(PATIENCE);
@@ -109,11 +107,10 @@ fn a_peer_that_was_idle_went_back_to_the_relay_and_is_reached_again_without_a_lo
 
     let account = train.finish();
     say(&format!("train: direct to relay when idle, and back: {account}"));
-    assert_eq!(account.lost, 0);
+    assert!(account.lost.is_empty(), "{account}");
 }
 
 #[test]
-#[ignore = "the agent finds no paths yet"]
 fn a_direct_train_loses_nothing_while_relay_and_coordinator_are_gone_and_back() {
     let Some(scene) = Scene::new(Kind::EasyNat, Kind::EasyNat) else { return };
     let mut scene = scene.direct();
@@ -125,11 +122,10 @@ fn a_direct_train_loses_nothing_while_relay_and_coordinator_are_gone_and_back() 
     scene.run_on(40);
 
     scene.still_direct();
-    assert_eq!(scene.finish("relay and coordinator killed and restarted while direct").lost, 0);
+    assert!(scene.finish("relay and coordinator killed and restarted while direct").lost.is_empty());
 }
 
 #[test]
-#[ignore = "the agent finds no paths yet"]
 fn a_direct_train_loses_nothing_while_either_agent_is_killed_and_restarted() {
     let Some(scene) = Scene::new(Kind::EasyNat, Kind::EasyNat) else { return };
     let mut scene = scene.direct();
@@ -143,11 +139,10 @@ fn a_direct_train_loses_nothing_while_either_agent_is_killed_and_restarted() {
         scene.run_on(40);
     }
 
-    assert_eq!(scene.finish("both agents killed and restarted while direct").lost, 0);
+    assert!(scene.finish("both agents killed and restarted while direct").lost.is_empty());
 }
 
 #[test]
-#[ignore = "the agent finds no paths yet"]
 fn a_relayed_train_goes_on_after_the_relay_was_killed_and_restarted() {
     let Some(mut scene) = Scene::new(Kind::UdpBlocked, Kind::EasyNat) else { return };
     scene.run_on(10);
@@ -161,7 +156,7 @@ fn a_relayed_train_goes_on_after_the_relay_was_killed_and_restarted() {
 }
 
 #[test]
-#[ignore = "the agent finds no paths yet"]
+#[ignore = "its limit is not met yet on every machine; run it by name"]
 fn a_relayed_train_takes_another_relay_within_two_seconds() {
     let Some(world) = World::with_second_relay() else { return };
     let Some(mut scene) = Scene::in_world(world, Kind::UdpBlocked, Kind::HardNat) else { return };
@@ -177,14 +172,14 @@ fn a_relayed_train_takes_another_relay_within_two_seconds() {
 }
 
 #[test]
-#[ignore = "the agent finds no paths yet"]
+#[ignore = "its limit is not met yet on every machine; run it by name"]
 fn an_uplink_that_goes_down_makes_a_short_gap() {
     let Some(mut world) = World::new() else { return };
     let alice = world.node("alice", Kind::Open);
     world.internet.line(&alice.host().namespace, "wan2", Families::V4);
     let bob = world.node("bob", Kind::EasyNat);
     let watches = [PathWatch::start(alice.host(), &bob.ip), PathWatch::start(bob.host(), &alice.ip)];
-    let train = Train::start(alice.host(), &bob.ip);
+    let train = Train::start(alice.host(), &bob.ip, PATIENCE);
     let scene = Scene { world, alice, bob, train, watches }.direct();
 
     scene.alice.host().run("ip link set wan down");
@@ -194,7 +189,7 @@ fn an_uplink_that_goes_down_makes_a_short_gap() {
 }
 
 #[test]
-#[ignore = "the agent finds no paths yet"]
+#[ignore = "its limit is not met yet on every machine; run it by name"]
 fn a_router_that_forgets_its_connections_makes_a_short_gap() {
     for kind in [Kind::EasyNat, Kind::HardNat] {
         let Some(scene) = Scene::new(kind, Kind::Open) else { return };
@@ -208,7 +203,7 @@ fn a_router_that_forgets_its_connections_makes_a_short_gap() {
 }
 
 #[test]
-#[ignore = "the agent finds no paths yet"]
+#[ignore = "its limit is not met yet on every machine; run it by name"]
 fn a_router_that_gets_another_public_address_makes_a_short_gap() {
     let Some(scene) = Scene::new(Kind::EasyNat, Kind::EasyNat) else { return };
     let mut scene = scene.direct();

@@ -17,11 +17,16 @@ use crate::lab::{Host, try_within, within};
 /// One ping and the next.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(200);
 
+/// The identifier of all packets of a train: one ICMP flow.
+const FLOW: &str = "5741";
+
 /// `ping`, running.
 pub(crate) struct Train {
     ping: Child,
     reader: Option<JoinHandle<()>>,
     started: Instant,
+    /// How long the packet before all others took, if it was answered.
+    first: Option<Duration>,
     replies: Replies,
 }
 
@@ -33,20 +38,28 @@ pub(crate) type History = Vec<(Instant, Option<SocketAddr>)>;
 
 /// What became of a train.
 pub(crate) struct Account {
-    /// How long the first answer took.
-    pub(crate) first: Duration,
-    /// Packets up to the last one that was answered.
+    /// How long the answer to the first packet took; none where it was not answered.
+    pub(crate) first: Option<Duration>,
+    /// Packets up to the last one that was answered, that one not counted.
     pub(crate) sent: u32,
-    pub(crate) lost: u32,
+    /// Which of them were not answered; the first one is 0.
+    pub(crate) lost: Vec<u32>,
     /// The longest time without an answer, the end of the train included.
     pub(crate) gap: Duration,
 }
 
 impl Train {
-    /// Starts it; a first answer is not waited for.
-    pub(crate) fn start(from: &Host, to: &str) -> Self {
+    /// Starts it. The first packet goes alone, and is waited for no longer than `limit`: a burst that begins a flow is
+    /// not ours to judge. WireGuard hands it on as one batch, and of a new ICMP flow in a batch Linux's connection
+    /// tracking drops all but the first, through whatever tunnel it came.
+    pub(crate) fn start(from: &Host, to: &str, limit: Duration) -> Self {
+        let started = now();
+        let wait = limit.as_secs().to_string();
+        let alone =
+            from.command(["ping", "-n", "-e", FLOW, "-q", "-c", "1", "-W", &wait, to]).stdout(Stdio::null()).status();
+        let first = alone.unwrap().success().then(|| started.elapsed());
         let interval = INTERVAL.as_secs_f32().to_string();
-        let mut command = from.command(["ping", "-n", "-i", &interval, to]);
+        let mut command = from.command(["ping", "-n", "-e", FLOW, "-i", &interval, to]);
         let mut ping = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let (replies, output) = (Replies::default(), ping.stdout.take().unwrap());
         let noted = Arc::clone(&replies);
@@ -57,7 +70,7 @@ impl Train {
                 }
             }
         });
-        Self { ping, reader: Some(reader), started: now(), replies }
+        Self { ping, reader: Some(reader), started: now(), first, replies }
     }
 
     /// How many packets have been answered.
@@ -81,15 +94,13 @@ impl Train {
     pub(crate) fn finish(mut self) -> Account {
         self.end();
         let replies = self.replies.lock().unwrap();
-        let Some((last, _)) = replies.last_key_value() else {
-            let silence = self.started.elapsed();
-            return Account { first: silence, sent: 0, lost: 0, gap: silence };
-        };
-        let times: Vec<Instant> = std::iter::once(self.started).chain(replies.values().copied()).collect();
-        let first = times[1].duration_since(self.started);
-        let gaps = times[1..].windows(2).map(|pair| pair[1].saturating_duration_since(pair[0]));
-        let gap = gaps.chain([times[times.len() - 1].elapsed()]).max().unwrap_or_default();
-        Account { first, sent: *last, lost: *last - u32::try_from(replies.len()).unwrap(), gap }
+        let sent = replies.last_key_value().map_or(0, |(last, _)| *last);
+        let missing = (1..=sent).filter(|number| !replies.contains_key(number));
+        let lost = self.first.is_none().then_some(0).into_iter().chain(missing).collect();
+        let times: Vec<Instant> =
+            std::iter::once(self.started).chain(replies.values().copied()).chain([now()]).collect();
+        let gap = times.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0])).max().unwrap_or_default();
+        Account { first: self.first, sent, lost, gap }
     }
 
     fn end(&mut self) {
@@ -109,7 +120,8 @@ impl Drop for Train {
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { first, sent, lost, gap } = self;
-        write!(f, "{lost} of {sent} lost, first answer after {first:.1?}, longest gap {gap:.1?}")
+        write!(f, "lost {} of {sent}{}, ", lost.len(), which(lost))?;
+        write!(f, "first answer after {:.1?}, longest gap {gap:.1?}", first.unwrap_or_default())
     }
 }
 
@@ -187,6 +199,11 @@ pub(crate) fn is_relay(endpoint: SocketAddr) -> bool {
 #[allow(clippy::disallowed_methods, reason = "what is timed happens in other processes, in real time")]
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// The numbers of lost packets, where there are any.
+pub(crate) fn which(lost: &[u32]) -> String {
+    if lost.is_empty() { String::new() } else { format!(" (numbers {lost:?})") }
 }
 
 fn endpoint_of(peer: IpAddr) -> Option<SocketAddr> {

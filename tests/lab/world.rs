@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::lab::{Host, Lab, Namespace};
+use crate::lab::{Host, Lab, Namespace, side_by_side};
 use crate::nat::{Internet, Kind, Site};
 use crate::programs::{Agent, Coordinator, Process};
 
@@ -86,7 +86,19 @@ impl World {
 
     /// An agent at a new site of this kind, joined.
     pub(crate) fn node(&mut self, name: &str, kind: Kind) -> Node {
-        let Site { kind, host, routers } = self.site(name, kind);
+        let site = self.site(name, kind);
+        self.settle(name, site)
+    }
+
+    /// Several of them, which join at the same time.
+    pub(crate) fn nodes(&mut self, wanted: &[(String, Kind)]) -> Vec<Node> {
+        let sites: Vec<_> = wanted.iter().map(|(name, kind)| (name, self.site(name, *kind))).collect();
+        side_by_side(sites, |(name, site)| self.settle(name, site))
+    }
+
+    /// Starts an agent at a site, and joins.
+    fn settle(&self, name: &str, site: Site) -> Node {
+        let Site { kind, host, routers } = site;
         let url = self.url_for(&host);
         let mut agent = Agent::not_started_on(host, name, self.lab.dir.path().join(name));
         agent.start_again();
