@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# The main job, shown: two nodes join a coordinator and ping each other through the kernel's WireGuard; at the end a
-# running transfer loses its right.
+# The main job, shown: two nodes, each behind a NAT of its own, join a coordinator and ping each other through the
+# kernel's WireGuard: first by the coordinator's relay, then directly, then with coordinator and relay killed. At the
+# end a running transfer loses its right.
 #
-# Three hosts are three network namespaces on one switch. Nothing outlives the run: it works in throw-away
+# Hosts, routers and the switch between them are network namespaces. Nothing outlives the run: it works in throw-away
 # namespaces of this machine or, where the kernel has no WireGuard, in a virtual machine (tests/vm/run.sh).
 set -euo pipefail
 tree=$(dirname "$(readlink -f "$0")")/../..
 programs=$(readlink -f "$tree/target/debug")
 
 if [ "${1:-}" != inside ]; then
-  echo "starting three hosts (a virtual machine first, where this kernel has no WireGuard)"
+  echo "starting a coordinator, two NATs and two hosts behind them (a virtual machine first, where this kernel has no WireGuard)"
   "$tree/tests/vm/run.sh" -t 300 "$programs"/{warren,warrend,warren-coordinator} "$0" -- "$0" inside
   echo "demo: ok"
   exit
@@ -17,45 +18,29 @@ fi
 
 state=$(mktemp -d)
 export PATH=$programs:$PATH WG_COLOR_MODE=never
-hosts=(coordinator alice bob)
+server=198.51.100.1
+url=http://$server:8080
 started=()
 trap clean_up EXIT
 
 main() {
   make_hosts
 
-  say "A coordinator, and a key that lets nodes of one user in"
-  start coordinator warren-coordinator serve --state-dir "$state/coordinator" --socket "$state/coordinator.sock" \
-    --listen 0.0.0.0:8080 --server-url http://10.77.0.1:8080
-  export WARREN_COORDINATOR_SOCKET=$state/coordinator.sock
-  until_true coordinator warren-coordinator user list
+  say "A coordinator, with a relay in it, and a key that lets nodes of one user in"
+  start_coordinator
   key=$(on coordinator warren-coordinator key create --user demo --reusable)
 
-  say "An agent on each node"
+  say "An agent on each node. Each node is behind a NAT; all that it is told is the coordinator's address and the key"
   for node in alice bob; do
     start "$node" warrend --state-dir "$state/$node" --socket "$state/$node.sock"
     until_true "$node" test -S "$state/$node.sock"
+    on "$node" warren --socket "$state/$node.sock" up --coordinator "$url" --auth-key "$key" --hostname "$node"
   done
 
-  say "Both join"
-  on alice warren --socket "$state/alice.sock" up --coordinator http://10.77.0.1:8080 --auth-key "$key" --hostname alice
-  on bob warren --socket "$state/bob.sock" up --coordinator http://10.77.0.1:8080 --auth-key "$key" --hostname bob
-
-  say "They reach each other, over IPv4 and IPv6"
-  for family in 4 6; do
-    address=$(quiet on bob warren --socket "$state/bob.sock" ip "-$family")
-    until_true alice ping -n -c 1 -W 2 "$address"
-    on alice ping -n -c 2 "$address"
-    address=$(quiet on alice warren --socket "$state/alice.sock" ip "-$family")
-    on bob ping -n -c 2 "$address"
-  done
-
-  say "What each says of the other, and what the kernel says"
-  on alice warren --socket "$state/alice.sock" status
-  on bob warren --socket "$state/bob.sock" status
-  on alice wg show warren0
-  on coordinator warren-coordinator node list
-
+  show_relay_and_direct
+  show_both_families
+  show_relay_killed
+  show_status
   revocation
 
   say "Nothing stays behind"
@@ -64,6 +49,50 @@ main() {
     on "$node" warrend --cleanup
     if ip -n "$node" link show warren0 2>/dev/null; then echo "warren0 is still on $node"; exit 1; fi
   done
+}
+
+# ---- what is shown ----
+
+show_relay_and_direct() {
+  say "The first packet goes through the relay; meanwhile the agents find the direct path, through both NATs"
+  bob_address=$(quiet on bob warren --socket "$state/bob.sock" ip -4)
+  on alice ping -n -c 1 -W 10 "$bob_address"
+  on alice warren --socket "$state/alice.sock" ping --until-direct --count 30 bob | tee "$state/pings"
+  if ! grep -q "via $bob_outside:" "$state/pings"; then echo "no direct path was found"; exit 1; fi
+  on alice wg show warren0 endpoints
+}
+
+show_both_families() {
+  say "They reach each other, over IPv4 and IPv6"
+  local family address
+  for family in 4 6; do
+    address=$(quiet on bob warren --socket "$state/bob.sock" ip "-$family")
+    on alice ping -n -c 2 "$address"
+    address=$(quiet on alice warren --socket "$state/alice.sock" ip "-$family")
+    on bob ping -n -c 2 "$address"
+  done
+}
+
+show_relay_killed() {
+  say "Coordinator and relay are killed while packets flow directly, and come back: nothing is lost"
+  on alice ping -n -q -i 0.2 -c 60 "$bob_address" >"$state/train" &
+  local train=$!
+  sleep 2
+  echo "coordinator# kill -9 (coordinator and relay)"
+  kill_hard coordinator
+  sleep 5
+  start_coordinator
+  wait "$train" || true
+  cat "$state/train"
+  if ! grep -q "60 packets transmitted, 60 received" "$state/train"; then echo "packets were lost"; exit 1; fi
+}
+
+show_status() {
+  say "What each says of the other, and what the kernel says"
+  on alice warren --socket "$state/alice.sock" status
+  on bob warren --socket "$state/bob.sock" status
+  on alice wg show warren0
+  on coordinator warren-coordinator node list
 }
 
 # A running transfer loses its right; who asks why is told the line.
@@ -112,20 +141,54 @@ transfer() {
   done
 }
 
+# ---- hosts and programs ----
+
+# The coordinator and the two routers are on one switch, the internet; each node is behind a router, and both have the
+# same private address, as happens.
 make_hosts() {
   ip netns add switch
   ip -n switch link add switch type bridge
   ip -n switch link set switch up
-  local number=0 host
-  for host in "${hosts[@]}"; do
-    number=$((number + 1))
-    ip netns add "$host"
-    ip -n switch link add "port$number" type veth peer name eth0 netns "$host"
-    ip -n switch link set "port$number" master switch up
-    ip -n "$host" link set lo up
-    ip -n "$host" link set eth0 up
-    ip -n "$host" address add "10.77.0.$number/24" dev eth0
-  done
+  plug coordinator 1
+  router alice-router 11 alice
+  router bob-router 12 bob
+  bob_outside=198.51.100.12
+}
+
+plug() {
+  local host=$1 number=$2
+  ip netns add "$host"
+  ip -n "$host" link set lo up
+  ip -n switch link add "port$number" type veth peer name wan netns "$host"
+  ip -n switch link set "port$number" master switch up
+  ip -n "$host" address add "198.51.100.$number/24" dev wan
+  ip -n "$host" link set wan up
+}
+
+router() {
+  local router=$1 number=$2 node=$3
+  plug "$router" "$number"
+  ip netns add "$node"
+  ip -n "$node" link set lo up
+  ip -n "$router" link add lan type veth peer name eth0 netns "$node"
+  ip -n "$router" address add 192.168.1.1/24 dev lan
+  ip -n "$router" link set lan up
+  ip -n "$node" address add 192.168.1.2/24 dev eth0
+  ip -n "$node" link set eth0 up
+  ip -n "$node" route add default via 192.168.1.1
+  ip netns exec "$router" sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
+  ip netns exec "$router" nft '
+    table ip nat {
+      chain postrouting { type nat hook postrouting priority srcnat; oifname "wan" masquerade; }
+      chain input { type filter hook input priority filter; iifname "wan" ct state new,invalid drop; }
+      chain forward { type filter hook forward priority filter; iifname "wan" ct state new,invalid drop; }
+    }'
+}
+
+start_coordinator() {
+  start coordinator warren-coordinator serve --state-dir "$state/coordinator" --socket "$state/coordinator.sock"
+  export WARREN_COORDINATOR_SOCKET=$state/coordinator.sock
+  until_true coordinator warren-coordinator user list
 }
 
 say() { printf '\n== %s\n' "$*"; }
@@ -154,6 +217,14 @@ stop() {
   done
 }
 
+# Ends a host's programs at once, as a crash would.
+kill_hard() {
+  local entry
+  for entry in "${started[@]}"; do
+    if [ "${entry%%:*}" = "$1" ]; then kill -9 "${entry##*:}" 2>/dev/null && wait "${entry##*:}" 2>/dev/null || true; fi
+  done
+}
+
 # Tries a command, silently, until it succeeds: for at most half a minute.
 until_true() {
   local host=$1 tries; shift
@@ -171,7 +242,7 @@ clean_up() {
   for entry in "${started[@]}"; do kill "${entry##*:}" 2>/dev/null || true; done
   wait
   if [ "$status" != 0 ]; then tail -n 20 "$state"/*.log >&2; fi
-  for host in switch "${hosts[@]}"; do ip netns delete "$host" 2>/dev/null || true; done
+  for host in switch coordinator alice-router bob-router alice bob; do ip netns delete "$host" 2>/dev/null || true; done
   rm -rf "$state"
 }
 
