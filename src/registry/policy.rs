@@ -137,9 +137,7 @@ impl State {
         let gate = Gate::new(Arc::new(policy), topology, self.config.server_url.clone(), before);
         self.visibility = Visibility::Policy(Box::new(gate));
         self.fanout.policy_changed();
-        for id in self.members.keys().copied().collect::<Vec<NodeId>>() {
-            self.judge_anew(id);
-        }
+        self.judge_anew(&self.members.keys().copied().collect::<Vec<NodeId>>());
     }
 
     fn topology(&self, policy: &Policy) -> Topology {

@@ -276,7 +276,11 @@ impl State {
         self.fanout.user_changed(user.id);
         self.user_names.insert(user.name.clone(), user.id);
         self.visibility.put_user(user.id, user.name.as_str(), user.role);
-        self.users.insert(user.id, user);
+        let id = user.id;
+        if self.users.insert(id, user).is_some() {
+            let own = self.members.iter().filter(|(_, member)| member.shown.record.user == id);
+            self.judge_anew(&own.map(|(id, _)| *id).collect::<Vec<_>>());
+        }
     }
 
     fn remove_user(&mut self, id: UserId) {
@@ -374,17 +378,23 @@ impl State {
         }
     }
 
-    /// Asks another policy than before about a node.
-    pub(super) fn judge_anew(&mut self, id: NodeId) {
-        let Some(member) = self.members.get(&id) else { return };
-        let before = subnets(&member.shown);
-        let shown = member.shown.clone();
-        self.judge(id);
-        let Some(member) = self.members.get_mut(&id) else { return };
-        if member.shown.given != shown.given {
-            self.fanout.touch(id, Some(&shown));
-            member.entries.clear();
-            self.elect(id, &before);
+    /// Asks about nodes where the answers may differ from those before: of another policy, or of another user. All are
+    /// asked before routers are elected, so that none is elected for a route that it has just lost.
+    pub(super) fn judge_anew(&mut self, ids: &[NodeId]) {
+        let shown = |id: &NodeId| Some((*id, self.members.get(id)?.shown.clone()));
+        let before: Vec<(NodeId, Shown)> = ids.iter().filter_map(shown).collect();
+        before.iter().for_each(|(id, _)| self.judge(*id));
+        let mut changed = Vec::new();
+        for (id, shown) in before {
+            let Some(member) = self.members.get_mut(&id) else { continue };
+            if member.shown.given != shown.given {
+                self.fanout.touch(id, Some(&shown));
+                member.entries.clear();
+                changed.push((id, subnets(&shown)));
+            }
+        }
+        for (id, subnets) in changed {
+            self.elect(id, &subnets);
         }
     }
 
