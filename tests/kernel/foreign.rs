@@ -26,7 +26,7 @@ table inet firewalld {
   }
   chain filter_IN_public {
     jump filter_IN_public_allow
-    meta l4proto { icmp, ipv6-icmp } accept
+    meta l4proto { 1, 58 } accept
   }
   chain filter_IN_public_allow {
     tcp dport 22 ct state { new, untracked } accept

@@ -8,8 +8,9 @@ use warren::plan::{Action, Change, Desired, Event, Firewall, Kernel, ObservedFir
 
 use crate::common::*;
 
-/// How soon after the kernel's word of it the table is back.
-const SOON: Duration = Duration::from_millis(200);
+/// The table is back long before the next look by the timer, a minute later, would find it gone. How soon is printed: it
+/// is the machine's affair, and many times longer under emulation.
+const SOON: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_flushed_ruleset_is_repaired_at_once_and_the_exposure_is_told() {
