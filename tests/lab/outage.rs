@@ -156,7 +156,7 @@ fn a_relayed_train_goes_on_after_the_relay_was_killed_and_restarted() {
 }
 
 #[test]
-#[ignore = "its limit is not met yet on every machine; run it by name"]
+#[ignore = "its limit is in seconds of a quiet machine: `make matrix` runs it"]
 fn a_relayed_train_takes_another_relay_within_two_seconds() {
     let Some(world) = World::with_second_relay() else { return };
     let Some(mut scene) = Scene::in_world(world, Kind::UdpBlocked, Kind::HardNat) else { return };
@@ -172,7 +172,7 @@ fn a_relayed_train_takes_another_relay_within_two_seconds() {
 }
 
 #[test]
-#[ignore = "its limit is not met yet on every machine; run it by name"]
+#[ignore = "its limit is in seconds of a quiet machine: `make matrix` runs it"]
 fn an_uplink_that_goes_down_makes_a_short_gap() {
     let Some(mut world) = World::new() else { return };
     let alice = world.node("alice", Kind::Open);
@@ -189,7 +189,7 @@ fn an_uplink_that_goes_down_makes_a_short_gap() {
 }
 
 #[test]
-#[ignore = "its limit is not met yet on every machine; run it by name"]
+#[ignore = "its limit is in seconds of a quiet machine: `make matrix` runs it"]
 fn a_router_that_forgets_its_connections_makes_a_short_gap() {
     for kind in [Kind::EasyNat, Kind::HardNat] {
         let Some(scene) = Scene::new(kind, Kind::Open) else { return };
@@ -203,7 +203,7 @@ fn a_router_that_forgets_its_connections_makes_a_short_gap() {
 }
 
 #[test]
-#[ignore = "its limit is not met yet on every machine; run it by name"]
+#[ignore = "its limit is in seconds of a quiet machine: `make matrix` runs it"]
 fn a_router_that_gets_another_public_address_makes_a_short_gap() {
     let Some(scene) = Scene::new(Kind::EasyNat, Kind::EasyNat) else { return };
     let mut scene = scene.direct();
