@@ -26,7 +26,6 @@ const TO_NOTICE: Duration = Duration::from_secs(120);
 const REQUESTS: u32 = 40;
 
 #[test]
-#[ignore = "takes minutes under emulation; run it by name"]
 fn http_with_the_official_engine_flows_both_ways_through_our_relay_and_then_directly_without_a_flap() {
     let (Some(caddy), Some(mut world)) = (foreign::caddy(), World::new()) else { return };
     let alice = world.node("alice", Kind::EasyNat);
@@ -39,7 +38,6 @@ fn http_with_the_official_engine_flows_both_ways_through_our_relay_and_then_dire
 }
 
 #[test]
-#[ignore = "takes minutes under emulation; run it by name"]
 fn http_with_the_official_agent_flows_both_ways_through_our_relay_and_then_directly_without_a_flap() {
     let (Some(programs), Some(mut world)) = (Programs::find(), World::new()) else { return };
     let alice = world.node("alice", Kind::EasyNat);

@@ -54,11 +54,11 @@ main() {
 # ---- what is shown ----
 
 show_relay_and_direct() {
-  say "The first packet goes through the relay; meanwhile the agents find the direct path, through both NATs"
+  say "The first pings go through the relay, until the agents have found the direct path, through both NATs"
   bob_address=$(quiet on bob warren --socket "$state/bob.sock" ip -4)
-  on alice ping -n -c 1 -W 10 "$bob_address"
   on alice warren --socket "$state/alice.sock" ping --until-direct --count 30 bob | tee "$state/pings"
   if ! grep -q "via $bob_outside:" "$state/pings"; then echo "no direct path was found"; exit 1; fi
+  on alice ping -n -c 2 -W 10 "$bob_address"
   on alice wg show warren0 endpoints
 }
 
