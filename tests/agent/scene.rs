@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use warren::agent::local_api::{self, Operators};
@@ -145,6 +146,13 @@ impl Agent {
     pub async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
+        // The tasks it had begun are dropped when the runtime next comes to them; the socket is with one of them.
+        let gone = async {
+            while UnixStream::connect(&self.socket).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.unwrap();
     }
 
     /// The client that we did not write.
