@@ -3,7 +3,7 @@
 export PATH := $(CURDIR)/target/tools:$(HOME)/.cargo/bin:$(PATH)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build test demo matrix bench captures fmt lint clean
+.PHONY: help build test demo matrix kernels bench captures fmt lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,6 +25,10 @@ demo: ## two nodes join a coordinator and ping each other, here or in a virtual 
 matrix: ## each kind of NAT and firewall against each; CELLS=easy-nat/hard-nat,open/open for some
 	@tests/vm/setup.sh build kernel
 	WARREN_MATRIX=$(or $(CELLS),all) tests/vm/test.sh -t 3600 lab -- $(if $(CELLS),,--include-ignored outage::) matrix::
+
+kernels: ## the kernel tests on the oldest and the newest kernel that we know; KERNELS=5.10 for some
+	for version in $(or $(KERNELS),5.10 6.12); do export WARREN_VM_KERNEL=$$version; \
+	  tests/vm/setup.sh build kernel && tests/vm/test.sh kernel || exit 1; done
 
 bench: ## measure and print a table; NAME=plan for one group
 	@tests/vm/setup.sh build kernel

@@ -8,7 +8,8 @@
 # system made of the tools below and the FILEs (programs, data, folders), each at the path that it has here.
 # Programs are stripped on the way and bring their shared libraries.
 #
-# WARREN_KERNEL=native or vm forces one of the two; variables whose names begin with WARREN_ are passed in.
+# WARREN_KERNEL=native or vm forces one of the two; WARREN_VM_KERNEL=5.10 (or another version that setup.sh fetched)
+# boots that kernel; variables whose names begin with WARREN_ are passed in.
 set -euo pipefail
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 . "$here/lib.sh"
@@ -75,7 +76,8 @@ add_tools() {
 add_modules() {
   local module number=100
   for module in "${modules[@]}"; do
-    PATH=$PATH:/usr/sbin:/sbin modprobe -d "$kernel_dir" -S "$release" --show-depends "$module"
+    PATH=$PATH:/usr/sbin:/sbin modprobe -q -d "$kernel_dir" -S "$release" --show-depends "$module" ||
+      echo "run.sh: Linux $release has no module $module: built in, or not there" >&2
   done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' >"$work/modules"
   mkdir "$root/modules"
   while read -r module; do

@@ -7,7 +7,8 @@
 # build: a Rust toolchain and a C compiler. kernel: network tools, and for a machine whose kernel has no
 # WireGuard also QEMU and a kernel for it. interop: third-party clients, in a Python environment of their own
 # (target/venv). Debian and Ubuntu (apt), and Fedora (dnf). Root rights are asked for (sudo) to install
-# packages of the distribution, and for nothing else.
+# packages of the distribution, and for nothing else. WARREN_VM_KERNEL=6.12 fetches that kernel of Debian's for the
+# virtual machine; the lowest that we support is 5.10.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
 . tests/vm/lib.sh
