@@ -123,7 +123,7 @@ impl Dialler {
         let place = authority(node, port(node)?);
         let uri: Uri = format!("https://{place}/").parse().map_err(|_| format!("{place}: not a place"))?;
         let dialling = async {
-            match self.proxies.intercept(&uri) {
+            match self.proxies.intercept(&uri).filter(|_| !is_this_host(&node.host_name)) {
                 Some(proxy) => self.dial_proxy(&proxy, uri).await,
                 None => self.dial_straight(node, uri).await,
             }
@@ -214,6 +214,12 @@ fn authority(node: &DerpNode, port: u16) -> String {
         Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
         _ => format!("{}:{port}", node.host_name),
     }
+}
+
+/// A relay on this host is not a proxy's to reach, whatever the environment says; the official client agrees (net/http,
+/// `ProxyFromEnvironment`).
+fn is_this_host(name: &str) -> bool {
+    name == "localhost" || name.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// Asks for the relay protocol in place of HTTP.

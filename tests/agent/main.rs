@@ -11,6 +11,8 @@ mod joining;
 mod local_api;
 mod netcheck;
 mod paths;
+#[path = "../common/place.rs"]
+mod place;
 mod scene;
 #[allow(dead_code, reason = "the coordinator's own tests use the rest")]
 #[path = "../coordinator/server.rs"]

@@ -7,7 +7,7 @@ use crate::ether::{Ether, REGION};
 use crate::scene::{Agent, SharedKernel};
 use crate::server::Server;
 use tempfile::{TempDir, tempdir};
-use warren::agent::{Settings, clock};
+use warren::agent::Settings;
 use warren::plan::Observed;
 use warren::types::NodePublic;
 use warren::wire::local::PingKind;
@@ -37,6 +37,11 @@ impl Pair {
         };
         ada.kernel.until("knowing bob and his relay", relayed).await;
         bob.kernel.until("knowing ada and her relay", relayed).await;
+        let adas_key = ada.client.status(false).await.unwrap().this.public_key;
+        // The pumps are told by a pipe of their own.
+        while ether.told(at(1), &bobs_key).is_none() || ether.told(at(2), &adas_key).is_none() {
+            tokio::task::yield_now().await;
+        }
         Self { ether, ada, bob, bobs_key, ada_root, _bob_root: bob_root, _server: server }
     }
 
@@ -57,6 +62,22 @@ fn endpoint_in(state: &Observed, key: &NodePublic) -> Option<SocketAddr> {
 
 fn at(n: u8) -> SocketAddr {
     format!("10.0.0.{n}:41741").parse().unwrap()
+}
+
+/// Tenths of a second that pass until then, counted as this runtime has time for them: where the machine stands still or is
+/// slow, so is the count, as are the agents that share the runtime.
+async fn tenths(until: impl Future<Output = ()>) -> u32 {
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut until = std::pin::pin!(until);
+    let mut count = 0;
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut until => return count,
+            _ = ticks.tick() => count += 1,
+        }
+    }
 }
 
 fn settings() -> Settings {
@@ -121,12 +142,10 @@ async fn a_path_that_falls_silent_goes_back_to_the_relay_within_seven_seconds() 
     pair.until_endpoint("direct", at(2)).await;
 
     pair.ether.forbid_direct(true);
-    let since = clock::now().tick;
-    pair.until_endpoint("back at the relay", relay).await;
+    let took = tenths(pair.until_endpoint("back at the relay", relay)).await;
 
-    // Its last sign of life may be a moment old, and a busy machine is slow.
-    let took = clock::now().tick - since;
-    assert!(took < Duration::from_secs(8), "{took:?}");
+    // Its last sign of life may be a moment old.
+    assert!(took < 80, "{took} tenths of a second");
     assert_eq!(pair.ether.told(at(1), &pair.bobs_key).unwrap().direct, None);
 }
 
@@ -138,12 +157,10 @@ async fn an_address_that_goes_takes_its_paths_back_to_the_relay_at_once() {
     pair.until_endpoint("direct", at(2)).await;
 
     pair.ether.forbid_direct(true);
-    let since = clock::now().tick;
     pair.ada.readdress(&["192.0.2.7/24"]).await;
-    pair.until_endpoint("back at the relay", relay).await;
+    let took = tenths(pair.until_endpoint("back at the relay", relay)).await;
 
-    let took = clock::now().tick - since;
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < 30, "{took} tenths of a second");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use warren::wire::control::{MapResponse, Node, UserProfile, match_all};
 use warren::wire::local::{BackendState, Prefs, Status};
 
 /// How long a test waits for something that should happen at once.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A model kernel that the agent and the test share.
 #[derive(Clone, Default)]
@@ -140,13 +140,19 @@ impl Agent {
     pub async fn stop(mut self) {
         self.stop.take().unwrap().send(()).unwrap();
         tokio::time::timeout(PATIENCE, &mut self.task).await.unwrap().unwrap();
+        self.gone().await;
     }
 
     /// Ends the agent as `kill -9` does: nothing of it runs on.
-    pub async fn kill(self) {
+    pub async fn kill(mut self) {
         self.task.abort();
-        let _ = self.task.await;
-        // The tasks it had begun are dropped when the runtime next comes to them; the socket is with one of them.
+        let _ = (&mut self.task).await;
+        self.gone().await;
+    }
+
+    /// Waits until nobody listens on the socket. Tasks that the agent had begun are dropped when the runtime next comes to
+    /// them, and a child that another test starts has all descriptors until it runs its program.
+    async fn gone(&self) {
         let gone = async {
             while UnixStream::connect(&self.socket).await.is_ok() {
                 tokio::task::yield_now().await;

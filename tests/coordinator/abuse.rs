@@ -124,7 +124,8 @@ async fn garbage_inside_the_channel_closes_it() {
         let (_, initiation) = machine.handshake(server.address).await;
         let mut io = crate::node::upgrade(server.address, &initiation).await;
         io.write_all(frame).await.unwrap();
-        io.shutdown().await.unwrap();
+        // The server may have closed already.
+        let _ = io.shutdown().await;
         let mut rest = Vec::new();
         let _ = tokio::time::timeout(PATIENCE, io.read_to_end(&mut rest)).await.expect("the server closes");
         assert!(rest.len() < 4096, "nothing but the handshake and the beginning of HTTP/2");

@@ -6,6 +6,7 @@ use http_body_util::Full;
 use warren::types::NodePrivate;
 
 use crate::node::{Machine, get, plain};
+use crate::place::place;
 use crate::server::Server;
 
 #[tokio::test]
@@ -54,16 +55,15 @@ async fn a_relay_learns_who_may_use_it() {
 
 #[tokio::test]
 async fn metrics_are_told_on_loopback_to_who_asks_by_address() {
-    // Port 0 would hide the address; a port that was free a moment ago is good enough here.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let server = Server::start(&["--metrics", &free.to_string()]);
+    let metrics = place();
+    let server = Server::start(&["--metrics", &metrics.to_string()]);
     let machine = Machine::new("web");
     machine.connect(server.address).await.join(&server.key(&[])).await;
-    let (status, body) = get(free, "/metrics").await;
+    let (status, body) = get(metrics, "/metrics").await;
     assert_eq!(status, StatusCode::OK);
     assert!(body.contains("warren_coordinator_nodes 1\n"), "{body}");
     let request = Request::get("/metrics").header("host", "evil.example").body(Full::default()).unwrap();
-    assert_eq!(plain(free, request).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(plain(metrics, request).await.0, StatusCode::FORBIDDEN);
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@ mod http;
 mod joining;
 mod maps;
 mod node;
+#[path = "../common/place.rs"]
+mod place;
 mod policy;
 mod policy_set;
 mod relay;

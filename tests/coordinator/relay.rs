@@ -39,7 +39,7 @@ async fn two_nodes_of_a_coordinator_without_configuration_meet_at_its_relay() {
     let (web, db) = (Machine::new("web"), Machine::new("db"));
     let web_told = told(&server, &web, &key).await.unwrap();
     let db_told = told(&server, &db, &key).await.unwrap();
-    assert_eq!(web_told.ipv4, "127.0.0.1");
+    assert_eq!(web_told.ipv4, server.address.ip().to_string());
     assert_eq!(web_told.derp_port, i32::from(server.address.port()));
     let (mut one, mut two) =
         (connect(&web_told, web.node.clone()).admitted(), connect(&db_told, db.node.clone()).admitted());

@@ -9,6 +9,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::place::place;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_warren-coordinator");
 /// Far more than anything here takes, also on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,8 +27,9 @@ impl Server {
     pub(crate) fn start(options: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-        let (child, log) = spawn(&directory, "127.0.0.1:0", &options);
-        let address = listening(&log);
+        let address = place();
+        let (child, log) = spawn(&directory, address, &options);
+        assert_eq!(listening(&log), address);
         Self { directory, options, child, address, log }
     }
 
@@ -38,7 +41,7 @@ impl Server {
 
     /// Starts another process after [`Server::end`].
     pub(crate) fn restart_ended(&mut self) {
-        let (child, log) = spawn(&self.directory, &self.address.to_string(), &self.options);
+        let (child, log) = spawn(&self.directory, self.address, &self.options);
         assert_eq!(listening(&log), self.address);
         (self.child, self.log) = (child, log);
     }
@@ -111,9 +114,9 @@ pub(crate) fn program(arguments: &[&str], environment: &[(&str, &str)]) -> Outpu
     Command::new(PROGRAM).args(arguments).env_clear().envs(environment.iter().copied()).output().unwrap()
 }
 
-fn spawn(directory: &TempDir, listen: &str, options: &[String]) -> (Child, mpsc::Receiver<String>) {
+fn spawn(directory: &TempDir, listen: SocketAddr, options: &[String]) -> (Child, mpsc::Receiver<String>) {
     let mut child = Command::new(PROGRAM)
-        .args(["serve", "--listen", listen, "--state-dir"])
+        .args(["serve", "--listen", &listen.to_string(), "--state-dir"])
         .arg(directory.path())
         .args(options)
         .env_clear()

@@ -5,6 +5,8 @@
 
 mod connections;
 mod packets;
+#[path = "../common/place.rs"]
+mod place;
 #[allow(dead_code, reason = "the relay's own tests use the rest")]
 #[path = "../relay/server.rs"]
 mod server;

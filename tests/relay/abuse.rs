@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use nix::sys::resource::{Resource, getrlimit};
 use warren::wire::derp::{Frame, HEADER_LEN};
 
-use crate::beside::free;
 use crate::client::{Client, get_body};
+use crate::place::place;
 use crate::server::Server;
 
 /// What the relay may hold beside the connections that are counted: its code, its own buffers, the allocator's slack.
@@ -51,7 +51,7 @@ const UPGRADE: &[u8] = b"GET /derp HTTP/1.1\r\nHost: relay\r\nConnection: Upgrad
 
 #[test]
 fn readers_that_do_not_read_lose_their_packets_and_then_their_connection() {
-    let metrics = free();
+    let metrics = place();
     let server = Server::start(&["--open", "--metrics", &metrics.to_string()]);
     let mut sender = Client::joined(server.address, 2);
     let lazy: Vec<Client> = (10..14).map(|n| Client::joined(server.address, n)).collect();

@@ -6,6 +6,8 @@ mod abuse;
 mod beside;
 mod client;
 mod mesh;
+#[path = "../common/place.rs"]
+mod place;
 mod server;
 
 use std::io::{ErrorKind, Read, Write};
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use client::{Client, Stream, get, open};
 use nix::sys::signal::Signal;
+use place::place;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use server::{PATIENCE, Server, program};
@@ -146,8 +149,7 @@ fn whatever_is_not_a_yes_refuses() {
 
 #[test]
 fn a_verifier_out_of_reach_refuses() {
-    // Bound and let go: nobody listens there.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = place();
     let server = Server::start(&["--verify-url", &format!("http://{address}/verify")]);
     assert_eq!(Client::connect(server.address, 2).frame(), None);
     assert!(get(server.address, "GET", "/derp/probe", "").starts_with("http/1.1 200"));

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use nix::sys::signal::Signal;
 use warren::wire::derp::Frame;
 
-use crate::beside::free;
 use crate::client::Client;
+use crate::place::place;
 use crate::server::Server;
 
 fn start(listen: SocketAddr, key: &std::path::Path, peers: &str) -> Server {
@@ -32,7 +32,7 @@ fn reaches(from: &mut Client, to: &mut Client, packet: &[u8]) {
 fn clients_of_two_relays_reach_each_other_also_after_one_was_restarted() {
     let key = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(key.path(), "ab".repeat(32) + "\n").unwrap();
-    let (first, second) = (free(), free());
+    let (first, second) = (place(), place());
     let all = format!("http://{first},http://{second}/derp");
     let one_relay = start(first, key.path(), &all);
     let mut other_relay = start(second, key.path(), &all);
@@ -53,7 +53,7 @@ fn who_has_another_secret_is_no_relay_of_the_region() {
     let keys = [tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap()];
     std::fs::write(keys[0].path(), "ab".repeat(32)).unwrap();
     std::fs::write(keys[1].path(), "ac".repeat(32)).unwrap();
-    let (first, second) = (free(), free());
+    let (first, second) = (place(), place());
     let _one = start(first, keys[0].path(), &format!("http://{second}"));
     let _two = start(second, keys[1].path(), &format!("http://{first}"));
     let (mut one, two) = (Client::joined(first, 2), Client::joined(second, 3));
