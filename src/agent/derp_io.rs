@@ -14,8 +14,7 @@ use hyper::client::conn::http1;
 use hyper::{Request, StatusCode, Uri, header};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
-use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
@@ -26,6 +25,7 @@ use tower::Service;
 
 use super::control_io::chain;
 use super::control_io::connect::may_mark;
+use super::proxy;
 use super::relay_tls::RelayTls;
 use crate::wire::control::{DerpNode, DerpRegion};
 
@@ -123,8 +123,12 @@ impl Dialler {
         let place = authority(node, port(node)?);
         let uri: Uri = format!("https://{place}/").parse().map_err(|_| format!("{place}: not a place"))?;
         let dialling = async {
-            match self.proxies.intercept(&uri).filter(|_| !is_this_host(&node.host_name)) {
-                Some(proxy) => self.dial_proxy(&proxy, uri).await,
+            match proxy::towards(&self.proxies, &uri) {
+                Some(proxy) => {
+                    let mut connector = HttpConnector::new();
+                    self.tune(&mut connector);
+                    proxy::tunnel(&proxy, uri, connector).await
+                }
                 None => self.dial_straight(node, uri).await,
             }
         };
@@ -150,22 +154,6 @@ impl Dialler {
         let port = uri.port_u16().unwrap_or(HTTPS_PORT);
         let uri: Uri = format!("https://relay:{port}/").parse().map_err(|_| format!("{uri}: not a place"))?;
         Ok(connector.call(uri).await.map_err(|error| chain(&error))?.into_inner())
-    }
-
-    /// Asks a proxy for a tunnel (RFC 9110 §9.3.6). The name is the proxy's to look up.
-    async fn dial_proxy(&self, proxy: &Intercept, uri: Uri) -> Result<TcpStream, String> {
-        let place = proxy.uri().authority().map_or_else(String::new, ToString::to_string);
-        if proxy.uri().scheme_str() != Some("http") {
-            return Err(format!("proxy {place}: only proxies with an http:// address are supported"));
-        }
-        let mut connector = HttpConnector::new();
-        self.tune(&mut connector);
-        let mut tunnel = Tunnel::new(proxy.uri().clone(), connector);
-        if let Some(auth) = proxy.basic_auth() {
-            tunnel = tunnel.with_auth(auth.clone());
-        }
-        let dialled = tunnel.call(uri).await;
-        Ok(dialled.map_err(|error| format!("proxy {place}: {}", chain(&error)))?.into_inner())
     }
 
     fn tune<R>(&self, connector: &mut HttpConnector<R>) {
@@ -214,12 +202,6 @@ fn authority(node: &DerpNode, port: u16) -> String {
         Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
         _ => format!("{}:{port}", node.host_name),
     }
-}
-
-/// A relay on this host is not a proxy's to reach, whatever the environment says; the official client agrees (net/http,
-/// `ProxyFromEnvironment`).
-fn is_this_host(name: &str) -> bool {
-    name == "localhost" || name.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// Asks for the relay protocol in place of HTTP.

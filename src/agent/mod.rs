@@ -31,13 +31,14 @@ mod network;
 mod pipes;
 mod portmap_io;
 mod privilege;
+mod proxy;
 mod run;
 mod serve;
 mod state;
 
 use thiserror::Error;
 
-pub use self::core::{Core, Effect, Settings};
+pub use self::core::{Core, Effect, Networks, Settings};
 pub use cleanup::cleanup;
 pub use config::Config;
 pub use health::Health;

@@ -5,6 +5,7 @@
 //! the mark, so that they never go through the overlay.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Request, Response, StatusCode, Uri, header};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -26,6 +28,7 @@ use super::clock;
 use super::control_io::chain;
 use super::control_io::connect::may_mark;
 use super::portmap_io;
+use super::proxy;
 use super::relay_tls::RelayTls;
 use crate::linux::DefaultRoute;
 use crate::path::netcheck::{Action, Gateway, HttpsTarget, News, limit};
@@ -48,16 +51,18 @@ const CAPTIVE_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// How long to wait before asking again for the gateway where that failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Starts the task; it ends when the sender is dropped. `gateways` tells the default gateway whenever it changes.
+/// Starts the task; it ends when the sender is dropped. HTTPS goes through the proxies, as the connections to relays do.
+/// `gateways` tells the default gateway whenever it changes.
 pub fn spawn(
     mark: Option<u32>,
+    proxies: Matcher,
     mut gateways: mpsc::Receiver<Option<Gateway>>,
 ) -> (mpsc::Sender<Action>, mpsc::Receiver<News>) {
     let (actions_in, mut actions) = mpsc::channel(ACTIONS);
     let (out, news) = mpsc::channel(NEWS);
     let mark = mark.filter(|mark| may_mark(*mark));
     let (to_gateway, mut from_gateway) = portmap_io::spawn(mark);
-    let io = NetcheckIo::new(mark);
+    let io = NetcheckIo::new(mark, proxies);
     tokio::spawn(async move {
         let mut tasks = JoinSet::new();
         let mut watching = true;
@@ -135,16 +140,17 @@ pub fn watch_gateway(mut route: DefaultRoute) -> mpsc::Receiver<Option<Gateway>>
 struct NetcheckIo {
     connector: HttpConnector,
     tls: RelayTls,
+    proxies: Arc<Matcher>,
 }
 
 impl NetcheckIo {
-    fn new(mark: Option<u32>) -> Self {
+    fn new(mark: Option<u32>, proxies: Matcher) -> Self {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
         connector.set_mark(mark);
-        Self { connector, tls: RelayTls::default() }
+        Self { connector, tls: RelayTls::default(), proxies: Arc::new(proxies) }
     }
 
     fn start(&self, action: Action, tasks: &mut JoinSet<News>) {
@@ -174,7 +180,7 @@ impl NetcheckIo {
     /// The time of one request on an open connection: one round trip, and little of the server's work.
     async fn measure(&self, target: &HttpsTarget) -> Result<(Duration, IpAddr), String> {
         let host = &target.host;
-        let (tcp, address) = self.connect(host, &target.addresses, target.port).await?;
+        let (tcp, address) = self.reach(target).await?;
         let name = ServerName::try_from(host.clone()).map_err(|error| format!("{host:?}: {error}"))?;
         let tls = self.tls.connector(&target.cert_name, target.insecure)?;
         let stream = tls.connect(name, tcp).await.map_err(|error| format!("TLS with {host}: {}", chain(&error)))?;
@@ -187,6 +193,24 @@ impl NetcheckIo {
             Ok((latency, address))
         } else {
             Err(format!("{host}: answered {}", response.status()))
+        }
+    }
+
+    /// Connects to a relay, or to a proxy that passes on to it: then by whichever of the relay's addresses.
+    async fn reach(&self, target: &HttpsTarget) -> Result<(TcpStream, IpAddr), String> {
+        let HttpsTarget { host, addresses, port, .. } = target;
+        let place = match host.parse() {
+            Ok(address) => SocketAddr::new(address, *port).to_string(),
+            Err(_) => format!("{host}:{port}"),
+        };
+        let uri: Uri = format!("https://{place}/").parse().map_err(|_| format!("{place}: not a place"))?;
+        match proxy::towards(&self.proxies, &uri) {
+            None => self.connect(host, addresses, *port).await,
+            Some(proxy) => {
+                let stream = proxy::tunnel(&proxy, uri, self.connector.clone()).await?;
+                let proxy = stream.peer_addr().map_err(|error| format!("connect to a proxy: {error}"))?;
+                Ok((stream, addresses.first().copied().unwrap_or(proxy.ip())))
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use hyper_util::client::proxy::matcher::Matcher;
 use tokio::sync::{mpsc, oneshot};
 
 use super::local_api::Answer;
@@ -81,7 +82,8 @@ impl Network {
                 unknown
             }
         };
-        let mut network = Self { netcheck: Some(netcheck_io::spawn(mark, gateways)), ..Self::default() };
+        let mut network =
+            Self { netcheck: Some(netcheck_io::spawn(mark, Matcher::from_env(), gateways)), ..Self::default() };
         match ProbeSocket::bind(own::PROBE_PORT).and_then(|socket| Ok((socket, UdpSender::open(settings.port, mark)?)))
         {
             Ok((socket, sender)) => {

@@ -1,15 +1,14 @@
 //! Tasks that carry things between the loop and the outside, and decide nothing.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::core::Networks;
 use super::state::{StateDir, StateError, StateFile};
 use crate::linux::LocalNetwork;
 use crate::plan::{Action, Change, Figures, Kernel, KernelError, Observed};
-use crate::types::IpNet;
 
 /// How long to wait before asking a source of news again that failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -20,7 +19,7 @@ pub(super) enum FromKernel {
     /// The answer to [`Action::Observe`].
     Observed(Result<Box<Observed>, KernelError>),
     /// The answer to [`Action::Apply`].
-    Applied(Result<(), KernelError>),
+    Applied(Vec<Result<(), KernelError>>),
     /// Our table with its counters, as asked for.
     Figures(Result<Box<Figures>, KernelError>),
     /// Something may have changed.
@@ -48,7 +47,7 @@ pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (ToKernel, mp
             let answer = tokio::select! {
                 action = actions.recv() => match action {
                     Some(Action::Observe) => FromKernel::Observed(kernel.observe().await.map(Box::new)),
-                    Some(Action::Apply(step)) => FromKernel::Applied(kernel.apply(&step).await),
+                    Some(Action::Apply(steps)) => FromKernel::Applied(kernel.apply_run(&steps).await),
                     None => return,
                 },
                 Some(()) = figures.recv() => FromKernel::Figures(kernel.figures().await.map(Box::new)),
@@ -91,14 +90,15 @@ pub(super) fn disk(dir: Arc<StateDir>) -> (mpsc::Sender<Save>, mpsc::Receiver<Sa
 }
 
 /// Passes on the host's own addresses, at first and whenever they change.
-pub(super) fn networks(mut network: LocalNetwork) -> mpsc::Receiver<BTreeSet<IpNet>> {
+pub(super) fn networks(mut network: LocalNetwork) -> mpsc::Receiver<Networks> {
     let (out, networks) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {
             match network.addresses().await {
                 Ok(addresses) => {
-                    let addresses = addresses.into_iter().map(|local| local.address).collect();
-                    if out.send(addresses).await.is_err() {
+                    let live = addresses.iter().filter(|local| local.has_carrier).map(|local| local.address).collect();
+                    let all = addresses.into_iter().map(|local| local.address).collect();
+                    if out.send(Networks { all, live }).await.is_err() {
                         return;
                     }
                 }

@@ -4,7 +4,6 @@
 //! nothing else), the coordinator, the disk, the local socket, the network. The loop takes one thing at a time, lets the core settle,
 //! and does what the core says.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::net::UnixListener;
@@ -13,14 +12,14 @@ use tokio::task::JoinSet;
 
 use super::clock::{self, Now};
 use super::control_io::{self, IoConfig};
-use super::core::{Core, Effect};
+use super::core::{Core, Effect, Networks};
 use super::local_api::{self, Operators};
 use super::network::{Network, Ways};
 use super::pipes::{self, FromKernel, ToKernel};
 use super::state::{StateDir, StateError, StateFile};
 use crate::control::{Received, ServerUrl, Transmit};
 use crate::plan::Kernel;
-use crate::types::{IpNet, MachinePrivate};
+use crate::types::MachinePrivate;
 
 /// Questions of the local socket that wait for the loop.
 const CALLS: usize = 64;
@@ -36,7 +35,7 @@ pub struct Parts<K> {
     /// The kernel.
     pub kernel: K,
     /// The host's own addresses, whenever they change.
-    pub networks: mpsc::Receiver<BTreeSet<IpNet>>,
+    pub networks: mpsc::Receiver<Networks>,
     /// The ways to the network beside the coordinator.
     pub network: Network,
     /// The local socket, bound.
@@ -172,7 +171,7 @@ fn handle_kernel(core: &mut Core, news: FromKernel) {
     let now = clock::now();
     match news {
         FromKernel::Observed(observed) => core.handle_observed(observed.map(|observed| *observed), now),
-        FromKernel::Applied(result) => core.handle_step(result, now),
+        FromKernel::Applied(results) => core.handle_steps(results, now),
         FromKernel::Figures(figures) => core.handle_figures(&figures, now),
         FromKernel::Changed(change) => core.handle_kernel_changed(change, now),
     }

@@ -118,8 +118,14 @@ fn reachability(peer: &PeerStatus, now: Timestamp) -> String {
         } else if !peer.relay.is_empty() {
             words.push(format!("relay {}", peer.relay));
         }
-    } else if peer.rx_bytes + peer.tx_bytes > 0 {
-        words.push("idle".to_owned());
+    } else {
+        if peer.rx_bytes + peer.tx_bytes > 0 {
+            words.push("idle".to_owned());
+        }
+        // One that no relay serves: this is the only way to it that is known.
+        if !peer.cur_addr.is_empty() {
+            words.push(format!("at {}", peer.cur_addr));
+        }
     }
     if peer.expired {
         words.push("expired".to_owned());

@@ -23,6 +23,8 @@ pub struct LocalAddress {
     pub address: IpNet,
     /// The interface that has it.
     pub interface: String,
+    /// Whether that interface can send and receive at this moment. An address outlives a cable that is pulled.
+    pub has_carrier: bool,
 }
 
 /// The host's links and addresses other than ours, and word of their changes.
@@ -45,7 +47,7 @@ impl LocalNetwork {
     pub async fn addresses(&mut self) -> Result<Vec<LocalAddress>, KernelError> {
         let links = self.socket.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()));
         let links = attempt("list links", links).await?;
-        let names: BTreeMap<u32, String> = links.iter().filter_map(usable_link).collect();
+        let links: BTreeMap<u32, (String, bool)> = links.iter().filter_map(usable_link).collect();
 
         let addresses = self.socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()));
         let addresses = attempt("list addresses", addresses).await?;
@@ -53,9 +55,9 @@ impl LocalNetwork {
             .iter()
             .filter_map(|message| {
                 let RouteNetlinkMessage::NewAddress(message) = message else { return None };
-                let interface = names.get(&message.header.index)?.clone();
+                let (interface, has_carrier) = links.get(&message.header.index)?.clone();
                 let address = link::address_of(message).filter(|_| is_settled(message))?;
-                (!link::is_link_local(address.addr())).then_some(LocalAddress { address, interface })
+                (!link::is_link_local(address.addr())).then_some(LocalAddress { address, interface, has_carrier })
             })
             .collect();
         found.sort();
@@ -77,12 +79,14 @@ impl LocalNetwork {
     }
 }
 
-fn usable_link(message: &RouteNetlinkMessage) -> Option<(u32, String)> {
+/// Number and name of a link that is up, and whether it runs: `IFF_RUNNING` says that its operational state (RFC 2863)
+/// is up, or that its driver knows of none.
+fn usable_link(message: &RouteNetlinkMessage) -> Option<(u32, (String, bool))> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };
     let flags = message.header.flags;
     let name = link::name_of(message)?;
     let usable = flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback) && name != own::LINK;
-    usable.then(|| (message.header.index, name.to_owned()))
+    usable.then(|| (message.header.index, (name.to_owned(), flags.contains(LinkFlags::Running))))
 }
 
 fn is_settled(message: &AddressMessage) -> bool {

@@ -119,6 +119,20 @@ impl Kernel for LinuxKernel {
         }
     }
 
+    /// Peers go in few messages, routes one after the other: those are few. Where a message is refused, each of its
+    /// steps is tried by itself, which does no harm to those that were carried out.
+    async fn apply_run(&mut self, steps: &[Step]) -> Vec<Result<(), KernelError>> {
+        let are_peers = steps.iter().all(Step::is_about_a_peer);
+        if are_peers && steps.len() > 1 && self.wireguard.apply_all(steps).await.is_ok() {
+            return steps.iter().map(|_| Ok(())).collect();
+        }
+        let mut results = Vec::with_capacity(steps.len());
+        for step in steps {
+            results.push(self.apply(step).await);
+        }
+        results
+    }
+
     async fn figures(&mut self) -> Result<Figures, KernelError> {
         nftables::figures().await
     }
@@ -234,30 +248,22 @@ impl LinuxKernel {
     }
 
     async fn apply_peer(&mut self, step: &Step) -> Result<(), KernelError> {
-        let socket = &self.wireguard;
-        match step {
-            Step::AddPeer { key, peer } => {
-                attempt(&format!("add peer {}", key.short()), socket.add_peer(key, peer)).await
-            }
+        let operation = match step {
+            Step::AddPeer { key, .. } => format!("add peer {}", key.short()),
             Step::AddAllowedIps { key, allowed_ips } => {
-                let operation = format!("give peer {} {} allowed IPs", key.short(), allowed_ips.len());
-                attempt(&operation, socket.add_allowed_ips(key, allowed_ips)).await
+                format!("give peer {} {} allowed IPs", key.short(), allowed_ips.len())
             }
             Step::RemoveAllowedIps { key, allowed_ips, .. } => {
-                let operation = format!("take {} allowed IPs from peer {}", allowed_ips.len(), key.short());
-                attempt(&operation, socket.remove_allowed_ips(key, allowed_ips)).await
+                format!("take {} allowed IPs from peer {}", allowed_ips.len(), key.short())
             }
-            Step::SetEndpoint { key, endpoint } => {
-                let operation = format!("move peer {} to {endpoint}", key.short());
-                attempt(&operation, socket.set_endpoint(key, *endpoint)).await
-            }
+            Step::SetEndpoint { key, endpoint } => format!("move peer {} to {endpoint}", key.short()),
             Step::SetKeepalive { key, seconds } => {
-                let operation = format!("set the keep-alive of peer {} to {seconds} s", key.short());
-                attempt(&operation, socket.set_keepalive(key, *seconds)).await
+                format!("set the keep-alive of peer {} to {seconds} s", key.short())
             }
-            Step::RemovePeer(key) => attempt(&format!("remove peer {}", key.short()), socket.remove_peer(key)).await,
-            _ => Ok(()),
-        }
+            Step::RemovePeer(key) => format!("remove peer {}", key.short()),
+            _ => return Ok(()),
+        };
+        attempt(&operation, self.wireguard.apply(step)).await
     }
 
     fn our_link(&self, operation: &str) -> Result<u32, KernelError> {

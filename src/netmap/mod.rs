@@ -64,15 +64,14 @@ impl Netmap {
 
     /// Drops the peers whose keys ran out by `now`. Says whether there were any.
     pub fn expire(&mut self, now: Timestamp) -> bool {
-        let due = self.peers.iter().filter(|peer| rejection::is_past(peer.node.key_expiry, now));
-        let peers: BTreeSet<NodeId> = due.map(|peer| peer.node.id).collect();
+        let peers = self.peers.expired(now);
         self.peers.update(&peers, &self.told.peers, &self.ours, now);
         !peers.is_empty()
     }
 
     /// When [`Netmap::expire`] has something to do next.
     pub fn next_expiry(&self) -> Option<Timestamp> {
-        self.peers.iter().filter_map(|peer| peer.node.key_expiry).min()
+        self.peers.next_expiry()
     }
 
     /// Ourselves, as the coordinator describes us.

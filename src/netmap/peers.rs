@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::judge::{Candidate, Ourselves, Rank, is_overlay_host};
-use super::rejection::{Reason, Rejection};
+use super::rejection::{Reason, Rejection, is_past};
 use crate::types::{IpNet, Limit, LimitError, NodeId, NodePublic, Timestamp};
 use crate::wire::control::Node;
 
@@ -60,6 +60,8 @@ pub(super) struct Peers {
     keys: BTreeSet<(NodePublic, NodeId)>,
     /// The prefixes claimed by nodes that have their key.
     prefixes: BTreeSet<(IpNet, Rank, NodeId)>,
+    /// When the keys of peers run out, the first one first.
+    expiries: BTreeSet<(Timestamp, NodeId)>,
     /// Nodes from this number on are past the limit.
     cutoff: Option<NodeId>,
 }
@@ -112,6 +114,16 @@ impl Peers {
 
     pub(super) fn owner(&self, prefix: &IpNet) -> Option<&Arc<Peer>> {
         self.peers.get(&self.prefix_claimants(*prefix).next()?)
+    }
+
+    /// The peers whose keys have run out by `now`.
+    pub(super) fn expired(&self, now: Timestamp) -> BTreeSet<NodeId> {
+        self.expiries.iter().take_while(|(at, _)| is_past(Some(*at), now)).map(|(_, id)| *id).collect()
+    }
+
+    /// When the next key runs out.
+    pub(super) fn next_expiry(&self) -> Option<Timestamp> {
+        self.expiries.first().map(|(at, _)| *at)
     }
 
     pub(super) fn rejections(&self) -> impl Iterator<Item = &Rejection> {
@@ -191,7 +203,11 @@ impl Peers {
 
     /// Gives a node what it won, and says of the rest who has it.
     fn settle(&mut self, id: NodeId, told: &Told) {
-        self.peers.remove(&id);
+        if let Some(before) = self.peers.remove(&id)
+            && let Some(at) = before.node.key_expiry
+        {
+            self.expiries.remove(&(at, id));
+        }
         let (Some(candidate), Some(node)) = (self.candidates.get(&id), told.get(&id)) else { return };
         let mut rejections = candidate.rejections.clone();
         let mut peer = Peer {
@@ -217,6 +233,7 @@ impl Peers {
             }
         }
         if !(peer.addresses.is_empty() && peer.routes.is_empty()) {
+            self.expiries.extend(node.key_expiry.map(|at| (at, id)));
             self.peers.insert(id, Arc::new(peer));
         }
         if rejections.is_empty() {

@@ -70,8 +70,12 @@ impl Book {
         self.round = self.round.wrapping_add(1);
         let mut other_keys = false;
         for info in peers {
-            self.peers.entry(info.key).or_default().round = self.round;
-            let old = self.peers.get(&info.key).and_then(|peer| peer.disco);
+            let peer = self.peers.entry(info.key).or_default();
+            peer.round = self.round;
+            if !moved && peer.is_told(&info) {
+                continue;
+            }
+            let old = peer.disco;
             let restarted = self.with(&info.key, now, |peer, common| peer.handle_map(&info, moved, common, now));
             if restarted == Some(true) {
                 other_keys = true;

@@ -68,7 +68,17 @@ impl Seen {
 impl Peer {
     // ---- the map ----
 
-    /// Takes what the map says, if that is anything new; whether the disco key is another one.
+    /// Whether the map says what it said before.
+    pub(super) fn is_told(&self, info: &PeerInfo<'_>) -> bool {
+        let has_relay = info.home.is_some() && info.relay.is_some();
+        let is_same_relay = match has_relay {
+            true => info.home == self.home && info.relay == self.rest,
+            false => self.home.is_none(),
+        };
+        info.disco.filter(|disco| !disco.is_zero()) == self.disco && is_same_relay && self.told.is(info.endpoints)
+    }
+
+    /// Takes what the map says that is new, or where we stand elsewhere; whether the disco key is another one.
     pub(super) fn handle_map(&mut self, info: &PeerInfo<'_>, moved: bool, common: &mut Common, now: Instant) -> bool {
         let relay = info.relay.filter(|_| info.home.is_some());
         let home = info.home.filter(|_| info.relay.is_some());
@@ -76,9 +86,6 @@ impl Peer {
         let restarted = disco != self.disco;
         let told_anew = !self.told.is(info.endpoints);
         let lost_relay = relay.is_none() && self.home.is_some();
-        if !restarted && !told_anew && !moved && home == self.home && (relay.is_none() || relay == self.rest) {
-            return false;
-        }
         if told_anew {
             self.told = Packed::new(info.endpoints);
         }

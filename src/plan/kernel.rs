@@ -31,6 +31,20 @@ pub trait Kernel {
     fn observe(&mut self) -> impl Future<Output = Result<Observed, KernelError>> + Send;
     /// Carries out one step.
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), KernelError>> + Send;
+    /// Carries out a run ([`Step::goes_with`]) in order, and says of each step how it went: one that fails does not
+    /// stop the others.
+    fn apply_run(&mut self, steps: &[Step]) -> impl Future<Output = Vec<Result<(), KernelError>>> + Send
+    where
+        Self: Send,
+    {
+        async move {
+            let mut results = Vec::with_capacity(steps.len());
+            for step in steps {
+                results.push(self.apply(step).await);
+            }
+            results
+        }
+    }
     /// Our table as it is at this moment, with its counters.
     fn figures(&mut self) -> impl Future<Output = Result<Figures, KernelError>> + Send;
     /// Waits until something may have changed. Which thing is not told: look at everything.

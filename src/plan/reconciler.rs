@@ -8,7 +8,7 @@
 //! again is repaired at a slower pace.
 //!
 //! Time comes in as `now`. `poll_action` gives one action at a time; its result comes back through
-//! `handle_observed` or `handle_step`.
+//! `handle_observed` or `handle_steps`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -24,6 +24,8 @@ use super::{diff, own};
 const DEBOUNCE: Duration = Duration::from_millis(100);
 /// How often to look without any notice: notices can be lost.
 const SLOW_LOOK: Duration = Duration::from_secs(60);
+/// A look reads all peers: for each further so many, the pause between slow looks is longer by one more of them.
+const SLOW_LOOK_PEERS: usize = 1_000;
 /// The wait after a round with failures, doubled with each further one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// The longest such wait.
@@ -41,13 +43,16 @@ const REPAIR_MEMORY: Duration = Duration::from_secs(600);
 /// Objects whose repairs are remembered one by one; the sum of them is told in any case.
 const REPAIRS_REMEMBERED: usize = 64;
 
+/// Steps in one run: what a device of 10,000 peers needs is twenty of them, and a new wish waits for one at most.
+const RUN: usize = 512;
+
 /// What the shell is to do with the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Observe, then [`Reconciler::handle_observed`].
     Observe,
-    /// Carry out, then [`Reconciler::handle_step`].
-    Apply(Step),
+    /// Carry out in order, then [`Reconciler::handle_steps`]: one step, or a run of like ones.
+    Apply(Vec<Step>),
 }
 
 /// What the log should say.
@@ -156,7 +161,7 @@ enum Phase {
     /// It was asked for.
     Observing,
     /// A plan is being carried out.
-    Applying { rest: VecDeque<Step>, current: Option<Step>, failed: bool },
+    Applying { rest: VecDeque<Step>, current: Vec<Step>, failed: bool },
 }
 
 impl Reconciler {
@@ -174,8 +179,8 @@ impl Reconciler {
         self.settled = false;
         self.rounds = 0;
         match &mut self.phase {
-            Phase::Applying { rest, current: Some(_), .. } => rest.clear(),
-            Phase::Applying { current: None, .. } => self.phase = Phase::Due,
+            Phase::Applying { current, .. } if current.is_empty() => self.phase = Phase::Due,
+            Phase::Applying { rest, .. } => rest.clear(),
             Phase::Waiting => self.look_at = Some(now),
             Phase::Due | Phase::Observing => {}
         }
@@ -223,7 +228,7 @@ impl Reconciler {
             }
             self.settled = false;
             self.rounds += 1;
-            self.phase = Phase::Applying { rest: plan.steps.into(), current: None, failed: false };
+            self.phase = Phase::Applying { rest: plan.steps.into(), current: Vec::new(), failed: false };
         } else if foreign {
             let error = "another program has a link of this name that is not WireGuard; rename or delete that";
             self.fail(format!("create link {}", own::LINK), error.to_owned());
@@ -233,29 +238,21 @@ impl Reconciler {
         }
     }
 
-    /// Takes the answer to [`Action::Apply`].
-    pub fn handle_step(&mut self, result: Result<(), KernelError>, now: Instant) {
-        let Phase::Applying { rest, current, failed } = &mut self.phase else { return };
-        let Some(step) = current.take() else { return };
-        let error = result.err();
-        if let (None, Step::ReplaceFirewall(_), Some(at)) = (&error, &step, self.gone_at) {
-            self.gone_at = None;
-            let took = now.saturating_duration_since(at);
-            self.exposed = Some((now, took));
-            self.events.push_back(Event::Trouble(Trouble::Exposed { took }));
+    /// Takes the answer to [`Action::Apply`]: how each step went.
+    pub fn handle_steps(&mut self, results: Vec<Result<(), KernelError>>, now: Instant) {
+        let Phase::Applying { current, .. } = &mut self.phase else { return };
+        let steps = std::mem::take(current);
+        if steps.is_empty() {
+            return;
         }
-        if error.is_some() {
-            *failed = true;
-            if guards_the_rest(&step) {
-                rest.clear();
-            } else if changes_hands(&step) {
-                rest.retain(|later| !matches!(later, Step::UpdateFirewall { .. }));
+        for (step, result) in steps.iter().zip(results) {
+            match result {
+                Ok(()) => self.note_done(step, now),
+                Err(error) => self.note_failed(step, &error),
             }
         }
+        let Phase::Applying { rest, failed, .. } = &self.phase else { return };
         let (finished, failed) = (rest.is_empty(), *failed);
-        if let Some(error) = error {
-            self.fail(step.to_string(), error.to_string());
-        }
         if finished && failed {
             self.wait_after_failure(now);
         } else if finished {
@@ -281,9 +278,14 @@ impl Reconciler {
                 self.phase = Phase::Observing;
                 Some(Action::Observe)
             }
-            Phase::Applying { rest, current: current @ None, .. } => {
-                *current = rest.pop_front();
-                current.clone().map(Action::Apply)
+            Phase::Applying { rest, current, .. } if current.is_empty() => {
+                current.extend(rest.pop_front());
+                while let Some(last) = current.last().filter(|_| current.len() < RUN)
+                    && let Some(next) = rest.pop_front_if(|next| last.goes_with(next))
+                {
+                    current.push(next);
+                }
+                (!current.is_empty()).then(|| Action::Apply(current.clone()))
             }
             Phase::Waiting | Phase::Observing | Phase::Applying { .. } => None,
         }
@@ -328,7 +330,8 @@ impl Reconciler {
 
     fn converged(&mut self, now: Instant) {
         self.phase = Phase::Waiting;
-        self.look_at = Some(self.look_at.map_or(now + SLOW_LOOK, |at| at.min(now + SLOW_LOOK)));
+        let slow = now + self.slow_look();
+        self.look_at = Some(self.look_at.map_or(slow, |at| at.min(slow)));
         self.failures = 0;
         self.rounds = 0;
         self.failing.clear();
@@ -337,6 +340,34 @@ impl Reconciler {
             self.settled = true;
             self.events.push_back(Event::Converged);
         }
+    }
+
+    fn slow_look(&self) -> Duration {
+        let device = self.observed.as_ref().and_then(|observed| observed.device.as_ref());
+        let thousands = device.map_or(0, |device| device.peers.len() / SLOW_LOOK_PEERS);
+        SLOW_LOOK.saturating_mul(u32::try_from(thousands).unwrap_or(u32::MAX).saturating_add(1))
+    }
+
+    fn note_done(&mut self, step: &Step, now: Instant) {
+        if let (Step::ReplaceFirewall(_), Some(at)) = (step, self.gone_at) {
+            self.gone_at = None;
+            let took = now.saturating_duration_since(at);
+            self.exposed = Some((now, took));
+            self.events.push_back(Event::Trouble(Trouble::Exposed { took }));
+        }
+    }
+
+    /// Drops what would be unsafe without this step.
+    fn note_failed(&mut self, step: &Step, error: &KernelError) {
+        if let Phase::Applying { rest, failed, .. } = &mut self.phase {
+            *failed = true;
+            if guards_the_rest(step) {
+                rest.clear();
+            } else if changes_hands(step) {
+                rest.retain(|later| !matches!(later, Step::UpdateFirewall { .. }));
+            }
+        }
+        self.fail(step.to_string(), error.to_string());
     }
 
     fn fail(&mut self, what: String, error: String) {

@@ -101,3 +101,25 @@ pub enum Step {
     /// Delete an object in one of our places that we would never have made, as `observe` printed it.
     RemoveStrange(String),
 }
+
+impl Step {
+    /// Whether these two may be carried out as one: they are alike, each is about an object of its own, and nothing
+    /// that follows depends on either. A crash, or a refusal, in the middle leaves what it would have left between them.
+    pub fn goes_with(&self, next: &Self) -> bool {
+        let are_alike = std::mem::discriminant(self) == std::mem::discriminant(next);
+        are_alike && (self.is_about_a_peer() || matches!(self, Self::AddRoute(_) | Self::RemoveRoute(_)))
+    }
+
+    /// Whether this is a change of one peer that the kernel makes at once. Taking allowed IPs away is not: it may need
+    /// another way where the kernel refuses the first.
+    pub(crate) fn is_about_a_peer(&self) -> bool {
+        matches!(
+            self,
+            Self::AddPeer { .. }
+                | Self::AddAllowedIps { .. }
+                | Self::SetEndpoint { .. }
+                | Self::SetKeepalive { .. }
+                | Self::RemovePeer(_)
+        )
+    }
+}

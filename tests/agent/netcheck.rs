@@ -5,9 +5,11 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
+use hyper_util::client::proxy::matcher::Matcher;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use warren::agent::{clock, netcheck_io};
 use warren::io::CertificatePin;
@@ -180,7 +182,7 @@ fn answer_http(request: &str) -> String {
 async fn mapped_by(speaks: Speaks) -> (SocketAddr, Netcheck) {
     let router = Router::new().await;
     let (gateway, gateways) = mpsc::channel(1);
-    let (actions, mut news) = netcheck_io::spawn(None, gateways);
+    let (actions, mut news) = netcheck_io::spawn(None, no_proxy(), gateways);
     gateway.send(Some(Gateway { address: GATEWAY, local: OURS })).await.unwrap();
     let config = Config { seed: [1; 32], port: PORT, explicit: Vec::new(), nonce: [2; 12] };
     let mut netcheck = Netcheck::new(config);
@@ -252,9 +254,17 @@ async fn a_port_is_opened_by_upnp_past_a_conflict() {
 
 // ---- relays ----
 
+fn no_proxy() -> Matcher {
+    Matcher::builder().build()
+}
+
 async fn ask(action: Action) -> News {
+    ask_through(no_proxy(), action).await
+}
+
+async fn ask_through(proxies: Matcher, action: Action) -> News {
     let (_gateway, gateways) = mpsc::channel(1);
-    let (actions, mut news) = netcheck_io::spawn(None, gateways);
+    let (actions, mut news) = netcheck_io::spawn(None, proxies, gateways);
     actions.send(action).await.unwrap();
     let told = async {
         loop {
@@ -269,8 +279,12 @@ async fn ask(action: Action) -> News {
 
 /// The same, again where the machine was too slow for the bounds of a measurement.
 async fn ask_in_time(action: impl Fn() -> Action) -> News {
+    in_time(async || ask(action()).await).await
+}
+
+async fn in_time(ask: impl AsyncFn() -> News) -> News {
     loop {
-        match ask(action()).await {
+        match ask().await {
             News::Https { outcome: Err(error), .. } if error.contains("no answer in") || error.contains("deadline") => {
             }
             News::Captive(None) => {}
@@ -300,8 +314,8 @@ async fn answer_each(listener: TcpListener, tls: Option<TlsAcceptor>, answer: &'
     }
 }
 
-#[tokio::test]
-async fn the_https_latency_of_a_relay_is_measured_where_its_certificate_is_the_maps() {
+/// A relay that answers one request over TLS; its certificate's name in the map, and its port.
+async fn relay_with_tls() -> (String, u16, JoinHandle<()>) {
     let made = rcgen::generate_simple_self_signed(vec!["relay.test".to_owned()]).unwrap();
     let pin = CertificatePin::of(made.cert.der()).to_string();
     let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
@@ -314,18 +328,23 @@ async fn the_https_latency_of_a_relay_is_measured_where_its_certificate_is_the_m
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-    let serving = tokio::spawn(answer_each(listener, Some(TlsAcceptor::from(Arc::new(config))), answer));
+    (pin, port, tokio::spawn(answer_each(listener, Some(TlsAcceptor::from(Arc::new(config))), answer)))
+}
 
-    let target = |cert_name: &str, insecure| {
-        Action::MeasureHttps(HttpsTarget {
-            region: RegionId(900),
-            host: "relay.test".to_owned(),
-            cert_name: cert_name.to_owned(),
-            addresses: vec![Ipv4Addr::LOCALHOST.into()],
-            port,
-            insecure,
-        })
-    };
+fn measure(cert_name: &str, port: u16, insecure: bool) -> Action {
+    Action::MeasureHttps(HttpsTarget {
+        region: RegionId(900),
+        host: "relay.test".to_owned(),
+        cert_name: cert_name.to_owned(),
+        addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        port,
+        insecure,
+    })
+}
+
+#[tokio::test]
+async fn the_https_latency_of_a_relay_is_measured_where_its_certificate_is_the_maps() {
+    let (pin, port, serving) = relay_with_tls().await;
     let other = pin.replace(&pin[20..24], "0000");
     for (cert_name, insecure, works) in [
         (pin.as_str(), false, true),
@@ -334,7 +353,7 @@ async fn the_https_latency_of_a_relay_is_measured_where_its_certificate_is_the_m
         ("relay.test", false, false),
         (&other, false, false),
     ] {
-        let told = ask_in_time(|| target(cert_name, insecure)).await;
+        let told = ask_in_time(|| measure(cert_name, port, insecure)).await;
         let News::Https { region, outcome } = told else { panic!("other news") };
         assert_eq!(region, RegionId(900));
         match outcome {
@@ -346,6 +365,37 @@ async fn the_https_latency_of_a_relay_is_measured_where_its_certificate_is_the_m
             Err(error) => assert!(!works, "{cert_name:?}: {error}"),
         }
     }
+    serving.abort();
+}
+
+#[tokio::test]
+async fn the_https_latency_is_measured_through_a_proxy_where_the_environment_names_one() {
+    let (pin, port, serving) = relay_with_tls().await;
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let place = format!("http://{}", proxy.local_addr().unwrap());
+    let (heads, mut asked) = mpsc::unbounded_channel();
+    let proxying = tokio::spawn(async move {
+        loop {
+            let (mut client, _) = proxy.accept().await.unwrap();
+            heads.send(read_request(&mut client).await).unwrap();
+            let mut relay = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            // Ends when either hangs up, well or not.
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut relay).await;
+        }
+    });
+
+    let through = async || {
+        let proxies = Matcher::builder().https(place.as_str()).build();
+        ask_through(proxies, measure(&pin, port, false)).await
+    };
+    let told = in_time(through).await;
+
+    let News::Https { outcome, .. } = told else { panic!("{told:?}") };
+    assert_eq!(outcome.unwrap().1, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let head = asked.recv().await.unwrap();
+    assert!(head.starts_with(&format!("CONNECT relay.test:{port} HTTP/1.1\r\n")), "{head}");
+    proxying.abort();
     serving.abort();
 }
 

@@ -151,13 +151,22 @@ async fn a_path_that_falls_silent_goes_back_to_the_relay_within_seven_seconds() 
 
 #[tokio::test]
 async fn an_address_that_goes_takes_its_paths_back_to_the_relay_at_once() {
+    is_back_at_the_relay_after(async |ada| ada.readdress(&["192.0.2.7/24"]).await).await;
+}
+
+#[tokio::test]
+async fn an_address_that_stays_without_a_carrier_takes_its_paths_back_to_the_relay_at_once() {
+    is_back_at_the_relay_after(async |ada| ada.pull_the_cable(&["10.0.0.1/24", "192.0.2.7/24"]).await).await;
+}
+
+async fn is_back_at_the_relay_after(change: impl AsyncFnOnce(&Agent)) {
     let pair = Pair::new().await;
     let relay = pair.endpoint().unwrap();
     pair.ether.begin_handshake(at(1), pair.bobs_key).await;
     pair.until_endpoint("direct", at(2)).await;
 
     pair.ether.forbid_direct(true);
-    pair.ada.readdress(&["192.0.2.7/24"]).await;
+    change(&pair.ada).await;
     let took = tenths(pair.until_endpoint("back at the relay", relay)).await;
 
     assert!(took < 30, "{took} tenths of a second");

@@ -1,5 +1,6 @@
 //! An agent on a model kernel, and what tests need to look at it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,10 +9,10 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use warren::agent::local_api::{self, Operators};
-use warren::agent::{Core, Network, Parts, Settings, StateDir, StateFile, clock, run};
+use warren::agent::{Core, Network, Networks, Parts, Settings, StateDir, StateFile, clock, run};
 use warren::cli::Client;
 use warren::plan::{Change, Figures, Kernel, KernelError, ModelKernel, Observed, Step};
-use warren::types::{MachinePrivate, NodePrivate, NodePublic};
+use warren::types::{IpNet, MachinePrivate, NodePrivate, NodePublic};
 use warren::wire::control::{MapResponse, Node, UserProfile, match_all};
 use warren::wire::local::{BackendState, Prefs, Status};
 
@@ -78,6 +79,11 @@ impl Kernel for SharedKernel {
     }
 }
 
+fn reachable_at(addresses: &[&str]) -> Networks {
+    let all: BTreeSet<IpNet> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    Networks { live: all.clone(), all }
+}
+
 /// A running agent.
 pub struct Agent {
     pub dir: PathBuf,
@@ -86,7 +92,7 @@ pub struct Agent {
     pub client: Client,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
-    networks: mpsc::Sender<std::collections::BTreeSet<warren::types::IpNet>>,
+    networks: mpsc::Sender<Networks>,
 }
 
 impl Agent {
@@ -112,7 +118,7 @@ impl Agent {
         let state = StateDir::open(&dir).unwrap();
         let core = Core::load(settings, &state, clock::now()).unwrap();
         let (networks_in, networks) = mpsc::channel(1);
-        networks_in.send([address.parse().unwrap()].into()).await.unwrap();
+        networks_in.send(reachable_at(&[address])).await.unwrap();
         let (stop, stopped) = oneshot::channel();
         let parts = Parts {
             core,
@@ -132,8 +138,13 @@ impl Agent {
 
     /// The host has these addresses from here on.
     pub async fn readdress(&self, addresses: &[&str]) {
-        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        self.networks.send(addresses).await.unwrap();
+        self.networks.send(reachable_at(addresses)).await.unwrap();
+    }
+
+    /// The host keeps these addresses, and only the interface of the last one has a carrier.
+    pub async fn pull_the_cable(&self, addresses: &[&str]) {
+        let live = reachable_at(&addresses[addresses.len() - 1..]).live;
+        self.networks.send(Networks { live, ..reachable_at(addresses) }).await.unwrap();
     }
 
     /// Ends the agent as SIGTERM does.

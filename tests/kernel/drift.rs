@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use warren::linux::{LinuxKernel, LocalNetwork};
+use warren::linux::{LinuxKernel, LocalAddress, LocalNetwork};
 use warren::plan::{Kernel, own};
 
 use crate::common::*;
@@ -95,6 +95,18 @@ fn local_addresses_are_those_that_others_may_use_and_their_changes_are_told() {
         let found: Vec<_> = found.iter().map(|local| (local.address.to_string(), local.interface.as_str())).collect();
         let expected = [("192.0.2.7/24".to_owned(), "lan"), ("2001:db8::7/64".to_owned(), "lan")];
         assert_eq!(found, expected);
+
+        sh("ip link add wire type veth peer name far && ip addr add 198.51.100.7/24 dev wire && ip link set wire up");
+        for (far, is_plugged) in [("down", false), ("up", true), ("down", false)] {
+            sh(&format!("ip link set far {far}"));
+            let plugged = async {
+                let is_wire = |local: &&LocalAddress| local.interface == "wire";
+                while network.addresses().await.unwrap().iter().find(is_wire).unwrap().has_carrier != is_plugged {
+                    network.changed().await.unwrap();
+                }
+            };
+            tokio::time::timeout(PATIENCE, plugged).await.expect(far);
+        }
 
         while tokio::time::timeout(QUIET, network.changed()).await.is_ok() {}
         sh("ip link set warren0 mtu 1300");

@@ -85,9 +85,9 @@ impl Host {
                 let observed = self.kernel.observe().await;
                 self.reconciler.handle_observed(observed, Instant::now());
             }
-            Some(Action::Apply(step)) => {
-                let result = self.kernel.apply(&step).await;
-                self.reconciler.handle_step(result, Instant::now());
+            Some(Action::Apply(steps)) => {
+                let results = self.kernel.apply_run(&steps).await;
+                self.reconciler.handle_steps(results, Instant::now());
             }
             None => {
                 let timeout = self.reconciler.poll_timeout().map(tokio::time::Instant::from_std);

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "one reading of the clock is the origin of simulated time")]
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
@@ -11,6 +12,7 @@ use warren::plan::{
     Action, Desired, Event, KernelError, ModelKernel, ObservedFirewall, ObservedLink, Reconciler, RouteTarget, Step,
     diff,
 };
+use warren::types::NodePublic;
 
 use crate::world::{Command, World, command, public_key, small_world, world};
 
@@ -85,14 +87,15 @@ impl Host {
         match &action {
             None => {}
             Some(Action::Observe) => self.reconciler.handle_observed(Ok(self.kernel.state.clone()), self.now),
-            Some(Action::Apply(step)) => {
-                let result = match self.refused.contains(&step.to_string()) {
+            Some(Action::Apply(steps)) => {
+                let carry_out = |step: &Step| match self.refused.contains(&step.to_string()) {
                     true => Err(KernelError { operation: step.to_string(), reason: "refused".to_owned() }),
                     false => self.kernel.carry_out(step),
                 };
-                self.applied.push(step.clone());
-                let changed = result.is_ok();
-                self.reconciler.handle_step(result, self.now);
+                let results: Vec<_> = steps.iter().map(carry_out).collect();
+                self.applied.extend(steps.iter().cloned());
+                let changed = results.iter().any(Result::is_ok);
+                self.reconciler.handle_steps(results, self.now);
                 if changed {
                     // The kernel tells of our own changes as of anybody's.
                     self.reconciler.handle_changed(self.now);
@@ -194,6 +197,30 @@ fn a_peer_that_the_kernel_refuses_does_not_stop_the_others() {
     host.refused.clear();
     host.run(Duration::from_secs(61));
     assert_eq!((host.left_to_do().as_str(), host.troubles().len()), ("", 0));
+}
+
+#[test]
+fn ten_thousand_peers_are_a_few_actions_and_one_that_is_refused_is_named() {
+    let mut wish = small_world().wish();
+    let peers = &mut wish.device.as_mut().unwrap().peers;
+    peers.extend((0..10_000_u32).map(|number| {
+        // No two look alike where only the first few characters are shown.
+        let bytes: [u8; 4] = number.wrapping_mul(0x9e37_79b9).to_be_bytes();
+        (NodePublic::from_bytes(bytes.repeat(8).try_into().unwrap()), Arc::default())
+    }));
+    let mut host = Host::new(&wish);
+    let plan = diff(&wish, &host.kernel.state).steps;
+    let adds: Vec<String> = plan.iter().filter(|s| matches!(s, Step::AddPeer { .. })).map(Step::to_string).collect();
+    let refused = adds[700].clone();
+    host.refused.insert(refused.clone());
+
+    host.reconciler.handle_timeout(host.now);
+    let actions = std::iter::from_fn(|| host.act().then_some(())).count();
+
+    assert!(actions < 60, "{actions} actions");
+    assert_eq!(host.applied, plan, "in the plan's order, and none is left out");
+    assert_eq!(host.kernel.state.device.as_ref().unwrap().peers.len(), wish.device.unwrap().peers.len() - 1);
+    assert!(host.troubles()[0].starts_with(&format!("could not {refused}: ")), "{:?}", host.troubles());
 }
 
 #[test]

@@ -104,6 +104,15 @@ pub enum Effect {
     Echo(u64, IpAddr),
 }
 
+/// The host's own addresses outside the overlay, each with the length of its on-link prefix.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks {
+    /// All of them: what the overlay must never swallow.
+    pub all: BTreeSet<IpNet>,
+    /// Those whose interface has a carrier: where packets come and go at this moment.
+    pub live: BTreeSet<IpNet>,
+}
+
 /// The state of the agent.
 pub struct Core {
     settings: Settings,
@@ -125,7 +134,7 @@ pub struct Core {
     looked_at_network: bool,
     pings: Pings,
     /// The host's own addresses; there is no wish before they are known.
-    networks: Option<BTreeSet<IpNet>>,
+    networks: Option<Networks>,
     planner: Planner,
     reconciler: Reconciler,
     health: Health,
@@ -234,9 +243,9 @@ impl Core {
         }
     }
 
-    /// A step was carried out, or failed.
-    pub fn handle_step(&mut self, result: Result<(), KernelError>, now: Now) {
-        self.reconciler.handle_step(result, now.tick);
+    /// Steps were carried out, or failed.
+    pub fn handle_steps(&mut self, results: Vec<Result<(), KernelError>>, now: Now) {
+        self.reconciler.handle_steps(results, now.tick);
     }
 
     /// Something in the kernel may have changed.
@@ -342,6 +351,7 @@ impl Core {
             self.pings.poll_timeout(),
             self.facts_at,
             self.health.poll_timeout(),
+            self.watchers.poll_timeout(),
             self.saves.poll_timeout(),
         ]
         .into_iter()
@@ -381,6 +391,11 @@ impl Core {
             self.told_state = state;
             tracing::info!("state: {state}");
             self.watchers.tell(&Notify { state: Some(state.number()), ..Notify::default() });
+        }
+        let moved = self.watchers.take_moved(now.tick);
+        if !moved.is_empty() {
+            let paths = moved.iter().filter_map(|key| self.peer_path(key, now)).collect();
+            self.watchers.tell(&Notify { paths, ..Notify::default() });
         }
         if self.health.take_changed() {
             self.watchers.tell(&Notify { health: Some(self.health.state()), ..Notify::default() });

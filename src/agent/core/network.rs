@@ -1,12 +1,11 @@
 //! What this host knows of its own network: where it can be reached, its home relay, and what stands in the way.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Core, Effect, Now, Stale};
+use super::{Core, Effect, Networks, Now, Stale};
 use crate::agent::local_api::Answer;
 use crate::agent::relay_pump::RegionState;
 use crate::path::netcheck::{Event, News};
@@ -21,14 +20,14 @@ const GATHER: Duration = Duration::from_millis(300);
 const LOOK: Duration = Duration::from_secs(15);
 
 impl Core {
-    /// The host's own addresses, each with the length of its on-link prefix.
-    pub fn handle_networks(&mut self, networks: BTreeSet<IpNet>, now: Now) {
+    /// The host's own addresses are these. One without a carrier is as good as gone for every path over it.
+    pub fn handle_networks(&mut self, networks: Networks, now: Now) {
         let before = self.networks.replace(networks);
         let Some(networks) = self.networks.as_ref().filter(|_| before != self.networks) else { return };
         self.stale = Stale { paths: true, wish: true, facts: true };
-        self.netcheck.handle_links(networks, now.tick);
+        self.netcheck.handle_links(&networks.live, now.tick);
         let Some(before) = before else { return };
-        let lost: Vec<IpNet> = before.difference(networks).copied().collect();
+        let lost: Vec<IpNet> = before.live.difference(&networks.live).copied().collect();
         if !lost.is_empty() {
             self.book.handle_links_lost(&lost, now.tick);
         }

@@ -72,7 +72,7 @@ impl Core {
             self.stale = Stale { paths: true, wish: true, ..self.stale };
         }
         self.netcheck.handle_switched(self.may_look_at_network(now), now.tick);
-        let Some(networks) = self.networks.clone() else { return };
+        let Some(live) = self.networks.as_ref().map(|networks| networks.live.clone()) else { return };
         if !std::mem::take(&mut self.stale.paths) {
             return;
         }
@@ -82,7 +82,7 @@ impl Core {
         let advertised = self.netmap.peers().flat_map(|peer| peer.routes.iter().copied());
         let advertised: Vec<IpNet> = advertised.chain(self.prefs.advertise_routes.iter().copied()).collect();
         self.netcheck.handle_advertised(advertised.clone());
-        let ground = Ground::new(networks.into_iter().collect(), advertised);
+        let ground = Ground::new(live.into_iter().collect(), advertised);
         let mut loopbacks = Loopbacks::new(self.settings.relay_port);
         let peers: Vec<PeerInfo<'_>> =
             self.netmap.peers().filter(|_| is_open).map(|peer| info(peer, loopbacks.of(peer))).collect();
@@ -100,6 +100,7 @@ impl Core {
             match event {
                 Event::PathChanged { peer } => {
                     self.tell_pump(&peer);
+                    self.watchers.note_moved(peer, now.tick);
                     self.stale.wish = true;
                 }
                 Event::PingDone { id, answer, .. } => self.handle_pong(id, answer),

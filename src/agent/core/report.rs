@@ -12,7 +12,7 @@ use crate::path::{SESSION, Way};
 use crate::plan::ObservedPeer;
 use crate::types::{IpNet, NodePublic, is_default_route};
 use crate::wire::control::Node;
-use crate::wire::local::{AgentStatus, BackendState, PeerStatus, Status, TailnetStatus};
+use crate::wire::local::{AgentStatus, BackendState, PeerPath, PeerStatus, Status, TailnetStatus};
 
 impl Core {
     /// The state of this node, with or without its peers, as JSON.
@@ -52,6 +52,13 @@ impl Core {
         self.netmap.told_peers().map(move |node| (node.key, self.peer(node, now)))
     }
 
+    /// How one peer is reached.
+    pub(super) fn peer_path(&self, key: &NodePublic, now: Now) -> Option<PeerPath> {
+        let peer = self.peer(&self.netmap.peer_by_key(key)?.node, now);
+        let PeerStatus { id, node_id, public_key, cur_addr, relay, active, .. } = peer;
+        Some(PeerPath { id, node_id, public_key, cur_addr, relay, active })
+    }
+
     fn agent_status(&self, now: Now) -> AgentStatus {
         let online = self.login.online;
         let map_time = if online { Some(now.wall) } else { self.confirmed };
@@ -89,7 +96,8 @@ impl Core {
             Way::Direct { endpoint, .. } => peer.cur_addr = endpoint.to_string(),
             Way::Relay { .. } => {}
             Way::None => {
-                let endpoint = seen.endpoint.filter(|_| peer.active);
+                // The loopback stands for a relay.
+                let endpoint = seen.endpoint.filter(|endpoint| !endpoint.ip().is_loopback());
                 peer.cur_addr = endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default();
             }
         }

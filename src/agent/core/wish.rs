@@ -8,7 +8,7 @@ use crate::wire::local::Severity;
 impl Core {
     /// Computes the wish anew where something it is made of has changed.
     pub(super) fn renew_wish(&mut self, now: Now) {
-        let Some(networks) = self.networks.clone() else { return };
+        let Some(networks) = self.networks.as_ref().map(|networks| networks.all.clone()) else { return };
         if !std::mem::take(&mut self.stale.wish) {
             return;
         }

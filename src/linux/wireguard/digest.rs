@@ -19,6 +19,8 @@ const PEER_MOVES_BY_ITSELF: [u16; 4] = [4, 6, 7, 8];
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::linux) struct Digest {
     value: u64,
+    /// How many peers were read; one that is split counts for as many.
+    peers: u64,
     /// What to ask the kernel; only a digest that is about to be sent has it.
     question: Option<WireguardMessage>,
 }
@@ -28,12 +30,18 @@ impl Digest {
     /// the next begins: that moves with the size of what is left out.
     pub(super) fn append(&mut self, next: Self) {
         self.value = self.value.wrapping_add(next.value);
+        self.peers += next.peers;
+    }
+
+    /// How many peers were read.
+    pub(in crate::linux) fn peers(&self) -> u64 {
+        self.peers
     }
 }
 
 impl From<WireguardMessage> for Digest {
     fn from(question: WireguardMessage) -> Self {
-        Self { value: 0, question: Some(question) }
+        Self { question: Some(question), ..Self::default() }
     }
 }
 
@@ -66,6 +74,7 @@ impl Emitable for Digest {
 impl ParseableParametrized<[u8], GenlHeader> for Digest {
     fn parse_with_param(bytes: &[u8], _: GenlHeader) -> Result<Self, DecodeError> {
         let mut value: u64 = 0;
+        let mut peers = 0;
         for attribute in NlasIterator::new(bytes) {
             let attribute = attribute?;
             if attribute.kind() & NLA_TYPE_MASK != DEVICE_PEERS {
@@ -83,9 +92,10 @@ impl ParseableParametrized<[u8], GenlHeader> for Digest {
                     }
                 }
                 value = value.wrapping_add(hasher.finish());
+                peers += 1;
             }
         }
-        Ok(Self { value, question: None })
+        Ok(Self { value, peers, question: None })
     }
 }
 

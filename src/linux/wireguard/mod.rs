@@ -9,8 +9,8 @@
 mod digest;
 mod peers;
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt;
@@ -20,12 +20,12 @@ use netlink_packet_core::{
     ParseableParametrized,
 };
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
-use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd, WireguardMessage};
+use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd, WireguardMessage, WireguardPeer};
 use nix::errno::Errno;
 use tokio::task::JoinSet;
 use wireguard_control::{Backend, DeviceUpdate, InterfaceName, Key};
 
-use crate::plan::{ObservedDevice, Peer, own};
+use crate::plan::{ObservedDevice, Step, own};
 use crate::types::{IpNet, NodePrivate, NodePublic};
 
 use super::netlink::{DUMP_ATTEMPTS, is_errno};
@@ -82,28 +82,24 @@ impl WireguardSocket {
         self.dump(Digest::default, |digest: &mut Digest, part: Digest| digest.append(part)).await
     }
 
-    /// Adds a peer whole.
-    pub(super) async fn add_peer(&self, key: &NodePublic, peer: &Peer) -> io::Result<()> {
-        self.send(peers::add(key, peer)).await
+    /// Carries out a step about a peer; one about anything else is nothing.
+    pub(super) async fn apply(&self, step: &Step) -> io::Result<()> {
+        match step {
+            Step::RemoveAllowedIps { key, allowed_ips, .. } => self.remove_allowed_ips(key, allowed_ips).await,
+            step => self.send(parts(step)).await,
+        }
     }
 
-    /// Gives a present peer more allowed IPs.
-    pub(super) async fn add_allowed_ips<'a>(
-        &self,
-        key: &NodePublic,
-        allowed_ips: impl IntoIterator<Item = &'a IpNet>,
-    ) -> io::Result<()> {
-        self.send(peers::add_allowed_ips(key, allowed_ips)).await
+    /// Carries out steps about peers in few messages. Where that fails, the first ones were carried out, and nobody
+    /// says how many. None may take allowed IPs away.
+    pub(super) async fn apply_all(&self, steps: &[Step]) -> io::Result<()> {
+        self.send(steps.iter().flat_map(parts)).await
     }
 
     /// Takes allowed IPs from a present peer; those that stay are never without a peer.
-    pub(super) async fn remove_allowed_ips<'a>(
-        &self,
-        key: &NodePublic,
-        allowed_ips: impl IntoIterator<Item = &'a IpNet> + Clone,
-    ) -> io::Result<()> {
+    async fn remove_allowed_ips(&self, key: &NodePublic, allowed_ips: &BTreeSet<IpNet>) -> io::Result<()> {
         if self.removes_single_ips.load(Ordering::Relaxed) {
-            match self.send(peers::remove_allowed_ips(key, allowed_ips.clone())).await {
+            match self.send(peers::remove_allowed_ips(key, allowed_ips)).await {
                 Err(error) if is_errno(&error, Errno::EINVAL) => {
                     self.removes_single_ips.store(false, Ordering::Relaxed);
                 }
@@ -113,20 +109,8 @@ impl WireguardSocket {
         self.send(peers::throw_away(allowed_ips)).await
     }
 
-    pub(super) async fn set_endpoint(&self, key: &NodePublic, endpoint: SocketAddr) -> io::Result<()> {
-        self.send(peers::set_endpoint(key, endpoint)).await
-    }
-
-    pub(super) async fn set_keepalive(&self, key: &NodePublic, seconds: u16) -> io::Result<()> {
-        self.send(peers::set_keepalive(key, seconds)).await
-    }
-
-    pub(super) async fn remove_peer(&self, key: &NodePublic) -> io::Result<()> {
-        self.send(peers::remove(key)).await
-    }
-
-    async fn send(&self, messages: Vec<WireguardMessage>) -> io::Result<()> {
-        for message in messages {
+    async fn send(&self, parts: impl IntoIterator<Item = WireguardPeer>) -> io::Result<()> {
+        for message in peers::messages(parts) {
             let mut request = NetlinkMessage::from(GenlMessage::from_payload(message));
             request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
             let mut answers = self.handle.clone().request(request).await.map_err(into_io)?;
@@ -181,6 +165,18 @@ impl WireguardSocket {
             }
         }
         Err(io::Error::other("the device kept changing while it was read"))
+    }
+}
+
+/// What a step says of its peer.
+fn parts(step: &Step) -> Vec<WireguardPeer> {
+    match step {
+        Step::AddPeer { key, peer } => peers::add(key, peer),
+        Step::AddAllowedIps { key, allowed_ips } => peers::add_allowed_ips(key, allowed_ips),
+        Step::SetEndpoint { key, endpoint } => peers::set_endpoint(key, *endpoint),
+        Step::SetKeepalive { key, seconds } => peers::set_keepalive(key, *seconds),
+        Step::RemovePeer(key) => peers::remove(key),
+        _ => Vec::new(),
     }
 }
 

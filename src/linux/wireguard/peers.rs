@@ -1,11 +1,13 @@
 //! Peers as messages, and messages as peers.
 //!
-//! A message names a peer and at most [`IPS_PER_MESSAGE`] of its allowed IPs; what is longer goes on in
-//! the next, and nothing here ever replaces a list, so the split needs no care. Only [`add`] may bring a
-//! peer into being: everything else changes a peer that is there, and is nothing where it is not.
+//! A change is said in *parts*: each names a peer and at most [`IPS_PER_PART`] of its allowed IPs; what is longer goes
+//! on in the next, and nothing here ever replaces a list, so the split needs no care. [`messages`] packs the parts of
+//! any number of changes: the kernel takes them one after the other and stops at the first that it refuses. Only
+//! [`add`] may bring a peer into being: everything else changes a peer that is there, and is nothing where it is not.
 
 use std::net::SocketAddr;
 
+use netlink_packet_core::Emitable;
 use netlink_packet_wireguard::{
     WireguardAddressFamily, WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAllowedIpFlags, WireguardAttribute,
     WireguardCmd, WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
@@ -14,21 +16,42 @@ use netlink_packet_wireguard::{
 use crate::plan::{EndpointWish, ObservedDevice, ObservedPeer, Peer, own};
 use crate::types::{IpNet, NodePrivate, NodePublic, Timestamp};
 
-/// The most allowed IPs in one message: about 24 KB of the 64 KB that a netlink attribute can hold.
-const IPS_PER_MESSAGE: usize = 500;
+/// The most allowed IPs in one part: about 24 KB.
+const IPS_PER_PART: usize = 500;
+/// The most bytes of parts in one message, some 200 ordinary peers: a netlink attribute holds at most 64 KiB.
+const PARTS_BYTES: usize = 32 << 10;
 
 /// A peer nobody holds the private key of: on its way out it takes the allowed IPs along that it was given.
 const THROW_AWAY: NodePublic = NodePublic::from_bytes(*b"warren throws allowed IPs away!!");
 
+/// As few messages as these parts fit in, in the same order.
+pub(super) fn messages(parts: impl IntoIterator<Item = WireguardPeer>) -> Vec<WireguardMessage> {
+    let mut messages = Vec::new();
+    let (mut peers, mut bytes) = (Vec::new(), 0);
+    for part in parts {
+        let more = part.buffer_len();
+        if bytes + more > PARTS_BYTES && !peers.is_empty() {
+            messages.push(message(std::mem::take(&mut peers)));
+            bytes = 0;
+        }
+        bytes += more;
+        peers.push(part);
+    }
+    if !peers.is_empty() {
+        messages.push(message(peers));
+    }
+    messages
+}
+
 /// Adds a peer whole.
-pub(super) fn add(key: &NodePublic, peer: &Peer) -> Vec<WireguardMessage> {
+pub(super) fn add(key: &NodePublic, peer: &Peer) -> Vec<WireguardPeer> {
     let mut attributes = vec![WireguardPeerAttribute::PersistentKeepalive(peer.keepalive)];
     if let EndpointWish::Initial(endpoint) | EndpointWish::Move(endpoint) = peer.endpoint {
         attributes.push(WireguardPeerAttribute::Endpoint(endpoint));
     }
     let mut chunks = chunks(&peer.allowed_ips, None).into_iter();
     attributes.extend(chunks.next().map(WireguardPeerAttribute::AllowedIps));
-    let first = message(key, WireguardPeerFlags::empty(), attributes);
+    let first = part(key, WireguardPeerFlags::empty(), attributes);
     let rest = chunks.map(|chunk| update(key, WireguardPeerAttribute::AllowedIps(chunk)));
     std::iter::once(first).chain(rest).collect()
 }
@@ -37,7 +60,7 @@ pub(super) fn add(key: &NodePublic, peer: &Peer) -> Vec<WireguardMessage> {
 pub(super) fn add_allowed_ips<'a>(
     key: &NodePublic,
     allowed_ips: impl IntoIterator<Item = &'a IpNet>,
-) -> Vec<WireguardMessage> {
+) -> Vec<WireguardPeer> {
     let chunks = chunks(allowed_ips, None).into_iter();
     chunks.map(|chunk| update(key, WireguardPeerAttribute::AllowedIps(chunk))).collect()
 }
@@ -46,7 +69,7 @@ pub(super) fn add_allowed_ips<'a>(
 pub(super) fn remove_allowed_ips<'a>(
     key: &NodePublic,
     allowed_ips: impl IntoIterator<Item = &'a IpNet>,
-) -> Vec<WireguardMessage> {
+) -> Vec<WireguardPeer> {
     let chunks = chunks(allowed_ips, Some(WireguardAllowedIpFlags::RemoveMe)).into_iter();
     chunks.map(|chunk| update(key, WireguardPeerAttribute::AllowedIps(chunk))).collect()
 }
@@ -55,31 +78,31 @@ pub(super) fn remove_allowed_ips<'a>(
 ///
 /// Giving an allowed IP away takes it from its owner without touching the others, so those that stay have
 /// no gap. Should the second half be lost, the stranger is found and removed like any other.
-pub(super) fn throw_away<'a>(allowed_ips: impl IntoIterator<Item = &'a IpNet>) -> Vec<WireguardMessage> {
-    let mut messages: Vec<_> = chunks(allowed_ips, None)
+pub(super) fn throw_away<'a>(allowed_ips: impl IntoIterator<Item = &'a IpNet>) -> Vec<WireguardPeer> {
+    let mut parts: Vec<_> = chunks(allowed_ips, None)
         .into_iter()
         .map(|chunk| {
             let attributes = vec![WireguardPeerAttribute::AllowedIps(chunk)];
-            message(&THROW_AWAY, WireguardPeerFlags::empty(), attributes)
+            part(&THROW_AWAY, WireguardPeerFlags::empty(), attributes)
         })
         .collect();
-    messages.extend(remove(&THROW_AWAY));
-    messages
+    parts.extend(remove(&THROW_AWAY));
+    parts
 }
 
 /// Moves a present peer's endpoint.
-pub(super) fn set_endpoint(key: &NodePublic, endpoint: SocketAddr) -> Vec<WireguardMessage> {
+pub(super) fn set_endpoint(key: &NodePublic, endpoint: SocketAddr) -> Vec<WireguardPeer> {
     vec![update(key, WireguardPeerAttribute::Endpoint(endpoint))]
 }
 
 /// Sets a present peer's keep-alive interval.
-pub(super) fn set_keepalive(key: &NodePublic, seconds: u16) -> Vec<WireguardMessage> {
+pub(super) fn set_keepalive(key: &NodePublic, seconds: u16) -> Vec<WireguardPeer> {
     vec![update(key, WireguardPeerAttribute::PersistentKeepalive(seconds))]
 }
 
 /// Removes a peer.
-pub(super) fn remove(key: &NodePublic) -> Vec<WireguardMessage> {
-    vec![message(key, WireguardPeerFlags::RemoveMe | WireguardPeerFlags::UpdateOnly, Vec::new())]
+pub(super) fn remove(key: &NodePublic) -> Vec<WireguardPeer> {
+    vec![part(key, WireguardPeerFlags::RemoveMe | WireguardPeerFlags::UpdateOnly, Vec::new())]
 }
 
 /// Adds one message of a dump to the device. A peer too long for one message goes on in the next, so
@@ -142,7 +165,7 @@ fn chunks<'a>(
     flags: Option<WireguardAllowedIpFlags>,
 ) -> Vec<Vec<WireguardAllowedIp>> {
     let ips: Vec<_> = allowed_ips.into_iter().map(|ip| write_ip(ip, flags)).collect();
-    ips.chunks(IPS_PER_MESSAGE).map(<[_]>::to_vec).collect()
+    ips.chunks(IPS_PER_PART).map(<[_]>::to_vec).collect()
 }
 
 fn write_ip(ip: &IpNet, flags: Option<WireguardAllowedIpFlags>) -> WireguardAllowedIp {
@@ -159,26 +182,25 @@ fn write_ip(ip: &IpNet, flags: Option<WireguardAllowedIpFlags>) -> WireguardAllo
     WireguardAllowedIp(attributes)
 }
 
-fn update(key: &NodePublic, attribute: WireguardPeerAttribute) -> WireguardMessage {
-    message(key, WireguardPeerFlags::UpdateOnly, vec![attribute])
+fn update(key: &NodePublic, attribute: WireguardPeerAttribute) -> WireguardPeer {
+    part(key, WireguardPeerFlags::UpdateOnly, vec![attribute])
 }
 
-fn message(key: &NodePublic, flags: WireguardPeerFlags, more: Vec<WireguardPeerAttribute>) -> WireguardMessage {
+fn part(key: &NodePublic, flags: WireguardPeerFlags, more: Vec<WireguardPeerAttribute>) -> WireguardPeer {
     let mut attributes = vec![WireguardPeerAttribute::PublicKey(*key.as_bytes()), WireguardPeerAttribute::Flags(flags)];
     attributes.extend(more);
+    WireguardPeer(attributes)
+}
+
+fn message(peers: Vec<WireguardPeer>) -> WireguardMessage {
     WireguardMessage {
         cmd: WireguardCmd::SetDevice,
-        attributes: vec![
-            WireguardAttribute::IfName(own::LINK.to_owned()),
-            WireguardAttribute::Peers(vec![WireguardPeer(attributes)]),
-        ],
+        attributes: vec![WireguardAttribute::IfName(own::LINK.to_owned()), WireguardAttribute::Peers(peers)],
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use netlink_packet_core::Emitable;
-
     use super::*;
 
     fn key(number: u8) -> NodePublic {
@@ -214,13 +236,30 @@ mod tests {
     fn a_peer_with_many_allowed_ips_is_split_and_no_message_outgrows_an_attribute() {
         let peer = Peer { allowed_ips: many_ips(1_234).into_iter().collect(), ..Peer::default() };
 
-        let messages = add(&key(1), &peer);
+        let parts = add(&key(1), &peer);
 
-        assert_eq!(messages.len(), 3);
-        assert!(messages.iter().all(|message| message.buffer_len() < usize::from(u16::MAX) / 2));
-        let flags: Vec<_> = messages.iter().map(|message| flags_of(&peers_of(message)[0])).collect();
+        let flags: Vec<_> = parts.iter().map(flags_of).collect();
         let update_only = WireguardPeerFlags::UpdateOnly;
         assert_eq!(flags, [WireguardPeerFlags::empty(), update_only, update_only]);
+        let messages = messages(parts);
+        assert_eq!(messages.len(), 2, "the last part is short enough to go with the one before");
+        assert!(messages.iter().all(|message| message.buffer_len() < usize::from(u16::MAX) * 3 / 4));
+    }
+
+    #[test]
+    fn many_peers_go_in_few_messages_that_keep_their_order() {
+        let peer = Peer { allowed_ips: many_ips(2).into_iter().collect(), ..Peer::default() };
+        let scattered = |number: u16| NodePublic::from_bytes([number.to_be_bytes(); 16].concat().try_into().unwrap());
+        let keys: Vec<NodePublic> = (0..1_000).map(scattered).collect();
+
+        let messages = messages(keys.iter().flat_map(|key| add(key, &peer)));
+
+        assert!((3..=6).contains(&messages.len()), "{}", messages.len());
+        assert!(messages.iter().all(|message| message.buffer_len() < PARTS_BYTES + 64));
+        let named: Vec<_> = messages.iter().flat_map(peers_of).map(|part| part.0[0].clone()).collect();
+        let in_order: Vec<_> = keys.iter().map(|key| WireguardPeerAttribute::PublicKey(*key.as_bytes())).collect();
+        assert_eq!(named, in_order);
+        assert!(super::messages([]).is_empty());
     }
 
     #[test]
@@ -228,7 +267,7 @@ mod tests {
         let peer = Peer { allowed_ips: many_ips(1_234).into_iter().collect(), keepalive: 25, ..Peer::default() };
         let mut device = ObservedDevice::default();
 
-        for message in add(&key(1), &peer) {
+        for message in messages(add(&key(1), &peer)) {
             read(&mut device, message);
         }
 
@@ -249,28 +288,27 @@ mod tests {
             remove(&key(1)),
         ];
 
-        for message in changes.iter().flatten() {
-            assert!(flags_of(&peers_of(message)[0]).contains(WireguardPeerFlags::UpdateOnly), "{message:?}");
+        for part in changes.iter().flatten() {
+            assert!(flags_of(part).contains(WireguardPeerFlags::UpdateOnly), "{part:?}");
         }
     }
 
     #[test]
     fn nothing_ever_replaces_a_list() {
         let peer = Peer { allowed_ips: many_ips(2).into_iter().collect(), ..Peer::default() };
-        for message in add(&key(1), &peer).iter().chain(&throw_away(&peer.allowed_ips)) {
+        let parts: Vec<_> = add(&key(1), &peer).into_iter().chain(throw_away(&peer.allowed_ips)).collect();
+        assert!(!parts.iter().any(|part| flags_of(part).contains(WireguardPeerFlags::ReplaceAllowedIps)));
+        for message in messages(parts) {
             assert!(message.attributes.iter().all(|attribute| !matches!(attribute, WireguardAttribute::Flags(_))));
-            let peer = &peers_of(message)[0];
-            assert!(!flags_of(peer).contains(WireguardPeerFlags::ReplaceAllowedIps));
         }
     }
 
     #[test]
-    fn the_throw_away_peer_goes_with_the_last_message() {
-        let messages = throw_away(&many_ips(600));
+    fn the_throw_away_peer_goes_with_the_last_part() {
+        let parts = throw_away(&many_ips(600));
 
-        assert_eq!(messages.len(), 3);
-        let last = &peers_of(&messages[2])[0];
-        assert!(flags_of(last).contains(WireguardPeerFlags::RemoveMe));
-        assert_eq!(last.0[0], WireguardPeerAttribute::PublicKey(*THROW_AWAY.as_bytes()));
+        assert_eq!(parts.len(), 3);
+        assert!(flags_of(&parts[2]).contains(WireguardPeerFlags::RemoveMe));
+        assert_eq!(parts[2].0[0], WireguardPeerAttribute::PublicKey(*THROW_AWAY.as_bytes()));
     }
 }

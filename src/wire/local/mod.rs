@@ -18,7 +18,7 @@ mod status;
 
 pub use acl::{AclReply, AclRule, DeniedCount, WhyQuestion, WhyReply};
 pub use netcheck::{NetcheckRegion, NetcheckReport};
-pub use notify::{HealthState, HealthWarning, Mask, Notify, StartOptions};
+pub use notify::{HealthState, HealthWarning, Mask, Notify, PeerPath, StartOptions};
 pub use own::{HealthEntry, HealthReply, PlanReply, Severity, VersionReply};
 pub use ping::{PingKind, PingReply};
 pub use prefs::{AppConnector, AutoUpdate, MaskedPrefs, Prefs, PrefsError};

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{BackendState, Prefs, Status};
-use crate::types::NodeId;
+use crate::types::{NodeId, NodePublic, StableNodeId};
 use crate::wire::control::Node;
 
 /// What a watcher asks for, as bits of a number.
@@ -61,6 +61,26 @@ pub struct Notify {
     pub browse_to_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthState>,
+    /// Peers that are reached another way than before.
+    #[serde(rename = "WarrenPaths", skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<PeerPath>,
+}
+
+/// How a peer is reached: the part of its status that changes while the map stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct PeerPath {
+    #[serde(rename = "ID")]
+    pub id: StableNodeId,
+    #[serde(rename = "NodeID")]
+    pub node_id: NodeId,
+    pub public_key: NodePublic,
+    /// Where its packets go; empty where that is a relay, or nowhere.
+    pub cur_addr: String,
+    /// The code of the relay region where it listens.
+    pub relay: String,
+    /// Whether there was traffic of late.
+    pub active: bool,
 }
 
 /// Present when a login has just succeeded; holds nothing.
