@@ -19,6 +19,11 @@ pub struct FirewallFlags {
     /// Let the networks that this host carries open connections to peers, and not only answer them
     #[arg(long, env = "WARREN_ALLOW_LAN_TO_OVERLAY")]
     pub allow_lan_to_overlay: bool,
+
+    /// Let other programs change and flush our nftables table also where the kernel could keep them off (Linux 6.9):
+    /// for hosts that save and load their whole ruleset
+    #[arg(long, env = "WARREN_SHARE_TABLE")]
+    pub share_table: bool,
 }
 
 impl FirewallFlags {

@@ -39,6 +39,8 @@ async fn agent(config: &Config) -> Result<(), StartError> {
     network::report(&mut core, missing, clock::wall());
     let socket = local_api::bind(&config.socket)
         .map_err(|reason| StartError::Socket { path: config.socket.display().to_string(), reason })?;
+    let kernel = LinuxKernel::new()?;
+    let kernel = if config.firewall.share_table { kernel.share_table() } else { kernel };
     let (stopper, stop) = oneshot::channel();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(async move {
@@ -53,7 +55,7 @@ async fn agent(config: &Config) -> Result<(), StartError> {
     let parts = Parts {
         core,
         dir,
-        kernel: LinuxKernel::new()?,
+        kernel,
         networks: pipes::networks(LocalNetwork::new()?),
         network,
         socket,

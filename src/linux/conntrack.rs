@@ -1,7 +1,8 @@
 //! The kernel's table of known flows: those of peers that a judge forbids, found and deleted.
 //!
 //! A dump brings the whole table in datagrams of some hundred entries; each is judged as it comes and only what is
-//! forbidden is kept, so neither memory nor any single turn of the runtime grows with the table. Deletion names the
+//! forbidden is kept, so neither memory nor any single turn of the runtime grows with the table. Deletions are sent by
+//! the hundred, and only failures are answered: reading an answer to each would take longer than they do. Each names the
 //! opening tuple as the kernel wrote it together with the entry's number, so a new flow of the same tuple is never
 //! meant. (linux/netfilter/nfnetlink_conntrack.h, nf_conntrack_common.h)
 
@@ -9,15 +10,16 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::BytesMut;
-use netlink_packet_core::{NLA_TYPE_MASK, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer};
+use netlink_packet_core::{NLA_TYPE_MASK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer};
 use netlink_packet_core::{NlaBuffer, NlasIterator};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::errno::Errno;
+use nix::libc;
 
 use crate::plan::{FlowJudge, Packet, Protocol};
 
-use super::netlink::{DUMP_ATTEMPTS, is_errno};
+use super::netlink::{DUMP_ATTEMPTS, code, is_errno, messages};
 
 /// `IPCTNL_MSG_CT_NEW`, `_GET` and `_DELETE` of `NFNL_SUBSYS_CTNETLINK`.
 const NEW: u16 = 1 << 8;
@@ -55,10 +57,10 @@ const NETLINK_HEADER: usize = 16;
 const NETFILTER_HEADER: usize = 4;
 /// The kernel dumps into buffers of at most 32 KiB.
 const DATAGRAM: usize = 64 << 10;
-/// Deletions sent at once: their answers fit the smallest receive buffer.
-const BATCH: usize = 64;
-/// Forbidden flows found in one go, at some 150 bytes each. The rest is found in the next.
-const FOUND: usize = 16_384;
+/// Deletions sent at once: they fit the smallest send buffer.
+const BATCH: usize = 512;
+/// Forbidden flows found in one go, at some 200 bytes each. The rest is found in the next.
+const FOUND: usize = 131_072;
 
 /// A flow that is to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +84,8 @@ impl Conntrack {
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
         socket.socket_mut().bind_auto()?;
+        // Failures come without the request that they are about.
+        socket.socket_ref().set_cap_ack(true)?;
         Ok(Self { socket, sequence: 0 })
     }
 
@@ -102,20 +106,21 @@ impl Conntrack {
     pub(super) async fn delete(&mut self, flows: &[Flow]) -> io::Result<()> {
         for batch in flows.chunks(BATCH) {
             let mut messages = Vec::new();
-            let first = self.sequence.wrapping_add(1);
             for flow in batch {
                 self.sequence = self.sequence.wrapping_add(1);
-                messages.extend(message(DELETE, NLM_F_ACK, self.sequence, flow.family, &flow.name));
+                push_message(&mut messages, DELETE, 0, self.sequence, flow.family, &flow.name);
             }
             self.send(&messages).await?;
-            self.read_answers(first, batch.len()).await?;
+            self.read_failures()?;
         }
         Ok(())
     }
 
     async fn request(&mut self, kind: u16, flags: u16, family: u8, attributes: &[u8]) -> io::Result<u32> {
         self.sequence = self.sequence.wrapping_add(1);
-        self.send(&message(kind, flags, self.sequence, family, attributes)).await?;
+        let mut message = Vec::new();
+        push_message(&mut message, kind, flags, self.sequence, family, attributes);
+        self.send(&message).await?;
         Ok(self.sequence)
     }
 
@@ -139,22 +144,27 @@ impl Conntrack {
         }
     }
 
-    async fn read_answers(&mut self, first: u32, count: usize) -> io::Result<()> {
-        let mut missing = count;
+    /// What went wrong with the deletions that were sent. The kernel says it within the request, and nothing of those
+    /// that it carried out.
+    fn read_failures(&mut self) -> io::Result<()> {
+        let mut datagram = BytesMut::with_capacity(DATAGRAM);
         let mut result = Ok(());
-        while missing > 0 {
-            let datagram = self.receive().await?;
+        loop {
+            datagram.clear();
+            match self.socket.socket_ref().recv(&mut datagram, libc::MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return result,
+                // Some were lost: the next look at all flows tells.
+                Err(error) if is_errno(&error, Errno::ENOBUFS) => continue,
+                Err(error) => return Err(error),
+            }
             for message in messages(&datagram).filter(|message| message.message_type() == ERROR) {
-                if (message.sequence_number().wrapping_sub(first) as usize) < count {
-                    missing = missing.saturating_sub(1);
-                    match code(message.payload()) {
-                        Err(error) if !is_errno(&error, Errno::ENOENT) => result = Err(error),
-                        _ => {}
-                    }
+                match code(message.payload()) {
+                    Err(error) if !is_errno(&error, Errno::ENOENT) => result = Err(error),
+                    _ => {}
                 }
             }
         }
-        result
     }
 
     async fn receive(&mut self) -> io::Result<BytesMut> {
@@ -164,42 +174,25 @@ impl Conntrack {
     }
 }
 
-fn message(kind: u16, flags: u16, sequence: u32, family: u8, attributes: &[u8]) -> Vec<u8> {
-    let length = NETLINK_HEADER + NETFILTER_HEADER + attributes.len();
-    let mut bytes = vec![0; NETLINK_HEADER + NETFILTER_HEADER];
-    bytes[NETLINK_HEADER] = family;
+fn push_message(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, family: u8, attributes: &[u8]) {
+    let begin = bytes.len();
+    bytes.resize(begin + NETLINK_HEADER + NETFILTER_HEADER, 0);
+    bytes[begin + NETLINK_HEADER] = family;
     bytes.extend(attributes);
-    let mut header = NetlinkBuffer::new(&mut bytes);
+    let length = bytes.len() - begin;
+    let mut header = NetlinkBuffer::new(&mut bytes[begin..]);
     // A request names one flow, in some hundred bytes.
     header.set_length(u32::try_from(length).unwrap_or_default());
     header.set_message_type(kind);
     header.set_flags(NLM_F_REQUEST | flags);
     header.set_sequence_number(sequence);
-    bytes
-}
-
-fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
-    let mut rest = datagram;
-    std::iter::from_fn(move || {
-        let message = NetlinkBuffer::new_checked(rest).ok()?;
-        let length = (message.length() as usize).next_multiple_of(4);
-        rest = rest.get(length.max(NETLINK_HEADER)..).unwrap_or_default();
-        Some(message)
-    })
-}
-
-/// The result that the first four bytes of an answer say.
-fn code(payload: &[u8]) -> io::Result<()> {
-    let code = payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-    if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(()) }
 }
 
 /// The flow, where it is forbidden. One that another led to is judged by that one.
 fn read_flow(payload: &[u8], judge: &FlowJudge) -> Option<Flow> {
     let family = *payload.first()?;
     let attributes = payload.get(NETFILTER_HEADER..)?;
-    let (mut opening, mut master, mut name) = (None, None, Vec::new());
-    let mut is_expected = false;
+    let (mut opening, mut master, mut is_expected) = (None, None, false);
     for attribute in NlasIterator::new(attributes).flatten() {
         match attribute.kind() & NLA_TYPE_MASK {
             TUPLE_ORIG => opening = read_tuple(attribute.value()),
@@ -208,16 +201,23 @@ fn read_flow(payload: &[u8], judge: &FlowJudge) -> Option<Flow> {
                 is_expected =
                     attribute.value().first_chunk().map(|bits| u32::from_be_bytes(*bits) & EXPECTED) == Some(EXPECTED)
             }
-            ID | ZONE => {}
-            _ => continue,
-        }
-        if matches!(attribute.kind() & NLA_TYPE_MASK, TUPLE_ORIG | ID | ZONE) {
-            push_attribute(&mut name, &attribute);
+            _ => {}
         }
     }
     let (opening, source_port) = opening?;
     let judged = if is_expected { master.unwrap_or((opening, source_port)).0 } else { opening };
-    judge.forbids(&judged).then_some(Flow { opening, source_port, family, name })
+    judge.forbids(&judged).then(|| Flow { opening, source_port, family, name: read_name(attributes) })
+}
+
+/// The attributes that name the entry, as the kernel wrote them.
+fn read_name(attributes: &[u8]) -> Vec<u8> {
+    let mut name = Vec::new();
+    for attribute in NlasIterator::new(attributes).flatten() {
+        if matches!(attribute.kind() & NLA_TYPE_MASK, TUPLE_ORIG | ID | ZONE) {
+            push_attribute(&mut name, &attribute);
+        }
+    }
+    name
 }
 
 fn push_attribute(bytes: &mut Vec<u8>, attribute: &NlaBuffer<&[u8]>) {

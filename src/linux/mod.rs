@@ -4,7 +4,7 @@
 //! says when to look again. It decides nothing, and trusts its memory only where the kernel vouches for it:
 //! the number of our link from the last look, and our nftables table while its generation stands. Sockets
 //! belong to the network namespace of the thread that opens them. An ordinary user needs `CAP_NET_ADMIN`,
-//! ambient, so that the `nft` program inherits it.
+//! ambient, so that the `nft` program, which reads rules back, inherits it.
 
 mod conntrack;
 mod echo;
@@ -30,7 +30,7 @@ use crate::plan::{Change, Figures, FlowJudge, Kernel, KernelError, Observed, Ste
 use self::conntrack::Conntrack;
 use self::monitor::Monitor;
 use self::netlink::RouteSocket;
-use self::nftables::Nftables;
+use self::nftables::{Ended, Nftables};
 use self::wireguard::WireguardSocket;
 
 pub use self::echo::{EchoToken, echo};
@@ -39,6 +39,9 @@ pub use self::local::{LocalAddress, LocalNetwork};
 
 /// How often all known flows are looked through for those to end. Each round ends thousands, and new ones cannot come.
 const CUT_ROUNDS: usize = 256;
+
+/// Ended flows that are remembered in one transaction: where there is no room for all, none of them is.
+const ENDED_AT_ONCE: usize = 8_192;
 
 /// The kernel of this host, in the network namespace of the thread that opened it.
 pub struct LinuxKernel {
@@ -60,6 +63,12 @@ impl LinuxKernel {
         let nftables = Nftables::open().during("open an nftables socket")?;
         let conntrack = Conntrack::open().during("open a connection tracking socket")?;
         Ok(Self { route, wireguard, nftables, conntrack, monitor, link: None })
+    }
+
+    /// Leaves our nftables table open to other programs also where the kernel would keep them off.
+    pub fn share_table(mut self) -> Self {
+        self.nftables.share();
+        self
     }
 }
 
@@ -90,10 +99,10 @@ impl Kernel for LinuxKernel {
 
     async fn apply(&mut self, step: &Step) -> Result<(), KernelError> {
         match step {
-            Step::ReplaceFirewall(firewall) => nftables::replace(firewall).await,
-            Step::UpdateFirewall { from, to } => nftables::update(from, to).await,
+            Step::ReplaceFirewall(firewall) => self.nftables.replace(firewall).await,
+            Step::UpdateFirewall { from, to } => self.nftables.update(from, to).await,
             Step::CutFlows(judge) => self.cut_flows(judge).await,
-            Step::DeleteFirewall => nftables::delete().await,
+            Step::DeleteFirewall => self.nftables.delete().await,
             Step::RemoveStrange(text) => self.remove_strange(text).await,
             Step::AddRoute(route) => {
                 let added = route::add(&self.route, route, self.link);
@@ -134,7 +143,7 @@ impl Kernel for LinuxKernel {
     }
 
     async fn figures(&mut self) -> Result<Figures, KernelError> {
-        nftables::figures().await
+        self.nftables.figures().await
     }
 
     /// May be dropped at any time.
@@ -167,13 +176,18 @@ impl LinuxKernel {
         for _ in 0..CUT_ROUNDS {
             let flows = attempt(OPERATION, self.conntrack.forbidden(judge)).await?;
             if flows.is_empty() {
-                return nftables::note_judged().await;
+                return self.nftables.note_judged().await;
             }
-            for flows in flows.chunks(nftables::ENDED_AT_ONCE) {
-                let remembered = flows.iter().map(|flow| (&flow.opening, flow.source_port));
-                is_full = is_full || !nftables::remember_ended(remembered).await?;
+            for flows in flows.chunks(ENDED_AT_ONCE) {
+                if !is_full {
+                    let ended = flows.iter().map(|flow| Ended { opening: flow.opening, source_port: flow.source_port });
+                    is_full = !self.nftables.remember_ended(ended.collect()).await?;
+                }
             }
             attempt(OPERATION, self.conntrack.delete(&flows)).await?;
+            if is_full {
+                tracing::warn!("more connections were ended than can be remembered: a server may open some again");
+            }
             tracing::info!(count = flows.len(), "ended connections that the firewall does not admit");
         }
         Err(failure(OPERATION, format!("there are still some after {CUT_ROUNDS} rounds")))

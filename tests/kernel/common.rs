@@ -89,6 +89,17 @@ pub(crate) async fn apply(kernel: &mut LinuxKernel, steps: impl IntoIterator<Ite
     }
 }
 
+/// A kernel whose table others may change, so that tests can be those others.
+pub(crate) fn sharing() -> LinuxKernel {
+    LinuxKernel::new().unwrap().share_table()
+}
+
+/// How many times longer things may take here: software that plays a processor is at least so much slower.
+pub(crate) fn slowness() -> u32 {
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    if processor.contains("QEMU") || processor.contains("TCG") { 20 } else { 1 }
+}
+
 /// What is there now; it must be readable.
 pub(crate) async fn observe(kernel: &mut LinuxKernel) -> Observed {
     kernel.observe().await.unwrap()

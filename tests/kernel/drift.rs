@@ -18,7 +18,7 @@ async fn settle(kernel: &mut LinuxKernel) {
 #[test]
 fn whatever_goes_missing_is_noticed_and_put_back() {
     in_namespace(Needs::WireGuard, || async {
-        let mut kernel = LinuxKernel::new().unwrap();
+        let mut kernel = sharing();
         let wish = wish();
         converge(&mut kernel, &wish).await;
         let table = own::ROUTE_TABLE;

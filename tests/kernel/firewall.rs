@@ -92,7 +92,7 @@ fn any_table_becomes_any_other_by_its_differences() {
 #[test]
 fn counters_survive_an_update_of_the_elements() {
     in_namespace(Needs::Namespace, || async {
-        let mut kernel = LinuxKernel::new().unwrap();
+        let mut kernel = sharing();
         let from = Arc::new(firewall());
         apply(&mut kernel, [Step::ReplaceFirewall(from.clone())]).await;
         // The loopback dressed up as our link would need WireGuard; a counter can be made to count by hand.
@@ -121,7 +121,7 @@ fn counters_survive_an_update_of_the_elements() {
 #[test]
 fn whatever_somebody_changes_in_the_table_is_seen() {
     in_namespace(Needs::Namespace, || async {
-        let mut kernel = LinuxKernel::new().unwrap();
+        let mut kernel = sharing();
         let wish = Arc::new(firewall());
         for change in [
             "nft insert rule inet warren overlay accept",

@@ -30,7 +30,7 @@ const ALLOWED: &str = "100.64.0.3";
 const LAN_HOST: &str = "10.7.0.2";
 const PORT: u16 = 80;
 
-/// Within this time of a change nothing of a forbidden flow may pass any more.
+/// Within this time of a change nothing of a forbidden flow may pass any more, on a real processor.
 const DEAD: Duration = Duration::from_secs(1);
 /// What is not answered within this time is not answered at all.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -53,7 +53,7 @@ fn a_revoked_flow_ends_within_a_second_and_an_allowed_one_beside_it_loses_nothin
         net.set(&mut kernel, &[ALLOWED]).await;
         let took = changed.elapsed();
 
-        assert!(took < DEAD, "{took:?}");
+        assert!(took < DEAD * slowness(), "{took:?}");
         println!("from the change to the last flow cut: {took:?}");
         assert!(!revoked.iter_mut().any(tcp_echoes));
         assert!(!revoked_udp.iter().any(udp_echoes));
@@ -146,7 +146,7 @@ fn a_flow_into_the_network_we_carry_is_cut_as_well() {
 fn a_flow_that_began_while_the_table_was_gone_is_cut_when_it_is_back() {
     in_namespace(Needs::Namespace, || async {
         let net = Network::build();
-        let mut kernel = LinuxKernel::new().unwrap();
+        let mut kernel = sharing();
         net.set(&mut kernel, &[ALLOWED]).await;
         let _echo = Echo::start(net.us());
         // Something else keeps connection tracking at work.

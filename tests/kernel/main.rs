@@ -14,6 +14,7 @@ mod flows;
 mod foreign;
 mod gateway;
 mod neighbour;
+mod owned;
 mod packets;
 mod paths;
 #[allow(dead_code, reason = "the relay's own tests use the rest")]

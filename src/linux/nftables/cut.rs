@@ -9,9 +9,9 @@
 use nftables::expr::{Expression, MetaKey};
 use nftables::stmt::{Reject, RejectType, Statement};
 
-use crate::plan::{Packet, own};
+use crate::plan::own;
 
-use super::object::{Command, CutSet, ElementList, Elements, Object, Set};
+use super::object::{Command, CutSet, ElementList, Elements, Ended, Object, Set};
 use super::table::{DENIED_REVOKED, Family, concat, count, counter, equals, meta, payload, reference, rule};
 
 /// Judges packets from peers that nothing admits.
@@ -24,9 +24,9 @@ pub(super) const JUDGED: &str = "flows_judged";
 
 /// Seconds for which an ended flow is remembered: as long as a TCP sender goes on trying (`tcp_retries2`).
 const REMEMBERED: u64 = 15 * 60;
-/// Ended flows of one family that are remembered. Every look at the table lists them, which takes `nft` a quarter of a
-/// second for so many; and of more flows that end at once, few have a server that speaks before it is spoken to.
-const MOST: u64 = 16_384;
+/// Ended flows of one family that are remembered: as many as a kernel knows of all kinds unless it is told to know more
+/// (`nf_conntrack_max`), so more cannot end at once. One takes some 130 bytes, and only while it is remembered.
+const MOST: u64 = 262_144;
 
 /// The set of ended flows: our address and port, the peer's address and port, the protocol.
 pub(super) fn set(family: Family) -> Object {
@@ -57,19 +57,14 @@ pub(super) fn rules() -> Vec<Object> {
     rules
 }
 
-/// Remembers flows as ended; each is the packet that opened it and the port that it came from.
-pub(super) fn remember<'a>(flows: impl Iterator<Item = (&'a Packet, u16)> + Clone) -> Vec<Command> {
+/// Remembers flows as ended.
+pub(super) fn remember(flows: &[Ended]) -> Vec<Command> {
     let of_family = |family: Family| {
-        let flows = flows.clone().filter(move |(opening, _)| Family::of(opening.source) == family);
-        let elem: Vec<serde_json::Value> = flows.map(|(opening, source_port)| element(opening, source_port)).collect();
-        (!elem.is_empty()).then(|| {
-            Command::Add(Object::Element(Elements {
-                family: "inet".to_owned(),
-                table: own::NFT_TABLE.to_owned(),
-                name: name(family),
-                elem: ElementList::Tuples(elem),
-            }))
-        })
+        let flows = flows.iter().filter(|ended| Family::of(ended.opening.source) == family);
+        let elem: Vec<Ended> = flows.copied().collect();
+        let is_any = !elem.is_empty();
+        let elements = Elements { name: name(family), elem: ElementList::Ended(elem) };
+        is_any.then(|| Command::Add(Object::Element(elements)))
     };
     Family::BOTH.into_iter().filter_map(of_family).collect()
 }
@@ -87,11 +82,6 @@ pub(super) fn unjudge() -> [Command; 2] {
 
 fn name(family: Family) -> String {
     format!("cut{}", family.digit())
-}
-
-fn element(opening: &Packet, source_port: u16) -> serde_json::Value {
-    let Packet { source, destination, protocol, port } = opening;
-    serde_json::json!({ "concat": [destination, port, source, source_port, protocol.0] })
 }
 
 fn ended(family: Family, transport: &'static str, [a, b, c, d]: [&'static str; 4]) -> Statement<'static> {

@@ -28,7 +28,7 @@ const STATE_NEW: u64 = 8;
 
 /// The obstacles on this host for a table like ours.
 pub(super) async fn obstacles(firewall: &Firewall) -> Vec<Obstacle> {
-    let Ok(listing) = run::run(&["list", "chains"], Vec::new()).await else { return Vec::new() };
+    let Ok(listing) = run::run(&["list", "chains"]).await else { return Vec::new() };
     let samples = samples(firewall);
     let mut chains = Chains::default();
     let mut found = Vec::new();
@@ -167,7 +167,7 @@ impl Chains {
             if self.rules.contains_key(&key) || self.rules.len() >= LISTED || !is_name(&name) {
                 continue;
             }
-            let listing = run::run(&["list", "chain", &base.family, &base.table, &name], Vec::new()).await;
+            let listing = run::run(&["list", "chain", &base.family, &base.table, &name]).await;
             let rules = rules_of(&listing.unwrap_or_default());
             wanted.extend(rules.iter().flat_map(targets));
             self.rules.insert(key, rules);

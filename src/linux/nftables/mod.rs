@@ -1,34 +1,49 @@
 //! The one nftables table that is ours.
 //!
-//! The `nft` program carries it in and out as JSON; `table` says what it looks like, `read` knows it again,
-//! `update` changes it by what differs. Every change is one transaction: no packet meets half a policy.
+//! `table` says what it looks like in the words of `nft -j`, `update` changes it by what differs, `lower` and `batch`
+//! make one netlink transaction of that: no packet meets half a policy. It is sent on one socket for as long as we
+//! live, which owns the table where the kernel has that (`socket`). A table is read back by `nft` and its large sets
+//! from the kernel itself (`elements`); `read` knows it again.
 
+mod attributes;
+mod batch;
 mod chains;
 mod cut;
+mod elements;
 mod foreign;
 mod generation;
+mod instruction;
+mod lower;
 mod object;
 mod probes;
 mod read;
 mod run;
+mod socket;
 mod table;
 #[cfg(test)]
 mod tests;
 mod update;
 
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::plan::{Figures, Firewall, KernelError, ObservedFirewall, Obstacle, Packet, own};
+use crate::plan::{Figures, Firewall, KernelError, ObservedFirewall, Obstacle, own};
 
+use self::elements::Contents;
 use self::generation::Generation;
-use self::object::{Command, Document};
+use self::object::Command;
 use self::run::NftError;
+use self::socket::{NftSocket, Refusal, Standing};
 
-/// Reads our table, and no more often than it can have changed.
+pub(super) use self::object::Ended;
+
+/// Reads our table, no more often than it can have changed, and changes it.
 pub(super) struct Nftables {
+    socket: Arc<Mutex<NftSocket>>,
     generation: Generation,
     /// The last listing, and the generation it is of.
     last: Option<(u32, Seen)>,
@@ -40,12 +55,21 @@ pub(super) struct Nftables {
 /// How often other programs' chains are looked at, at most: some change theirs all the time.
 const OBSTACLES_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How often a listing is taken that others' changes keep making old.
+const LIST_ATTEMPTS: u32 = 3;
+
 /// Our table, and whether every flow that it accepts as known was judged by it.
 pub(super) type Seen = (ObservedFirewall, bool);
 
 impl Nftables {
     pub(super) fn open() -> io::Result<Self> {
-        Ok(Self { generation: Generation::open()?, last: None, obstacles: Vec::new(), looked: None })
+        let socket = Arc::new(Mutex::new(NftSocket::open()?));
+        Ok(Self { socket, generation: Generation::open()?, last: None, obstacles: Vec::new(), looked: None })
+    }
+
+    /// Owns no table, though the kernel might allow it.
+    pub(super) fn share(&mut self) {
+        self.socket().share();
     }
 
     /// What other programs' chains would drop of ours. Looked at again when the ruleset has changed, and only while our
@@ -60,8 +84,18 @@ impl Nftables {
         self.obstacles.clone()
     }
 
-    /// What the kernel holds.
+    /// What the kernel holds. A table that a predecessor left without an owner becomes ours.
     pub(super) async fn observe(&mut self) -> Result<Seen, KernelError> {
+        match self.standing()? {
+            Standing::Absent => return Ok((ObservedFirewall::Absent, false)),
+            Standing::Dormant => return Ok((ObservedFirewall::Altered("it is switched off".to_owned()), false)),
+            Standing::Orphan if self.socket().may_claim() => {
+                if let Err(refusal) = self.socket().claim() {
+                    tracing::warn!(?refusal, "taking over nftables table inet {}", own::NFT_TABLE);
+                }
+            }
+            Standing::Free | Standing::Orphan | Standing::Ours | Standing::Owned(_) => {}
+        }
         // Asked before the listing is taken: a change meanwhile makes the listing old, never new.
         let generation = self.generation.current();
         if let (Some(generation), Some((of, last))) = (generation, &self.last)
@@ -69,82 +103,128 @@ impl Nftables {
         {
             return Ok(last.clone());
         }
-        let found = list().await?;
+        let found = self.list().await?;
         self.last = generation.map(|generation| (generation, found.clone()));
         Ok(found)
     }
-}
 
-/// Puts this table in place of whatever is there.
-pub(super) async fn replace(firewall: &Firewall) -> Result<(), KernelError> {
-    apply("replace", update::replace(firewall)).await
-}
+    /// Puts this table in place of whatever is there.
+    pub(super) async fn replace(&mut self, firewall: &Arc<Firewall>) -> Result<(), KernelError> {
+        self.try_ownership().await;
+        let firewall = Arc::clone(firewall);
+        self.apply(move || update::replace(&firewall)).await.map_err(|refusal| failed("replace", refusal))
+    }
 
-/// Turns one table into the other.
-pub(super) async fn update(from: &Firewall, to: &Firewall) -> Result<(), KernelError> {
-    let commands = update::update(from, to);
-    if commands.is_empty() { Ok(()) } else { apply("update", commands).await }
-}
+    /// Turns one table into the other.
+    pub(super) async fn update(&mut self, from: &Arc<Firewall>, to: &Arc<Firewall>) -> Result<(), KernelError> {
+        let (from, to) = (Arc::clone(from), Arc::clone(to));
+        self.apply(move || update::update(&from, &to)).await.map_err(|refusal| failed("update", refusal))
+    }
 
-/// Deletes the table.
-pub(super) async fn delete() -> Result<(), KernelError> {
-    apply("delete", update::delete()).await
-}
+    /// Deletes the table.
+    pub(super) async fn delete(&mut self) -> Result<(), KernelError> {
+        self.apply(update::delete).await.map_err(|refusal| failed("delete", refusal))
+    }
 
-/// What `nft` calls ENFILE, the kernel's answer where a set has as many elements as it may.
-const FULL: &str = "Too many open files in system";
+    /// Remembers flows as ended, so that nothing of theirs passes any more. Says no where there is room for no more of
+    /// them.
+    pub(super) async fn remember_ended(&mut self, flows: Vec<Ended>) -> Result<bool, KernelError> {
+        match self.apply(move || cut::remember(&flows)).await {
+            Ok(()) => Ok(true),
+            Err(Refusal::Full) => Ok(false),
+            Err(refusal) => Err(failed("add ended connections to", refusal)),
+        }
+    }
 
-/// Flows that can be remembered in one go: with many more, the kernel's answer does not fit its buffer.
-pub(super) const ENDED_AT_ONCE: usize = 2_048;
+    /// Notes that every flow that the table accepts as known was judged by it.
+    pub(super) async fn note_judged(&mut self) -> Result<(), KernelError> {
+        self.apply(cut::note_judged).await.map_err(|refusal| failed("note the judged connections in", refusal))
+    }
 
-/// Remembers flows as ended, so that nothing of theirs passes any more; each is the packet that opened it and the port
-/// that it came from. Says no where there is room for no more of them.
-pub(super) async fn remember_ended<'a>(
-    flows: impl Iterator<Item = (&'a Packet, u16)> + Clone,
-) -> Result<bool, KernelError> {
-    match apply("add ended connections to", cut::remember(flows)).await {
-        Ok(()) => Ok(true),
-        Err(error) if error.reason.contains(FULL) => Ok(false),
-        Err(error) => Err(error),
+    /// The table as it is, with its counters.
+    pub(super) async fn figures(&mut self) -> Result<Figures, KernelError> {
+        let (firewall, _) = self.list().await?;
+        let listing = match run::run(&["list", "counters", "table", "inet", own::NFT_TABLE]).await {
+            Ok(listing) => listing,
+            Err(NftError::Absent) => return Ok(Figures { firewall, ..Figures::default() }),
+            Err(NftError::Failed(reason)) => return Err(error("list the counters of", reason)),
+        };
+        read::read_counters(firewall, &listing).map_err(|reason| error("read the counters of", reason))
+    }
+
+    /// The table, by `nft`, and its sets from the kernel; once more where it was changed meanwhile.
+    async fn list(&mut self) -> Result<Seen, KernelError> {
+        let mut attempt = 1;
+        loop {
+            let before = self.generation.current();
+            let listing = match run::run(&["-t", "list", "table", "inet", own::NFT_TABLE]).await {
+                Ok(listing) => listing,
+                Err(NftError::Absent) => return Ok((ObservedFirewall::Absent, false)),
+                Err(NftError::Failed(reason)) => return Err(error("list", reason)),
+            };
+            let socket = Arc::clone(&self.socket);
+            let seen = blocking(move || Ok::<_, io::Error>(see(&listing, lock(&socket).contents()?))).await;
+            let seen = seen.map_err(|reason| error("list the sets of", reason.to_string()))?;
+            if before == self.generation.current() || attempt == LIST_ATTEMPTS {
+                return Ok(seen);
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Tries, once, whether a table can be owned: by the kernel, and so that this host's `nft` still reads it. Those
+    /// that are older than the flags may not.
+    async fn try_ownership(&mut self) {
+        if self.socket().is_trial_due() && self.socket().begin_trial() {
+            let is_readable = run::run(&["list", "table", "inet", socket::TRIAL]).await.is_ok();
+            self.socket().end_trial(is_readable);
+        }
+    }
+
+    fn standing(&self) -> Result<Standing, KernelError> {
+        self.socket().standing().map_err(|reason| error("look for", reason.to_string()))
+    }
+
+    fn socket(&self) -> MutexGuard<'_, NftSocket> {
+        lock(&self.socket)
+    }
+
+    async fn apply(&mut self, commands: impl FnOnce() -> Vec<Command> + Send + 'static) -> Result<(), Refusal> {
+        let socket = Arc::clone(&self.socket);
+        let work = move || {
+            let commands = commands();
+            if commands.is_empty() { Ok(()) } else { lock(&socket).commit(&commands) }
+        };
+        blocking(work).await
     }
 }
 
-/// Notes that every flow that the table accepts as known was judged by it.
-pub(super) async fn note_judged() -> Result<(), KernelError> {
-    apply("note the judged connections in", cut::note_judged()).await
-}
-
-/// The table as it is, with its counters.
-pub(super) async fn figures() -> Result<Figures, KernelError> {
-    let (firewall, _) = list().await?;
-    let listing = match run::run(&["list", "counters", "table", "inet", own::NFT_TABLE], Vec::new()).await {
-        Ok(listing) => listing,
-        Err(NftError::Absent(_)) => return Ok(Figures { firewall, ..Figures::default() }),
-        Err(NftError::Failed(reason)) => return Err(failed("list the counters of", reason)),
-    };
-    read::read_counters(firewall, &listing).map_err(|reason| failed("read the counters of", reason))
-}
-
-async fn list() -> Result<Seen, KernelError> {
-    match run::run(&["list", "table", "inet", own::NFT_TABLE], Vec::new()).await {
-        Ok(listing) => Ok(match read::read(&listing) {
-            Ok(listed) => (ObservedFirewall::Table(listed.firewall.into()), listed.flows_judged),
-            Err(difference) => (ObservedFirewall::Altered(difference), false),
-        }),
-        Err(NftError::Absent(_)) => Ok((ObservedFirewall::Absent, false)),
-        Err(NftError::Failed(reason)) => Err(failed("list", reason)),
+/// Runs what may take long on a thread for that: ten thousand elements take milliseconds, which probes would wait for.
+async fn blocking<T: Send + 'static, E: From<io::Error> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(io::Error::other(error).into()),
     }
 }
 
-async fn apply(verb: &str, nftables: Vec<Command>) -> Result<(), KernelError> {
-    let input =
-        serde_json::to_vec(&Document { nftables }).map_err(|error| failed(verb, format!("write it down: {error}")))?;
-    match run::run(&["-f", "-"], input).await {
-        Ok(_) => Ok(()),
-        Err(NftError::Absent(reason) | NftError::Failed(reason)) => Err(failed(verb, reason)),
+/// A socket is as good as before where its holder panicked.
+fn lock(socket: &Mutex<NftSocket>) -> MutexGuard<'_, NftSocket> {
+    socket.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn see(listing: &str, elements: Result<BTreeMap<&'static str, Contents>, String>) -> Seen {
+    match elements.and_then(|elements| read::read(listing, elements)) {
+        Ok(listed) => (ObservedFirewall::Table(listed.firewall.into()), listed.flows_judged),
+        Err(difference) => (ObservedFirewall::Altered(difference), false),
     }
 }
 
-fn failed(verb: &str, reason: String) -> KernelError {
+fn failed(verb: &str, refusal: Refusal) -> KernelError {
+    error(verb, refusal.to_string())
+}
+
+fn error(verb: &str, reason: String) -> KernelError {
     KernelError { operation: format!("{verb} nftables table inet {}", own::NFT_TABLE), reason }
 }

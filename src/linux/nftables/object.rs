@@ -1,4 +1,4 @@
-//! What `nft -j` reads and prints, as far as our own table needs it.
+//! Our own table in the words of `nft -j`: what a change is about, and what a listing says.
 //!
 //! The `nftables` crate has tables, chains and rules. Named verdict maps, address sets with many elements,
 //! and counters past 32 bits are ours.
@@ -9,17 +9,17 @@ use nftables::schema::{Chain, Rule, Table};
 use nftables::stmt::Statement;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::plan::Packet;
 use crate::types::IpNet;
 
-/// The whole of an input or a listing.
+/// The whole of a listing.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Document<T> {
     pub(super) nftables: Vec<T>,
 }
 
-/// One line of an input: a change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+/// A change.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Add(Object),
     Delete(Object),
@@ -37,7 +37,7 @@ pub(super) enum Object {
     Set(Set),
     Map(VerdictMap),
     Counter(Counter),
-    #[serde(skip_deserializing)]
+    #[serde(skip)]
     Element(Elements),
 }
 
@@ -113,21 +113,25 @@ pub(super) struct Counter {
 }
 
 /// Elements that come to a set or map, or leave it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Elements {
-    pub(super) family: String,
-    pub(super) table: String,
     pub(super) name: String,
     pub(super) elem: ElementList,
 }
 
-/// Elements of either kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
+/// Elements of each kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ElementList {
     Addresses(Vec<Address>),
     Verdicts(Vec<(Address, Verdict)>),
-    Tuples(Vec<serde_json::Value>),
+    Ended(Vec<Ended>),
+}
+
+/// A flow that was ended: the packet that opened it, and the port that it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::linux) struct Ended {
+    pub(in crate::linux) opening: Packet,
+    pub(in crate::linux) source_port: u16,
 }
 
 /// A single address, or a prefix.

@@ -15,7 +15,8 @@ use crate::plan::{
 };
 use crate::types::IpNet;
 
-use super::object::{AddressSet, Document, Object, Set, Verdict, VerdictMap};
+use super::elements::Contents;
+use super::object::{Address, AddressSet, Document, Object, Set, Verdict, VerdictMap};
 use super::{chains, cut, probes, table};
 
 /// What a listing says.
@@ -26,10 +27,14 @@ pub(super) struct Listed {
     pub(super) flows_judged: bool,
 }
 
-/// The firewall that the listing is, or why it is none of ours.
-pub(super) fn read(listing: &str) -> Result<Listed, String> {
-    let document: Document<Object> =
+/// The firewall that the listing is, or why it is none of ours. The listing names sets without their elements, which
+/// come beside it.
+pub(super) fn read(listing: &str, elements: BTreeMap<&str, Contents>) -> Result<Listed, String> {
+    let mut document: Document<Object> =
         serde_json::from_str(listing).map_err(|error| format!("an object we do not write: {error}"))?;
+    for (name, contents) in elements {
+        fill(&mut document.nftables, name, contents)?;
+    }
     let mut firewall = Firewall { options: read_options(&document.nftables), ..Firewall::default() };
     let mut flows_judged = false;
     let mut found = Shape::default();
@@ -49,6 +54,26 @@ pub(super) fn read(listing: &str) -> Result<Listed, String> {
         Some(difference) => Err(difference),
         None => Ok(Listed { firewall, flows_judged }),
     }
+}
+
+/// Puts elements into the set that they are of. Where there is none, that is seen in the comparison.
+fn fill(objects: &mut [Object], name: &str, contents: Contents) -> Result<(), String> {
+    for object in objects {
+        match object {
+            Object::Set(Set::Addresses(set)) if set.name == name => {
+                set.elem = contents.into_iter().map(|(address, _)| address).collect();
+                return Ok(());
+            }
+            Object::Map(map) if map.name == name => {
+                let leads = |(address, verdict): (Address, Option<Verdict>)| Some((address, verdict?));
+                let elements: Option<Vec<_>> = contents.into_iter().map(leads).collect();
+                map.elem = elements.ok_or_else(|| format!("map {name}: an element leads nowhere"))?;
+                return Ok(());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// What the operator chose, told by the rules that follow from it.

@@ -1,23 +1,22 @@
-//! The `nft` program as our child.
+//! The `nft` program as our child: it reads rules back for us, ours and other programs', and changes nothing.
 //!
-//! It reads its input from a pipe and inherits our capabilities (they must be ambient for an ordinary
-//! user). It is killed when it takes too long or when nobody waits for it any more, which leaves the
-//! kernel's tables whole: it commits everything at once or nothing.
+//! It inherits our capabilities (they must be ambient for an ordinary user). It is killed when it takes too long or
+//! when nobody waits for it any more.
 
 use std::io;
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use crate::types::Limit;
 
-/// Ten thousand peers take it half a second on an idle machine; a machine hundred times as slow still
-/// gets its answer, and a program that hangs is noticed.
+/// A thousand rules take it a tenth of a second on an idle machine; a machine hundred times as slow still gets its
+/// answer, and a program that hangs is noticed.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Ten thousand peers make a listing of 4 MB. More than this is nothing of ours, and an error before memory
-/// is spent on it.
+/// A thousand rules make a listing of some MB. More than this is nothing of ours, and an error before memory is spent
+/// on it.
 const OUTPUT: Limit = Limit::new("bytes of nft output", 64 << 20);
 /// Where the system keeps administrators' programs, whatever `PATH` we were started with.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -26,7 +25,7 @@ const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 #[derive(Debug)]
 pub(super) enum NftError {
     /// The table or another object is not there, or the kernel lacks a module; in the words of nft.
-    Absent(String),
+    Absent,
     /// Anything else, in words.
     Failed(String),
 }
@@ -40,15 +39,15 @@ impl From<io::Error> for NftError {
     }
 }
 
-/// Runs `nft -j -n` with these arguments and this input, and returns what it printed.
-pub(super) async fn run(arguments: &[&str], input: Vec<u8>) -> Result<String, NftError> {
-    match tokio::time::timeout(TIMEOUT, run_unbounded(arguments, input)).await {
+/// Runs `nft -j -n` with these arguments, and returns what it printed.
+pub(super) async fn run(arguments: &[&str]) -> Result<String, NftError> {
+    match tokio::time::timeout(TIMEOUT, run_unbounded(arguments)).await {
         Ok(result) => result,
         Err(_) => Err(NftError::Failed(format!("nft did not finish within {} s", TIMEOUT.as_secs()))),
     }
 }
 
-async fn run_unbounded(arguments: &[&str], input: Vec<u8>) -> Result<String, NftError> {
+async fn run_unbounded(arguments: &[&str]) -> Result<String, NftError> {
     let mut child = Command::new("nft")
         .args(["-j", "-n"])
         .args(arguments)
@@ -56,26 +55,19 @@ async fn run_unbounded(arguments: &[&str], input: Vec<u8>) -> Result<String, Nft
         .env("PATH", PATH)
         // Its error texts are looked at.
         .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
+        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-
-    let write = async move {
-        if let Some(mut stdin) = stdin {
-            // A child that ends early closes the pipe; its exit status tells why.
-            let _ = stdin.write_all(&input).await;
-        }
-    };
-    let (_, output, errors) = tokio::join!(write, read_bounded(stdout), read_bounded(stderr));
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (output, errors) = tokio::join!(read_bounded(stdout), read_bounded(stderr));
     let (output, errors) = (output?, errors?);
     let status = child.wait().await?;
     if status.success() {
         Ok(output)
     } else if errors.contains("No such file or directory") {
-        Err(NftError::Absent(summary(&errors, status)))
+        Err(NftError::Absent)
     } else {
         Err(NftError::Failed(summary(&errors, status)))
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::plan::{Firewall, own};
+use crate::plan::Firewall;
 
 use super::cut;
 use super::object::{Command, ElementList, Elements, Object};
@@ -76,14 +76,7 @@ fn elements<T: Clone + Ord>(
 ) -> Vec<Command> {
     let (old, new): (BTreeSet<T>, BTreeSet<T>) = (old.collect(), new.collect());
     let change = |elements: Vec<T>, command: fn(Object) -> Command| {
-        (!elements.is_empty()).then(|| {
-            command(Object::Element(Elements {
-                family: "inet".to_owned(),
-                table: own::NFT_TABLE.to_owned(),
-                name: name.clone(),
-                elem: list(elements),
-            }))
-        })
+        (!elements.is_empty()).then(|| command(Object::Element(Elements { name: name.clone(), elem: list(elements) })))
     };
     let gone = change(old.difference(&new).cloned().collect(), Command::Delete);
     let come = change(new.difference(&old).cloned().collect(), Command::Add);
