@@ -252,7 +252,9 @@ impl State {
                 node: record.id,
                 offered: record.said.routes.contains(&prefix),
                 approved: record.approved_routes.contains(&prefix) || member.shown.routes().contains(&prefix),
-                primary: member.shown.primary.contains(&prefix),
+                // Of exit nodes there is no first: each is used by those who choose it.
+                primary: member.shown.primary.contains(&prefix)
+                    || is_default_route(&prefix) && member.shown.routes().contains(&prefix),
             })
         })
     }

@@ -9,12 +9,18 @@ use super::record::{NodeRecord, UserRecord};
 use super::visibility::Sight;
 use crate::policy::Carried;
 use crate::types::{DiscoPublic, IpNet, NodeId, RegionId, Timestamp, UserId, is_default_route};
-use crate::wire::control::{Hostinfo, Login, Node, PeerChange, User, UserProfile};
+use crate::wire::control::{CapMap, Hostinfo, Login, Node, PeerChange, User, UserProfile};
 
 /// Whom tagged nodes belong to: the number that clients know for "no person".
 pub(super) const TAGGED: UserId = UserId(2_147_455_555);
 const TAGGED_NAME: &str = "tagged-devices";
 const TAGGED_DISPLAY: &str = "Tagged Devices";
+
+/// What every node may do with its own machine, whatever the policy: without these the official client refuses to
+/// run its SSH server, to send and take files, and to keep the routes an app connector learnt. What comes of them
+/// between machines is for the policy's rules to say. (`types/nodecap` in the official client.)
+const OWN_CAPABILITIES: &[&str] =
+    &["https://tailscale.com/cap/file-sharing", "https://tailscale.com/cap/ssh", "ssh-env-vars", "store-appc-routes"];
 
 /// Everything that a node's map entry is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,7 +151,9 @@ pub(super) fn myself(shown: &Shown, config: &Config) -> Node {
     let mut node = peer(shown, &Sight::default(), config);
     node.machine = shown.record.machine;
     node.hostinfo = Some(shown.record.hostinfo());
-    node.cap_map = serde_json::from_str(&shown.given.attributes).unwrap_or_default();
+    let ours = OWN_CAPABILITIES.iter().map(|capability| ((*capability).to_owned(), None));
+    let given: CapMap = serde_json::from_str(&shown.given.attributes).unwrap_or_default();
+    node.cap_map = ours.chain(given).collect();
     if !shown.expired {
         node.allowed_ips = Some(node.addresses.iter().chain(shown.routes()).copied().collect());
     }

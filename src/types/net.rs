@@ -10,6 +10,12 @@ pub const OVERLAY_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0)
 /// Where overlay IPv6 addresses come from: a unique local prefix (RFC 4193).
 pub const OVERLAY_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0), 48);
 
+/// What an exit node offers: everything, in both families.
+pub const EXIT_ROUTES: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+];
+
 /// Whether an address belongs to the overlay.
 pub fn in_overlay(address: IpAddr) -> bool {
     match address {

@@ -63,7 +63,7 @@ async fn routes_are_approved_and_unapproved_one_by_one() {
     node.join(&server.key(&[])).await;
     let mut request = machine.map_request(&[]);
     request.hostinfo.as_mut().unwrap().routable_ips =
-        ["10.1.0.0/16", "10.2.0.0/16"].map(|prefix| prefix.parse().unwrap()).to_vec();
+        ["10.1.0.0/16", "10.2.0.0/16", "0.0.0.0/0", "::/0"].map(|prefix| prefix.parse().unwrap()).to_vec();
     assert_eq!(node.post("/machine/map", &request).await.0, http::StatusCode::OK);
     let approved = |server: &Server| {
         let routes = server.json(&["route", "list"]);
@@ -74,6 +74,13 @@ async fn routes_are_approved_and_unapproved_one_by_one() {
     server.text(&["route", "approve", "gateway", "10.1.0.0/16", "10.2.0.0/16"]);
     assert_eq!(approved(&server), ["10.1.0.0/16", "10.2.0.0/16"]);
     server.text(&["route", "unapprove", "gateway", "10.1.0.0/16"]);
+    assert_eq!(approved(&server), ["10.2.0.0/16"]);
+    // Half an exit node is none.
+    let routes = server.json(&["route", "approve", "gateway", "0.0.0.0/0"]);
+    assert_eq!(approved(&server), ["0.0.0.0/0", "10.2.0.0/16", "::/0"]);
+    let exit = routes.as_array().unwrap().iter().find(|route| route["prefix"] == "::/0").unwrap();
+    assert_eq!(exit["primary"], true, "{exit}");
+    server.text(&["route", "unapprove", "gateway", "::/0"]);
     assert_eq!(approved(&server), ["10.2.0.0/16"]);
 }
 

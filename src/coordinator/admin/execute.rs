@@ -11,7 +11,7 @@ use crate::policy::Role;
 use crate::registry::{
     self, KeyId, KeyRecord, NewKey, NodeRecord, PendingCode, Refusal, RefusalKind, State, Tag, UserName, UserRecord,
 };
-use crate::types::{HostLabel, NodeId, Timestamp, UserId};
+use crate::types::{EXIT_ROUTES, HostLabel, IpNet, NodeId, Timestamp, UserId, is_default_route};
 use crate::wire::control::Hostinfo;
 
 impl From<Refusal> for Refused {
@@ -163,6 +163,7 @@ async fn route<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestam
         Request::RouteUnapprove { node, prefixes } => (node, prefixes, false),
         _ => return Ok(Reply::Routes(routes(ledger.state(), |_| true))),
     };
+    let prefixes = with_whole_exits(prefixes);
     let changed = ledger.try_run(now, |state| {
         let node = state.find_node(&node)?.record;
         let mut approved = node.approved_routes.clone();
@@ -175,6 +176,15 @@ async fn route<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestam
     });
     let id = changed.await?.id;
     Ok(Reply::Routes(routes(ledger.state(), |node| node == id)))
+}
+
+/// An exit node is one for both families: clients offer no other to their users.
+fn with_whole_exits(mut prefixes: Vec<IpNet>) -> Vec<IpNet> {
+    if prefixes.iter().any(is_default_route) {
+        prefixes.retain(|prefix| !is_default_route(prefix));
+        prefixes.extend(EXIT_ROUTES);
+    }
+    prefixes
 }
 
 // ---- names to numbers ----

@@ -65,7 +65,7 @@ fn nodes(nodes: &[NodeView]) -> String {
             node.user.clone(),
             list(&node.addresses),
             state(node).to_owned(),
-            node.last_seen.map_or_else(String::new, time),
+            last_seen(node),
             list(&node.tags),
         ]
     });
@@ -80,6 +80,11 @@ fn state(node: &NodeView) -> &'static str {
     }
 }
 
+/// The record tells when it last left; while it is there that is of no use to anybody.
+fn last_seen(node: &NodeView) -> String {
+    if node.online { "now".to_owned() } else { node.last_seen.map_or_else(String::new, time) }
+}
+
 fn node(node: &NodeView) -> String {
     let client = format!("{} (capability version {})", node.client_version, node.capability_version);
     let lines = [
@@ -91,7 +96,7 @@ fn node(node: &NodeView) -> String {
         ("state", state(node).to_owned()),
         ("ephemeral", if node.ephemeral { "yes" } else { "no" }.to_owned()),
         ("created", time(node.created)),
-        ("last seen", node.last_seen.map_or_else(String::new, time)),
+        ("last seen", last_seen(node)),
         ("key expires", node.key_expiry.map_or_else(|| "never".to_owned(), time)),
         ("host name", node.hostname.clone()),
         ("system", node.os.clone()),

@@ -204,3 +204,20 @@ fn an_administrator_is_one_to_the_policy_once_told_so() {
     world.settle();
     assert_eq!(seen(&world, a), [2, 3, 4]);
 }
+
+#[test]
+fn every_node_may_run_an_ssh_server_and_take_files_and_has_what_the_policy_adds() {
+    let (mut world, [a, _, c, _], _) = network();
+    set(
+        &mut world,
+        r#"{"tagOwners": {"tag:web": []}, "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}],
+            "nodeAttrs": [{"target": ["tag:web"], "attr": ["custom:mine"]}]}"#,
+    );
+    let own = |session| world.client(session).node.as_ref().unwrap().cap_map.keys().cloned().collect::<Vec<_>>();
+    for capability in ["https://tailscale.com/cap/ssh", "https://tailscale.com/cap/file-sharing"] {
+        assert!(own(a).iter().any(|has| has == capability), "{:?}", own(a));
+    }
+    assert!(own(c).iter().any(|has| has == "custom:mine") && own(c).len() == own(a).len() + 1, "{:?}", own(c));
+    let seen = &world.client(a).peers[&NodeId(3)];
+    assert!(seen.cap_map.is_empty(), "what a node may do is not its peers' business");
+}
