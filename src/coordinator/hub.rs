@@ -251,6 +251,7 @@ impl<S: Store> Task<S> {
         match registered.await {
             Ok(Registered::Answer(response)) => {
                 report(request, &response);
+                self.report_tags(request);
                 Registration::Answer(response)
             }
             Ok(Registered::Busy { retry_after }) => Registration::Later(retry_after),
@@ -268,6 +269,17 @@ impl<S: Store> Task<S> {
                 error!(%error, "writing a registration");
                 Registration::Failed
             }
+        }
+    }
+
+    /// A node that is in keeps the tags it has, so what it asks for besides is nothing but a line for the operator.
+    fn report_tags(&self, request: &RegisterRequest) {
+        let asked = request.hostinfo.iter().flat_map(|info| &info.request_tags);
+        let Some(node) = self.ledger.state().node_by_key(&request.node_key) else { return };
+        let has = |tag: &str| node.record.tags.iter().any(|given| given.as_str() == tag);
+        let (node, tags) = (node.record.label.as_str(), asked.filter(|tag| !has(tag)).collect::<Vec<_>>());
+        if !tags.is_empty() {
+            info!(node, ?tags, "a node asks for tags that it does not have; `warren-coordinator node tag` gives them");
         }
     }
 

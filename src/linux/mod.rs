@@ -25,11 +25,13 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+
 use crate::plan::{Change, Figures, FlowJudge, Kernel, KernelError, Observed, Step, own};
 
 use self::conntrack::Conntrack;
 use self::monitor::Monitor;
-use self::netlink::RouteSocket;
+use self::netlink::{RouteSocket, is_errno};
 use self::nftables::{Ended, Nftables};
 use self::wireguard::WireguardSocket;
 
@@ -42,6 +44,9 @@ const CUT_ROUNDS: usize = 256;
 
 /// Ended flows that are remembered in one transaction: where there is no room for all, none of them is.
 const ENDED_AT_ONCE: usize = 8_192;
+/// What the kernel means by "operation not supported" of a link kind.
+const NO_WIREGUARD: &str = "the running kernel has no WireGuard; load its module (`modprobe wireguard`), or boot a kernel \
+    that has it";
 
 /// The kernel of this host, in the network namespace of the thread that opened it.
 pub struct LinuxKernel {
@@ -211,7 +216,10 @@ impl LinuxKernel {
         match step {
             Step::CreateLink => {
                 let operation = format!("create WireGuard link {}", own::LINK);
-                attempt(&operation, wireguard::create()).await?;
+                match wireguard::create().await {
+                    Err(error) if is_errno(&error, Errno::EOPNOTSUPP) => return Err(failure(&operation, NO_WIREGUARD)),
+                    created => created.during(&operation)?,
+                }
                 let index = attempt(&operation, link::own_index(socket)).await?;
                 link::set_threaded();
                 self.set_link(Some(index));

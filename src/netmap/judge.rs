@@ -4,16 +4,14 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::rejection::{Reason, Rejection, is_past};
-use crate::types::{IpNet, Ipv4Net, Ipv6Net, NodeId, NodePublic, OVERLAY_V4, OVERLAY_V6, Timestamp, is_default_route};
+use crate::types::{
+    IpNet, Ipv4Net, Ipv6Net, NodeId, NodePublic, OVERLAY_V4, OVERLAY_V6, SITES_V6, Timestamp, is_default_route,
+};
 use crate::wire::control::Node;
 
 /// The addresses that answer DNS on every node (WIRE: tailscale's service addresses).
 const RESOLVER_V4: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 100);
 const RESOLVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0x53);
-
-/// Where IPv4 subnets of several sites appear side by side ("4via6"): the one part of the overlay range
-/// that is routed by subnets.
-const SITES_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0xb1a, 0, 0, 0, 0), 64);
 
 /// "This host", loopback, link-local, multicast and reserved (RFC 6890), and their IPv6 counterparts.
 const NEVER_ROUTED: [IpNet; 9] = [

@@ -10,7 +10,7 @@ use super::secret::{self, KeyText};
 use super::session::add;
 use super::state::State;
 use crate::policy::Role;
-use crate::types::{HostLabel, IpNet, Limit, NodeId, Timestamp, UserId, in_overlay};
+use crate::types::{HostLabel, IpNet, Limit, NodeId, Timestamp, UserId, may_be_routed};
 
 /// Longest display name: a line in a list.
 const DISPLAY_NAME: Limit = Limit::new("bytes in a display name", 255);
@@ -172,7 +172,7 @@ impl State {
         let mut routes: Vec<IpNet> = routes.iter().map(IpNet::trunc).collect();
         routes.sort_unstable();
         routes.dedup();
-        if let Some(route) = routes.iter().find(|route| in_overlay(route.addr())) {
+        if let Some(route) = routes.iter().find(|route| !may_be_routed(route)) {
             return Err(Refusal::invalid(format!("the route {route} is inside the overlay itself")));
         }
         self.change_node(id, |record| record.approved_routes = routes)

@@ -9,7 +9,7 @@ use super::names;
 use super::record::Said;
 use super::refusal::MapRefusal;
 use super::state::State;
-use crate::types::{CapabilityVersion, IpNet, MachinePublic, NodeId, RegionId, Timestamp, in_overlay};
+use crate::types::{CapabilityVersion, IpNet, MachinePublic, NodeId, RegionId, Timestamp, may_be_routed};
 use crate::wire::control::{Hostinfo, MapRequest};
 
 pub(super) fn accept_version(version: CapabilityVersion) -> Result<(), MapRefusal> {
@@ -100,9 +100,9 @@ impl Said {
     }
 }
 
-/// Offered routes as we keep them: no host bits, no doubles, none inside the overlay, sorted.
+/// Offered routes as we keep them: no host bits, no doubles, none inside the overlay but those of sites, sorted.
 fn offered(routes: &[IpNet]) -> Vec<IpNet> {
-    let mut routes: Vec<IpNet> = routes.iter().map(IpNet::trunc).filter(|route| !in_overlay(route.addr())).collect();
+    let mut routes: Vec<IpNet> = routes.iter().map(IpNet::trunc).filter(may_be_routed).collect();
     routes.sort_unstable();
     routes.dedup();
     routes.truncate(limit::ROUTES.most);

@@ -17,7 +17,7 @@ pub use key::{
 };
 pub use limits::{Limit, LimitError, bounded_vec};
 pub use name::{HostLabel, NameError};
-pub use net::{EXIT_ROUTES, OVERLAY_V4, OVERLAY_V6, in_overlay, is_default_route};
+pub use net::{EXIT_ROUTES, OVERLAY_V4, OVERLAY_V6, SITES_V6, in_overlay, is_default_route, may_be_routed};
 pub use span::{DurationError, parse_duration};
 
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};

@@ -16,6 +16,10 @@ pub const EXIT_ROUTES: [IpNet; 2] = [
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
 ];
 
+/// Where IPv4 subnets of several sites appear side by side ("4via6"): the one part of the overlay range
+/// that is routed by subnets.
+pub const SITES_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0xb1a, 0, 0, 0, 0), 64);
+
 /// Whether an address belongs to the overlay.
 pub fn in_overlay(address: IpAddr) -> bool {
     match address {
@@ -27,6 +31,11 @@ pub fn in_overlay(address: IpAddr) -> bool {
 /// Whether a prefix is `0.0.0.0/0` or `::/0`.
 pub fn is_default_route(prefix: &IpNet) -> bool {
     prefix.prefix_len() == 0
+}
+
+/// Whether a node may be a router of this: of what is outside the overlay, or a site's part of it.
+pub fn may_be_routed(prefix: &IpNet) -> bool {
+    !in_overlay(prefix.addr()) || IpNet::V6(SITES_V6).contains(prefix)
 }
 
 #[cfg(test)]

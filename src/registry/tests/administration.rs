@@ -106,6 +106,20 @@ fn a_subnet_has_one_router_and_another_takes_over() {
 }
 
 #[test]
+fn subnets_of_sites_side_by_side_are_routed_and_the_rest_of_the_overlay_is_not() {
+    let (mut world, _, key) = World::with_key();
+    let gateway = world.join(1, "gw", &key);
+    // 10.0.0.0/8 of site 7, as `tailscale debug via 7 10.0.0.0/8` writes it.
+    let routes = ["fd7a:115c:a1e0:b1a:0:7:a00:0/104", "fd7a:115c:a1e0:1::/64"].map(|route| route.parse().unwrap());
+    let offers = Hostinfo { routable_ips: routes.to_vec(), ..Hostinfo::default() };
+    world.update(1, &lite(1, |request| request.hostinfo = Some(offers)));
+    let decision = world.state.approve_routes(gateway, &routes[..1]).unwrap();
+    world.run(decision);
+    assert_eq!(world.state.node(gateway).unwrap().primary_routes.to_vec(), &routes[..1]);
+    assert!(world.state.approve_routes(gateway, &routes[1..]).is_err());
+}
+
+#[test]
 fn an_ephemeral_node_is_deleted_some_time_after_it_went_offline() {
     let mut world = World::new();
     let user = world.user("ada");
