@@ -17,7 +17,7 @@ use super::ending::Ending;
 use super::limits;
 use super::metrics::Metrics;
 use super::store::{Ledger, Store};
-use crate::registry::{MapMessage, MapRefusal, Output, PendingCode, Registered, SessionId};
+use crate::registry::{MapMessage, MapRefusal, Outlook, Output, PendingCode, Ready, Registered, SessionId};
 use crate::types::{MachinePublic, NodePublic};
 use crate::wire::control::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
 
@@ -96,7 +96,8 @@ enum Ask {
     Pending(PendingCode, oneshot::Sender<Option<Waiting>>),
     Knows(NodePublic, oneshot::Sender<bool>),
     Renew(Option<DerpMap>, oneshot::Sender<()>),
-    Admin(Box<admin::Request>, oneshot::Sender<admin::Outcome>),
+    Admin(Box<admin::Request>, Option<Box<Ready>>, oneshot::Sender<admin::Outcome>),
+    Outlook(oneshot::Sender<Outlook>),
     Health(oneshot::Sender<Health>),
 }
 
@@ -146,9 +147,14 @@ impl Hub {
         self.ask(|answer| Ask::Renew(relays, answer)).await
     }
 
-    /// Administration.
-    pub(crate) async fn admin(&self, request: admin::Request) -> Result<admin::Outcome, Busy> {
-        self.ask(|answer| Ask::Admin(Box::new(request), answer)).await
+    /// Administration; with the policy that the request sets, if that is compiled already.
+    pub(crate) async fn admin(&self, request: admin::Request, ready: Option<Ready>) -> Result<admin::Outcome, Busy> {
+        self.ask(|answer| Ask::Admin(Box::new(request), ready.map(Box::new), answer)).await
+    }
+
+    /// The network as it is, to compile policies against.
+    pub(crate) async fn outlook(&self) -> Result<Outlook, Busy> {
+        self.ask(Ask::Outlook).await
     }
 
     /// How the registry is. Comes back when the task has come to this question.
@@ -233,9 +239,16 @@ impl<S: Store> Task<S> {
                 let knows = self.ledger.state().node_by_key(&key).is_some_and(|node| !node.expired);
                 let _ = answer.send(knows);
             }
-            Ask::Admin(request, answer) => {
-                let outcome = admin::execute(&mut self.ledger, *request, clock::now()).await;
+            Ask::Admin(request, ready, answer) => {
+                let made_ready = ready.map(|ready| self.ledger.state_mut().make_ready(*ready)).transpose();
+                let outcome = match made_ready {
+                    Ok(_) => admin::execute(&mut self.ledger, *request, clock::now()).await,
+                    Err(refusal) => Err(refusal.into()),
+                };
                 let _ = answer.send(outcome);
+            }
+            Ask::Outlook(answer) => {
+                let _ = answer.send(self.ledger.state().outlook());
             }
             Ask::Health(answer) => {
                 let fault = self.ledger.fault().map(ToString::to_string);

@@ -32,19 +32,54 @@ pub struct Compiled {
 }
 
 /// The nodes whose outputs a change may have altered; all others are as they were.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Ask for the packet filter and SSH rules of these again.
     pub filters: NodeSet,
     /// Ask for the peers of these again.
     pub peers: NodeSet,
+    /// Of `filters`, those of which any rule may be another. The others ask only for `rules`.
+    pub whole: NodeSet,
+    /// Of `filters`, those that ask for their SSH rules.
+    pub ssh: NodeSet,
+    /// The rules that let in others than before.
+    pub rules: RuleSet,
+    /// The nodes that changed themselves, where whom others see changed by these alone. `None` where it may have
+    /// changed by more: a router came, went or changed, or everything did.
+    pub alone: Option<BTreeSet<NodeId>>,
+}
+
+/// Some rules of a policy: those whose part of a filter is to be asked for again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleSet(pub(super) NodeSet);
+
+impl Default for Change {
+    fn default() -> Self {
+        let none = NodeSet::default;
+        let (filters, peers, whole, ssh) = (none(), none(), none(), none());
+        Self { filters, peers, whole, ssh, rules: RuleSet::default(), alone: Some(BTreeSet::new()) }
+    }
 }
 
 impl Change {
+    /// Everything about every node that is known.
+    pub fn everything(compiled: &Compiled) -> Self {
+        let everybody = compiled.everybody().clone();
+        let (filters, peers, ssh) = (everybody.clone(), everybody.clone(), everybody.clone());
+        Self { filters, peers, ssh, whole: everybody, rules: RuleSet::default(), alone: None }
+    }
+
     /// Takes another change as having happened too.
     pub fn add(&mut self, other: &Self) {
         self.filters.unite(&other.filters);
         self.peers.unite(&other.peers);
+        self.whole.unite(&other.whole);
+        self.ssh.unite(&other.ssh);
+        self.rules.0.unite(&other.rules.0);
+        match (&mut self.alone, &other.alone) {
+            (Some(alone), Some(more)) => alone.extend(more),
+            (alone, _) => *alone = None,
+        }
     }
 }
 
@@ -122,12 +157,29 @@ impl Compiled {
         &self.policy
     }
 
+    /// The same, to be kept elsewhere.
+    pub fn shared_policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    /// The users that are known.
+    pub fn users(&self) -> &BTreeMap<UserId, User> {
+        self.index.users()
+    }
+
     /// Adds a node, or replaces what was known of it.
     pub fn upsert(&mut self, id: NodeId, node: Node) -> Change {
         let mut change = Change::default();
         self.note(id, &mut change);
+        let before = self.index.slot(id);
+        let had: Vec<_> = self.place_of(id).map(|place| place.addresses.clone()).unwrap_or_default();
         let touched = self.index.insert(id, node, &self.policy);
-        self.refresh(&touched);
+        // Only where the node has other addresses does a list change that it stays in.
+        let moved = self
+            .index
+            .slot(id)
+            .filter(|slot| before != Some(*slot) || self.index.place(*slot).is_none_or(|place| place.addresses != had));
+        self.refresh(&touched, moved, &mut change);
         self.note(id, &mut change);
         change
     }
@@ -138,9 +190,9 @@ impl Compiled {
         let Some(slot) = self.index.slot(id) else { return change };
         self.note(id, &mut change);
         let touched = self.index.remove(id);
-        self.refresh(&touched);
-        change.filters.remove(slot);
-        change.peers.remove(slot);
+        self.refresh(&touched, None, &mut change);
+        let sets = [&mut change.filters, &mut change.peers, &mut change.whole, &mut change.ssh];
+        sets.into_iter().for_each(|set| set.remove(slot));
         change
     }
 
@@ -187,14 +239,26 @@ impl Compiled {
         Topology { users: self.index.users().clone(), nodes }
     }
 
-    /// Rebuilds the sets of the rules that use a touched selector.
-    fn refresh(&mut self, touched: &Touched) {
+    /// Rebuilds the sets of the rules that use a touched selector. `moved` is a node that has other addresses than
+    /// before.
+    fn refresh(&mut self, touched: &Touched, moved: Option<usize>, change: &mut Change) {
         for (number, (list, sources)) in self.lists.iter().zip(&mut self.sources).enumerate() {
-            if touched.any_of(&list.selectors) {
-                let new = Sources::new(list, &self.index);
-                self.roles.move_list(number, &sources.reach, &new.reach);
-                *sources = Arc::new(new);
+            if !touched.any_of(&list.selectors) {
+                continue;
             }
+            let new = Sources::new(list, &self.index);
+            let is_same_content = new.content() == sources.content();
+            if is_same_content && new.reach == sources.reach && !moved.is_some_and(|slot| new.names(slot)) {
+                continue;
+            }
+            self.roles.move_list(number, &sources.reach, &new.reach);
+            if !is_same_content || moved.is_some_and(|slot| new.names(slot)) {
+                for flow in self.roles.of_list(number) {
+                    change.filters.unite(&self.flows[*flow].concerned);
+                    mark_rule(&self.flows, *flow, &mut change.rules);
+                }
+            }
+            *sources = Arc::new(new);
         }
         for (number, flow) in self.flows.iter_mut().enumerate() {
             if flow.is_touched(touched) {
@@ -211,22 +275,29 @@ impl Compiled {
         let Some((slot, place)) = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?))) else {
             return;
         };
-        let own = self.index.owned.get(&place.node.user);
         let mut routers = NodeSet::from_iter([slot]);
         place.subnets().filter_map(|route| self.index.routes.get(route)).for_each(|same| routers.unite(same));
-        let (filters, peers) = (&mut change.filters, &mut change.peers);
-        filters.unite(&self.ssh_targets_of(slot));
-        filters.insert(slot);
-        peers.unite(&routers);
-        for router in routers.iter() {
-            self.flows_from(router).for_each(|flow| peers.unite(&flow.concerned));
-            self.flows_to(router).for_each(|flow| peers.unite(&self.sources_of(flow).reach));
+        match &mut change.alone {
+            Some(alone) if place.routes.is_empty() => drop(alone.insert(id)),
+            alone => *alone = None,
         }
-        self.flows_from(slot).for_each(|flow| filters.unite(&flow.concerned));
-        let is_source = |flow: &Flow| self.sources_of(flow).reach.contains(slot);
-        if let Some(own) = own.filter(|_| self.flows_to_self().any(is_source)) {
-            filters.unite(own);
-            peers.unite(own);
+        change.whole.insert(slot);
+        change.ssh.unite(&self.ssh_targets_of(slot));
+        change.ssh.insert(slot);
+        change.filters.unite(&change.ssh);
+        change.peers.unite(&routers);
+        for router in routers.iter() {
+            self.flows_from(router).for_each(|flow| change.peers.unite(&flow.concerned));
+            self.flows_to(router).for_each(|flow| change.peers.unite(&self.sources_of(flow).reach));
+        }
+        let own = self.index.owned.get(&place.node.user).filter(|_| !place.node.is_tagged());
+        let Some(own) = own else { return };
+        let from_own =
+            self.roles.to_self().iter().filter(|flow| self.sources_of(&self.flows[*flow]).reach.contains(slot));
+        for flow in from_own {
+            change.filters.unite(own);
+            change.peers.unite(own);
+            mark_rule(&self.flows, flow, &mut change.rules);
         }
     }
 
@@ -270,6 +341,16 @@ impl Compiled {
         let number = self.index.number(selector);
         number.zip(self.index.slot(id)).is_some_and(|(number, slot)| self.index.selected(number).contains(slot))
     }
+}
+
+/// Adds a flow to those of changed rules, and the other flows of its rule: a part of a filter is of one rule as a
+/// whole.
+fn mark_rule(flows: &[Flow], flow: usize, rules: &mut RuleSet) {
+    let origin = &flows[flow].origin;
+    let is_same = |number: &usize| flows.get(*number).is_some_and(|flow| flow.origin == *origin);
+    let before = (0..flow).rev().take_while(is_same);
+    let after = (flow..).take_while(is_same);
+    before.chain(after).for_each(|number| rules.0.insert(number));
 }
 
 impl Flow {

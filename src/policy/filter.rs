@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::types::{IpNet, NodeId};
 use crate::wire::control::{CapGrant, CapMap, FilterRule, NetPortRange, RuleOrigin};
 
-use super::compile::{Compiled, Flow, companions};
+use super::compile::{Compiled, Flow, RuleSet, companions};
 use super::index::{Place, SelectorId};
 use super::internet;
 use super::nodeset::NodeSet;
@@ -45,6 +45,14 @@ pub(super) enum What {
 #[derive(Debug)]
 pub(super) struct Given(CapMap);
 
+impl Opening {
+    /// Whether ports that are opened to some sources go with these.
+    fn joins(&self, sources: &Arc<Sources>, protocol: Option<Protocol>) -> bool {
+        let is_same = || Arc::ptr_eq(&self.sources, sources) || self.sources.content() == sources.content();
+        matches!(&self.what, What::Ports(own, _) if *own == protocol) && is_same()
+    }
+}
+
 impl Given {
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
@@ -76,13 +84,30 @@ impl Compiled {
     /// The node's packet filter as one list, in which what has the same sources and protocol is joined, whatever
     /// rules it comes from. An empty one lets nothing in.
     pub fn packet_filter(&self, id: NodeId) -> Vec<FilterRule> {
-        self.build_filter(id, Form::Joined).openings.iter().map(|opening| self.rule_of(opening)).collect()
+        self.build_filter(id, Form::Joined, None).openings.iter().map(|opening| self.rule_of(opening)).collect()
     }
 
     /// The node's packet filter, rule by rule of the policy. Together its parts let in what
     /// [`Compiled::packet_filter`] does.
     pub fn filter(&self, id: NodeId) -> Filter {
-        self.build_filter(id, Form::ByRule)
+        self.build_filter(id, Form::ByRule, None)
+    }
+
+    /// The parts of the node's packet filter that come from some of the rules.
+    pub fn filter_of(&self, id: NodeId, rules: &RuleSet) -> Filter {
+        self.build_filter(id, Form::ByRule, Some(rules))
+    }
+
+    /// Those of the rules that may be part of the node's packet filter, in order; none for what holds without being
+    /// written.
+    pub fn rules_of<'c>(
+        &'c self,
+        id: NodeId,
+        rules: &RuleSet,
+    ) -> impl Iterator<Item = Option<&'c Arc<RuleOrigin>>> + use<'c> {
+        let flows = self.index.slot(id).map(|slot| self.roles.to_or_self(slot).intersection(&rules.0));
+        let flows: Vec<usize> = flows.iter().flat_map(NodeSet::iter).collect();
+        flows.into_iter().map(|number| self.flows[number].origin.as_ref())
     }
 
     /// The parts of a filter, one for each rule of the policy that opens anything, in the order of the policy.
@@ -92,7 +117,11 @@ impl Compiled {
     }
 
     fn rule_of(&self, opening: &Opening) -> FilterRule {
-        let mut rule = FilterRule { src_ips: opening.sources.wire(&self.index), ..FilterRule::default() };
+        FilterRule { src_ips: opening.sources.wire(&self.index), ..Self::rule_without_sources(opening) }
+    }
+
+    fn rule_without_sources(opening: &Opening) -> FilterRule {
+        let mut rule = FilterRule::default();
         match &opening.what {
             What::Ports(protocol, ports) => {
                 rule.dst_ports = ports.iter().map(net_ports).collect();
@@ -122,16 +151,19 @@ impl Compiled {
         map
     }
 
-    fn build_filter(&self, id: NodeId, form: Form) -> Filter {
+    fn build_filter(&self, id: NodeId, form: Form, rules: Option<&RuleSet>) -> Filter {
         let mut builder = Builder { form, ..Builder::default() };
         let Some((slot, place)) = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?))) else {
             return Filter::default();
         };
         let own = self.index.owned.get(&place.node.user).filter(|_| !place.node.is_tagged());
         let own: Vec<usize> = own.into_iter().flat_map(NodeSet::iter).collect();
-        let flows = self.roles.to_or_self(slot);
+        let mut flows = self.roles.to_or_self(slot);
+        if let Some(rules) = rules {
+            flows.intersect(&rules.0);
+        }
         for flow in flows.iter().map(|number| &self.flows[number]) {
-            builder.origin = flow.origin.as_ref();
+            builder.begin(flow.origin.as_ref());
             if flow.concerned.contains(slot) {
                 let sources = self.sources_of(flow);
                 for open in &flow.opens {
@@ -251,10 +283,20 @@ struct Builder<'c> {
     filter: Filter,
     /// The rule that is being added.
     origin: Option<&'c Arc<RuleOrigin>>,
-    known: BTreeMap<(Option<&'c RuleOrigin>, Content, Option<Protocol>), usize>,
+    /// Where its openings begin.
+    begin: usize,
+    /// The openings by what joins them, where those of other rules are joined too.
+    known: BTreeMap<(Content, Option<Protocol>), usize>,
 }
 
-impl Builder<'_> {
+impl<'c> Builder<'c> {
+    fn begin(&mut self, origin: Option<&'c Arc<RuleOrigin>>) {
+        if self.origin != origin {
+            self.begin = self.filter.openings.len();
+        }
+        self.origin = origin;
+    }
+
     fn open(
         &mut self,
         sources: &Arc<Sources>,
@@ -266,8 +308,14 @@ impl Builder<'_> {
             return;
         }
         let next = self.filter.openings.len();
-        let origin = self.origin.map(Arc::as_ref).filter(|_| self.form == Form::ByRule);
-        let index = *self.known.entry((origin, sources.content().clone(), protocol)).or_insert(next);
+        let index = match self.form {
+            Form::Joined => *self.known.entry((sources.content().clone(), protocol)).or_insert(next),
+            Form::ByRule => {
+                let of_rule = self.filter.openings.get(self.begin..).unwrap_or_default();
+                let joins = of_rule.iter().position(|opening| opening.joins(sources, protocol));
+                joins.map_or(next, |index| self.begin + index)
+            }
+        };
         if index == next {
             self.push(sources, What::Ports(protocol, BTreeSet::new()));
         }
@@ -301,6 +349,24 @@ impl FilterPart<'_> {
             (origin, sources.digest(&self.compiled.index), what).hash(&mut hasher);
         }
         hasher.finish()
+    }
+
+    /// Appends the rules in wire form: a JSON list.
+    pub fn write_rules(&self, json: &mut String) {
+        const NO_SOURCES: &str = "{\"SrcIPs\":[]";
+        json.push('[');
+        for (index, opening) in self.openings.iter().enumerate() {
+            json.push_str(if index == 0 { "" } else { "," });
+            let origin = opening.origin.as_deref().cloned();
+            let rule = FilterRule { origin, ..Compiled::rule_without_sources(opening) };
+            let text = serde_json::to_string(&rule).unwrap_or_default();
+            if let Some(rest) = text.strip_prefix(NO_SOURCES) {
+                json.push_str("{\"SrcIPs\":");
+                json.push_str(opening.sources.wire_text(&self.compiled.index));
+                json.push_str(rest);
+            }
+        }
+        json.push(']');
     }
 
     /// The rules, in wire form.

@@ -68,7 +68,7 @@ mod syntax;
 mod topology;
 mod verdict;
 
-pub use compile::{Change, Compiled};
+pub use compile::{Change, Compiled, RuleSet};
 pub use diff::{Difference, Row};
 pub use document::{CheckPeriod, Policy, PolicyErrors};
 pub use error::{PolicyError, Span};

@@ -61,11 +61,13 @@ impl NodeSet {
 
     /// The members in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        self.words.iter().enumerate().flat_map(|(index, word)| {
-            let rest = |word: &u64| Some(word & (word - 1)).filter(|rest| *rest != 0);
-            let first = Some(*word).filter(|word| *word != 0);
-            std::iter::successors(first, rest).map(move |word| index * 64 + word.trailing_zeros() as usize)
-        })
+        self.words.iter().enumerate().flat_map(|(index, word)| bits(index, *word))
+    }
+
+    /// The members that `other` lacks, in order.
+    pub(super) fn minus<'s>(&'s self, other: &'s Self) -> impl Iterator<Item = usize> + 's {
+        let lacking = other.words.iter().copied().chain(std::iter::repeat(0));
+        self.words.iter().zip(lacking).enumerate().flat_map(|(index, (word, lacking))| bits(index, word & !lacking))
     }
 
     fn trim(&mut self) {
@@ -73,6 +75,13 @@ impl NodeSet {
             self.words.pop();
         }
     }
+}
+
+/// The members in one word.
+fn bits(index: usize, word: u64) -> impl Iterator<Item = usize> {
+    let rest = |word: &u64| Some(word & (word - 1)).filter(|rest| *rest != 0);
+    let first = Some(word).filter(|word| *word != 0);
+    std::iter::successors(first, rest).map(move |word| index * 64 + word.trailing_zeros() as usize)
 }
 
 impl FromIterator<usize> for NodeSet {
@@ -111,6 +120,8 @@ mod tests {
             union.unite(&set(&b));
             prop_assert_eq!(union, set(&a.union(&b).copied().collect()));
             prop_assert_eq!(set(&a).intersection(&set(&b)), set(&a.intersection(&b).copied().collect()));
+            let minus: Vec<usize> = set(&a).minus(&set(&b)).collect();
+            prop_assert_eq!(minus, a.difference(&b).copied().collect::<Vec<_>>());
 
             let mut rest = set(&a);
             b.iter().for_each(|slot| rest.remove(*slot));

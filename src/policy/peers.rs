@@ -126,9 +126,21 @@ impl Compiled {
 
     /// Whether two nodes see each other.
     pub fn sees(&self, viewer: NodeId, peer: NodeId) -> bool {
-        let place = self.index.slot(viewer).and_then(|slot| Some((slot, self.index.place(slot)?)));
-        let visible = place.map(|(slot, place)| self.visible(slot, place)).unwrap_or_default();
-        viewer != peer && self.index.slot(peer).is_some_and(|peer| visible.contains(peer))
+        let slots = self.index.slot(viewer).zip(self.index.slot(peer));
+        slots.is_some_and(|(viewer, peer)| viewer != peer && self.connects(viewer, peer))
+    }
+
+    /// Whether `peer` is among those that [`Compiled::visible`] finds, without finding them.
+    fn connects(&self, slot: usize, peer: usize) -> bool {
+        let place = |slot: usize| self.index.place(slot).map(|place| &place.node).filter(|node| !node.is_tagged());
+        let is_own = place(slot).zip(place(peer)).is_some_and(|(a, b)| a.user == b.user);
+        let to_self = |flow: &Flow| {
+            let reach = &self.sources_of(flow).reach;
+            reach.contains(slot) || reach.contains(peer)
+        };
+        self.flows_from(slot).any(|flow| flow.concerned.contains(peer))
+            || self.flows_to(slot).any(|flow| self.sources_of(flow).reach.contains(peer))
+            || is_own && self.flows_to_self().any(to_self)
     }
 
     /// Whom a node sees; itself as well where the others of its kind do.

@@ -48,6 +48,11 @@ impl Roles {
         lists.filter_map(|list| self.of_list.get(list)).flatten().copied()
     }
 
+    /// The flows of a source list.
+    pub(super) fn of_list(&self, list: usize) -> &[usize] {
+        self.of_list.get(list).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// The flows that are part of a node's filter, in order.
     pub(super) fn to(&self, slot: usize) -> impl Iterator<Item = usize> + '_ {
         self.flows.get(slot).into_iter().flat_map(NodeSet::iter)
@@ -67,12 +72,12 @@ impl Roles {
 }
 
 fn shift(sets: &mut Vec<NodeSet>, number: usize, old: &NodeSet, new: &NodeSet) {
-    for slot in old.iter().filter(|slot| !new.contains(*slot)) {
+    for slot in old.minus(new) {
         if let Some(set) = sets.get_mut(slot) {
             set.remove(number);
         }
     }
-    for slot in new.iter().filter(|slot| !old.contains(*slot)) {
+    for slot in new.minus(old) {
         if sets.len() <= slot {
             sets.resize(slot + 1, NodeSet::default());
         }

@@ -23,6 +23,8 @@ pub(super) struct Sources {
     /// The nodes that traffic may come from or through: those of the content, and routers to its prefixes.
     pub(super) reach: NodeSet,
     digest: OnceLock<u64>,
+    /// The wire form as JSON: what most of the text of a filter is, and the same in those of many nodes.
+    text: OnceLock<String>,
 }
 
 /// What sources are; rules with equal content are one rule on the wire.
@@ -46,7 +48,7 @@ impl Sources {
 
     /// Some nodes and nothing else.
     pub(super) fn of_nodes(nodes: NodeSet) -> Self {
-        Self { reach: nodes.clone(), content: Content { nodes, ..Content::default() }, digest: OnceLock::new() }
+        Self { reach: nodes.clone(), content: Content { nodes, ..Content::default() }, ..Self::default() }
     }
 
     fn unconditional(list: &SourceList, index: &Index) -> Self {
@@ -66,7 +68,7 @@ impl Sources {
         }
         content.nets.sort_unstable();
         content.nets.dedup();
-        Self { content, reach, digest: OnceLock::new() }
+        Self { content, reach, ..Self::default() }
     }
 
     /// Only nodes report anything of themselves, so a condition leaves out all that is not a node.
@@ -80,6 +82,11 @@ impl Sources {
 
     pub(super) fn content(&self) -> &Content {
         &self.content
+    }
+
+    /// Whether the wire form has the addresses of a node by its name, not in a prefix.
+    pub(super) fn names(&self, slot: usize) -> bool {
+        self.content.nodes.contains(slot)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -137,6 +144,12 @@ impl Sources {
         wire.sort_unstable();
         wire.dedup();
         wire
+    }
+
+    /// The `SrcIPs` of the wire form as JSON.
+    pub(super) fn wire_text(&self, index: &Index) -> &str {
+        // Texts always have a JSON form.
+        self.text.get_or_init(|| serde_json::to_string(&self.wire(index)).unwrap_or_default())
     }
 
     /// A number that two sources share only when their wire forms are equal, chance aside.

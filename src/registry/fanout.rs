@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::flush::write_filter;
 use super::message::{Builder, CHUNK, Chunk, Group, Items, MapMessage, fields, json};
 use super::session::{Output, SessionId, add};
 use super::state::{Member, State};
 use super::view::{self, Shown};
-use super::visibility::{FilterNews, Sight, ToldFilter, ViewClass};
+use super::visibility::{Extent, Sight, ToldFilter, ViewClass};
 use crate::types::{NodeId, Timestamp, UserId};
 use crate::wire::control::{Debug, DerpMap, DnsConfig, Resolver};
 
@@ -34,6 +35,8 @@ pub(super) struct Fanout {
     pub(super) globals: BTreeMap<&'static str, String>,
     /// Whether another policy is in force.
     pub(super) new_policy: bool,
+    /// Classes that somebody was the last to leave.
+    pub(super) left: BTreeSet<ViewClass>,
     pub(super) last_flush: Option<Timestamp>,
     /// Chunks of full peer lists, by place and class.
     groups: BTreeMap<u64, BTreeMap<ViewClass, Group>>,
@@ -52,6 +55,7 @@ impl Default for Fanout {
             opened: BTreeSet::new(),
             globals: BTreeMap::new(),
             new_policy: false,
+            left: BTreeSet::new(),
             last_flush: None,
             groups: BTreeMap::new(),
             common: None,
@@ -98,10 +102,10 @@ impl Fanout {
         self.new_policy = false;
     }
 
-    /// Forgets what is kept for classes that are no more.
-    pub(super) fn retain(&mut self, is_told: impl Fn(ViewClass) -> bool) {
-        self.groups.values_mut().for_each(|classes| classes.retain(|class, _| is_told(*class)));
-        self.owners.retain(|class, _| is_told(*class));
+    /// Forgets what is kept for a class that is no more.
+    pub(super) fn forget(&mut self, class: ViewClass) {
+        self.groups.values_mut().for_each(|classes| drop(classes.remove(&class)));
+        self.owners.remove(&class);
     }
 
     /// When the next flush is due; `None` when there is nothing to tell.
@@ -142,16 +146,14 @@ impl State {
         let shown = &self.members.get(&id)?.shown;
         let class = self.visibility.class(shown);
         let owner = shown.record.owner();
-        let (filter, FilterNews { parts, ssh }) = self.visibility.filter_news(class, id, None);
+        let mut filter = ToldFilter::default();
+        let news = self.visibility.filter_news(class, id, &mut filter, Extent::First);
         let mut builder = Builder::new(&self.fanout.comma);
         builder.field("Node", &view::myself(shown, &self.config));
         builder.field("ControlTime", &now);
         let common = self.common();
         builder.shared_fields(&common);
-        builder.field("PacketFilters", &parts);
-        if let Some(ssh) = ssh {
-            builder.text("SSHPolicy", &ssh);
-        }
+        write_filter(&mut builder, &news);
         builder.list("UserProfiles", &self.owners(class, owner), None);
         let peers = self.peers(class);
         builder.list("Peers", &peers, Some(id.0));

@@ -12,7 +12,7 @@ use super::message::{Builder, Chunk, Items, fields, json};
 use super::session::{Output, Session, SessionId};
 use super::state::{Member, State};
 use super::view::{self, Difference, Shown};
-use super::visibility::{FilterNews, Sight, ViewClass};
+use super::visibility::{Extent, FilterNews, Sight, Stale, ViewClass};
 use crate::policy::View;
 use crate::types::{NodeId, Timestamp, UserId};
 
@@ -89,14 +89,14 @@ impl State {
             self.write_entries(self.members.keys().copied().collect::<Vec<_>>().into_iter());
         }
         let globals = Chunk::of_text(&globals);
-        let has_moved = !moves.is_empty();
         let news = News { changes: self.compare(&before), users: &users, before: &before, globals: &globals, moves };
         let outputs = self.outputs_of_flush(&news);
         self.outputs.extend(outputs);
-        if has_moved {
-            let viewers = &self.viewers;
-            self.visibility.retain(|class| viewers.contains_key(&class));
-            self.fanout.retain(|class| class < ViewClass::FIRST || viewers.contains_key(&class));
+        for class in std::mem::take(&mut self.fanout.left) {
+            if class >= ViewClass::FIRST && !self.viewers.contains_key(&class) {
+                self.visibility.forget(class);
+                self.fanout.forget(class);
+            }
         }
         for number in std::mem::take(&mut self.fanout.opened) {
             if let Some(session) = self.sessions.get_mut(&number) {
@@ -107,10 +107,12 @@ impl State {
 
     /// Looks again at every connected node whose view or filter may have changed.
     fn moves(&mut self, before: &BTreeMap<NodeId, Option<Shown>>) -> BTreeMap<SessionId, Move> {
-        let (mut viewers, mut filtered) = self.visibility.take_stale();
-        if std::mem::take(&mut self.fanout.new_policy) {
+        let Stale { mut viewers, mut filters, mut whole, ssh, rules, mut alone } = self.visibility.take_stale();
+        let new_policy = std::mem::take(&mut self.fanout.new_policy);
+        if new_policy {
+            alone = None;
             viewers = self.members.keys().copied().collect();
-            filtered.clone_from(&viewers);
+            filters.clone_from(&viewers);
         }
         // Whoever expired, or is good again, has another class whatever the policy says.
         viewers.extend(before.keys());
@@ -119,22 +121,29 @@ impl State {
             let Some(member) = self.members.get(&id) else { continue };
             let session = member.session.and_then(|number| Some((number, self.sessions.get_mut(&number)?)));
             let Some((number, session)) = session else { continue };
-            let class = self.visibility.class(&member.shown);
+            let class = match &alone {
+                Some(changed) => self.visibility.class_after(session.class, &member.shown, changed),
+                None => self.visibility.class(&member.shown),
+            };
             let was = std::mem::replace(&mut session.class, class);
             if was != class {
                 self.leave_class(number, was);
                 self.viewers.entry(class).or_default().insert(number);
                 moves.insert(number, Move { was, filter: FilterNews::default() });
-                if was == ViewClass::NOBODY || class == ViewClass::NOBODY {
-                    filtered.push(id);
+                if was < ViewClass::FIRST || class < ViewClass::FIRST {
+                    filters.push(id);
+                    whole.insert(id);
                 }
             }
         }
-        for id in filtered {
+        for id in filters {
             let session = self.members.get(&id).and_then(|member| member.session);
             let Some((number, session)) = session.and_then(|n| Some((n, self.sessions.get_mut(&n)?))) else { continue };
-            let (filter, news) = self.visibility.filter_news(session.class, id, Some(&session.filter));
-            session.filter = filter;
+            let extent = match new_policy || whole.contains(&id) {
+                true => Extent::Whole,
+                false => Extent::Rules { rules: &rules, ssh: ssh.contains(&id) },
+            };
+            let news = self.visibility.filter_news(session.class, id, &mut session.filter, extent);
             if !news.is_empty() {
                 let stays = || Move { was: session.class, filter: FilterNews::default() };
                 moves.entry(number).or_insert_with(stays).filter = news;
@@ -182,9 +191,7 @@ impl State {
         }
         let for_all = !news.globals.is_empty() || !news.users.is_empty();
         for (class, viewers) in &self.viewers {
-            let sees = |shown: Option<&Shown>| shown.is_some_and(|shown| self.visibility.sees(*class, shown));
-            let concerns = |change: &Changed<'_>| sees(change.before) || sees(change.after.map(|member| &member.shown));
-            if for_all || news.changes.iter().any(concerns) {
+            if for_all || news.concern(self.visibility.peers(*class)) {
                 let transition = Transition { was: *class, class: *class, unsure: false };
                 let others = viewers.iter().filter(|number| !apart.contains(number));
                 transitions.entry(transition).or_default().extend(others);
@@ -243,6 +250,17 @@ impl State {
         Changed { id, before, after, difference }
     }
 
+    /// The changes of nodes that viewers may know before their transition or after it.
+    fn known<'n, 'a>(&'n self, transition: Transition, news: &'n News<'a>) -> Vec<&'n Changed<'a>> {
+        let (was, class) = (self.visibility.peers(transition.was), self.visibility.peers(transition.class));
+        let (Some(was), Some(class)) = (was, class) else { return news.changes.iter().collect() };
+        let mut known: Vec<&Changed<'a>> = news.among(was).collect();
+        if transition.was != transition.class {
+            known.extend(news.among(class).filter(|change| was.binary_search(&change.id).is_err()));
+        }
+        known
+    }
+
     /// The nodes that did not change themselves, but are seen differently from one class and from another.
     fn moved<'a>(&'a self, transition: Transition, news: &News<'a>) -> Vec<Changed<'a>> {
         let between = self.visibility.between(transition.was, transition.class);
@@ -258,7 +276,8 @@ impl State {
             return self.told_whole(class, view, news);
         }
         let moved = self.moved(transition, news);
-        let mut changes: Vec<&Changed<'_>> = news.changes.iter().chain(&moved).collect();
+        let mut changes: Vec<&Changed<'_>> = self.known(transition, news);
+        changes.extend(&moved);
         changes.sort_unstable_by_key(|change| change.id);
         let (mut entries, mut removed, mut patches, mut online) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut owners = BTreeSet::new();
@@ -307,7 +326,8 @@ impl State {
     /// entries means nothing to clients, so there must be one besides the viewer.
     fn whole(&self, transition: Transition) -> Option<&View> {
         let view = self.visibility.view(transition.class).filter(|view| view.peers.len() > 1)?;
-        self.visibility.between(transition.was, transition.class).is_none().then_some(view)
+        let Transition { was, class, .. } = transition;
+        (was != class && self.visibility.view(was).is_none()).then_some(view)
     }
 
     fn told_whole(&self, class: ViewClass, view: &View, news: &News<'_>) -> Told {
@@ -348,12 +368,29 @@ impl State {
     }
 }
 
-fn write_filter(builder: &mut Builder, filter: &FilterNews) {
+pub(super) fn write_filter(builder: &mut Builder, filter: &FilterNews) {
     if !filter.parts.is_empty() {
-        builder.field("PacketFilters", &filter.parts);
+        builder.text("PacketFilters", &format!("{{{}}}", filter.parts));
     }
     if let Some(ssh) = &filter.ssh {
         builder.text("SSHPolicy", ssh);
+    }
+}
+
+impl<'a> News<'a> {
+    /// The changes of some nodes, both in rising order: a look at each of the fewer.
+    fn among<'n>(&'n self, ids: &'n [NodeId]) -> impl Iterator<Item = &'n Changed<'a>> {
+        let few = self.changes.len() < ids.len();
+        let in_ids = self.changes.iter().filter(|change| ids.binary_search(&change.id).is_ok());
+        let find = |id: &NodeId| self.changes.binary_search_by_key(id, |change| change.id).ok();
+        let of_ids = ids.iter().filter_map(find).map(|index| &self.changes[index]);
+        let (in_ids, of_ids) = (few.then_some(in_ids), (!few).then_some(of_ids));
+        in_ids.into_iter().flatten().chain(of_ids.into_iter().flatten())
+    }
+
+    /// Whether any of these nodes changed; `None` stands for all that there are.
+    fn concern(&self, ids: Option<&[NodeId]>) -> bool {
+        ids.map_or(!self.changes.is_empty(), |ids| self.among(ids).next().is_some())
     }
 }
 

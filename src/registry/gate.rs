@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::message::json;
 use super::view::{Given, Shown};
-use super::visibility::ViewClass;
-use crate::policy::{Attribute, Change, Compiled, Kind, Node, Policy, Role, Topology, User, View};
+use super::visibility::{Stale, ViewClass};
+use crate::policy::{Attribute, Change, Compiled, Kind, Node, Policy, Role, User, View};
 use crate::types::{NodeId, UserId};
 use crate::wire::control::Hostinfo;
 
@@ -22,23 +22,26 @@ pub(super) struct Gate {
     next: ViewClass,
     /// The classes of kinds, as long as nothing changes.
     kinds: BTreeMap<Kind, ViewClass>,
+    /// The classes after a few changes, by the class before and who of the changed nodes is seen; for one flush.
+    after: BTreeMap<(ViewClass, Vec<NodeId>), ViewClass>,
     /// What changed since connected nodes were last told.
     stale: Change,
 }
 
+/// Changed nodes up to which a view is worked out from the one before: each costs a look for every viewer.
+const FEW: usize = 16;
+
 impl Gate {
     /// Puts a policy in force. Views that `before` gave keep their classes, since connected nodes were told
     /// them; everybody must be told anew.
-    pub(super) fn new(policy: Arc<Policy>, topology: Topology, server_url: String, before: Option<Self>) -> Self {
-        let compiled = Compiled::new(policy, topology);
-        let everybody = compiled.everybody().clone();
-        let stale = Change { filters: everybody.clone(), peers: everybody };
-        let (kinds, next) = (BTreeMap::new(), ViewClass::FIRST);
+    pub(super) fn new(compiled: Compiled, server_url: String, before: Option<Self>) -> Self {
+        let stale = Change::everything(&compiled);
+        let (kinds, after, next) = (BTreeMap::new(), BTreeMap::new(), ViewClass::FIRST);
         match before {
-            Some(before) => Self { compiled, server_url, kinds, stale, ..before },
+            Some(before) => Self { compiled, server_url, kinds, after, stale, ..before },
             None => {
                 let (classes, views) = (BTreeMap::new(), BTreeMap::new());
-                Self { compiled, server_url, classes, views, next, kinds, stale }
+                Self { compiled, server_url, classes, views, next, kinds, after, stale }
             }
         }
     }
@@ -53,18 +56,39 @@ impl Gate {
         if let Some(class) = self.kinds.get(&kind) {
             return *class;
         }
-        let view = Arc::new(self.compiled.view(id));
-        let class = match self.classes.get(&view) {
-            Some(class) => *class,
-            None => {
-                let class = self.next;
-                self.next = ViewClass(class.0.wrapping_add(1).max(ViewClass::FIRST.0));
-                self.views.insert(class, Arc::clone(&view));
-                self.classes.insert(view, class);
-                class
-            }
-        };
+        let class = self.class_of(self.compiled.view(id));
         self.kinds.insert(kind, class);
+        class
+    }
+
+    /// The class of a node that was in another before some others changed, none of them a router; nothing where it
+    /// must be looked at anew.
+    pub(super) fn class_after(&mut self, was: ViewClass, id: NodeId, changed: &[NodeId]) -> Option<ViewClass> {
+        let before = self.views.get(&was).filter(|_| !changed.contains(&id))?;
+        if changed.is_empty() {
+            return Some(was);
+        }
+        let seen: Vec<NodeId> = changed.iter().copied().filter(|other| self.compiled.sees(id, *other)).collect();
+        if let Some(class) = self.after.get(&(was, seen.clone())) {
+            return Some(*class);
+        }
+        let mut peers: Vec<NodeId> = before.peers.iter().filter(|peer| !changed.contains(peer)).copied().collect();
+        peers.extend(&seen);
+        peers.sort_unstable();
+        let view = View { peers, without_ipv4: before.without_ipv4, routers: before.routers.clone() };
+        let class = self.class_of(view);
+        self.after.insert((was, seen), class);
+        Some(class)
+    }
+
+    fn class_of(&mut self, view: View) -> ViewClass {
+        if let Some(class) = self.classes.get(&view) {
+            return *class;
+        }
+        let (class, view) = (self.next, Arc::new(view));
+        self.next = ViewClass(class.0.wrapping_add(1).max(ViewClass::FIRST.0));
+        self.views.insert(class, Arc::clone(&view));
+        self.classes.insert(view, class);
         class
     }
 
@@ -72,17 +96,28 @@ impl Gate {
         self.views.get(&class)
     }
 
-    /// The nodes to ask about again: their class, and their filters. Nothing is stale from here on.
-    pub(super) fn take_stale(&mut self) -> (Vec<NodeId>, Vec<NodeId>) {
-        let stale = std::mem::take(&mut self.stale);
-        (self.compiled.nodes(&stale.peers).collect(), self.compiled.nodes(&stale.filters).collect())
+    /// What to ask about again. Nothing is stale from here on.
+    pub(super) fn take_stale(&mut self) -> Stale {
+        self.after.clear();
+        let Change { filters, peers, whole, ssh, rules, alone } = std::mem::take(&mut self.stale);
+        let nodes = |set| self.compiled.nodes(set);
+        Stale {
+            viewers: nodes(&peers).collect(),
+            filters: nodes(&filters).collect(),
+            whole: nodes(&whole).collect(),
+            ssh: nodes(&ssh).collect(),
+            rules,
+            alone: alone.filter(|alone| alone.len() <= FEW).map(|alone| alone.into_iter().collect()),
+        }
     }
 
-    /// Forgets the classes that nobody was told.
-    pub(super) fn retain(&mut self, told: impl Fn(ViewClass) -> bool) {
-        self.views.retain(|class, _| told(*class));
-        self.classes.retain(|_, class| told(*class));
-        self.kinds.retain(|_, class| told(*class));
+    /// Forgets a class that nobody was told.
+    pub(super) fn forget(&mut self, class: ViewClass) {
+        if let Some(view) = self.views.remove(&class) {
+            self.classes.remove(&view);
+        }
+        self.kinds.retain(|_, known| *known != class);
+        self.after.retain(|_, known| *known != class);
     }
 
     /// How many views there are.

@@ -23,6 +23,7 @@ mod flush;
 mod gate;
 mod message;
 mod names;
+mod outlook;
 mod policy;
 mod record;
 mod refusal;
@@ -41,6 +42,7 @@ mod tests;
 pub use admin::{NewKey, NewKeyAnswer};
 pub use config::{Config, limit};
 pub use message::{Chunk, MapMessage, Part};
+pub use outlook::{Outlook, Ready};
 pub use record::{
     Change, Counters, Decision, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, PolicyRecord, Records, Said, Tag,
     UserName, UserRecord,

@@ -4,17 +4,16 @@
 //! written by somebody who knew the version before it. If after an upgrade the last version cannot be read, no
 //! map is served: nodes keep what they were last told, and nothing opens that an earlier version would open.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::config::limit;
-use super::gate::{Gate, node_of};
+use super::gate::Gate;
 use super::record::{Change, Decision, PolicyRecord};
 use super::refusal::Refusal;
 use super::state::State;
 use super::visibility::Visibility;
-use crate::policy::{Compiled, Policy, Topology, User};
-use crate::types::{Limit, NodeId, Timestamp, UserId};
+use crate::policy::{Compiled, Policy};
+use crate::types::{Limit, NodeId, Timestamp};
 
 /// Longest name of somebody who set a policy: a line in a list.
 const AUTHOR: Limit = Limit::new("bytes in the name of a policy's author", 255);
@@ -52,22 +51,18 @@ impl State {
 
     /// A policy against the network as it is; refused if it cannot be read or fails its own tests.
     pub fn try_policy(&self, text: &str) -> Result<Compiled, Refusal> {
-        let policy = Policy::parse(text.as_bytes()).map_err(|errors| Refusal::invalid(errors.to_string()))?;
-        let topology = self.topology(&policy);
-        let compiled = Compiled::new(Arc::new(policy), topology);
-        compiled.check().map_err(|errors| Refusal::invalid(errors.to_string()))?;
-        Ok(compiled)
+        Ok(self.outlook().compile(text)?.compiled)
     }
 
     /// What policies are compiled against where none is in force.
     pub fn unrestricted(&self) -> Compiled {
         let policy = Policy::allow_all();
-        let topology = self.topology(&policy);
+        let topology = self.outlook().topology(&policy);
         Compiled::new(Arc::new(policy), topology)
     }
 
     /// Puts a policy in force, if the one in force is still `if_version` (0 for none); without that, whichever it
-    /// is.
+    /// is. It is compiled here unless that was done elsewhere ([`State::make_ready`]).
     pub fn set_policy(
         &self,
         text: &str,
@@ -84,7 +79,9 @@ impl State {
                 "the policy in force is version {version}{who}, not {expected}: look at it and try again"
             )));
         }
-        self.try_policy(text)?;
+        if self.ready.as_ref().is_none_or(|ready| *ready.text != *text) {
+            self.try_policy(text)?;
+        }
         if let Some(current) = current.filter(|current| *current.text == *text && self.policy_fault.is_none()) {
             return Ok(Decision::unchanged(Arc::clone(current)));
         }
@@ -117,38 +114,34 @@ impl State {
     /// Puts the last version in force.
     pub(super) fn enforce(&mut self) {
         let Some(record) = self.policy().cloned() else { return };
-        let policy = match Policy::parse(record.text.as_bytes()) {
-            Ok(policy) => policy,
-            Err(errors) => {
-                self.policy_fault = Some(format!(
-                    "version {} of the policy cannot be read by this release, so no map is served and nodes keep \
-                     the last they had; set a policy that can: {errors}",
-                    record.version
-                ));
+        let ready = self.ready.take().filter(|ready| ready.text == record.text).map(|ready| ready.compiled);
+        let compiled = match ready.map_or_else(|| self.compile_record(&record), Ok) {
+            Ok(compiled) => compiled,
+            Err(fault) => {
+                self.policy_fault = Some(fault);
                 return;
             }
         };
         self.policy_fault = None;
-        let topology = self.topology(&policy);
         let before = match std::mem::take(&mut self.visibility) {
             Visibility::Everyone => None,
             Visibility::Policy(gate) => Some(*gate),
         };
-        let gate = Gate::new(Arc::new(policy), topology, self.config.server_url.clone(), before);
+        let gate = Gate::new(compiled, self.config.server_url.clone(), before);
         self.visibility = Visibility::Policy(Box::new(gate));
         self.fanout.policy_changed();
         self.judge_anew(&self.members.keys().copied().collect::<Vec<NodeId>>());
     }
 
-    fn topology(&self, policy: &Policy) -> Topology {
-        let user = |id: &UserId| {
-            let user = self.users.get(id)?;
-            Some((*id, User { login: user.name.as_str().to_owned(), role: user.role }))
-        };
-        let node = |(id, member): (&NodeId, &super::state::Member)| (*id, node_of(&member.shown, policy));
-        Topology {
-            users: self.users.keys().filter_map(user).collect(),
-            nodes: self.members.iter().map(node).collect::<BTreeMap<_, _>>(),
-        }
+    fn compile_record(&self, record: &PolicyRecord) -> Result<Compiled, String> {
+        let policy = Policy::parse(record.text.as_bytes()).map_err(|errors| {
+            format!(
+                "version {} of the policy cannot be read by this release, so no map is served and nodes keep the last \
+                 they had; set a policy that can: {errors}",
+                record.version
+            )
+        })?;
+        let topology = self.outlook().topology(&policy);
+        Ok(Compiled::new(Arc::new(policy), topology))
     }
 }

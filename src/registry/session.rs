@@ -131,6 +131,7 @@ impl State {
             viewers.remove(&number);
             if viewers.is_empty() {
                 self.viewers.remove(&class);
+                self.fanout.left.insert(class);
             }
         }
     }
@@ -156,6 +157,8 @@ impl State {
 
     /// What time brings by itself; and tells connected nodes of changes, if it is time for that.
     pub fn handle_timeout(&mut self, now: Timestamp) {
+        // It was for the command before; the network may change from here on.
+        self.ready = None;
         let due: Vec<_> = self.timers.iter().take_while(|(at, _)| *at <= now).cloned().collect();
         for (at, timer) in due {
             match &timer {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::address;
 use super::config::Config;
 use super::fanout::Fanout;
+use super::outlook::Ready;
 use super::record::{
     Change, Counters, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, PolicyRecord, Records, UserName, UserRecord,
 };
@@ -28,6 +29,8 @@ pub struct State {
     pub(super) policies: BTreeMap<u64, Arc<PolicyRecord>>,
     /// Why the last version is not in force: it cannot be read.
     pub(super) policy_fault: Option<String>,
+    /// A policy that was compiled elsewhere and is about to be set.
+    pub(super) ready: Option<Ready>,
     pub(super) counters: Counters,
     pub(super) users: BTreeMap<UserId, UserRecord>,
     pub(super) user_names: BTreeMap<UserName, UserId>,
@@ -86,6 +89,7 @@ impl State {
             visibility: Visibility::default(),
             policies: BTreeMap::new(),
             policy_fault: None,
+            ready: None,
             counters: Counters::default(),
             users: BTreeMap::new(),
             user_names: BTreeMap::new(),

@@ -4,14 +4,16 @@
 //! out once for each class, not for each node. Where a policy is in force a class is a [`View`] of it, and peers
 //! that carry routes may be shown differently to different classes ([`Sight`]).
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::gate::Gate;
+use super::message::json;
 use super::view::{Given, Shown};
-use crate::policy::{Carried, View};
+use crate::policy::{Carried, Compiled, RuleSet, View};
 use crate::types::{NodeId, UserId, is_default_route};
-use crate::wire::control::{FilterRule, RuleOrigin, match_all};
+use crate::wire::control::{RuleOrigin, match_all};
 
 /// Who sees whom, and what their packet filters admit.
 #[derive(Debug, Default)]
@@ -52,14 +54,44 @@ pub(super) struct ToldFilter {
     ssh: u64,
 }
 
-/// A part of a packet filter, by the rule that it is of; `None` for what no rule stands behind.
-type PartName = Option<Arc<str>>;
+/// A part of a packet filter, by the name of the rule that it is of; `None` for what no rule stands behind.
+#[derive(Clone, Debug)]
+struct PartName(Option<Arc<RuleOrigin>>);
+
+impl PartName {
+    fn text(&self) -> &str {
+        self.0.as_ref().map_or(UNWRITTEN, |origin| &origin.reference)
+    }
+}
+
+impl PartialEq for PartName {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for PartName {}
+
+impl PartialOrd for PartName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for PartName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (&self.0, &other.0) {
+            (Some(a), Some(b)) if Arc::ptr_eq(a, b) => Ordering::Equal,
+            (a, b) => a.as_ref().map(|a| &a.reference).cmp(&b.as_ref().map(|b| &b.reference)),
+        }
+    }
+}
 
 /// What a node is to be told of its packet filter and its SSH rules.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FilterNews {
-    /// Parts that came or changed, and `None` for those that went.
-    pub(super) parts: BTreeMap<String, Option<Vec<FilterRule>>>,
+    /// `PacketFilters` without its braces: parts that came or changed, and `null` for those that went.
+    pub(super) parts: String,
     /// The SSH rules as text, where they changed.
     pub(super) ssh: Option<String>,
 }
@@ -68,6 +100,48 @@ impl FilterNews {
     pub(super) fn is_empty(&self) -> bool {
         self.parts.is_empty() && self.ssh.is_none()
     }
+
+    /// Adds a part: what `write` appends, a JSON list.
+    fn add(&mut self, name: &str, write: impl FnOnce(&mut String)) {
+        if !self.parts.is_empty() {
+            self.parts.push(',');
+        }
+        self.parts.push_str(&json(&name));
+        self.parts.push(':');
+        write(&mut self.parts);
+    }
+
+    fn drop(&mut self, name: &str) {
+        self.add(name, |text| text.push_str("null"));
+    }
+}
+
+/// How much of its filter a node is asked about.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Extent<'r> {
+    /// All of it. Whatever its client remembers is forgotten.
+    First,
+    /// All of it; what it was told is known.
+    Whole,
+    /// What comes from some rules, and where `ssh` says so the SSH rules.
+    Rules { rules: &'r RuleSet, ssh: bool },
+}
+
+/// The nodes to ask about again.
+#[derive(Debug, Default)]
+pub(super) struct Stale {
+    /// Their classes.
+    pub(super) viewers: Vec<NodeId>,
+    /// Their filters.
+    pub(super) filters: Vec<NodeId>,
+    /// Of those, the ones that may have changed in any part.
+    pub(super) whole: BTreeSet<NodeId>,
+    /// Of those, the ones whose SSH rules may have changed.
+    pub(super) ssh: BTreeSet<NodeId>,
+    /// The rules that may have changed in the filters of the others.
+    pub(super) rules: RuleSet,
+    /// The nodes by which alone the views of others changed, where that is so and they are few.
+    pub(super) alone: Option<Vec<NodeId>>,
 }
 
 /// The part that holds without a rule of a policy.
@@ -83,11 +157,30 @@ impl Visibility {
         }
     }
 
+    /// The class that a viewer of a class belongs to after a few other nodes changed: what [`Visibility::class`] finds,
+    /// without a look at the rest of the network.
+    pub(super) fn class_after(&mut self, was: ViewClass, viewer: &Shown, changed: &[NodeId]) -> ViewClass {
+        match self {
+            Self::Policy(gate) if !viewer.expired => {
+                gate.class_after(was, viewer.record.id, changed).unwrap_or_else(|| gate.class(viewer.record.id))
+            }
+            _ => self.class(viewer),
+        }
+    }
+
     /// The view that a class is, where a policy gave it.
     pub(super) fn view(&self, class: ViewClass) -> Option<&Arc<View>> {
         match self {
             Self::Everyone => None,
             Self::Policy(gate) => gate.view(class),
+        }
+    }
+
+    /// Whom viewers of a class see, by number; `None` for everybody.
+    pub(super) fn peers(&self, class: ViewClass) -> Option<&[NodeId]> {
+        match class {
+            ViewClass::NOBODY => Some(&[]),
+            class => self.view(class).map(|view| view.peers.as_slice()),
         }
     }
 
@@ -128,70 +221,83 @@ impl Visibility {
         if old.without_ipv4 != new.without_ipv4 {
             return Some(old.peers.iter().chain(&new.peers).copied().collect());
         }
-        let lost = old.peers.iter().filter(|peer| new.peers.binary_search(peer).is_err());
-        let gained = new.peers.iter().filter(|peer| old.peers.binary_search(peer).is_err());
+        let mut between = BTreeSet::new();
+        let (mut olds, mut news) = (old.peers.as_slice(), new.peers.as_slice());
+        while let Some(least) = olds.first().into_iter().chain(news.first()).min() {
+            let (in_old, in_new) = (olds.first() == Some(least), news.first() == Some(least));
+            if in_old != in_new {
+                between.insert(*least);
+            }
+            (olds, news) = (&olds[usize::from(in_old)..], &news[usize::from(in_new)..]);
+        }
         let routers = old.routers.iter().chain(&new.routers);
         let rerouted = routers.filter(|(id, _)| old.routers.get(id) != new.routers.get(id)).map(|(id, _)| id);
-        Some(lost.chain(gained).chain(rerouted).copied().collect())
+        between.extend(rerouted);
+        Some(between)
     }
 
-    /// What a node of a class is to be told of its filter after what it was told; everything where it was told
-    /// nothing.
+    /// What a node of a class is to be told of its filter after what it was told, and which it has been told from here on.
     pub(super) fn filter_news(
         &self,
         class: ViewClass,
         id: NodeId,
-        told: Option<&ToldFilter>,
-    ) -> (ToldFilter, FilterNews) {
-        let nothing = ToldFilter::default();
-        let before = told.unwrap_or(&nothing);
-        let (mut now, mut news) = (ToldFilter::default(), FilterNews::default());
-        let mut part = |origin: Option<&Arc<RuleOrigin>>, digest: u64, rules: &dyn Fn() -> Vec<FilterRule>| {
-            let name: PartName = origin.map(|origin| origin.reference.as_str().into());
-            if before.parts.get(&name) != Some(&digest) {
-                news.parts.insert(text_of(&name), Some(rules()));
-            }
-            now.parts.insert(name, digest);
-        };
-        match (class, self) {
-            (ViewClass::NOBODY, _) => part(None, 0, &Vec::new),
-            (_, Self::Everyone) => part(None, 1, &match_all),
-            (_, Self::Policy(gate)) => {
-                let filter = gate.compiled().filter(id);
-                for one in gate.compiled().parts(&filter) {
-                    part(one.origin(), one.digest(), &|| one.rules());
-                }
-            }
-        }
-        let gone = before.parts.keys().filter(|name| !now.parts.contains_key(*name));
-        news.parts.extend(gone.map(|name| (text_of(name), None)));
-        if told.is_none() {
+        told: &mut ToldFilter,
+        extent: Extent<'_>,
+    ) -> FilterNews {
+        let mut news = FilterNews::default();
+        if let Extent::First = extent {
+            *told = ToldFilter::default();
             // A client may remember parts from a stream before this one.
-            news.parts.insert("*".to_owned(), None);
+            news.drop("*");
         }
-        if let (false, Self::Policy(gate)) = (class == ViewClass::NOBODY, self) {
-            (now.ssh, news.ssh) = gate.ssh(id);
+        let gate = match self {
+            Self::Policy(gate) if class != ViewClass::NOBODY => gate,
+            _ => {
+                let (digest, rules) = if class == ViewClass::NOBODY { (0, Vec::new()) } else { (1, match_all()) };
+                let unwritten = BTreeMap::from([(PartName(None), digest)]);
+                told.replace_parts(unwritten, &mut news, |news, name| {
+                    news.add(name.text(), |text| text.push_str(&json(&rules)));
+                });
+                told.replace_ssh((0, None), &mut news);
+                return news;
+            }
+        };
+        let with_ssh = match extent {
+            Extent::Rules { rules, ssh } => {
+                told.update_parts(gate.compiled(), id, rules, &mut news);
+                ssh
+            }
+            Extent::First | Extent::Whole => {
+                let filter = gate.compiled().filter(id);
+                let parts: BTreeMap<_, _> =
+                    gate.compiled().parts(&filter).map(|part| (PartName(part.origin().cloned()), part)).collect();
+                let digests = parts.iter().map(|(name, part)| (name.clone(), part.digest())).collect();
+                told.replace_parts(digests, &mut news, |news, name| {
+                    if let Some(part) = parts.get(name) {
+                        news.add(name.text(), |text| part.write_rules(text));
+                    }
+                });
+                true
+            }
+        };
+        if with_ssh {
+            told.replace_ssh(gate.ssh(id), &mut news);
         }
-        if now.ssh == before.ssh {
-            news.ssh = None;
-        } else if now.ssh == 0 {
-            news.ssh = Some("{\"rules\":[]}".to_owned());
-        }
-        (now, news)
+        news
     }
 
     /// The nodes whose classes, and those whose filters, may be others since this was last asked.
-    pub(super) fn take_stale(&mut self) -> (Vec<NodeId>, Vec<NodeId>) {
+    pub(super) fn take_stale(&mut self) -> Stale {
         match self {
-            Self::Everyone => (Vec::new(), Vec::new()),
+            Self::Everyone => Stale::default(),
             Self::Policy(gate) => gate.take_stale(),
         }
     }
 
-    /// Forgets the views of classes that nobody is in.
-    pub(super) fn retain(&mut self, is_used: impl Fn(ViewClass) -> bool) {
+    /// Forgets the view of a class that nobody is in.
+    pub(super) fn forget(&mut self, class: ViewClass) {
         if let Self::Policy(gate) = self {
-            gate.retain(is_used);
+            gate.forget(class);
         }
     }
 
@@ -231,8 +337,51 @@ impl Visibility {
     }
 }
 
-fn text_of(name: &PartName) -> String {
-    name.as_deref().unwrap_or(UNWRITTEN).to_owned()
+impl ToldFilter {
+    /// The parts are, from here on, these; `write` adds one that came or changed.
+    fn replace_parts(
+        &mut self,
+        now: BTreeMap<PartName, u64>,
+        news: &mut FilterNews,
+        mut write: impl FnMut(&mut FilterNews, &PartName),
+    ) {
+        for (name, digest) in &now {
+            if self.parts.get(name) != Some(digest) {
+                write(news, name);
+            }
+        }
+        for gone in self.parts.keys().filter(|name| !now.contains_key(*name)) {
+            news.drop(gone.text());
+        }
+        self.parts = now;
+    }
+
+    /// The parts of some rules are, from here on, those that the policy gives.
+    fn update_parts(&mut self, compiled: &Compiled, id: NodeId, rules: &RuleSet, news: &mut FilterNews) {
+        let filter = compiled.filter_of(id, rules);
+        let mut gone: BTreeSet<_> = compiled.rules_of(id, rules).map(|origin| PartName(origin.cloned())).collect();
+        for part in compiled.parts(&filter) {
+            let (name, digest) = (PartName(part.origin().cloned()), part.digest());
+            gone.remove(&name);
+            if self.parts.get(&name) != Some(&digest) {
+                news.add(name.text(), |text| part.write_rules(text));
+                self.parts.insert(name, digest);
+            }
+        }
+        for name in gone {
+            if self.parts.remove(&name).is_some() {
+                news.drop(name.text());
+            }
+        }
+    }
+
+    /// The SSH rules are, from here on, these.
+    fn replace_ssh(&mut self, (digest, text): (u64, Option<String>), news: &mut FilterNews) {
+        if digest != self.ssh {
+            news.ssh = Some(text.unwrap_or_else(|| "{\"rules\":[]}".to_owned()));
+        }
+        self.ssh = digest;
+    }
 }
 
 /// Whether the routes are those that the peer was chosen for among all.

@@ -116,12 +116,17 @@ fn under_policy() {
         row("    bytes sent", bytes as f64 / 1024.0, "KiB", Limit::None);
     };
     let set = |state: &mut State, text: &str, now| {
+        // The program does this besides the task that owns the state.
+        let begun = Instant::now();
+        let ready = state.outlook().compile(text).unwrap();
+        row("policy: compiled, while everything else goes on", millis(begun), "ms", Limit::None);
+        state.make_ready(ready).unwrap();
         let decision = state.set_policy(text, "ada", None, now).unwrap();
         state.apply(decision.changes, now);
     };
     let text = large::policy(1_000);
     measure("1,000 rules where none were, every node told", Limit::None, &mut |state, now| set(state, &text, now));
-    let edited = text.replace("tag:t1:80,443", "tag:t1:80,443,22");
+    let edited = text.replace("tag:t102:80,443", "tag:t102:80,443,22");
     measure("an edit of the rules for one tag, every affected node told", Limit::AtMost(1_000.0), &mut |state, now| {
         set(state, &edited, now);
     });
@@ -129,32 +134,44 @@ fn under_policy() {
     measure("an edit of six rules of ten, every node told", Limit::AtMost(1_000.0), &mut |state, now| {
         set(state, &most, now);
     });
-    let mut worst = (0.0_f64, 0.0_f64);
+    one_node_changes(&mut state, now);
+}
+
+/// A node joins, and a node is tagged, twenty times.
+fn one_node_changes(state: &mut State, mut now: Timestamp) {
+    let (mut worst, mut told) = ((0.0_f64, 0.0_f64), 0);
     for number in 1..=20 {
-        now_and_told(&mut state, &mut now, &mut worst.0, |state| {
+        told += now_and_told(state, &mut now, &mut worst.0, |state| {
             let id = NODES + number;
             let mut record = node(id, Timestamp::UNIX_EPOCH);
             record.user = UserId(u64::from(id) % large::USERS + 1);
             state.apply(vec![Change::Node(Arc::new(record))], Timestamp::UNIX_EPOCH);
         });
-        now_and_told(&mut state, &mut now, &mut worst.1, |state| {
+        now_and_told(state, &mut now, &mut worst.1, |state| {
             let tag = format!("tag:t{number}").parse().unwrap();
             let changes = state.set_tags(NodeId(u64::from(number) * 7), &[tag]).unwrap().changes;
             state.apply(changes, Timestamp::UNIX_EPOCH);
         });
     }
     row("policy: one node joins, those it concerns told, worst of 20", worst.0, "ms", Limit::AtMost(5.0));
+    row("    nodes told, on average", f64::from(told) / 20.0, "", Limit::None);
     row("policy: one node is tagged, those it concerns told, worst of 20", worst.1, "ms", Limit::AtMost(5.0));
 }
 
 /// The longest that a change takes until all messages are put together.
-fn now_and_told(state: &mut State, now: &mut Timestamp, worst: &mut f64, change: impl FnOnce(&mut State)) {
+fn now_and_told(state: &mut State, now: &mut Timestamp, worst: &mut f64, change: impl FnOnce(&mut State)) -> u32 {
     *now += Duration::from_secs(1);
     let begun = Instant::now();
     change(state);
     state.handle_timeout(*now);
     *worst = worst.max(millis(begun));
-    while state.poll_output().is_some() {}
+    let mut told = 0;
+    while let Some(output) = state.poll_output() {
+        if let Output::Send { sessions, .. } = output {
+            told += u32::try_from(sessions.len()).unwrap();
+        }
+    }
+    told
 }
 
 fn user(number: u64) -> UserRecord {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use warren::policy::{Attribute, Compiled, Node, Policy, Protocol, Role, Topology, User};
+use warren::policy::{Attribute, Compiled, Filter, FilterPart, Node, Policy, Protocol, Role, Topology, User};
 use warren::types::{NodeId, UserId};
 use warren::wire::control::FilterRule;
 
@@ -117,6 +117,18 @@ fn filter(compiled: &Compiled, id: NodeId) -> String {
     format!("{rules:?} {ssh}")
 }
 
+/// The parts of a node's filter, by rule.
+fn parts(compiled: &Compiled, filter: &Filter) -> BTreeMap<String, String> {
+    let name = |part: &FilterPart<'_>| part.origin().map(|origin| origin.reference.clone()).unwrap_or_default();
+    let text = |part: FilterPart<'_>| {
+        let mut text = String::new();
+        part.write_rules(&mut text);
+        assert_eq!(text, serde_json::to_string(&part.rules()).unwrap());
+        (name(&part), text)
+    };
+    compiled.parts(filter).map(text).collect()
+}
+
 /// Everything a node is told about others.
 fn peers(compiled: &Compiled, id: NodeId) -> String {
     format!("{:?}", compiled.peers(id))
@@ -133,6 +145,8 @@ proptest! {
         for (id, node) in events {
             let before: BTreeMap<_, _> =
                 nodes.keys().map(|id| (*id, (filter(&compiled, *id), peers(&compiled, *id)))).collect();
+            let seen = |compiled: &Compiled, id: NodeId| (parts(compiled, &compiled.filter(id)), compiled.view(id));
+            let seen_before: BTreeMap<_, _> = nodes.keys().map(|id| (*id, seen(&compiled, *id))).collect();
             let change = match node {
                 Some(node) => {
                     let node = addressed(id, node);
@@ -153,6 +167,23 @@ proptest! {
                 let (filter_before, peers_before) = before.get(id).cloned().unwrap_or_default();
                 prop_assert!(filter_before == after.0 || announced(&change.filters, id), "filter of {}", id);
                 prop_assert!(peers_before == after.1 || announced(&change.peers, id), "peers of {}", id);
+
+                // What is said of the extent of the change holds.
+                let Some((mut filter, mut view)) = seen_before.get(id).cloned() else { continue };
+                let (filter_after, view_after) = seen(&compiled, *id);
+                if !announced(&change.whole, id) {
+                    for origin in compiled.rules_of(*id, &change.rules) {
+                        filter.remove(origin.map(|origin| origin.reference.as_str()).unwrap_or_default());
+                    }
+                    filter.extend(parts(&compiled, &compiled.filter_of(*id, &change.rules)));
+                    prop_assert_eq!(filter, filter_after, "filter of {}", id);
+                }
+                if let Some(alone) = change.alone.as_ref().filter(|alone| !alone.contains(id)) {
+                    view.peers.retain(|peer| !alone.contains(peer));
+                    view.peers.extend(alone.iter().filter(|peer| compiled.sees(*id, **peer)));
+                    view.peers.sort_unstable();
+                    prop_assert_eq!(view, view_after, "view of {}", id);
+                }
             }
         }
     }

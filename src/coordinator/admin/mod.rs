@@ -5,6 +5,7 @@
 
 mod client;
 mod command;
+mod elsewhere;
 mod execute;
 mod policy;
 mod policy_text;

@@ -10,7 +10,7 @@ use super::execute::invalid;
 use super::{Outcome, Refused, Reply};
 use crate::coordinator::store::{Ledger, Store};
 use crate::policy::{Access, Compiled, Difference, Policy, Protocol, Row};
-use crate::registry::{NodeRecord, PolicyRecord, State};
+use crate::registry::{NodeRecord, Outlook, PolicyRecord, State};
 use crate::types::{NodeId, Timestamp};
 
 /// What an administrator asks about the policy.
@@ -103,7 +103,7 @@ pub(super) async fn execute<S: Store>(ledger: &mut Ledger<S>, request: PolicyReq
             let views = state.policies().rev().map(|policy| view(state, policy, false));
             return Ok(Reply::Policies(views.collect()));
         }
-        PolicyRequest::Diff { text } => return diff(ledger.state(), &text),
+        PolicyRequest::Diff { text } => return difference(&ledger.state().outlook(), &text),
         PolicyRequest::Set { text, by, if_version } => {
             ledger.try_run(now, |state| state.set_policy(&text, &by, if_version, now)).await?
         }
@@ -137,12 +137,9 @@ fn view(state: &State, policy: &PolicyRecord, with_text: bool) -> PolicyView {
     }
 }
 
-fn diff(state: &State, text: &str) -> Outcome {
-    let new = state.try_policy(text)?;
-    let old = state.compiled().cloned().unwrap_or_else(|| state.unrestricted());
-    let policy = |compiled: &Compiled| Arc::new(compiled.policy().clone());
-    let Difference { gained, lost, pairs_gaining, pairs_losing, left_out, notes } =
-        Difference::between(&policy(&old), &policy(&new), &new.topology());
+/// Who would gain and lose what.
+pub(super) fn difference(outlook: &Outlook, text: &str) -> Outcome {
+    let Difference { gained, lost, pairs_gaining, pairs_losing, left_out, notes } = outlook.difference(text)?;
     let row = |row: Row| RowView { from: row.sources, to: row.targets, access: row.access };
     Ok(Reply::PolicyDiff(DiffView {
         gains: gained.into_iter().map(row).collect(),

@@ -17,6 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tracing::{debug, warn};
 
 use super::Request;
+use super::elsewhere::carry_out;
 use crate::coordinator::ending::Ending;
 use crate::coordinator::http::refuse;
 use crate::coordinator::hub::Hub;
@@ -88,7 +89,7 @@ async fn answer(hub: &Hub, request: http::Request<Incoming>) -> Result<Response,
         .map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
     let request: Request = serde_json::from_slice(&body.to_bytes())
         .map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
-    let outcome = hub.admin(request).await.map_err(IntoResponse::into_response)?;
+    let outcome = carry_out(hub, request).await.map_err(IntoResponse::into_response)?;
     let reply = outcome.map_err(|refused| {
         refuse(StatusCode::from_u16(refused.status).unwrap_or(StatusCode::BAD_REQUEST), refused.message)
     })?;

@@ -1,0 +1,106 @@
+//! The network as policies see it at one moment, apart from the state, so that the task that owns the state need not wait
+//! while a policy is compiled.
+//!
+//! What was compiled meanwhile comes back as a [`Ready`] and is brought up to date with whatever changed since: that is
+//! little, and costs little.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::gate::node_of;
+use super::refusal::Refusal;
+use super::state::State;
+use super::view::Shown;
+use crate::policy::{Compiled, Difference, Policy, Topology, User};
+use crate::types::{NodeId, UserId};
+
+/// The network at one moment, and the policy in force.
+#[derive(Clone, Debug)]
+pub struct Outlook {
+    users: BTreeMap<UserId, User>,
+    nodes: Vec<Shown>,
+    policy: Option<Arc<Policy>>,
+}
+
+/// A policy that can be put in force: it passed its own tests.
+#[derive(Debug)]
+pub struct Ready {
+    pub(super) text: Arc<str>,
+    pub(super) compiled: Compiled,
+}
+
+impl Outlook {
+    /// A policy against the network; refused if it cannot be read or fails its own tests.
+    pub fn compile(&self, text: &str) -> Result<Ready, Refusal> {
+        let policy = Policy::parse(text.as_bytes()).map_err(|errors| Refusal::invalid(errors.to_string()))?;
+        let topology = self.topology(&policy);
+        let compiled = Compiled::new(Arc::new(policy), topology);
+        compiled.check().map_err(|errors| Refusal::invalid(errors.to_string()))?;
+        Ok(Ready { text: text.into(), compiled })
+    }
+
+    /// Who would gain and lose what by a policy.
+    pub fn difference(&self, text: &str) -> Result<Difference, Refusal> {
+        let new = self.compile(text)?.compiled;
+        let old = self.policy.clone().unwrap_or_else(|| Arc::new(Policy::allow_all()));
+        Ok(Difference::between(&old, new.shared_policy(), &new.topology()))
+    }
+
+    pub(super) fn topology(&self, policy: &Policy) -> Topology {
+        let node = |shown: &Shown| (shown.record.id, node_of(shown, policy));
+        Topology { users: self.users.clone(), nodes: self.nodes.iter().map(node).collect() }
+    }
+}
+
+impl State {
+    /// The network as it is.
+    pub fn outlook(&self) -> Outlook {
+        Outlook {
+            users: self.policy_users(),
+            nodes: self.members.values().map(|member| member.shown.clone()).collect(),
+            policy: self.compiled().map(|compiled| Arc::clone(compiled.shared_policy())),
+        }
+    }
+
+    /// Takes a policy that was compiled elsewhere, for the [`State::set_policy`] that follows. Refused if it fails its own
+    /// tests since the network changed.
+    pub fn make_ready(&mut self, mut ready: Ready) -> Result<(), Refusal> {
+        self.ready = None;
+        if self.catch_up(&mut ready.compiled) {
+            ready.compiled.check().map_err(|errors| Refusal::invalid(errors.to_string()))?;
+        }
+        self.ready = Some(ready);
+        Ok(())
+    }
+
+    /// Tells a policy of the network as it is, and says whether it knew another.
+    fn catch_up(&self, compiled: &mut Compiled) -> bool {
+        let mut changed = false;
+        let users = self.policy_users();
+        if *compiled.users() != users {
+            changed = true;
+            let gone: Vec<UserId> = compiled.users().keys().filter(|id| !users.contains_key(id)).copied().collect();
+            users.into_iter().for_each(|(id, user)| drop(compiled.put_user(id, user)));
+            gone.into_iter().for_each(|id| compiled.remove_user(id));
+        }
+        let policy = Arc::clone(compiled.shared_policy());
+        for member in self.members.values() {
+            let (id, node) = (member.id(), node_of(&member.shown, &policy));
+            if compiled.node(id) != Some(&node) {
+                changed = true;
+                drop(compiled.upsert(id, node));
+            }
+        }
+        let known: Vec<NodeId> = compiled.nodes(compiled.everybody()).collect();
+        for id in known.into_iter().filter(|id| !self.members.contains_key(id)) {
+            changed = true;
+            drop(compiled.remove(id));
+        }
+        changed
+    }
+
+    fn policy_users(&self) -> BTreeMap<UserId, User> {
+        let user = |user: &super::UserRecord| User { login: user.name.as_str().to_owned(), role: user.role };
+        self.users.iter().map(|(id, record)| (*id, user(record))).collect()
+    }
+}
