@@ -13,7 +13,7 @@ use super::rank::{Class, Rank};
 /// Ports guessed in one round.
 pub(super) const GUESSES: usize = 8;
 /// Mappings that lie this near to each other were counted upwards.
-const NEAR: u16 = 64;
+pub(super) const NEAR: u16 = 64;
 
 /// Guesses for one round of a search; each round goes on where the last one ended.
 pub(super) fn guesses(candidates: impl Iterator<Item = (SocketAddr, Rank)>, round: u16) -> Vec<SocketAddr> {
@@ -29,11 +29,13 @@ pub(super) fn guesses(candidates: impl Iterator<Item = (SocketAddr, Rank)>, roun
     let mut guesses = Vec::new();
     for (ip, mut ports) in seen.into_iter().filter(|(_, ports)| ports.len() >= 2) {
         ports.sort_unstable();
-        let (Some(first), Some(last)) = (ports.first().copied(), ports.last().copied()) else { continue };
         let kept = local.iter().copied();
         let step = u16::try_from(GUESSES).unwrap_or(u16::MAX);
-        let counted = (1..=step).map(|next| last.wrapping_add(round.wrapping_mul(step)).wrapping_add(next));
-        let counted = counted.filter(|_| last - first <= NEAR);
+        // One that was forwarded by hand lies apart from the row.
+        let row = ports.windows(2).filter(|pair| pair[1] - pair[0] <= NEAR).map(|pair| pair[1]).next_back();
+        let next =
+            |last: u16| (1..=step).map(move |next| last.wrapping_add(round.wrapping_mul(step)).wrapping_add(next));
+        let counted = row.into_iter().flat_map(next);
         for port in kept.chain(counted).filter(|port| *port >= 1_024 && !ports.contains(port)) {
             let guess = SocketAddr::new(ip, port);
             if guesses.len() < GUESSES && !guesses.contains(&guess) {
@@ -64,6 +66,12 @@ mod tests {
         assert_eq!(first[..3], ["203.0.113.5:41741", "203.0.113.5:4002", "203.0.113.5:4003"]);
         assert_eq!(first.len(), GUESSES);
         assert_eq!(guessed(&endpoints, 1)[1], "203.0.113.5:4010");
+    }
+
+    #[test]
+    fn a_port_that_was_forwarded_by_hand_does_not_hide_that_the_others_were_counted() {
+        let endpoints = ["203.0.113.5:4000", "203.0.113.5:4001", "203.0.113.5:41741"].map(|at| (at, Rank::GlobalV4));
+        assert_eq!(guessed(&endpoints, 0)[..2], ["203.0.113.5:4002", "203.0.113.5:4003"]);
     }
 
     #[test]

@@ -166,10 +166,11 @@ async fn garbage_on_the_administration_socket_is_refused() {
     let socket = tempfile::tempdir().unwrap();
     let path = socket.path().join("s");
     let server = Server::start(&["--socket", path.to_str().unwrap()]);
-    for bytes in [&b"\x00\x01\x02\r\n\r\n"[..], b"POST /admin HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n{}}"] {
+    let body = b"POST /admin HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\n{}}";
+    for bytes in [&b"\x00\x01\x02\r\n\r\n"[..], body] {
         let mut stream = UnixStream::connect(&path).await.unwrap();
+        // Our half stays open: a client that hangs up before the answer gets none.
         stream.write_all(bytes).await.unwrap();
-        stream.shutdown().await.unwrap();
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         assert!(answer.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&answer));

@@ -6,6 +6,7 @@
 mod laws;
 mod net;
 mod paths;
+mod relays;
 mod repair;
 mod storms;
 mod wishes;

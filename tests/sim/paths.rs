@@ -16,7 +16,7 @@ fn pair(seed: u64, weather: Weather, a: Option<Kind>, b: Option<Kind>) -> World 
         let network = kind.map_or(0, |kind| world.network(kind, 0));
         world.host(network, true, false);
     }
-    world.run(2 * SECOND);
+    world.run(4 * SECOND);
     world
 }
 
@@ -116,7 +116,7 @@ fn hosts_behind_the_same_nat_behind_two_and_with_ipv6_meet() {
 }
 
 fn check_meets(mut world: World, expected: bool, what: &str) {
-    world.run(2 * SECOND);
+    world.run(4 * SECOND);
     world.talk_both_ways(0, 1, PACE, 30 * SECOND);
     world.run(25 * SECOND);
     assert_eq!(world.are_direct(0, 1), expected, "{what}");
@@ -167,10 +167,10 @@ fn a_host_that_goes_over_to_another_network_is_reached_within_a_second() {
 fn nothing_is_lost_while_direct_when_relay_or_agent_end_and_begin_anew() {
     for seed in 0..20 {
         let mut world = direct_pair(seed, Weather::FAIR);
-        world.relay_up = false;
+        world.end_all_relays();
         world.kill(0, 3 * SECOND);
         world.run(10 * SECOND);
-        world.relay_up = true;
+        world.begin_all_relays();
         world.run(60 * SECOND);
         assert!(world.are_direct(0, 1), "seed {seed}");
         assert!(world.longest_gap() <= PACE + PACE, "seed {seed}: {:?}", world.longest_gap());
@@ -234,7 +234,7 @@ fn without_any_relay_hosts_meet_by_probes_alone_and_talk_again_after_hours() {
             let network = kind.map_or(0, |kind| world.network(kind, 0));
             world.host(network, true, false);
         }
-        world.run(2 * SECOND);
+        world.run(4 * SECOND);
         for _ in 0..3 {
             world.forget_gaps();
             world.talk_both_ways(0, 1, PACE, 60 * SECOND);

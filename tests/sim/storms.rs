@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::net::nat::{DEPENDS, Kind};
-use crate::net::{Weather, World};
+use crate::net::pump::REGIONS;
+use crate::net::{Happening, Weather, World};
 
 const SEEDS: u64 = 2_000;
 /// Seeds that once failed.
@@ -15,11 +16,22 @@ const SECOND: Duration = Duration::from_secs(1);
 const PACE: Duration = Duration::from_millis(250);
 /// Time between two blows of fate: what one of them did is over by then.
 const CALM: Duration = Duration::from_secs(20);
-/// Dead path to relay: 7 s. The rest is for packets that are lost on the way there, and the pause between them.
-const LONGEST_GAP: Duration = Duration::from_millis(7_500);
+/// Dead path to relay: 7 s. The rest is for a connection to the peer's relay that is made only then, for packets that are
+/// lost on the way there, and the pause between them.
+const LONGEST_GAP: Duration = Duration::from_millis(7_900);
+/// Where a path dies in one direction alone, the end that is still heard learns of it when the other goes back to the relay,
+/// and gives the path 2 s to prove itself.
+const LONGEST_ONE_WAY: Duration = Duration::from_millis(9_900);
 /// What one peer may be sent in probes: the burst, the pace, a heartbeat a second at worst, and answers.
 const PROBES_AT_ONCE: u64 = 64 + 100;
 const PROBES_PER_SECOND: u64 = 4 + 1 + 5;
+/// STUN: a full look asks two regions four times each; a blow may bring a few looks. A short one comes every 20 s at best,
+/// or with each wish for fresh endpoints, which have 27 s.
+const QUESTIONS_AT_ONCE: u64 = 4 * 8;
+const QUESTIONS_PER_LOOK: u64 = 8;
+const LOOK_EVERY: u64 = 10;
+/// The home goes where a relay answers, and comes back.
+const HOMES_PER_BLOW: usize = 2;
 
 #[derive(Clone, Copy, Debug)]
 enum Blow {
@@ -33,10 +45,26 @@ enum Blow {
     Kill,
     /// The clock on the wall is set.
     Clock,
+    /// A relay ends and begins anew.
+    RelayRestarts,
+    /// A relay ends, and another of its region lives.
+    RelayDies,
+    /// All relays of a region end, and those of the other live.
+    RegionDies,
     Nothing,
 }
 
-const BLOWS: [Blow; 6] = [Blow::Reboot, Blow::Block, Blow::Roam, Blow::Kill, Blow::Clock, Blow::Nothing];
+const BLOWS: [Blow; 9] = [
+    Blow::Reboot,
+    Blow::Block,
+    Blow::Roam,
+    Blow::Kill,
+    Blow::Clock,
+    Blow::RelayRestarts,
+    Blow::RelayDies,
+    Blow::RegionDies,
+    Blow::Nothing,
+];
 
 fn random_world(seed: u64) -> World {
     let mut world = World::new(seed, Weather::FAIR);
@@ -49,7 +77,8 @@ fn random_world(seed: u64) -> World {
     for _ in 0..hosts {
         let network = random_network(&mut world);
         let v6 = world.chance.permille(200);
-        world.host(network, true, v6);
+        let host = world.host(network, true, v6);
+        world.hosts[host].near = REGIONS[usize::from(world.chance.permille(300))];
     }
     world
 }
@@ -84,7 +113,7 @@ fn random_kind(world: &mut World) -> Kind {
 fn faults(seed: u64) -> Vec<String> {
     let mut world = random_world(seed);
     let mut faults = Vec::new();
-    world.run(2 * SECOND);
+    world.run(4 * SECOND);
     let pairs: Vec<(usize, usize)> = (1..world.hosts.len()).map(|other| (0, other)).collect();
     for (a, b) in &pairs {
         world.talk_both_ways(*a, *b, PACE, 3_600 * SECOND);
@@ -97,7 +126,11 @@ fn faults(seed: u64) -> Vec<String> {
         strike(&mut world, blow);
         blows.push(blow);
         world.run(CALM);
-        if world.longest_gap() > LONGEST_GAP {
+        let most = |(a, b): &(usize, usize)| match world.gaps.get(&(*b, *a)) {
+            Some(back) if *back < SECOND => LONGEST_ONE_WAY,
+            _ => LONGEST_GAP,
+        };
+        if world.gaps.iter().any(|(pair, gap)| *gap > most(pair)) {
             faults.push(format!("after {blows:?} at {:?} nothing came through: {:?}", world.now, world.gaps));
         }
     }
@@ -105,6 +138,13 @@ fn faults(seed: u64) -> Vec<String> {
         let most = (PROBES_AT_ONCE + PROBES_PER_SECOND * world.now.as_secs()) * (world.hosts.len() as u64 - 1);
         if host.pings > most {
             faults.push(format!("host {number} sent {} probes, at most {most} are allowed", host.pings));
+        }
+        let most = QUESTIONS_AT_ONCE * (1 + blows.len() as u64) + QUESTIONS_PER_LOOK * world.now.as_secs() / LOOK_EVERY;
+        if host.questions > most {
+            faults.push(format!("host {number} asked {} times by STUN, at most {most} are allowed", host.questions));
+        }
+        if host.homes_had > 1 + HOMES_PER_BLOW * blows.len() {
+            faults.push(format!("host {number} had {} homes through {blows:?}", host.homes_had));
         }
         for (peer, changes) in &host.changes {
             let most = 6 + 4 * blows.len();
@@ -130,6 +170,28 @@ fn strike(world: &mut World, blow: Blow) {
         Blow::Clock => {
             let hours = world.chance.below(48) as i64 - 24;
             world.hosts[host].wall_offset += hours * 3_600;
+        }
+        Blow::RelayRestarts => {
+            world.begin_all_relays();
+            let relay = world.chance.below(world.relays.len() as u64) as usize;
+            let pause = world.chance.millis(300, 3_000);
+            world.end_relay(relay);
+            world.after(pause, host, Happening::RelayBack { relay });
+        }
+        Blow::RelayDies => {
+            world.begin_all_relays();
+            // The first region has two.
+            let relay = world.chance.below(2) as usize;
+            world.end_relay(relay);
+        }
+        Blow::RegionDies => {
+            world.begin_all_relays();
+            let region = world.chance.pick(&REGIONS);
+            for relay in 0..world.relays.len() {
+                if world.relays[relay].region == region {
+                    world.end_relay(relay);
+                }
+            }
         }
         Blow::Nothing => {}
     }

@@ -18,6 +18,9 @@ const HISTORY: usize = 32;
 /// How long a region that could not be connected is passed over at first; doubled each time, up to [`FAILED_MOST`].
 const FAILED_FIRST: Duration = Duration::from_secs(60);
 const FAILED_MOST: Duration = Duration::from_secs(15 * 60);
+/// Where all regions have failed, one is tried again when its last failure is older than this share of its pause: it may be
+/// back, while the one that has just failed is not. Not sooner, or nodes without any relay would tell of a new home all the time.
+const TRIED_AGAIN: u32 = 4;
 
 /// The present home, and what speaks for and against each region.
 #[derive(Debug, Default)]
@@ -30,6 +33,8 @@ pub(super) struct Home {
 
 #[derive(Debug)]
 struct Failure {
+    /// When it may be tried where all have failed.
+    again: Instant,
     until: Instant,
     pause: Duration,
 }
@@ -53,12 +58,18 @@ impl Home {
     /// The region could not be connected, or the connection ended.
     pub(super) fn handle_failed(&mut self, region: RegionId, now: Instant) {
         self.alive.remove(&region);
-        let before = self.failed.get(&region);
-        if before.is_some_and(|failure| failure.until > now) {
+        let Some(failure) = self.failed.get_mut(&region) else {
+            // It worked until this moment, so whether another is back is worth finding out at once.
+            self.failed.values_mut().for_each(|other| other.again = now);
+            let (until, again) = (now + FAILED_FIRST, now + FAILED_FIRST / TRIED_AGAIN);
+            self.failed.insert(region, Failure { again, until, pause: FAILED_FIRST });
             return;
+        };
+        if failure.until <= now {
+            failure.pause = (failure.pause * 2).min(FAILED_MOST);
+            failure.until = now + failure.pause;
         }
-        let pause = before.map_or(FAILED_FIRST, |failure| (failure.pause * 2).min(FAILED_MOST));
-        self.failed.insert(region, Failure { until: now + pause, pause });
+        failure.again = now + failure.pause / TRIED_AGAIN;
     }
 
     /// What was measured and failed elsewhere says nothing here.
@@ -107,7 +118,12 @@ impl Home {
             all = of(true);
         }
         let sound: Vec<RegionId> = all.iter().copied().filter(|id| !failed(id)).collect();
-        if sound.is_empty() { all } else { sound }
+        if !sound.is_empty() {
+            return sound;
+        }
+        let rested = |id: &RegionId| self.failed.get(id).is_none_or(|failure| now >= failure.again);
+        let rested: Vec<RegionId> = all.iter().copied().filter(rested).collect();
+        if rested.is_empty() { all } else { rested }
     }
 
     /// The best measurement of late, of a region that the last look reached.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::look::{Answers, Look};
 use super::relays::Family;
 use super::{Endpoint, Event, Netcheck, RegionReport, Wanted, limit};
+use crate::path::predict::NEAR;
 use crate::types::{IpNet, RegionId, in_overlay};
 use crate::wire::control::{EndpointType, NetInfo};
 
@@ -202,7 +203,20 @@ impl Netcheck {
     fn globals(&self) -> Vec<SocketAddr> {
         let nearest = [self.report.global_v4, self.report.global_v6].into_iter().flatten();
         let often = self.report.seen.iter().filter(|(_, times)| **times > 1).map(|(address, _)| *address);
-        nearest.chain(often).collect()
+        nearest.chain(often).chain(self.counted()).collect()
+    }
+
+    /// The ends of the row of ports that a NAT counted upwards for our questions: peers count on from there. Ports that
+    /// were drawn at random would tell nobody anything.
+    fn counted(&self) -> Vec<SocketAddr> {
+        let Some(nearest) = self.report.global_v4.filter(|_| self.report.mapping_varies == Some(true)) else {
+            return Vec::new();
+        };
+        let mut row = self.report.seen.keys().filter(|seen| seen.ip() == nearest.ip());
+        match (row.next(), row.next_back()) {
+            (Some(first), Some(last)) if last.port() - first.port() <= NEAR => vec![*first, *last],
+            _ => Vec::new(),
+        }
     }
 
     /// A tunnel must not run through itself: nothing inside the overlay, and nothing inside an advertised subnet, unless

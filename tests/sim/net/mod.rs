@@ -1,4 +1,5 @@
-//! A network that is a value: hosts with real books over modelled kernels, a relay, NATs, and what befalls them.
+//! A network that is a value: hosts with real books and real looks at their network over modelled
+//! kernels, relays, NATs, and what befalls them.
 //!
 //! All time is [`Duration`] since the start. Everything that happens is in one queue; chance comes from one seed, so
 //! that a run repeats exactly.
@@ -7,6 +8,8 @@ pub(crate) mod chance;
 pub(crate) mod host;
 pub(crate) mod kernel;
 pub(crate) mod nat;
+mod outlook;
+pub(crate) mod pump;
 mod run;
 
 use std::collections::BTreeMap;
@@ -14,16 +17,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use warren::path::Way;
+use warren::path::netcheck::News;
 use warren::types::{DiscoPrivate, IpNet, RegionId};
 
 use chance::Chance;
 use host::Host;
 use kernel::Packet;
 use nat::{Gateway, Kind};
-
-pub(crate) const REGION: RegionId = RegionId(900);
-/// The two STUN servers.
-const STUN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
+use pump::{REGIONS, Relay};
 
 /// How bad the network is.
 #[derive(Clone, Copy, Debug)]
@@ -53,12 +54,47 @@ pub(crate) enum Happening {
     },
     Relayed {
         from: usize,
+        region: RegionId,
         payload: Payload,
     },
+    /// A relay says that a peer is not there.
+    Gone {
+        peer: usize,
+        region: RegionId,
+    },
+    /// A wait after a failed connection is over.
+    Dial {
+        region: RegionId,
+        turn: u64,
+    },
+    Dialled {
+        region: RegionId,
+        turn: u64,
+        relay: usize,
+    },
+    /// A connection to a relay ended, or could not be made.
+    Cut {
+        region: RegionId,
+        turn: u64,
+    },
+    /// A relay that ended begins anew.
+    RelayBack {
+        relay: usize,
+    },
+    /// An answer of a STUN server, to where the host was when it asked.
+    Stun {
+        from: SocketAddr,
+        network: usize,
+        answer: Vec<u8>,
+    },
+    News(News),
+    /// The coordinator is told what was found out.
+    Facts,
     Timer,
     Kernel,
     Look,
-    Stunned,
+    /// The agent looks at its network for the first time.
+    Outlook,
     /// The coordinator tells the map.
     Map,
     /// An application sends a packet, and again after this pause.
@@ -75,7 +111,8 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     /// The gateway of each network; the first network is the Internet.
     pub(crate) gateways: Vec<Option<Gateway>>,
-    pub(crate) relay_up: bool,
+    /// In the order of the relay map: two of the first region, one of the second.
+    pub(crate) relays: Vec<Relay>,
     /// Nobody has a home relay.
     pub(crate) relayless: bool,
     pub(crate) weather: Weather,
@@ -99,7 +136,9 @@ impl World {
         Self {
             hosts: Vec::new(),
             gateways: vec![None],
-            relay_up: true,
+            relays: [(1, REGIONS[0]), (2, REGIONS[0]), (3, REGIONS[1])]
+                .map(|(last, region)| Relay { region, address: Ipv4Addr::new(192, 0, 2, last), up: true })
+                .into(),
             relayless: false,
             weather,
             chance: Chance::new(seed),
@@ -131,12 +170,12 @@ impl World {
     pub(crate) fn host(&mut self, network: usize, v4: bool, v6: bool) -> usize {
         let number = self.hosts.len();
         let disco = DiscoPrivate::from_random(self.chance.bytes());
-        let mut host = Host::new(number, disco, self.chance.bytes());
+        let mut host = Host::new(number, disco, self.chance.bytes(), self.chance.bytes());
         host.network = network;
         host.addresses = self.addresses(number, network, v4, v6);
         self.hosts.push(host);
         self.after(Duration::ZERO, number, Happening::Map);
-        self.after(Duration::from_millis(1), number, Happening::Stunned);
+        self.after(Duration::from_millis(1), number, Happening::Outlook);
         self.after(Duration::from_millis(2 + number as u64), number, Happening::Kernel);
         number
     }
@@ -160,9 +199,11 @@ impl World {
         let lost = std::mem::replace(&mut self.hosts[host].addresses, addresses);
         self.hosts[host].network = network;
         let now = self.instant();
+        let links = self.hosts[host].addresses.iter().copied().collect();
+        self.hosts[host].netcheck.handle_links(&links, now);
         self.hosts[host].book.handle_links_lost(&lost, now);
+        self.redial(host);
         self.after(Duration::ZERO, host, Happening::Map);
-        self.after(Duration::from_millis(50), host, Happening::Stunned);
         self.settle(host);
     }
 
@@ -289,25 +330,5 @@ impl World {
             is_outer && if gateway.translates(ip) { gateway.public == ip } else { behind(gateway.inner) }
         };
         self.gateways.iter().flatten().find(takes).map(|gateway| gateway.inner)
-    }
-
-    /// How a STUN server sees a host.
-    fn mapped(&mut self, host: usize, server: Ipv4Addr) -> Option<SocketAddr> {
-        let to = SocketAddr::new(server.into(), 3_478);
-        let mut from = self.hosts[host].source_for(to.ip())?;
-        let mut network = self.hosts[host].network;
-        while let Some(gateway) = &mut self.gateways[network] {
-            from = gateway.outbound(from, to, self.now, &mut self.chance)?;
-            network = gateway.outer;
-        }
-        Some(from)
-    }
-
-    /// Sends through the relay, which loses nothing while it works.
-    fn relay(&mut self, from: usize, to: usize, payload: Payload) {
-        if self.relay_up {
-            let pause = self.chance.millis(30, 40);
-            self.after(pause, to, Happening::Relayed { from, payload });
-        }
     }
 }

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use warren::path::{Event, Evidence, Ground, PeerInfo, Target, Transmit, Via, Way, Wish};
-use warren::types::Timestamp;
+use warren::types::{RegionId, Timestamp};
 use warren::wire::disco;
 
-use super::host::{PORT, behind_loopback, loopback};
+use super::host::{PORT, behind_loopback, loopback, netcheck};
 use super::kernel::Packet;
-use super::{Happening, Payload, REGION, STUN, World};
+use super::{Happening, Payload, World};
 
 /// How often the pump speaks of a peer's traffic.
 const SPEAKS: Duration = Duration::from_secs(1);
@@ -20,22 +20,37 @@ impl World {
         let now = self.instant();
         match happening {
             Happening::Arrive { from, to, payload } => self.arrive(host, from, to, payload),
-            Happening::Relayed { from, payload } => self.relayed(host, from, payload),
+            Happening::Relayed { from, region, payload } => self.relayed(host, from, region, payload),
             Happening::Timer => {
                 if self.hosts[host].timer.is_some_and(|at| at <= self.now) {
                     self.hosts[host].timer = None;
                     self.hosts[host].book.handle_timeout(now);
+                    self.hosts[host].netcheck.handle_timeout(now);
                 }
             }
+            Happening::RelayBack { relay } => self.begin_relay(relay),
+            happening if !self.hosts[host].running && happening.is_agents() => {}
+            Happening::Gone { peer, region } => self.gone(host, peer, region),
+            Happening::Dial { region, turn } => self.dial_again(host, region, turn),
+            Happening::Dialled { region, turn, relay } => self.dialled(host, region, turn, relay),
+            Happening::Cut { region, turn } => self.cut(host, region, turn),
+            Happening::Stun { from, network, answer } => {
+                if network == self.hosts[host].network {
+                    self.hosts[host].netcheck.handle_stun(from, &answer, now);
+                }
+            }
+            Happening::News(news) => self.hosts[host].netcheck.handle_news(news, now),
+            Happening::Facts => self.tell_facts(host),
+            Happening::Outlook => self.look_around(host),
             Happening::Kernel => {
                 for peer in 0..self.hosts.len() {
                     let out = self.hosts[host].kernel.peers.entry(peer).or_default().tick(self.now);
                     self.kernel_sends(host, peer, out);
                 }
+                self.leave_idle(host);
                 self.after(KERNEL_TICK, host, Happening::Kernel);
             }
             Happening::Look => self.look(host),
-            Happening::Stunned => self.stunned(host),
             Happening::Map => self.tell_map(host),
             Happening::Offer { to, pause, until } => {
                 self.numbers += 1;
@@ -48,23 +63,32 @@ impl World {
                     self.note_gap((host, to), last);
                 }
             }
-            Happening::Start => {
-                let seed = self.chance.bytes();
-                let old = &self.hosts[host];
-                self.hosts[host].book = warren::path::Book::new(old.disco.clone(), old.key, seed);
-                self.hosts[host].running = true;
-                self.hosts[host].timer = None;
-                self.tell_map(host);
-                self.look(host);
-                self.after(Duration::from_millis(100), host, Happening::Stunned);
-            }
+            Happening::Start => self.start(host),
         }
         self.settle(host);
     }
 
+    /// The agent begins anew: it knows nothing but what the coordinator tells.
+    fn start(&mut self, host: usize) {
+        let (for_book, for_netcheck) = (self.chance.bytes(), self.chance.bytes());
+        let agent = &mut self.hosts[host];
+        agent.book = warren::path::Book::new(agent.disco.clone(), agent.key, for_book);
+        agent.netcheck = netcheck(for_netcheck);
+        agent.running = true;
+        agent.timer = None;
+        self.tell_map(host);
+        self.look(host);
+        self.after(Duration::from_millis(100), host, Happening::Outlook);
+    }
+
     /// Ends the agent as `kill -9` does; it comes back after a pause.
     pub(crate) fn kill(&mut self, host: usize, pause: Duration) {
-        self.hosts[host].running = false;
+        let agent = &mut self.hosts[host];
+        (agent.running, agent.home, agent.facts_due) = (false, None, false);
+        agent.net_info = None;
+        agent.links.clear();
+        agent.heard.clear();
+        agent.gone.clear();
         self.after(pause, host, Happening::Start);
     }
 
@@ -85,15 +109,17 @@ impl World {
         }
     }
 
-    fn relayed(&mut self, host: usize, from: usize, payload: Payload) {
+    fn relayed(&mut self, host: usize, from: usize, region: RegionId, payload: Payload) {
         let now = self.instant();
-        if !self.hosts[host].running {
+        if !self.hosts[host].running || !self.hosts[host].links.contains_key(&region) {
             return;
         }
+        self.heard(host, from, region);
         let key = self.hosts[from].key;
         match payload {
             Payload::Disco(bytes) => {
-                let via = Via::Relay { region: REGION, from: key };
+                self.hosts[host].netcheck.handle_relay_alive(region, now);
+                let via = Via::Relay { region, from: key };
                 self.hosts[host].book.handle_datagram(via, &bytes, now);
             }
             Payload::WireGuard { from: peer, packet } => {
@@ -149,7 +175,8 @@ impl World {
                 let key = self.hosts[behind].key;
                 self.hosts[host].book.handle_initiation(&key, initiation(host, time), now);
             }
-            self.relay(host, behind, payload);
+            let region = self.region_towards(host, behind);
+            self.relay(host, behind, region, payload);
         }
     }
 
@@ -161,43 +188,26 @@ impl World {
         let others = (0..self.hosts.len()).filter(|other| *other != host);
         let told = |other: usize| {
             let peer = &self.hosts[other];
-            (peer.key, peer.disco.public(), peer.endpoints.clone(), loopback(other))
+            (peer.key, peer.disco.public(), peer.endpoints.clone(), peer.told_home, loopback(other))
         };
-        let told: Vec<_> = others.map(told).collect();
+        let told: Vec<_> = others.clone().map(told).collect();
+        for other in others {
+            let home = self.hosts[other].told_home;
+            if self.hosts[host].homes.insert(other, home) != Some(home) {
+                self.hosts[host].gone.remove(&other);
+            }
+        }
         let relayless = self.relayless;
-        let infos = told.iter().map(|(key, disco, endpoints, relay)| PeerInfo {
+        let infos = told.iter().map(|(key, disco, endpoints, home, relay)| PeerInfo {
             key: *key,
             disco: Some(*disco),
             endpoints,
-            home: (!relayless).then_some(REGION),
+            home: home.filter(|_| !relayless),
             relay: (!relayless).then_some(*relay),
         });
         self.hosts[host].book.handle_peers(infos, ground, now);
         self.apply(host);
         self.want_look(host);
-    }
-
-    /// The host has asked the STUN servers; what is new goes to the coordinator, and from there to the others.
-    fn stunned(&mut self, host: usize) {
-        let now = self.instant();
-        self.hosts[host].stun_due = false;
-        let mut endpoints: Vec<SocketAddr> =
-            self.hosts[host].addresses.iter().map(|address| SocketAddr::new(address.addr(), PORT)).collect();
-        for server in STUN {
-            if let Some(mapped) = self.mapped(host, server)
-                && !endpoints.contains(&mapped)
-            {
-                endpoints.push(mapped);
-            }
-        }
-        self.hosts[host].book.handle_own_endpoints(&endpoints, now);
-        if self.hosts[host].endpoints != endpoints {
-            self.hosts[host].endpoints = endpoints;
-            for other in (0..self.hosts.len()).filter(|other| *other != host) {
-                let pause = self.chance.millis(100, 300);
-                self.after(pause, other, Happening::Map);
-            }
-        }
     }
 
     fn want_look(&mut self, host: usize) {
@@ -249,6 +259,21 @@ impl World {
         if !self.hosts[host].running {
             return;
         }
+        self.settle_book(host);
+        self.settle_outlook(host);
+        // What was found out may be news to the book.
+        self.settle_book(host);
+        let agent = &self.hosts[host];
+        let timeouts = agent.book.poll_timeout().into_iter().chain(agent.netcheck.poll_timeout());
+        let Some(at) = timeouts.min() else { return };
+        let at = at.saturating_duration_since(self.origin).max(self.now);
+        if self.hosts[host].timer.is_none_or(|timer| at < timer) {
+            self.hosts[host].timer = Some(at);
+            self.after(at - self.now, host, Happening::Timer);
+        }
+    }
+
+    fn settle_book(&mut self, host: usize) {
         while let Some(Transmit { to, payload }) = self.hosts[host].book.poll_transmit() {
             let is_disco = disco::sender(&payload).is_ok();
             match to {
@@ -260,9 +285,9 @@ impl World {
                     let packet = replayed(&payload);
                     self.send(host, to, Payload::WireGuard { from: host, packet });
                 }
-                Target::Relay { peer, .. } => {
+                Target::Relay { region, peer } => {
                     let peer = usize::from(peer.as_bytes()[0]) - 1;
-                    self.relay(host, peer, Payload::Disco(payload));
+                    self.relay(host, peer, Some(region), Payload::Disco(payload));
                 }
             }
         }
@@ -274,19 +299,11 @@ impl World {
                 }
                 Event::NeedsLook => self.want_look(host),
                 Event::NeedsFreshEndpoints => {
-                    if !std::mem::replace(&mut self.hosts[host].stun_due, true) {
-                        let pause = self.chance.millis(20, 120);
-                        self.after(pause, host, Happening::Stunned);
-                    }
+                    let now = self.instant();
+                    self.hosts[host].netcheck.handle_wanted(now);
                 }
                 Event::PingDone { .. } => {}
             }
-        }
-        let Some(at) = self.hosts[host].book.poll_timeout() else { return };
-        let at = at.saturating_duration_since(self.origin).max(self.now);
-        if self.hosts[host].timer.is_none_or(|timer| at < timer) {
-            self.hosts[host].timer = Some(at);
-            self.after(at - self.now, host, Happening::Timer);
         }
     }
 
@@ -301,6 +318,13 @@ impl World {
 
     fn wall(&self, offset: i64) -> Timestamp {
         wall_at(self.now, offset)
+    }
+}
+
+impl Happening {
+    /// Whether it is of no account while the agent is not there.
+    const fn is_agents(&self) -> bool {
+        !matches!(self, Self::Arrive { .. } | Self::Kernel | Self::Offer { .. } | Self::Start | Self::Map | Self::Look)
     }
 }
 
