@@ -28,5 +28,7 @@ mod foreign;
 mod headscale;
 mod local_socket;
 mod paths;
+mod policy;
 mod session;
 mod tailscaled;
+mod web;

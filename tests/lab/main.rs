@@ -18,6 +18,7 @@ mod outage;
 #[allow(dead_code, reason = "some of it serves the benches only")]
 mod programs;
 mod restart;
+mod revocation;
 mod routers;
 mod snapshot;
 mod theory;
