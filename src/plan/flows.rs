@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::types::IpNet;
 
+use super::difference::differences;
 use super::firewall::{Firewall, Packet};
 use super::observed::Observed;
 use super::wish::Device;
@@ -59,7 +60,7 @@ impl Firewall {
             || !self.served.is_subset(&next.served)
             || self.classes.iter().any(changed)
             || self.subnets.iter().any(|(prefix, class)| next.subnets.get(prefix) != Some(class))
-            || !self.hosts.keys().chain(next.hosts.keys()).all(same_class)
+            || !differences(&self.hosts, &next.hosts).into_iter().all(|(address, _, _)| same_class(address))
     }
 }
 

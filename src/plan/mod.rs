@@ -10,6 +10,7 @@ pub mod own;
 mod classes;
 mod desired;
 mod diff;
+mod difference;
 mod display;
 mod explain;
 mod firewall;
@@ -28,6 +29,7 @@ mod wish;
 
 pub use desired::{Wish, desired};
 pub use diff::diff;
+pub(crate) use difference::differences;
 pub use explain::{Count, Figures, rights_of, rules_naming};
 pub use firewall::{Admit, Class, ClassId, Denied, Firewall, FirewallOptions, Packet, PortRange, Protocol, RuleId};
 pub use flows::FlowJudge;

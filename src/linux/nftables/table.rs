@@ -184,18 +184,18 @@ pub(super) fn class_rules(id: ClassId, class: &Class) -> Vec<Object> {
 }
 
 /// The addresses and prefixes of one family that are served.
-pub(super) fn served(firewall: &Firewall, family: Family) -> impl Iterator<Item = Address> {
+fn served(firewall: &Firewall, family: Family) -> impl Iterator<Item = Address> {
     firewall.served.iter().filter(move |net| Family::of(net.addr()) == family).map(|net| Address::from(*net))
 }
 
 /// The single sources of one family, with their classes.
-pub(super) fn hosts(firewall: &Firewall, family: Family) -> impl Iterator<Item = (Address, Verdict)> {
+fn hosts(firewall: &Firewall, family: Family) -> impl Iterator<Item = (Address, Verdict)> {
     let hosts = firewall.hosts.iter().filter(move |(address, _)| Family::of(**address) == family);
     hosts.map(|(address, class)| (Address::Host(*address), goto(*class)))
 }
 
 /// The source prefixes of one family, with their classes.
-pub(super) fn subnets(firewall: &Firewall, family: Family) -> impl Iterator<Item = (Address, Verdict)> {
+fn subnets(firewall: &Firewall, family: Family) -> impl Iterator<Item = (Address, Verdict)> {
     let subnets = firewall.subnets.iter().filter(move |(net, _)| Family::of(net.addr()) == family);
     subnets.map(|(net, class)| (Address::from(*net), goto(*class)))
 }
@@ -315,7 +315,7 @@ pub(super) fn rule(chain: String, statements: Vec<Statement<'static>>) -> Object
     })
 }
 
-fn goto(class: ClassId) -> Verdict {
+pub(super) fn goto(class: ClassId) -> Verdict {
     Verdict::Goto { target: class_name(class) }
 }
 

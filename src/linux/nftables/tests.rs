@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::plan::{Admit, Class, ClassId, Firewall, FirewallOptions, PortRange, Probes, Protocol, RuleId};
 use crate::types::IpNet;
 
+use super::instruction::{Code, Instruction, SetName};
+use super::lower::lower;
 use super::object::{Command, Document, Object};
-use super::{read, table, update};
+use super::{batch, read, table, update};
 
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
@@ -139,4 +141,73 @@ fn replacing_starts_from_nothing_whatever_is_there() {
     let commands = update::replace(&firewall());
     assert_eq!(commands[..2], update::delete()[..]);
     assert_eq!(commands.len(), 2 + table::objects(&firewall(), true).len());
+}
+
+fn lowered(objects: &[Object], chain: &str, place: usize) -> super::lower::Lowered {
+    let mut rules = objects.iter().filter_map(|object| match object {
+        Object::Rule(rule) if rule.chain == chain => Some(rule),
+        _ => None,
+    });
+    lower(rules.nth(place).unwrap(), 7).unwrap()
+}
+
+#[test]
+fn a_rule_asks_for_what_it_takes_for_granted_and_lays_its_key_side_by_side() {
+    use Instruction::{Compare, Count, LoadMeta, LoadPayload, Lookup, Verdict};
+    let is = |value: u8| Compare { is_equal: true, value: vec![value] };
+
+    let lowered = lowered(&table::objects(&firewall(), true), "class_0000000000000007", 0);
+
+    let expected = [
+        LoadMeta { key: 15, register: 8 },
+        is(2),
+        LoadPayload { base: 1, offset: 16, length: 4, register: 8 },
+        LoadMeta { key: 16, register: 9 },
+        LoadPayload { base: 2, offset: 2, length: 2, register: 10 },
+        Lookup { set: SetName::Anonymous(7), is_inverted: false },
+        Count("rule_0000000000000009".to_owned()),
+        Verdict(Code::Accept, None),
+    ];
+    assert_eq!(lowered.instructions, expected);
+    let first = vec![10, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0];
+    let last = vec![10, 255, 255, 255, 6, 0, 0, 0, 3, 255, 0, 0];
+    assert_eq!(lowered.sets[0].items, [(first, last)]);
+}
+
+#[test]
+fn a_prefix_of_whole_bytes_is_compared_as_it_is_and_any_other_under_a_mask() {
+    use Instruction::{Compare, Mask};
+    let objects = table::objects(&firewall(), true);
+    let (v4, v6) = (lowered(&objects, "arrive", 4).instructions, lowered(&objects, "arrive", 5).instructions);
+    assert!(v4.contains(&Mask(vec![255, 192, 0, 0])), "{v4:?}");
+    assert!(v4.contains(&Compare { is_equal: true, value: vec![100, 64, 0, 0] }), "{v4:?}");
+    let overlay = vec![0xfd, 0x7a, 0x11, 0x5c, 0xa1, 0xe0];
+    assert!(v6.contains(&Compare { is_equal: true, value: overlay }), "{v6:?}");
+}
+
+#[test]
+fn everything_that_we_make_can_be_written_and_nothing_else() {
+    let chosen = FirewallOptions { shared_range: false, lan_may_open: true, log_denied: Some(5741) };
+    for options in [FirewallOptions::default(), chosen] {
+        let firewall = Firewall { options, ..firewall() };
+        assert!(batch::write(&update::replace(&firewall), 0).is_ok());
+    }
+    let mut strange = table::objects(&firewall(), true);
+    for object in &mut strange {
+        if let Object::Rule(rule) = object {
+            rule.expr = vec![nftables::stmt::Statement::Masquerade(None)].into();
+        }
+    }
+    let commands: Vec<Command> = strange.into_iter().map(Command::Add).collect();
+    let error = batch::write(&commands, 0).map(drop).unwrap_err();
+    assert!(error.0.contains("Masquerade"), "{error:?}");
+}
+
+#[test]
+fn a_transaction_begins_ends_and_has_its_last_change_acknowledged() {
+    let (bytes, last, about) = batch::write(&update::delete(), 6).unwrap().finish();
+    let kinds: Vec<(u16, u16)> =
+        crate::linux::netlink::messages(&bytes).map(|message| (message.message_type(), message.flags())).collect();
+    assert_eq!(kinds, [(16, 1), (10 << 8, 0x401), ((10 << 8) | 2, 1 | 4), (17, 1)]);
+    assert_eq!((last, about[2].as_str()), (2, "table warren"));
 }

@@ -3,12 +3,13 @@
 //! Counters of rules that stay keep their figures, and elements that stay are not touched. New things come
 //! before those that refer to them, old ones go after.
 
-use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use crate::plan::Firewall;
+use crate::plan::{ClassId, Firewall, differences};
+use crate::types::IpNet;
 
 use super::cut;
-use super::object::{Command, ElementList, Elements, Object};
+use super::object::{Address, Command, ElementList, Elements, Object, Verdict};
 use super::probes;
 use super::table::{self, Family};
 
@@ -46,14 +47,17 @@ pub(super) fn update(from: &Firewall, to: &Firewall) -> Vec<Command> {
         commands.push(Command::Flush(chain));
         commands.extend(table::class_rules(*id, class).into_iter().map(Command::Add));
     }
+    let (hosts, subnets) = (differences(&from.hosts, &to.hosts), differences(&from.subnets, &to.subnets));
     for family in Family::BOTH {
         let digit = family.digit();
-        let (old, new) = (table::served(from, family), table::served(to, family));
-        commands.extend(elements(format!("served{digit}"), old, new, ElementList::Addresses));
-        let (old, new) = (table::hosts(from, family), table::hosts(to, family));
-        commands.extend(elements(format!("hosts{digit}"), old, new, ElementList::Verdicts));
-        let (old, new) = (table::subnets(from, family), table::subnets(to, family));
-        commands.extend(elements(format!("subnets{digit}"), old, new, ElementList::Verdicts));
+        let of_family = |net: &&IpNet| Family::of(net.addr()) == family;
+        let gone = from.served.difference(&to.served).filter(of_family).map(|net| Address::from(*net)).collect();
+        let come = to.served.difference(&from.served).filter(of_family).map(|net| Address::from(*net)).collect();
+        commands.extend(elements(format!("served{digit}"), gone, come, ElementList::Addresses));
+        let (gone, come) = sources(&hosts, family, |address| (*address, Address::Host(*address)));
+        commands.extend(elements(format!("hosts{digit}"), gone, come, ElementList::Verdicts));
+        let (gone, come) = sources(&subnets, family, |net| (net.addr(), Address::from(*net)));
+        commands.extend(elements(format!("subnets{digit}"), gone, come, ElementList::Verdicts));
     }
     commands.extend(probes::update(from.probes.as_ref(), to.probes.as_ref()));
     for id in from.classes.keys().filter(|id| !to.classes.contains_key(*id)) {
@@ -67,18 +71,30 @@ pub(super) fn update(from: &Firewall, to: &Firewall) -> Vec<Command> {
     commands
 }
 
-/// What leaves the set and what comes to it.
-fn elements<T: Clone + Ord>(
-    name: String,
-    old: impl Iterator<Item = T>,
-    new: impl Iterator<Item = T>,
-    list: impl Fn(Vec<T>) -> ElementList,
-) -> Vec<Command> {
-    let (old, new): (BTreeSet<T>, BTreeSet<T>) = (old.collect(), new.collect());
+type Sources = Vec<(Address, Verdict)>;
+
+/// The sources of one family that go and those that come; one that changes its class does both.
+fn sources<K>(
+    differences: &[(&K, Option<&ClassId>, Option<&ClassId>)],
+    family: Family,
+    address: impl Fn(&K) -> (IpAddr, Address),
+) -> (Sources, Sources) {
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    for (key, before, after) in differences {
+        let (of, address) = address(key);
+        if Family::of(of) == family {
+            gone.extend(before.map(|class| (address.clone(), table::goto(*class))));
+            come.extend(after.map(|class| (address, table::goto(*class))));
+        }
+    }
+    (gone, come)
+}
+
+/// What leaves the set, then what comes to it.
+fn elements<T>(name: String, gone: Vec<T>, come: Vec<T>, list: impl Fn(Vec<T>) -> ElementList) -> Vec<Command> {
     let change = |elements: Vec<T>, command: fn(Object) -> Command| {
-        (!elements.is_empty()).then(|| command(Object::Element(Elements { name: name.clone(), elem: list(elements) })))
+        let is_any = !elements.is_empty();
+        is_any.then(|| command(Object::Element(Elements { name: name.clone(), elem: list(elements) })))
     };
-    let gone = change(old.difference(&new).cloned().collect(), Command::Delete);
-    let come = change(new.difference(&old).cloned().collect(), Command::Add);
-    gone.into_iter().chain(come).collect()
+    change(gone, Command::Delete).into_iter().chain(change(come, Command::Add)).collect()
 }
