@@ -18,6 +18,7 @@ use super::network::{Network, Ways};
 use super::pipes::{self, FromKernel, ToKernel};
 use super::state::{StateDir, StateError, StateFile};
 use crate::control::{Received, ServerUrl, Transmit};
+use crate::linux;
 use crate::plan::Kernel;
 use crate::types::MachinePrivate;
 
@@ -125,6 +126,7 @@ impl Outward {
                 Effect::Pump(command) => self.ways.commands.push(command),
                 Effect::Counters(answer, reply) => self.ways.counters(answer, reply),
                 Effect::Rebind => self.ways.rebind(),
+                Effect::GiveBackMemory => linux::give_back_memory(),
                 Effect::Netcheck(action) => self.ways.netcheck(action),
                 Effect::Echo(id, address) => self.ways.echo(id, address),
             }

@@ -11,6 +11,7 @@ mod echo;
 mod gateway;
 mod link;
 mod local;
+mod memory;
 mod monitor;
 mod netlink;
 mod nftables;
@@ -38,6 +39,7 @@ use self::wireguard::WireguardSocket;
 pub use self::echo::{EchoToken, echo};
 pub use self::gateway::{DefaultRoute, Gateway};
 pub use self::local::{LocalAddress, LocalNetwork};
+pub use self::memory::give_back_memory;
 
 /// How often all known flows are looked through for those to end. Each round ends thousands, and new ones cannot come.
 const CUT_ROUNDS: usize = 256;

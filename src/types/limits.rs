@@ -67,6 +67,8 @@ where
                 }
                 items.push(item);
             }
+            // A map has ten thousand nodes with several short lists each.
+            items.shrink_to_fit();
             Ok(items)
         }
     }

@@ -33,12 +33,15 @@ const SPELL: Duration = Duration::from_secs(2);
 /// other, and the median of all rounds counts.
 const ROUNDS: usize = 15;
 const PORT: u16 = 5201;
+/// An agent that has had nothing to do for so long is idle.
+const SETTLED: Duration = Duration::from_secs(20);
 
 fn main() {
     let arguments: Vec<String> = env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some("sink") => sink(),
         Some("source") => source(&arguments[2]),
+        Some("peers") => many_peers(),
         _ => {
             compare_tunnels();
             many_peers();
@@ -81,9 +84,14 @@ fn many_peers() {
             (held == peers && alice.status().warren.converged).then_some(())
         });
         let took = started.elapsed().as_secs_f64();
+        // What the last change left behind is given back soon after.
+        let settled = Instant::now();
+        within(SETTLED * 2, "the agent to be idle", || (settled.elapsed() > SETTLED).then_some(()));
         let resident = alice.memory("VmRSS") as f64 / 1024.0;
         row(&format!("from start of the agent to {peers} peers in the kernel"), took, "s", Limit::None);
         row(&format!("memory of the agent with {peers} peers"), resident, "MiB", Limit::AtMost(most_mebibytes));
+        let own = alice.memory("RssAnon") as f64 / 1024.0;
+        row(&format!("the same without its program, {peers} peers"), own, "MiB", Limit::None);
     }
 }
 

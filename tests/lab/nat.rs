@@ -116,9 +116,17 @@ impl Internet {
 
     /// Makes every packet to a server take this much longer.
     pub(crate) fn slow_down(&self, server: &Host, by: &str) {
-        let line = self.core.run(&format!("ip -o route get {}", server.v4));
-        let outlet = line.split_whitespace().skip_while(|word| *word != "dev").nth(1).unwrap();
-        self.core.run(&format!("tc qdisc add dev {outlet} root netem delay {by}"));
+        self.core.run(&format!("tc qdisc add dev {} root netem delay {by}", self.outlet(server)));
+    }
+
+    /// Pulls a host's cable at our end: its interface keeps its addresses and has no carrier.
+    pub(crate) fn unplug(&self, host: &Host) {
+        self.core.run(&format!("ip link set {} down", self.outlet(host)));
+    }
+
+    fn outlet(&self, host: &Host) -> String {
+        let line = self.core.run(&format!("ip -o route get {}", host.v4));
+        line.split_whitespace().skip_while(|word| *word != "dev").nth(1).unwrap().to_owned()
     }
 
     /// A new site of this kind.

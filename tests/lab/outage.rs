@@ -174,6 +174,24 @@ fn a_relayed_train_takes_another_relay_within_two_seconds() {
 #[test]
 #[ignore = "its limit is in seconds of a quiet machine: `make matrix` runs it"]
 fn an_uplink_that_goes_down_makes_a_short_gap() {
+    let down = |scene: &Scene| drop(scene.alice.host().run("ip link set wan down"));
+    change_uplinks(down, "uplink down, another there");
+}
+
+#[test]
+#[ignore = "its limit is in seconds of a quiet machine: `make matrix` runs it"]
+fn a_cable_that_is_pulled_makes_a_short_gap() {
+    let unplug = |scene: &Scene| {
+        // As those set a host up who give it two uplinks.
+        let ignore = "/proc/sys/net/ipv4/conf/all/ignore_routes_with_linkdown";
+        scene.alice.host().namespace.inside(|| std::fs::write(ignore, "1").unwrap());
+        scene.world.internet.unplug(scene.alice.host());
+    };
+    change_uplinks(unplug, "cable pulled, another uplink there");
+}
+
+/// A train of a host with two uplinks, the better one of which is cut.
+fn change_uplinks(cut: impl FnOnce(&Scene), title: &str) {
     let Some(mut world) = World::new() else { return };
     let alice = world.node("alice", Kind::Open);
     world.internet.line(&alice.host().namespace, "wan2", Families::V4);
@@ -182,10 +200,10 @@ fn an_uplink_that_goes_down_makes_a_short_gap() {
     let train = Train::start(alice.host(), &bob.ip, PATIENCE);
     let scene = Scene { world, alice, bob, train, watches }.direct();
 
-    scene.alice.host().run("ip link set wan down");
+    cut(&scene);
     scene.run_on(30);
 
-    scene.finish_within(REPORTED, "uplink down, another there");
+    scene.finish_within(REPORTED, title);
 }
 
 #[test]

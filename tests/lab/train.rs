@@ -50,8 +50,12 @@ pub(crate) struct Account {
 
 impl Train {
     /// Starts it. The first packet goes alone, and is waited for no longer than `limit`: a burst that begins a flow is
-    /// not ours to judge. WireGuard hands it on as one batch, and of a new ICMP flow in a batch Linux's connection
-    /// tracking drops all but the first, through whatever tunnel it came.
+    /// not ours to judge. What waited for a handshake arrives as one batch, up to eight packets, and WireGuard hands it to
+    /// the stack as one list: each packet of a new flow passes connection tracking before the first is entered, the first
+    /// is, and the others find its entry in their place. For UDP that is resolved, for ICMP the packet is dropped: seen
+    /// with a tunnel made by hand and one `ct` rule, 20 pings at once, 7 lost, and `conntrack -S` counting 7 under both
+    /// `insert_failed` and `drop`. Leaving echo requests untracked loses none, but then the replies are untracked too, and a
+    /// host whose own firewall lets out only what answers a known flow would answer no ping at all; so our table does not.
     pub(crate) fn start(from: &Host, to: &str, limit: Duration) -> Self {
         let started = now();
         let wait = limit.as_secs().to_string();

@@ -42,6 +42,9 @@ use ping::Pings;
 use stored::Saves;
 use watchers::Watchers;
 
+/// Memory is given back at most this often: with 10,000 peers it takes milliseconds.
+const TIDY_PACE: Duration = Duration::from_secs(15);
+
 /// What the core is told once.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -100,6 +103,8 @@ pub enum Effect {
     Rebind,
     /// Find something out about the network.
     Netcheck(netcheck::Action),
+    /// Give back the memory that what is done has left behind.
+    GiveBackMemory,
     /// Send an ICMP echo through the tunnel, and hand its outcome in under this number.
     Echo(u64, IpAddr),
 }
@@ -157,6 +162,9 @@ pub struct Core {
     /// Whoever waits for what the kernel's table says.
     asked: Vec<(why::Question, oneshot::Sender<Answer>)>,
     past: why::Past,
+    /// When memory is to be given back: after a look at the kernel, which takes more than anything else.
+    tidy_at: Option<Instant>,
+    tidied: Option<Instant>,
     effects: VecDeque<Effect>,
 }
 
@@ -215,6 +223,8 @@ impl Core {
             netchecking: Vec::new(),
             asked: Vec::new(),
             past: why::Past::default(),
+            tidy_at: None,
+            tidied: None,
             effects: VecDeque::new(),
         };
         if core.prefs.want_running && core.node_key.is_some() {
@@ -237,6 +247,7 @@ impl Core {
             self.book.handle_observed(key, evidence, now.tick, now.wall);
         }
         self.book.handle_looked(now.tick);
+        self.tidy_at.get_or_insert(self.tidied.map_or(now.tick, |at| now.tick.max(at + TIDY_PACE)));
         for (_, reply) in std::mem::take(&mut self.looking) {
             // Nobody waits any more where this fails; so below.
             let _ = reply.send(self.status_json(true, now));
@@ -315,6 +326,10 @@ impl Core {
         while let Some(event) = self.reconciler.poll_event() {
             tracing::info!("kernel: {event:?}");
         }
+        if self.tidy_at.take_if(|at| *at <= now.tick).is_some() {
+            self.tidied = Some(now.tick);
+            self.effects.push_back(Effect::GiveBackMemory);
+        }
         if let Some(action) = self.reconciler.poll_action() {
             self.effects.push_back(Effect::Kernel(action));
         }
@@ -350,6 +365,7 @@ impl Core {
             self.netcheck.poll_timeout(),
             self.pings.poll_timeout(),
             self.facts_at,
+            self.tidy_at,
             self.health.poll_timeout(),
             self.watchers.poll_timeout(),
             self.saves.poll_timeout(),
