@@ -78,6 +78,34 @@ fn pure_modules_hold_no_effects() {
     assert!(errors.is_empty(), "{}", errors.join("\n"));
 }
 
+/// Past this a file is two files (about 500 lines, with some room for the one that is about to be split).
+const MOST_LINES: usize = 550;
+
+#[test]
+fn each_file_says_what_it_is_and_is_short_enough_to_read_from_the_top() {
+    let mut errors = Vec::new();
+
+    for file in ["src", "tests"].iter().flat_map(|dir| rust_files(Path::new(dir))) {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines = text.lines().count();
+        if lines > MOST_LINES {
+            errors.push(format!("{}: {lines} lines, at most {MOST_LINES}", file.display()));
+        }
+        let says = text.lines().any(|line| line.starts_with("//! "));
+        if !says && !is_unit_tests(&file) {
+            errors.push(format!("{}: no `//!` says what it is", file.display()));
+        }
+    }
+
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+/// Unit tests are about the module that they stand beside.
+fn is_unit_tests(file: &Path) -> bool {
+    file.starts_with("src")
+        && file.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
+}
+
 #[test]
 fn grouped_imports_are_seen() {
     assert_eq!(crate_modules_named_in("use crate::{linux::{Kernel, route}, wire as w};"), ["linux", "wire"],);

@@ -212,7 +212,9 @@ fn a_hundred_thousand_flows_are_looked_through_in_no_time() {
 
         let left: u32 = sh("conntrack -C").trim().parse().unwrap();
         println!("{known} flows known, {left} left, in {:?}", begun.elapsed());
-        assert!(known > 50_000 && left < 100, "{known} {left}");
+        // A namespace cannot raise what its host allows.
+        let most: u32 = sh("sysctl -n net.netfilter.nf_conntrack_max").trim().parse().unwrap();
+        assert!(known > 50_000.min(most / 2) && left < 100, "{known} of {most}, {left}");
     });
 }
 
@@ -339,6 +341,8 @@ struct Stream {
 
 impl Stream {
     fn start(socket: UdpSocket) -> Self {
+        // What is late is not lost.
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let (stop, stopped) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             let (mut sent, mut answered) = (0, 0);

@@ -2,21 +2,25 @@
 
 use std::time::Duration;
 
-use crate::lab::{Host, eventually, within};
+use crate::lab::{Host, eventually, say, within};
 use crate::programs::Joined;
+use crate::train::now;
 
-/// How soon a repair is done.
-const SOON: Duration = Duration::from_secs(2);
+/// A repair is done long before the next look by the timer, a minute later, would bring it. How soon is printed: under
+/// emulation on a busy machine it says more of the machine.
+const SOON: Duration = Duration::from_secs(20);
 
 #[test]
-fn what_is_removed_by_hand_is_back_within_two_seconds_and_named() {
+fn what_is_removed_by_hand_is_back_at_once_and_named() {
     let Some(Joined { alice, bob, lab: _lab, coordinator: _coordinator }) = Joined::new() else { return };
     let bobs_key = bob.host.run("wg show warren0 public-key").trim().to_owned();
     let bobs_address = bob.ip(4);
     let repaired = |removal: &str, look: &str, sees: &str, named: &[&str]| {
         eventually(&format!("`{look}` to show {sees} at first"), || shows(&alice.host, look, sees));
         alice.host.run(removal);
+        let removed = now();
         within(SOON, &format!("`{look}` to show {sees} after `{removal}`"), || shows(&alice.host, look, sees));
+        say(&format!("drift: back {:.1?} after `{removal}`", removed.elapsed()));
         alice.wait_for_health(named);
         alice.host.ping(&bobs_address);
     };

@@ -142,7 +142,7 @@ fn meet(ends: &[UdpSocket; 2], outer: [SocketAddr; 2]) -> bool {
         let _ = ends[0].send_to(b"ping", outer[1]);
         let _ = ends[1].send_to(b"ping", outer[0]);
         for end in ends {
-            end.set_read_timeout(Some(Duration::from_millis(60))).unwrap();
+            end.set_read_timeout(Some(Duration::from_millis(120))).unwrap();
             let mut buffer = [0; 16];
             while let Ok((length, source)) = end.recv_from(&mut buffer) {
                 if &buffer[..length] == b"pong" {

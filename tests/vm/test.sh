@@ -8,7 +8,7 @@ set -euo pipefail
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 cd "$here/../.."
 
-limit=2700
+limit=5400
 if [ "${1:-}" = -t ]; then limit=$2; shift 2; fi
 targets=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do targets+=("$1"); shift; done
