@@ -17,6 +17,7 @@ use super::hub::Registration;
 use super::limits;
 use super::map_body::MapBody;
 use super::noise::UnderWay;
+use crate::policy::SshAction;
 use crate::registry::MapRefusal;
 use crate::types::{CapabilityVersion, MachinePublic};
 use crate::wire::control::{MapRequest, RegisterRequest, RegisterResponse};
@@ -46,7 +47,6 @@ const UNSERVED: &[&str] = &[
     "/machine/c2n",
     "/machine/webclient/",
     "/machine/tka/",
-    "/machine/ssh/",
 ];
 
 /// Answers one request. `under_way` lives as long as the answer takes, body included.
@@ -63,6 +63,7 @@ pub(crate) async fn answer(
     let response = match (request.method(), path) {
         (&Method::POST, "/machine/register") => register(&shared, &client, request.into_body()).await,
         (&Method::POST, "/machine/map") => map(&shared, &client, request.into_body(), under_way).await,
+        (&Method::GET, path) if path.starts_with("/machine/ssh/action/") => Ok(session_refused()),
         (_, "/machine/register" | "/machine/map") => Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "POST, please")),
         (_, path) if UNSERVED.iter().any(|unserved| path.starts_with(unserved)) => {
             Err(refuse(StatusCode::NOT_IMPLEMENTED, format!("this coordinator does not serve {path}")))
@@ -126,6 +127,14 @@ async fn map(shared: &Shared, client: &Client, body: Incoming, under_way: UnderW
     let opened = shared.hub.open(client.machine, request, relays).await;
     let subscription = opened.map_err(IntoResponse::into_response)?.map_err(|refusal| refused(&refusal))?;
     Ok(Response::new(Body::from_stream(MapBody::new(subscription, packing, keep_alive, under_way))))
+}
+
+/// The answer about an SSH session that the policy lets pass only after a check, which this coordinator cannot make. An
+/// error would be asked again for half an hour, with the user waiting.
+fn session_refused() -> Response {
+    let message = "# The policy asks for a check before this session, and this network's coordinator makes none: refused.\r\n\
+                   # An SSH rule with the action \"accept\" lets it pass.\r\n";
+    axum::Json(SshAction { reject: true, message: message.to_owned(), ..SshAction::default() }).into_response()
 }
 
 fn refused(refusal: &MapRefusal) -> Response {

@@ -78,6 +78,6 @@ pub use peers::{Carried, Kind, Peer, View};
 pub use ports::{PortRange, Protocol};
 pub use posture::{Attribute, Posture};
 pub use selector::{Autogroup, Selector};
-pub use ssh::{SshAccess, SshAction, SshPolicy, SshPrincipal};
+pub use ssh::{SshAccess, SshAction, SshKind, SshPolicy, SshPrincipal};
 pub use topology::{Node, Role, Topology, User};
 pub use verdict::Access;

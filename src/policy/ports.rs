@@ -88,9 +88,12 @@ pub(super) fn parse_protocol(text: &str) -> Result<Option<Protocol>, String> {
     if let Some((_, number)) = NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)) {
         return Ok(Some(Protocol(*number)));
     }
-    let number = text.parse().ok().filter(|number| *number != 0 && !text.starts_with(['0', '+']));
+    if text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("leading 0 not permitted in protocol number: {text:?}"));
+    }
+    let number = text.parse().ok().filter(|_| !text.starts_with('+'));
     number.map(|number| Some(Protocol(number))).ok_or_else(|| {
-        format!("proto name {text:?} not known; use protocol number 1-255 or protocol name (icmp, tcp, udp, etc.)")
+        format!("proto name {text:?} not known; use protocol number 0-255 or protocol name (icmp, tcp, udp, etc.)")
     })
 }
 
@@ -121,9 +124,12 @@ fn parse_run(text: &str) -> Result<PortRange, &'static str> {
 
 /// What a grant's `ip` entry opens: `*`, ports, or `protocol:ports`.
 pub(super) fn parse_protocol_ports(text: &str) -> Result<(Option<Protocol>, Vec<PortRange>), String> {
-    let Some((protocol, ports)) = text.rsplit_once(':') else {
+    let Some((protocol, ports)) = text.split_once(':') else {
         return Ok((None, parse_ports(text)?));
     };
+    if ports.contains(':') {
+        return Err("expected only one colon in Internet protocol and port type".to_owned());
+    }
     let protocol = if protocol == "*" { None } else { parse_protocol(protocol)? };
     let ports = parse_ports(ports)?;
     check_ports(protocol, &ports)?;

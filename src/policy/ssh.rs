@@ -51,6 +51,12 @@ pub struct SshAction {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[allow(missing_docs, reason = "the name says it")]
     pub accept: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[allow(missing_docs, reason = "the name says it")]
+    pub reject: bool,
+    /// What the user at the other end is told.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
     /// The coordinator's address that decides on a session; the server fills in the `$` names.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hold_and_delegate: String,
@@ -81,11 +87,33 @@ impl Compiled {
         SshPolicy { rules }
     }
 
+    /// What the node is to the SSH rules.
+    pub fn ssh_kind(&self, id: NodeId) -> SshKind {
+        let found = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?)));
+        let Some((slot, place)) = found else { return SshKind::default() };
+        let owner = Some(place.node.user).filter(|_| !place.node.is_tagged());
+        let part = |rule: &SshRule| {
+            let to_self = owner.filter(|_| rule.targets.iter().any(is_self));
+            let is_target = self.is_any_of(&rule.targets, slot);
+            let has_own_account = rule.users.iter().any(|user| local_part_domain(&user.value).is_some());
+            let by_own_account = !is_target && has_own_account && self.is_any_of(&rule.sources, slot);
+            (to_self, is_target, by_own_account.then_some((owner, id)))
+        };
+        SshKind(self.policy().ssh.iter().map(part).collect())
+    }
+
+    /// Whether one of some selectors means a node.
+    fn is_any_of(&self, selectors: &[Selector], slot: usize) -> bool {
+        let mut numbers = selectors.iter().filter_map(|selector| self.index.number(selector));
+        numbers.any(|number| self.index.selected(number).contains(slot))
+    }
+
     /// The nodes whose SSH rules name the node as a source.
     pub(super) fn ssh_targets_of(&self, slot: usize) -> NodeSet {
-        let own = self.index.owned.values().find(|own| own.contains(slot));
+        let place = self.index.place(slot).filter(|place| !place.node.is_tagged());
+        let own = place.and_then(|place| self.index.owned.get(&place.node.user));
         let mut targets = NodeSet::default();
-        for rule in self.policy().ssh.iter().filter(|rule| self.nodes_of(&rule.sources).contains(slot)) {
+        for rule in self.policy().ssh.iter().filter(|rule| self.is_any_of(&rule.sources, slot)) {
             targets.unite(&self.nodes_of(&rule.targets));
             own.into_iter().for_each(|own| targets.unite(own));
         }
@@ -102,6 +130,14 @@ impl Compiled {
         self.policy().ssh.iter().filter(|rule| rule.check.is_some()).find(matches)?.check
     }
 }
+
+/// What a node is to the SSH rules of a policy: nodes of one kind have the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SshKind(Vec<SshKindPart>);
+
+/// For one rule: whose nodes it is among, where the rule is about each user's own; whether it is a target; and who it is
+/// as a source that may reach itself.
+type SshKindPart = (Option<UserId>, bool, Option<(Option<UserId>, NodeId)>);
 
 struct SshCompiler<'c> {
     compiled: &'c Compiled,

@@ -373,7 +373,7 @@ pub(super) fn write_filter(builder: &mut Builder, filter: &FilterNews) {
         builder.text("PacketFilters", &format!("{{{}}}", filter.parts));
     }
     if let Some(ssh) = &filter.ssh {
-        builder.text("SSHPolicy", ssh);
+        builder.shared_fields(ssh);
     }
 }
 

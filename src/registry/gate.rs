@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use super::message::json;
+use super::message::{Chunk, json};
 use super::view::{Given, Shown};
 use super::visibility::{Stale, ViewClass};
-use crate::policy::{Attribute, Change, Compiled, Kind, Node, Policy, Role, User, View};
+use crate::policy::{Attribute, Change, Compiled, Kind, Node, Policy, Role, SshKind, User, View};
 use crate::types::{NodeId, UserId};
 use crate::wire::control::Hostinfo;
 
@@ -15,8 +15,6 @@ use crate::wire::control::Hostinfo;
 #[derive(Debug)]
 pub(super) struct Gate {
     compiled: Compiled,
-    /// Where nodes ask about SSH sessions that are held.
-    server_url: String,
     classes: BTreeMap<Arc<View>, ViewClass>,
     views: BTreeMap<ViewClass, Arc<View>>,
     next: ViewClass,
@@ -24,9 +22,26 @@ pub(super) struct Gate {
     kinds: BTreeMap<Kind, ViewClass>,
     /// The classes after a few changes, by the class before and who of the changed nodes is seen; for one flush.
     after: BTreeMap<(ViewClass, Vec<NodeId>), ViewClass>,
+    /// The SSH rules of kinds of nodes, as long as nothing changes.
+    ssh: BTreeMap<SshKind, SshRules>,
     /// What changed since connected nodes were last told.
     stale: Change,
 }
+
+/// SSH rules as a field of a message.
+#[derive(Clone, Debug)]
+pub(super) struct SshRules {
+    /// Not zero.
+    pub(super) digest: u64,
+    pub(super) field: Arc<Chunk>,
+}
+
+/// Where nodes ask about SSH sessions that are held: the path counts, for the request goes inside the channel that they
+/// have to us.
+const INSIDE: &str = "https://unused";
+
+/// Kinds of nodes whose SSH rules are kept written: those of many nodes are few kinds, and a text may name every node.
+const SSH_KINDS: usize = 256;
 
 /// Changed nodes up to which a view is worked out from the one before: each costs a look for every viewer.
 const FEW: usize = 16;
@@ -34,14 +49,14 @@ const FEW: usize = 16;
 impl Gate {
     /// Puts a policy in force. Views that `before` gave keep their classes, since connected nodes were told
     /// them; everybody must be told anew.
-    pub(super) fn new(compiled: Compiled, server_url: String, before: Option<Self>) -> Self {
+    pub(super) fn new(compiled: Compiled, before: Option<Self>) -> Self {
         let stale = Change::everything(&compiled);
-        let (kinds, after, next) = (BTreeMap::new(), BTreeMap::new(), ViewClass::FIRST);
+        let (kinds, after, ssh, next) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), ViewClass::FIRST);
         match before {
-            Some(before) => Self { compiled, server_url, kinds, after, stale, ..before },
+            Some(before) => Self { compiled, kinds, after, ssh, stale, ..before },
             None => {
                 let (classes, views) = (BTreeMap::new(), BTreeMap::new());
-                Self { compiled, server_url, classes, views, next, kinds, after, stale }
+                Self { compiled, classes, views, next, kinds, after, ssh, stale }
             }
         }
     }
@@ -152,6 +167,7 @@ impl Gate {
 
     fn changed(&mut self, change: &Change) {
         self.kinds.clear();
+        self.ssh.clear();
         self.stale.add(change);
     }
 
@@ -166,15 +182,24 @@ impl Gate {
         }
     }
 
-    /// The SSH rules of a node as text with their digest; zero where the policy has none at all.
-    pub(super) fn ssh(&self, id: NodeId) -> (u64, Option<String>) {
+    /// The SSH rules of a node, written once for all nodes that have the same; nothing where the policy has none at all.
+    pub(super) fn ssh(&mut self, id: NodeId) -> Option<SshRules> {
         if !self.compiled.policy().has_ssh() {
-            return (0, None);
+            return None;
         }
-        let text = json(&self.compiled.ssh_policy(id, &self.server_url));
+        let kind = self.compiled.ssh_kind(id);
+        if let Some(rules) = self.ssh.get(&kind) {
+            return Some(rules.clone());
+        }
+        let text = format!("\"SSHPolicy\":{}", json(&self.compiled.ssh_policy(id, INSIDE)));
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
-        (hasher.finish().max(1), Some(text))
+        let rules = SshRules { digest: hasher.finish().max(1), field: Chunk::of_text(&text) };
+        if self.ssh.len() >= SSH_KINDS {
+            self.ssh.clear();
+        }
+        self.ssh.insert(kind, rules.clone());
+        Some(rules)
     }
 
     fn node_of(&self, shown: &Shown) -> Node {
@@ -216,5 +241,29 @@ fn attributes(info: &Hostinfo) -> BTreeMap<String, Attribute> {
         ("node:distroVersion", info.distro_version.clone()),
     ];
     let known = texts.into_iter().filter(|(_, text)| !text.is_empty());
-    known.map(|(name, text)| (name.to_owned(), Attribute::Text(text))).collect()
+    let texts = known.map(|(name, text)| (name.to_owned(), Attribute::Text(text)));
+    let flags = [("node:tsAutoUpdate", Some(info.allows_update)), ("node:tsStateEncrypted", info.state_encrypted)];
+    let flags = flags.into_iter().filter_map(|(name, flag)| Some((name.to_owned(), Attribute::Bool(flag?))));
+    texts.chain(flags).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_may_look_at_what_a_node_reports_of_its_system_and_its_client() {
+        let info = r#"{"IPNVersion": "1.90.9-t1-g2", "OS": "Linux", "OSVersion": "6.12", "StateEncrypted": true}"#;
+        let found = attributes(&serde_json::from_str(info).unwrap());
+        let text = |text: &str| Attribute::Text(text.to_owned());
+        let expected = [
+            ("node:os", text("linux")),
+            ("node:osVersion", text("6.12")),
+            ("node:tsAutoUpdate", Attribute::Bool(false)),
+            ("node:tsReleaseTrack", text("stable")),
+            ("node:tsStateEncrypted", Attribute::Bool(true)),
+            ("node:tsVersion", text("1.90.9")),
+        ];
+        assert_eq!(found, expected.map(|(name, attribute)| (name.to_owned(), attribute)).into());
+    }
 }

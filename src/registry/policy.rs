@@ -127,7 +127,7 @@ impl State {
             Visibility::Everyone => None,
             Visibility::Policy(gate) => Some(*gate),
         };
-        let gate = Gate::new(compiled, self.config.server_url.clone(), before);
+        let gate = Gate::new(compiled, before);
         self.visibility = Visibility::Policy(Box::new(gate));
         self.fanout.policy_changed();
         self.judge_anew(&self.members.keys().copied().collect::<Vec<NodeId>>());

@@ -8,8 +8,8 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::gate::Gate;
-use super::message::json;
+use super::gate::{Gate, SshRules};
+use super::message::{Chunk, json};
 use super::view::{Given, Shown};
 use crate::policy::{Carried, Compiled, RuleSet, View};
 use crate::types::{NodeId, UserId, is_default_route};
@@ -92,8 +92,8 @@ impl Ord for PartName {
 pub(super) struct FilterNews {
     /// `PacketFilters` without its braces: parts that came or changed, and `null` for those that went.
     pub(super) parts: String,
-    /// The SSH rules as text, where they changed.
-    pub(super) ssh: Option<String>,
+    /// The SSH rules, where they changed: the field `SSHPolicy`.
+    pub(super) ssh: Option<Arc<Chunk>>,
 }
 
 impl FilterNews {
@@ -238,7 +238,7 @@ impl Visibility {
 
     /// What a node of a class is to be told of its filter after what it was told, and which it has been told from here on.
     pub(super) fn filter_news(
-        &self,
+        &mut self,
         class: ViewClass,
         id: NodeId,
         told: &mut ToldFilter,
@@ -258,7 +258,7 @@ impl Visibility {
                 told.replace_parts(unwritten, &mut news, |news, name| {
                     news.add(name.text(), |text| text.push_str(&json(&rules)));
                 });
-                told.replace_ssh((0, None), &mut news);
+                told.replace_ssh(None, &mut news);
                 return news;
             }
         };
@@ -376,9 +376,11 @@ impl ToldFilter {
     }
 
     /// The SSH rules are, from here on, these.
-    fn replace_ssh(&mut self, (digest, text): (u64, Option<String>), news: &mut FilterNews) {
+    fn replace_ssh(&mut self, rules: Option<SshRules>, news: &mut FilterNews) {
+        let digest = rules.as_ref().map_or(0, |rules| rules.digest);
         if digest != self.ssh {
-            news.ssh = Some(text.unwrap_or_else(|| "{\"rules\":[]}".to_owned()));
+            let none = || Chunk::of_text("\"SSHPolicy\":{\"rules\":[]}");
+            news.ssh = Some(rules.map_or_else(none, |rules| rules.field));
         }
         self.ssh = digest;
     }

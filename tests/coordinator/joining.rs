@@ -1,6 +1,7 @@
 //! How nodes come in, and go.
 
 use http::{Method, StatusCode};
+use http_body_util::BodyExt;
 use nix::sys::signal::Signal;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -170,6 +171,20 @@ async fn what_is_not_served_is_refused_in_words() {
     ] {
         assert_eq!(node.send(method, path, Vec::new()).await.status(), status, "{path}");
     }
+}
+
+#[tokio::test]
+async fn an_ssh_session_that_needs_a_check_is_refused_at_once_and_its_user_is_told() {
+    let server = Server::start(&[]);
+    let machine = Machine::new("web");
+    let node = machine.connect(server.address).await;
+    let path = "/machine/ssh/action/1/to/2?local_user=root";
+    let response = node.send(Method::GET, path, Vec::new()).await;
+    let status = response.status();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let action: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((status, &action["reject"]), (StatusCode::OK, &serde_json::json!(true)));
+    assert!(action["message"].as_str().unwrap().contains("check"), "{action}");
 }
 
 #[tokio::test]

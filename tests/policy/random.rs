@@ -195,8 +195,10 @@ proptest! {
         let policy = Arc::new(Policy::parse(text.as_bytes()).unwrap());
         let nodes: BTreeMap<_, _> = (1..).zip(nodes).map(|(id, node)| (NodeId(id), addressed(id, node))).collect();
         let compiled = compile(&policy, &nodes);
-        let mut views = BTreeMap::new();
+        let (mut views, mut ssh) = (BTreeMap::new(), BTreeMap::new());
         for id in nodes.keys() {
+            let rules = compiled.ssh_policy(*id, "");
+            prop_assert_eq!(ssh.entry(compiled.ssh_kind(*id)).or_insert_with(|| rules.clone()), &rules);
             let view = compiled.view(*id);
             let peers = compiled.peers(*id);
             let seen: Vec<NodeId> = view.peers.iter().copied().filter(|peer| peer != id).collect();

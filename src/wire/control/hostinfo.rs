@@ -34,6 +34,12 @@ pub struct Hostinfo {
     pub hostname: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub shields_up: bool,
+    /// Whether it updates itself, or lets administrators update it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allows_update: bool,
+    /// Whether its state is encrypted where it is stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_encrypted: Option<bool>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub sharee_node: bool,
     #[serde(rename = "NoLogsNoSupport", skip_serializing_if = "std::ops::Not::not")]
