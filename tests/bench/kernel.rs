@@ -33,7 +33,7 @@ const SPELL: Duration = Duration::from_secs(2);
 /// other, and the median of all rounds counts.
 const ROUNDS: usize = 15;
 const PORT: u16 = 5201;
-/// An agent that has had nothing to do for so long is idle.
+/// An agent whose memory has not changed for so long is idle.
 const SETTLED: Duration = Duration::from_secs(20);
 
 fn main() {
@@ -84,9 +84,15 @@ fn many_peers() {
             (held == peers && alice.status().warren.converged).then_some(())
         });
         let took = started.elapsed().as_secs_f64();
-        // What the last change left behind is given back soon after.
-        let settled = Instant::now();
-        within(SETTLED * 2, "the agent to be idle", || (settled.elapsed() > SETTLED).then_some(()));
+        // It looks again once or twice, and gives back what that left behind: on a slow machine that takes its time.
+        let mut last = (Instant::now(), 0);
+        within(Duration::from_secs(300), "the agent to be idle", || {
+            let resident = alice.memory("VmRSS");
+            if resident != last.1 {
+                last = (Instant::now(), resident);
+            }
+            (last.0.elapsed() > SETTLED).then_some(())
+        });
         let resident = alice.memory("VmRSS") as f64 / 1024.0;
         row(&format!("from start of the agent to {peers} peers in the kernel"), took, "s", Limit::None);
         row(&format!("memory of the agent with {peers} peers"), resident, "MiB", Limit::AtMost(most_mebibytes));

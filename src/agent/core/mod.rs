@@ -45,6 +45,9 @@ use watchers::Watchers;
 /// Memory is given back at most this often: with 10,000 peers it takes milliseconds.
 const TIDY_PACE: Duration = Duration::from_secs(15);
 
+/// Room kept for effects while there are none.
+const IDLE_ROOM: usize = 256;
+
 /// What the core is told once.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -349,7 +352,12 @@ impl Core {
 
     /// What to do next.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
+        let effect = self.effects.pop_front();
+        if effect.is_none() {
+            // The first map is an effect of every peer; that much room is not needed again.
+            self.effects.shrink_to(IDLE_ROOM);
+        }
+        effect
     }
 
     /// When to call [`Core::handle_timeout`].
