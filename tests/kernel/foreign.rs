@@ -72,6 +72,11 @@ table ip filter {
   chain INPUT { type filter hook input priority filter; policy drop; counter jump ufw-before-input; }
 }"#;
 
+/// What firewalld 1.3 and Docker 20.10 of Debian 12 left in the kernel, and what was there once the commands that we tell
+/// had been typed.
+const REAL_FIREWALLD: [&str; 2] = [include_str!("data/firewalld.nft"), include_str!("data/firewalld-mended.nft")];
+const REAL_DOCKER: [&str; 2] = [include_str!("data/docker.nft"), include_str!("data/docker-mended.nft")];
+
 /// A host's own, that knows of us.
 const FRIENDLY: &str = r#"
 table inet filter {
@@ -102,6 +107,9 @@ fn chains_that_would_drop_our_packets_are_told_with_what_to_do() {
     );
     assert_eq!(advice(UFW), ["ufw allow 41741/udp", "ufw allow in on warren0"]);
     assert_eq!(advice(FRIENDLY), Vec::<String>::new());
+    assert_eq!(advice(REAL_FIREWALLD[0]), advice(FIREWALLD));
+    assert_eq!(advice(REAL_DOCKER[0]), advice(DOCKER));
+    assert_eq!([REAL_FIREWALLD[1], REAL_DOCKER[1]].map(advice), [Vec::<String>::new(), Vec::new()]);
     assert_eq!(
         advice(
             "table inet f { chain in { type filter hook input priority 0; policy drop; udp dport 41741 accept\n}\n}"
@@ -124,7 +132,7 @@ fn a_host_that_carries_no_network_is_told_nothing_of_forwarding() {
 #[test]
 fn other_peoples_rules_are_the_same_before_during_and_after() {
     in_namespace(Needs::Namespace, || async {
-        for rules in [FIREWALLD, DOCKER, UFW, FRIENDLY] {
+        for rules in [FIREWALLD, DOCKER, UFW, FRIENDLY, REAL_FIREWALLD[0], REAL_DOCKER[0]] {
             sh("nft flush ruleset");
             load(rules);
             let before = sh("nft list ruleset");
@@ -138,6 +146,22 @@ fn other_peoples_rules_are_the_same_before_during_and_after() {
             assert!(during.starts_with(&before), "{during}");
             assert_eq!(sh("nft list ruleset"), before);
         }
+    });
+}
+
+#[test]
+#[ignore = "by hand, in a namespace that holds another program's rules: WARREN_KERNEL_STAY=1"]
+fn the_rules_that_stand_here_stay_and_are_told() {
+    in_namespace(Needs::Namespace, || async {
+        let before = sh("nft list ruleset");
+        let mut kernel = LinuxKernel::new().unwrap();
+        let carrying = Firewall { served: nets(&["100.64.0.1/32", "10.7.0.0/24"]), ..Firewall::default() };
+        apply(&mut kernel, [Step::ReplaceFirewall(Arc::new(carrying))]).await;
+        for obstacle in observe(&mut kernel).await.obstacles {
+            println!("{}: {}: {}", obstacle.chain, obstacle.what, obstacle.advice);
+        }
+        apply(&mut kernel, [Step::DeleteFirewall]).await;
+        assert_eq!(sh("nft list ruleset"), before);
     });
 }
 

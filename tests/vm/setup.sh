@@ -82,7 +82,7 @@ need_rust() {
     install_packages cargo rust clippy rustfmt
   fi
   rust_is_at_least "$least" || rustup_rust
-  rust_is_at_least "$least" || { echo "setup.sh: Rust $least or newer is needed; this machine's packages have none" >&2; exit 1; }
+  rust_is_at_least "$least" || { echo "setup.sh: Rust $least or newer is needed; this machine's packages have none (Debian 12 has it in its security suite)" >&2; exit 1; }
 }
 
 rust_is_at_least() {

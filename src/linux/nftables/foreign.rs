@@ -177,6 +177,7 @@ impl Chains {
     fn follow(&self, base: &Base, name: &str, sample: &Sample, depth: usize) -> Fate {
         let key = (base.family.clone(), base.table.clone(), name.to_owned());
         let rules = self.rules.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let mut may_have_returned = false;
         for rule in rules.iter().filter(|_| depth < DEPTH) {
             let statements = rule.as_array().map(Vec::as_slice).unwrap_or_default();
             let matches: Vec<Match> = statements.iter().filter_map(|statement| judge(statement, sample)).collect();
@@ -190,12 +191,18 @@ impl Chains {
                     Verdict::Accept if is_sure || is_for_us => Fate::Accepted,
                     Verdict::Drop if is_sure => Fate::Dropped,
                     Verdict::Return if is_sure => return Fate::Through,
+                    Verdict::Return => {
+                        may_have_returned = true;
+                        Fate::Through
+                    }
                     Verdict::Jump(chain) if is_sure => self.follow(base, &chain, sample, depth + 1),
                     Verdict::Goto(chain) if is_sure => return self.follow(base, &chain, sample, depth + 1),
                     _ => Fate::Through,
                 };
-                if fate != Fate::Through {
-                    return fate;
+                match fate {
+                    Fate::Through => {}
+                    Fate::Dropped if may_have_returned => return Fate::Through,
+                    _ => return fate,
                 }
             }
         }
@@ -452,6 +459,15 @@ mod tests {
         for broken in ["[]", "[{}]", "[null]", r#"[{"match":7}]"#, r#"[{"jump":{}}]"#, "7", r#"[{"vmap":{}}]"#] {
             assert_eq!(fate(&[broken]), Fate::Through, "{broken}");
         }
+    }
+
+    #[test]
+    fn a_drop_after_a_return_that_is_not_understood_is_not_told() {
+        // The end of ufw's `ufw-not-local`, which is jumped to before the chain of the user's own rules.
+        let local = r#"[{"xt":{"type":"match","name":"addrtype"}},{"counter":{}},{"return":null}]"#;
+        let rest = r#"[{"counter":{"packets":0,"bytes":0}},{"drop":null}]"#;
+        assert_eq!(fate(&[local, rest]), Fate::Through);
+        assert_eq!(fate(&[rest, local]), Fate::Dropped);
     }
 
     #[test]
