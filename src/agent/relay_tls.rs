@@ -1,17 +1,16 @@
 //! TLS towards the relays of a map: as the map says who they are.
 
-use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::ring;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
 use super::control_io::connect::system_roots;
-use crate::io::CertificatePin;
+use crate::io::{CertificatePin, ServerCertificate, client_config};
 
 /// Makes TLS for relays. The system's trust is read once, when it is needed first; clones share it.
 #[derive(Clone, Default)]
@@ -27,83 +26,26 @@ impl RelayTls {
         if let Some(pin) = CertificatePin::read(cert_name) {
             return Ok(TlsConnector::from(Arc::new(pin?.client_config().map_err(text)?)));
         }
-        let provider = Arc::new(ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .map_err(text)?;
-        if cert_name.is_empty() && !insecure {
-            return Ok(Arc::new(builder.with_root_certificates(self.roots()).with_no_client_auth()).into());
+        if insecure {
+            return Ok(Arc::new(client_config(|_| Ok(())).map_err(text)?).into());
         }
-        let named = if insecure { None } else { Some(self.named(cert_name, &provider)?) };
-        let verifier = Arc::new(Verifier { provider, named });
-        let config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-        Ok(TlsConnector::from(Arc::new(config)))
-    }
-
-    fn named(&self, name: &str, provider: &Arc<CryptoProvider>) -> Result<Named, String> {
-        let name = ServerName::try_from(name.to_owned()).map_err(|error| format!("{name:?}: {error}"))?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(self.roots(), provider.clone()).build();
-        Ok(Named { name, verifier: verifier.map_err(|error| format!("TLS: {error}"))? })
+        let provider = Arc::new(ring::default_provider());
+        if cert_name.is_empty() {
+            let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+            let config = builder.map_err(text)?.with_root_certificates(self.roots()).with_no_client_auth();
+            return Ok(Arc::new(config).into());
+        }
+        let name = ServerName::try_from(cert_name.to_owned()).map_err(|error| format!("{cert_name:?}: {error}"))?;
+        let authorities = WebPkiServerVerifier::builder_with_provider(self.roots(), provider).build();
+        let authorities = authorities.map_err(|error| format!("TLS: {error}"))?;
+        let config = client_config(move |server| {
+            let ServerCertificate { own, others, ocsp, now } = server;
+            authorities.verify_server_cert(own, others, &name, ocsp, now).map(|_| ())
+        });
+        Ok(Arc::new(config.map_err(text)?).into())
     }
 
     fn roots(&self) -> Arc<RootCertStore> {
         self.roots.get_or_init(|| Arc::new(system_roots())).clone()
-    }
-}
-
-/// Verifies a certificate under another name than the one that is connected, or not at all.
-struct Verifier {
-    provider: Arc<CryptoProvider>,
-    named: Option<Named>,
-}
-
-struct Named {
-    name: ServerName<'static>,
-    verifier: Arc<WebPkiServerVerifier>,
-}
-
-impl fmt::Debug for Verifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Verifier").field("name", &self.named.as_ref().map(|named| &named.name)).finish_non_exhaustive()
-    }
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match &self.named {
-            Some(Named { name, verifier }) => {
-                verifier.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
-            }
-            None => Ok(ServerCertVerified::assertion()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

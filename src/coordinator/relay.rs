@@ -1,10 +1,7 @@
 //! The embedded relay: opened before the registry, admitting whom the registry knows.
 
-use std::fs;
-use std::io;
 use std::net::Ipv6Addr;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +14,8 @@ use super::ending::Ending;
 use super::hub::Hub;
 use super::relay_map::{Own, RelayMap};
 use crate::derp::Limits;
-use crate::io::{bind, bind_udp, write_secret};
-use crate::relay::{Admission, Relay, RelayConfig, SelfSigned, serve_stun};
+use crate::io::{bind, bind_udp};
+use crate::relay::{Admission, Relay, RelayConfig, SelfSigned, kept_node_key, serve_stun};
 use crate::types::NodePrivate;
 
 const KEY_FILE: &str = "relay.key";
@@ -52,7 +49,7 @@ pub(crate) fn open(settings: &Settings) -> Result<(Option<Opened>, RelayMap), St
     let certificate = relay.is_pinned.then(|| SelfSigned::open(&settings.state_dir.join(TLS_KEY_FILE))).transpose()?;
     let listener = relay.listen.map(|address| bind(address).map_err(|error| failed(&address, &error))).transpose()?;
     let opened = Opened {
-        key: key(&settings.state_dir.join(KEY_FILE))?,
+        key: kept_node_key(&settings.state_dir.join(KEY_FILE))?,
         stun: open_stun(relay)?,
         listener,
         certificate: certificate.clone(),
@@ -127,30 +124,17 @@ async fn keep(relay: Arc<Relay>, mut ending: Ending) {
     relay.end();
 }
 
-/// Tells nodes the hash of the new certificate when the year turns.
+/// Turns to the new certificate when the year has turned, and tells nodes its hash in the same moment.
 async fn renew(certificate: Arc<SelfSigned>, relays: Arc<RelayMap>, hub: Hub, mut ending: Ending) {
-    let mut year = certificate.year();
+    let mut is_told = true;
     loop {
         tokio::select! {
             () = tokio::time::sleep(YEAR_CHECK) => {}
             () = ending.wait() => return,
         }
-        if certificate.year() != year && hub.renew(relays.shared()).await.is_ok() {
-            year = certificate.year();
+        is_told &= !certificate.renew();
+        if !is_told {
+            is_told = hub.renew(relays.shared()).await.is_ok();
         }
-    }
-}
-
-/// Reads the key; the first start makes it.
-fn key(file: &Path) -> Result<NodePrivate, String> {
-    let failed = |error: io::Error| format!("{}: {error}", file.display());
-    match fs::read_to_string(file) {
-        Ok(text) => text.trim().parse().map_err(|error| format!("{}: {error}", file.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key = NodePrivate::from_random(rand::random());
-            write_secret(file, key.expose_text().as_bytes()).map_err(failed)?;
-            Ok(key)
-        }
-        Err(error) => Err(failed(error)),
     }
 }

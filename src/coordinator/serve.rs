@@ -1,8 +1,6 @@
 //! `warren-coordinator serve`: from settings to a running server, and down again.
 
 use std::fs;
-use std::io;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use sd_notify::NotifyState;
@@ -19,7 +17,7 @@ use super::listen::{self, Cover};
 use super::metrics::{self, Metrics};
 use super::store::{Ledger, SqliteStore};
 use super::{admin, clock, ending, limits, relay};
-use crate::io::{Rates, bind, make_directory, tls, write_secret};
+use crate::io::{Rates, bind, kept_key, make_directory, tls};
 use crate::registry;
 use crate::types::MachinePrivate;
 use crate::wire::control::DerpMap;
@@ -36,7 +34,9 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("SIGINT: {error}"))?;
 
     make_directory(&settings.state_dir).map_err(|error| format!("{}: {error}", settings.state_dir.display()))?;
-    let key = key(&settings.state_dir.join(KEY_FILE))?;
+    let key_file = settings.state_dir.join(KEY_FILE);
+    let key: MachinePrivate =
+        kept_key(&key_file, str::parse, || Ok(MachinePrivate::from_random(rand::random()).expose_text()))?;
     let listener = bind(settings.listen).map_err(|error| format!("{}: {error}", settings.listen))?;
     let socket = admin::bind(&settings.socket).map_err(|error| format!("{}: {error}", settings.socket.display()))?;
     let (mut relay, relays) = relay::open(&settings)?;
@@ -134,19 +134,6 @@ async fn ledger(settings: &Settings, derp_map: Option<DerpMap>) -> Result<Ledger
         error!("{fault}");
     }
     Ok(ledger)
-}
-
-/// Reads the key; the first start makes it.
-fn key(file: &Path) -> Result<MachinePrivate, String> {
-    match fs::read_to_string(file) {
-        Ok(text) => text.trim().parse().map_err(|error| format!("{}: {error}", file.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key = MachinePrivate::from_random(rand::random());
-            write_secret(file, key.expose_text().as_bytes()).map_err(|error| format!("{}: {error}", file.display()))?;
-            Ok(key)
-        }
-        Err(error) => Err(format!("{}: {error}", file.display())),
-    }
 }
 
 /// Where there is no service manager there is nobody to tell.

@@ -14,9 +14,6 @@ pub struct Queue {
     most_bytes: usize,
 }
 
-/// Memory that a queue keeps while its client is quiet: one packet of the usual size.
-const KEPT_BYTES: usize = 2048;
-
 impl Queue {
     /// An empty queue for `most` frames of `most_bytes` together; one frame always fits.
     pub const fn new(most: usize, most_bytes: usize) -> Self {
@@ -58,11 +55,16 @@ impl Queue {
         self.lengths.clear();
     }
 
-    /// Gives back the memory of busier times, if nothing waits.
-    pub fn rest(&mut self) {
-        if self.is_empty() && self.bytes.capacity() > KEPT_BYTES {
-            (self.bytes, self.lengths) = (Vec::new(), VecDeque::new());
+    /// Takes memory from a stock where it has none of its own.
+    pub fn borrow_from(&mut self, stock: &mut Vec<Vec<u8>>) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = stock.pop().unwrap_or_default();
         }
+    }
+
+    /// Gives up its memory, if nothing waits.
+    pub fn release(&mut self) -> Vec<u8> {
+        if self.is_empty() { std::mem::take(&mut self.bytes) } else { Vec::new() }
     }
 
     /// Bytes that wait.
@@ -104,13 +106,17 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_queue_gives_its_memory_back() {
+    fn memory_comes_from_a_stock_and_goes_back_when_nothing_waits() {
+        let mut stock = vec![Vec::with_capacity(4096)];
         let mut queue = Queue::new(32, 100_000);
-        queue.push(&[&[0; 60_000]]);
-        queue.rest();
-        assert!(!queue.is_empty());
-        queue.take(&mut vec![0]);
-        queue.rest();
-        assert!(queue.bytes.capacity() <= KEPT_BYTES);
+        queue.borrow_from(&mut stock);
+        assert!(stock.is_empty());
+        queue.push(&[&[0; 1000]]);
+        assert_eq!(queue.release().capacity(), 0, "it is in use");
+        let mut out = Vec::new();
+        queue.take(&mut out);
+        assert_eq!((out.len(), out.capacity()), (1000, 4096));
+        queue.borrow_from(&mut stock);
+        assert_eq!(queue.push(&[b"more"]), 0, "with an empty stock it finds its own");
     }
 }

@@ -7,9 +7,10 @@
 //! to us.
 //!
 //! Invariants: every list and queue has a limit in [`Limits`] or a constant; frames in a row for one key are routed
-//! by one look-up and without allocating; what a connection may do that is not a sibling's never touches another's
-//! connection.
+//! by one look-up and, while memory is in stock, without allocating; what a connection may do that is not a sibling's
+//! never touches another's connection.
 
+mod packets;
 mod siblings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,11 +18,11 @@ use std::time::{Duration, Instant};
 
 use crate::types::{Limit, NodePublic};
 use crate::wire::derp::{CLIENT_FRAME, DerpError, Frame, GoneReason, HEADER_LEN, Kind, SERVER_FRAME, header};
-use crate::wire::disco;
 
 use super::bucket::Bucket;
 use super::handshake::Greeting;
 use super::queue::Queue;
+use packets::{Known, Store};
 
 /// Names a connection for as long as it lasts; the shell draws them from a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,8 +70,6 @@ pub struct Counters {
 
 /// Connections of one key, of which the protocol wants one: a cloned machine makes more.
 const CONNECTIONS_OF_KEY: Limit = Limit::new("connections of one key", 16);
-/// Keys that hear when a key leaves; those beyond it find out by their own time-outs.
-const LISTENERS: usize = 1024;
 /// How often a quiet client hears from us: below the 120 s after which clients give up.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// Bytes of data that wait for one client: what a queue of usual packets holds, and some large ones.
@@ -90,7 +89,8 @@ const DUPLICATE: &str = "another machine is connected with this node's key; the 
 #[derive(Debug)]
 pub struct Server {
     limits: Limits,
-    connections: BTreeMap<ConnectionId, Connection>,
+    /// Boxed: what is looked through is then no larger than it has to be.
+    connections: BTreeMap<ConnectionId, Box<Connection>>,
     /// The connections of each key, the active one last.
     keys: BTreeMap<NodePublic, Vec<ConnectionId>>,
     /// Where a key that is not here can be reached: a sibling's connection.
@@ -99,8 +99,9 @@ pub struct Server {
     listeners: BTreeMap<NodePublic, BTreeSet<NodePublic>>,
     watchers: BTreeSet<ConnectionId>,
     counters: Counters,
-    /// Bytes that wait in all queues of data and probes.
-    queued: usize,
+    store: Store,
+    /// Counts the changes of where any key is reached: what was found out before one has to be found out again.
+    routes: u64,
 }
 
 /// Who is at the other end.
@@ -124,6 +125,10 @@ struct Connection {
     pace: Option<Bucket>,
     gone_notices: Bucket,
     keep_alive_at: Instant,
+    /// Where its last packet went.
+    known: Option<Known>,
+    /// The state of the routes in which this was its key's active connection.
+    active_in: Option<u64>,
 }
 
 impl Server {
@@ -137,7 +142,8 @@ impl Server {
             listeners: BTreeMap::new(),
             watchers: BTreeSet::new(),
             counters: Counters::default(),
-            queued: 0,
+            store: Store::new(limits.queued_bytes),
+            routes: 0,
         }
     }
 
@@ -153,9 +159,10 @@ impl Server {
         let of_key = self.keys.entry(greeting.client).or_default();
         CONNECTIONS_OF_KEY.check(of_key.len() + 1)?;
         of_key.push(id);
+        self.routes += 1;
         let role = if greeting.is_mesh { Role::Sibling } else { Role::Client };
         let connection = self.connection(greeting.client, role, now, jitter);
-        self.connections.insert(id, connection);
+        self.connections.insert(id, Box::new(connection));
         if self.keys.get(&greeting.client).is_some_and(|all| all.len() > 1) {
             self.tell_all_of(greeting.client, Frame::Health(DUPLICATE), wake);
         } else {
@@ -177,6 +184,8 @@ impl Server {
                 .then(|| Bucket::new(bytes_per_second, burst_bytes, now)),
             gone_notices: Bucket::new(1, 3, now),
             keep_alive_at: now + KEEP_ALIVE + jitter,
+            known: None,
+            active_in: None,
         }
     }
 
@@ -199,6 +208,7 @@ impl Server {
             if is_link {
                 self.route_of_link(id, Frame::decode(kind, body)?, wake);
             } else if kind == Kind::SEND_PACKET {
+                // At least this frame, which is whole.
                 taken += self.send(id, key, &bytes[taken..], now, wake)?;
                 continue;
             } else {
@@ -206,7 +216,9 @@ impl Server {
             }
             taken = start + length;
         }
-        self.activate(id);
+        if !is_link {
+            self.activate(id);
+        }
         let pace = self.connections.get_mut(&id).and_then(|connection| connection.pace.as_mut());
         Ok((taken, pace.map_or(Duration::ZERO, |bucket| bucket.pace(taken, now))))
     }
@@ -214,7 +226,9 @@ impl Server {
     /// A connection ended, whoever ended it.
     pub fn handle_closed(&mut self, id: ConnectionId, wake: &mut BTreeSet<ConnectionId>) {
         let Some(connection) = self.connections.remove(&id) else { return };
-        self.queued -= connection.disco.waiting() + connection.data.waiting();
+        self.store.forget(&connection.disco);
+        self.store.forget(&connection.data);
+        self.routes += 1;
         self.watchers.remove(&id);
         if connection.role == Role::Link {
             return self.lose_link(id, wake);
@@ -234,11 +248,9 @@ impl Server {
         }
     }
 
-    /// Time passed: queues the keep-alives that are due, and gives memory back that nobody needs at the moment.
+    /// Time passed: queues the keep-alives that are due.
     pub fn handle_timeout(&mut self, now: Instant, wake: &mut BTreeSet<ConnectionId>) {
         for (id, connection) in &mut self.connections {
-            connection.disco.rest();
-            connection.data.rest();
             if connection.role != Role::Link && connection.keep_alive_at <= now {
                 connection.keep_alive_at = now + KEEP_ALIVE;
                 push_frame(&mut connection.control, Frame::KeepAlive);
@@ -260,11 +272,15 @@ impl Server {
     /// Moves everything that waits for a connection to `out`: control, then probes, then data.
     pub fn poll_transmit(&mut self, id: ConnectionId, out: &mut Vec<u8>) {
         if let Some(connection) = self.connections.get_mut(&id) {
-            self.queued -= connection.disco.waiting() + connection.data.waiting();
             connection.control.take(out);
-            connection.disco.take(out);
-            connection.data.take(out);
+            self.store.take(&mut connection.disco, out);
+            self.store.take(&mut connection.data, out);
         }
+    }
+
+    /// What [`Server::poll_transmit`] gave was written: its memory serves others.
+    pub fn handle_written(&mut self, memory: Vec<u8>) {
+        self.store.keep(memory);
     }
 
     /// Whether the connection still exists: a sibling may have closed it.
@@ -302,17 +318,7 @@ impl Server {
             Frame::ForwardPacket { .. } | Frame::WatchConns | Frame::ClosePeer(_) if !is_sibling => {
                 return Err(DerpError::NotAllowed);
             }
-            Frame::ForwardPacket { from, to, packet } => {
-                self.counters.forwarded_in += 1;
-                match self.active(to) {
-                    Some(active) => {
-                        self.deliver(active, &Packet { kind: Kind::RECV_PACKET, keys: &[from], packet });
-                        self.listen(from, to);
-                        wake.insert(active);
-                    }
-                    None => self.refuse(id, to, packet, now, wake),
-                }
-            }
+            Frame::ForwardPacket { from, to, packet } => self.take_forwarded(id, (from, to), packet, now, wake),
             Frame::WatchConns => self.watch(id, wake),
             Frame::ClosePeer(peer) => {
                 for closed in self.keys.get(&peer).cloned().unwrap_or_default() {
@@ -325,106 +331,20 @@ impl Server {
         Ok(())
     }
 
-    /// Routes the packets in a row that are for one key. Says how many bytes they took.
-    fn send(
-        &mut self,
-        id: ConnectionId,
-        from: NodePublic,
-        bytes: &[u8],
-        now: Instant,
-        wake: &mut BTreeSet<ConnectionId>,
-    ) -> Result<usize, DerpError> {
-        let (mut taken, mut run) = (0, None);
-        while let Some((Kind::SEND_PACKET, length)) = header(&bytes[taken..], SERVER_FRAME)? {
-            let start = taken + HEADER_LEN;
-            let Some(body) = bytes.get(start..start + length) else { break };
-            let Frame::SendPacket { to, packet } = Frame::decode(Kind::SEND_PACKET, body)? else { break };
-            let (first, hop) = *run.get_or_insert_with(|| (to, self.hop(from, to)));
-            if to != first {
-                break;
-            }
-            self.counters.packets_in += 1;
-            self.counters.bytes_in += packet.len() as u64;
-            match hop {
-                Hop::Here(active) => {
-                    self.deliver(active, &Packet { kind: Kind::RECV_PACKET, keys: &[from], packet });
-                    wake.insert(active);
-                }
-                Hop::There(link) => {
-                    self.counters.forwarded_out += 1;
-                    self.deliver(link, &Packet { kind: Kind::FORWARD_PACKET, keys: &[from, to], packet });
-                    wake.insert(link);
-                }
-                Hop::Nowhere => self.refuse(id, to, packet, now, wake),
-            }
-            taken = start + length;
-        }
-        Ok(taken)
-    }
-
-    /// Where packets to a key go.
-    fn hop(&mut self, from: NodePublic, to: NodePublic) -> Hop {
-        if let Some(active) = self.active(to) {
-            self.listen(from, to);
-            return Hop::Here(active);
-        }
-        self.remote.get(&to).map_or(Hop::Nowhere, |link| Hop::There(*link))
-    }
-
-    fn active(&self, key: NodePublic) -> Option<ConnectionId> {
-        self.keys.get(&key)?.last().copied()
-    }
-
-    /// From here on `to` hears when `from` leaves.
-    fn listen(&mut self, from: NodePublic, to: NodePublic) {
-        let listeners = self.listeners.entry(from).or_default();
-        if listeners.len() < LISTENERS {
-            listeners.insert(to);
-        }
-    }
-
-    /// Queues a packet at a connection.
-    fn deliver(&mut self, at: ConnectionId, packet: &Packet<'_>) {
-        let Some(connection) = self.connections.get_mut(&at) else { return };
-        let length = packet.len();
-        if self.queued + length > self.limits.queued_bytes {
-            self.counters.dropped_memory += 1;
-            return;
-        }
-        let queue = connection.queue_for(packet.packet);
-        let before = queue.waiting();
-        self.counters.dropped_queue_full += packet.push_to(queue) as u64;
-        self.queued = self.queued + queue.waiting() - before;
-        self.counters.packets_out += 1;
-        self.counters.bytes_out += packet.packet.len() as u64;
-    }
-
-    /// Nobody here has that key. Said only in answer to probes and seldom, so that it cannot be used to flood.
-    fn refuse(
-        &mut self,
-        id: ConnectionId,
-        to: NodePublic,
-        packet: &[u8],
-        now: Instant,
-        wake: &mut BTreeSet<ConnectionId>,
-    ) {
-        self.counters.dropped_unknown_peer += 1;
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        if packet.starts_with(&disco::MAGIC) && connection.gone_notices.allow(now) {
-            push_frame(&mut connection.control, Frame::PeerGone { peer: to, reason: GoneReason::NotHere });
-            wake.insert(id);
-        }
-    }
-
     /// Makes a connection the one that its key's packets go to.
     fn activate(&mut self, id: ConnectionId) {
-        let Some(key) = self.connections.get(&id).map(|connection| connection.key) else { return };
-        if let Some(of_key) = self.keys.get_mut(&key)
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.active_in == Some(self.routes) {
+            return;
+        }
+        if let Some(of_key) = self.keys.get_mut(&connection.key)
             && of_key.last() != Some(&id)
         {
             of_key.retain(|other| *other != id);
             of_key.push(id);
+            self.routes += 1;
         }
+        connection.active_in = Some(self.routes);
     }
 
     fn tell_all_of(&mut self, key: NodePublic, frame: Frame<'_>, wake: &mut BTreeSet<ConnectionId>) {
@@ -434,44 +354,6 @@ impl Server {
                 wake.insert(*id);
             }
         }
-    }
-}
-
-/// Where a key is reached.
-#[derive(Clone, Copy)]
-enum Hop {
-    Here(ConnectionId),
-    There(ConnectionId),
-    Nowhere,
-}
-
-/// A packet as it is written to whom it goes.
-struct Packet<'a> {
-    kind: Kind,
-    keys: &'a [NodePublic],
-    packet: &'a [u8],
-}
-
-impl Packet<'_> {
-    /// Bytes of the frame.
-    fn len(&self) -> usize {
-        HEADER_LEN + size_of_val(self.keys) + self.packet.len()
-    }
-
-    fn push_to(&self, queue: &mut Queue) -> usize {
-        let [a, b, c, d] = ((self.len() - HEADER_LEN) as u32).to_be_bytes();
-        let head = [self.kind.0, a, b, c, d];
-        match self.keys {
-            [from, to] => queue.push(&[&head, from.as_bytes(), to.as_bytes(), self.packet]),
-            [from, ..] => queue.push(&[&head, from.as_bytes(), self.packet]),
-            [] => 0,
-        }
-    }
-}
-
-impl Connection {
-    fn queue_for(&mut self, packet: &[u8]) -> &mut Queue {
-        if packet.starts_with(&disco::MAGIC) { &mut self.disco } else { &mut self.data }
     }
 }
 

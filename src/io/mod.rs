@@ -12,6 +12,7 @@ mod noise_stream;
 mod pinned;
 mod rate;
 mod secret_file;
+mod server_certificate;
 #[cfg(feature = "relay")]
 mod websocket;
 
@@ -22,6 +23,7 @@ pub use metrics::serve_metrics;
 pub use noise_stream::NoiseStream;
 pub use pinned::CertificatePin;
 pub use rate::Rates;
-pub use secret_file::{make_directory, write_secret};
+pub use secret_file::{kept_key, make_directory, write_secret};
+pub use server_certificate::{ServerCertificate, client_config};
 #[cfg(feature = "relay")]
 pub use websocket::{WebSocketBytes, websocket_accept};

@@ -1,13 +1,10 @@
 //! TLS towards a relay whose certificate the map names by its hash: no authority has to vouch for it.
 
 use std::fmt;
-use std::sync::Arc;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::CertificateDer;
+use rustls::{CertificateError, ClientConfig};
 use sha2::{Digest, Sha256};
 
 /// How a relay's certificate name says that it is a hash and no name (`CertName` of a `DERPNode`).
@@ -34,10 +31,11 @@ impl CertificatePin {
     ///
     /// Neither name nor dates are looked at: the map that brought the hash is newer than both, and authenticated.
     pub fn client_config(self) -> Result<ClientConfig, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = Arc::new(Pinned { pin: self, provider: Arc::clone(&provider) });
-        let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        Ok(versions.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+        // Only the server's own certificate counts. Relays may send another behind it that carries their key.
+        super::client_config(move |server| {
+            let is_it = Self::of(server.own) == self;
+            is_it.then_some(()).ok_or(CertificateError::ApplicationVerificationFailure.into())
+        })
     }
 }
 
@@ -51,52 +49,6 @@ impl fmt::Display for CertificatePin {
 impl fmt::Debug for CertificatePin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-#[derive(Debug)]
-struct Pinned {
-    pin: CertificatePin,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    /// Only the server's own certificate counts. Relays may send another behind it that carries their key.
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if CertificatePin::of(end_entity) == self.pin {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(CertificateError::ApplicationVerificationFailure.into())
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -1,4 +1,7 @@
-//! Certificates from an ACME server (RFC 8555), proved by TLS on the relay's own port (tls-alpn-01, RFC 8737).
+//! Certificates from an ACME server (RFC 8555).
+//!
+//! That a domain leads here is proved by TLS on the relay's own port (tls-alpn-01, RFC 8737), or, where the relay
+//! answers plain HTTP as well, by a word there (http-01): a relay need not have port 443 then.
 //!
 //! Account, certificate and key lie in the state directory. A certificate is renewed when a third of its time is left;
 //! what fails is tried again, and the old certificate serves meanwhile.
@@ -48,6 +51,8 @@ pub(super) struct AcmeSettings {
     pub(super) directory: String,
     /// A certificate to trust the server by, in place of this host's.
     pub(super) root: Option<PathBuf>,
+    /// Whether the proof is a word over plain HTTP.
+    pub(super) by_http: bool,
 }
 
 /// Keeps a certificate.
@@ -63,6 +68,8 @@ struct Held {
     current: Option<Arc<CertifiedKey>>,
     /// What proves to the ACME server that a domain leads here.
     proofs: BTreeMap<String, Arc<CertifiedKey>>,
+    /// The same for HTTP: what is answered for a token.
+    words: BTreeMap<String, String>,
 }
 
 impl Acme {
@@ -96,14 +103,16 @@ impl Acme {
                 Ok(()) => {
                     info!(domains = self.settings.domains.join(","), "a certificate was obtained");
                     wait = RETRY_FIRST;
+                    // Also where the clock is wrong and it seems old: the server limits how many it issues.
+                    tokio::time::sleep(CHECK).await;
                 }
                 Err(error) => {
+                    self.forget_proofs();
                     warn!(domains = self.settings.domains.join(","), %error, ?wait, "obtaining a certificate");
                     tokio::time::sleep(wait).await;
                     wait = (2 * wait).min(RETRY_MOST);
                 }
             }
-            self.held().proofs.clear();
         }
     }
 
@@ -126,17 +135,27 @@ impl Acme {
             if authorization.status == AuthorizationStatus::Valid {
                 continue;
             }
-            let mut challenge = authorization
-                .challenge(ChallengeType::TlsAlpn01)
-                .ok_or("the server does not offer the proof by TLS (tls-alpn-01)")?;
-            let domain = challenge.identifier().to_string();
-            let proof = proof(&domain, challenge.key_authorization().digest().as_ref())?;
-            self.held().proofs.insert(domain, proof);
+            let by_http = self.settings.by_http;
+            let (kind, name) =
+                if by_http { (ChallengeType::Http01, "http-01") } else { (ChallengeType::TlsAlpn01, "tls-alpn-01") };
+            let challenge = authorization.challenge(kind);
+            let mut challenge = challenge.ok_or_else(|| format!("the server does not offer the proof {name}"))?;
+            let answer = challenge.key_authorization();
+            if by_http {
+                self.held().words.insert(challenge.token.clone(), answer.as_str().to_owned());
+            } else {
+                let domain = challenge.identifier().to_string();
+                let proof = proof(&domain, answer.digest().as_ref())?;
+                self.held().proofs.insert(domain, proof);
+            }
             challenge.set_ready().await?;
         }
         match order.poll_ready(&PATIENCE).await? {
             OrderStatus::Ready | OrderStatus::Valid => {}
-            status => return Err(format!("the order is {status:?}: does port 443 of each domain lead here?").into()),
+            status => {
+                let port = if self.settings.by_http { 80 } else { 443 };
+                return Err(format!("the order is {status:?}: does port {port} of each domain lead here?").into());
+            }
         }
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(self.settings.domains.clone())?;
@@ -146,8 +165,20 @@ impl Acme {
         let pem = key.serialize_pem() + &chain;
         let certified = certified(pem.as_bytes())?;
         write_secret(&self.file(CERTIFICATE), pem.as_bytes())?;
-        self.held().current = Some(certified);
+        // The proofs have served.
+        *self.held() = Held { current: Some(certified), ..Held::default() };
         Ok(())
+    }
+
+    /// What proves over plain HTTP that a domain leads here, where this token is one that the server gave.
+    pub(super) fn word(&self, token: &str) -> Option<String> {
+        self.held().words.get(token).cloned()
+    }
+
+    fn forget_proofs(&self) {
+        let mut held = self.held();
+        held.proofs.clear();
+        held.words.clear();
     }
 
     async fn account(&self) -> Result<Account, Fault> {
@@ -214,7 +245,8 @@ mod tests {
     #[test]
     fn a_certificate_is_due_when_a_third_of_its_time_is_left() {
         let directory = tempfile::tempdir().unwrap();
-        let settings = AcmeSettings { domains: vec!["a.example".into()], directory: String::new(), root: None };
+        let settings =
+            AcmeSettings { domains: vec!["a.example".into()], directory: String::new(), root: None, by_http: false };
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         assert!(Acme::open(settings.clone(), directory.path()).is_due(at("2026-01-01T00:00:00Z")));
 

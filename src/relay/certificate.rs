@@ -5,9 +5,8 @@
 //! the key is kept. A year's certificate is valid far beyond that year on both sides: clocks may be wrong, and a map
 //! may be some days old.
 
-use std::fs;
-use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicI16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ED25519, date_time_ymd};
@@ -17,7 +16,7 @@ use rustls::sign::{CertifiedKey, SigningKey};
 use tokio_rustls::TlsAcceptor;
 
 use super::clock;
-use crate::io::{CertificatePin, write_secret};
+use crate::io::{CertificatePin, kept_key};
 
 /// The name that stands in where clients know us by an address only.
 pub const NAMELESS: &str = "relay.invalid";
@@ -29,6 +28,8 @@ const MARGIN: i32 = 1;
 pub struct SelfSigned {
     key: KeyPair,
     signer: Arc<dyn SigningKey>,
+    /// Whose certificates are served. It turns when told to, not by itself: nodes must hear of it in the same moment.
+    year: AtomicI16,
     /// The certificate asked for last: there is one name, as a rule.
     last: Mutex<Option<Arc<Made>>>,
 }
@@ -43,35 +44,31 @@ struct Made {
 impl SelfSigned {
     /// With the key of this file; the first start makes it. The error is a sentence.
     pub fn open(file: &Path) -> Result<Arc<Self>, String> {
-        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-        match fs::read_to_string(file) {
-            Ok(pem) => {
-                Self::new(KeyPair::from_pem(&pem).map_err(|error| failed(&error))?).map_err(|error| failed(&error))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let key = KeyPair::generate_for(&PKCS_ED25519).map_err(|error| failed(&error))?;
-                write_secret(file, key.serialize_pem().as_bytes()).map_err(|error| failed(&error))?;
-                Self::new(key).map_err(|error| failed(&error))
-            }
-            Err(error) => Err(failed(&error)),
-        }
+        let generated = || KeyPair::generate_for(&PKCS_ED25519).map(|key| key.serialize_pem());
+        let key = kept_key(file, KeyPair::from_pem, generated)?;
+        Self::new(key).map_err(|error| format!("{}: {error}", file.display()))
     }
 
     fn new(key: KeyPair) -> Result<Arc<Self>, rustls::Error> {
         let secret = PrivatePkcs8KeyDer::from(key.serialized_der()).clone_key();
         let signer = rustls::crypto::ring::sign::any_eddsa_type(&secret)?;
-        Ok(Arc::new(Self { key, signer, last: Mutex::new(None) }))
+        Ok(Arc::new(Self { key, signer, year: AtomicI16::new(clock::year()), last: Mutex::new(None) }))
     }
 
-    /// The hash by which clients that reach us as `host` know this year's certificate; `None` where that cannot be a name.
+    /// The hash by which clients that reach us as `host` know the certificate; `None` where that cannot be a name.
     pub fn pin(&self, host: &str) -> Option<CertificatePin> {
         let made = self.certificate(host, self.year())?;
         made.cert.first().map(CertificatePin::of)
     }
 
-    /// The year whose certificates are served.
-    pub fn year(&self) -> i16 {
-        clock::year()
+    /// Serves this year's certificates from here on. Whether that makes a difference, and pins have to be told anew.
+    pub fn renew(&self) -> bool {
+        let year = clock::year();
+        self.year.swap(year, Ordering::Relaxed) != year
+    }
+
+    fn year(&self) -> i16 {
+        self.year.load(Ordering::Relaxed)
     }
 
     /// The server's side of TLS.
@@ -129,8 +126,37 @@ mod tests {
         assert_ne!(first.make("a.example", 2026), first.make("a.example", 2027));
         assert_eq!(first.pin("A.example"), again.pin("a.example"));
         assert_eq!(first.pin("ä"), None);
-        fs::write(&file, "nonsense").unwrap();
+        std::fs::write(&file, "nonsense").unwrap();
         assert!(SelfSigned::open(&file).unwrap_err().starts_with(&file.display().to_string()));
+    }
+
+    #[tokio::test]
+    async fn the_pin_that_nodes_were_told_is_served_until_they_are_told_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let relay = SelfSigned::open(&directory.path().join("key")).unwrap();
+        assert!(!relay.renew());
+        // As on the morning of a new year.
+        relay.year.fetch_sub(1, Ordering::Relaxed);
+        let last_year = relay.pin(NAMELESS).unwrap();
+        assert!(is_taken(&relay, last_year, "192.0.2.1").await);
+        assert!(relay.renew());
+        let this_year = relay.pin(NAMELESS).unwrap();
+        assert_ne!(last_year, this_year);
+        assert!(is_taken(&relay, this_year, "192.0.2.1").await);
+        assert!(!is_taken(&relay, last_year, "192.0.2.1").await);
+    }
+
+    /// Whether a client with this pin takes the certificate that it is shown.
+    async fn is_taken(relay: &Arc<SelfSigned>, pin: CertificatePin, host: &'static str) -> bool {
+        let (near, far) = tokio::io::duplex(1 << 14);
+        let acceptor = relay.acceptor().unwrap();
+        let accepting = tokio::spawn(async move { acceptor.accept(far).await.map(drop) });
+        let connector = TlsConnector::from(Arc::new(pin.client_config().unwrap()));
+        let connected = connector.connect(ServerName::try_from(host).unwrap(), near).await;
+        let is_taken = connected.is_ok();
+        drop(connected);
+        let _ = accepting.await.unwrap();
+        is_taken
     }
 
     #[tokio::test]
@@ -140,14 +166,7 @@ mod tests {
         let theirs = SelfSigned::open(&directory.path().join("theirs")).unwrap();
         for (host, known_as) in [("relay.example", "relay.example"), ("192.0.2.1", NAMELESS)] {
             for (pin, taken) in [(ours.pin(known_as), true), (theirs.pin(known_as), false)] {
-                let (near, far) = tokio::io::duplex(1 << 14);
-                let acceptor = ours.acceptor().unwrap();
-                let accepting = tokio::spawn(async move { acceptor.accept(far).await.map(drop) });
-                let connector = TlsConnector::from(Arc::new(pin.unwrap().client_config().unwrap()));
-                let connected = connector.connect(ServerName::try_from(host).unwrap(), near).await;
-                assert_eq!(connected.is_ok(), taken, "{host}");
-                drop(connected);
-                let _ = accepting.await.unwrap();
+                assert_eq!(is_taken(&ours, pin.unwrap(), host).await, taken, "{host}");
             }
         }
     }

@@ -44,7 +44,8 @@ pub struct Cli {
     /// Private key in PEM
     #[arg(long, env = "WARREN_RELAY_TLS_KEY", value_name = "FILE")]
     tls_key: Option<PathBuf>,
-    /// Obtain a certificate for this domain from an ACME server, which asks port 443 for a proof
+    /// Obtain a certificate for this domain from an ACME server, which asks port 443 for a proof, or port 80 where
+    /// --http-listen is given
     #[arg(long = "acme-domain", env = "WARREN_RELAY_ACME_DOMAINS", value_name = "DOMAIN", value_delimiter = ',')]
     acme_domains: Vec<String>,
     /// Directory of the ACME server
@@ -65,7 +66,8 @@ pub struct Cli {
     /// Let everybody use this relay
     #[arg(long, env = "WARREN_RELAY_OPEN")]
     open: bool,
-    /// Address and port where plain HTTP answers the question by which clients notice captive portals, such as [::]:80
+    /// Address and port where plain HTTP answers the question by which clients notice captive portals, and that of an
+    /// ACME server, such as [::]:80
     #[arg(long, env = "WARREN_RELAY_HTTP_LISTEN", value_name = "ADDRESS:PORT")]
     http_listen: Option<SocketAddr>,
     /// The secret that the relays of a region share, 64 hexadecimal digits
@@ -165,6 +167,7 @@ impl Cli {
             domains: self.acme_domains.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
             directory: self.acme_directory,
             root: self.acme_root,
+            by_http: self.http_listen.is_some(),
         });
         let tls = match (self.tls_cert, self.tls_key, acme, self.plain_http) {
             (Some(cert), Some(key), None, false) => Tls::Files { cert, key },

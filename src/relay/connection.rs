@@ -10,7 +10,7 @@ use std::time::Duration;
 use rand::RngExt;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::derp::{ConnectionId, Counters, Greeting, Handshake, Limits, MeshKey, Server, presentation};
@@ -20,6 +20,7 @@ use crate::wire::derp::DerpError;
 use super::admission::{Admission, Applicant};
 use super::clock;
 use super::metrics::Tally;
+use super::reading::Reading;
 
 /// A client introduces itself within this or is closed.
 const INTRODUCTION: Duration = Duration::from_secs(10);
@@ -27,12 +28,8 @@ const INTRODUCTION: Duration = Duration::from_secs(10);
 const WRITE: Duration = Duration::from_secs(2);
 /// The same for a sibling, whose loss costs every client behind it.
 const WRITE_SIBLING: Duration = Duration::from_secs(30);
-/// Reads begin this small, so that an idle client costs little, and double while they come back full.
-const READ_SMALL: usize = 2 << 10;
-/// Where the doubling ends: enough frames for one lock to be cheap, and fewer than wait for one client.
-const READ_LARGE: usize = 64 << 10;
-/// A client that is quiet for this long gets a small buffer again.
-const REST: Duration = Duration::from_secs(2);
+/// Bytes of one read while a client introduces itself, which takes some 300.
+const READ: usize = 2 << 10;
 /// How often due keep-alives are looked for.
 const TICK: Duration = Duration::from_secs(1);
 /// Keep-alives are spread over this much.
@@ -76,21 +73,21 @@ pub struct Relay {
     config: RelayConfig,
     next: AtomicU64,
     shared: Mutex<Shared>,
-    ended: watch::Sender<bool>,
     tally: Tally,
 }
 
 struct Shared {
     server: Server,
     wakers: BTreeMap<ConnectionId, Arc<Notify>>,
+    has_ended: bool,
 }
 
 impl Relay {
     /// A relay without clients.
     pub fn new(config: RelayConfig) -> Self {
         let server = Server::new(config.limits);
-        let shared = Mutex::new(Shared { server, wakers: BTreeMap::new() });
-        Self { config, next: AtomicU64::new(1), shared, ended: watch::Sender::new(false), tally: Tally::default() }
+        let shared = Mutex::new(Shared { server, wakers: BTreeMap::new(), has_ended: false });
+        Self { config, next: AtomicU64::new(1), shared, tally: Tally::default() }
     }
 
     /// Who the relay is.
@@ -161,7 +158,7 @@ impl Relay {
     async fn pump<S>(
         &self,
         place: &Place<'_>,
-        mut reader: ReadHalf<S>,
+        reader: ReadHalf<S>,
         mut writer: WriteHalf<S>,
         unread: Vec<u8>,
         write_within: Duration,
@@ -169,11 +166,10 @@ impl Relay {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
-        let mut ended = self.ended.subscribe();
         tokio::select! {
-            ended = self.read(place.id, &mut reader, unread) => ended,
+            biased;
             ended = self.write(place.id, &mut writer, &place.notify, write_within) => ended,
-            _ = ended.wait_for(|ended| *ended) => Ok(()),
+            ended = self.read(place.id, Reading::new(reader, unread)) => ended,
         }
     }
 
@@ -182,9 +178,11 @@ impl Relay {
         self.with(|server, wake| server.handle_shutdown(reconnect_in, try_for, wake));
     }
 
-    /// Closes every connection, also those to come.
+    /// Closes every connection, also those to come. One that just then takes nothing is closed when its time is up.
     pub fn end(&self) {
-        self.ended.send_replace(true);
+        let mut shared = self.lock();
+        shared.has_ended = true;
+        shared.wakers.values().for_each(|waker| waker.notify_one());
     }
 
     /// How many connections there are, and how many of them call this their home.
@@ -220,7 +218,7 @@ impl Relay {
             if let Some(read) = handshake.read(&bytes)? {
                 break read;
             }
-            if read_some(reader, READ_SMALL, &mut bytes).await? == 0 {
+            if read_some(reader, READ, &mut bytes).await? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         };
@@ -252,7 +250,7 @@ impl Relay {
             if let Some(read) = presentation::read_key(&bytes)? {
                 break read;
             }
-            if read_some(reader, READ_SMALL, &mut bytes).await? == 0 {
+            if read_some(reader, READ, &mut bytes).await? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         };
@@ -266,45 +264,23 @@ impl Relay {
         Ok((sibling, bytes.split_off(taken)))
     }
 
-    async fn read<S: AsyncRead>(
-        &self,
-        id: ConnectionId,
-        reader: &mut ReadHalf<S>,
-        mut bytes: Vec<u8>,
-    ) -> Result<(), RelayError> {
-        let mut room = READ_SMALL;
-        loop {
-            let (routed, open) =
-                self.with(|server, wake| (server.handle_bytes(id, &bytes, clock::now(), wake), server.contains(id)));
-            let (taken, pause) = routed?;
-            if !open {
-                return Ok(());
-            }
-            bytes.drain(..taken);
+    async fn read<S: AsyncRead>(&self, id: ConnectionId, mut reading: Reading<ReadHalf<S>>) -> Result<(), RelayError> {
+        let mut route = |bytes: &[u8]| {
+            let visit = |server: &mut Server, wake: &mut BTreeSet<ConnectionId>| {
+                (server.handle_bytes(id, bytes, clock::now(), wake), server.contains(id))
+            };
+            let (routed, is_open) = self.with(visit);
+            routed.map(|(taken, pause)| (taken, (pause, is_open))).map_err(RelayError::from)
+        };
+        let (mut pause, mut is_open) = reading.again(&mut route)?;
+        while is_open {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
-            } else if taken >= READ_SMALL {
-                // Whoever was woken writes first, or a fast sender would fill a queue that nobody empties.
-                tokio::task::yield_now().await;
             }
-            let count = match read_within(REST, room > READ_SMALL, reader, room, &mut bytes).await? {
-                Some(count) => count,
-                None => {
-                    room = READ_SMALL;
-                    bytes.shrink_to(READ_SMALL);
-                    read_some(reader, room, &mut bytes).await?
-                }
-            };
-            match count {
-                0 => return Ok(()),
-                count if count == room => room = (2 * room).min(READ_LARGE),
-                count if count < room / 4 && room > READ_SMALL => {
-                    room /= 2;
-                    bytes.shrink_to(room);
-                }
-                _ => {}
-            }
+            let Some(next) = reading.next(&mut route).await? else { break };
+            (pause, is_open) = next;
         }
+        Ok(())
     }
 
     async fn write<S: AsyncWrite>(
@@ -316,19 +292,16 @@ impl Relay {
     ) -> Result<(), RelayError> {
         let mut out = Vec::new();
         loop {
-            let open = {
+            let is_open = {
                 let mut shared = self.lock();
+                shared.server.handle_written(std::mem::take(&mut out));
                 shared.server.poll_transmit(id, &mut out);
-                shared.server.contains(id)
+                shared.server.contains(id) && !shared.has_ended
             };
-            if !open {
+            if !is_open {
                 return Ok(());
             }
             if out.is_empty() {
-                if out.capacity() > READ_SMALL && timeout(REST, notify.notified()).await.is_ok() {
-                    continue;
-                }
-                out = Vec::new();
                 notify.notified().await;
                 continue;
             }
@@ -337,7 +310,6 @@ impl Relay {
                 writer.flush().await
             });
             written.await.map_err(|_| RelayError::Slow("read what is sent to it"))??;
-            out.clear();
         }
     }
 
@@ -346,11 +318,9 @@ impl Relay {
         let mut wake = BTreeSet::new();
         let mut shared = self.lock();
         let result = visit(&mut shared.server, &mut wake);
-        for id in wake {
-            if let Some(notify) = shared.wakers.get(&id) {
-                notify.notify_one();
-            }
-        }
+        let woken: Vec<_> = wake.iter().filter_map(|id| shared.wakers.get(id).cloned()).collect();
+        drop(shared);
+        woken.iter().for_each(|notify| notify.notify_one());
         result
     }
 
@@ -364,20 +334,6 @@ impl Relay {
 async fn read_some<S: AsyncRead>(reader: &mut ReadHalf<S>, most: usize, bytes: &mut Vec<u8>) -> io::Result<usize> {
     bytes.reserve(most);
     reader.take(most as u64).read_buf(bytes).await
-}
-
-/// The same within a time, if there is one to keep; `None` when nothing came in it.
-async fn read_within<S: AsyncRead>(
-    time: Duration,
-    is_limited: bool,
-    reader: &mut ReadHalf<S>,
-    most: usize,
-    bytes: &mut Vec<u8>,
-) -> io::Result<Option<usize>> {
-    if !is_limited {
-        return read_some(reader, most, bytes).await.map(Some);
-    }
-    timeout(time, read_some(reader, most, bytes)).await.map_or(Ok(None), |read| read.map(Some))
 }
 
 /// Takes the connection out of the core however its task ends.

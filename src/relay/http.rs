@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tracing::debug;
 
 use super::Relay;
+use super::acme::Acme;
 use crate::io::{WebSocketBytes, websocket_accept};
 use crate::wire::derp::VERSION;
 
@@ -22,6 +23,8 @@ const VERSION_HEADER: &str = "derp-version";
 const KEY_HEADER: &str = "derp-public-key";
 const CHALLENGE: &str = "x-tailscale-challenge";
 const RESPONSE: &str = "x-tailscale-response";
+/// Where an ACME server asks, before its token.
+const ACME_CHALLENGE: &str = "/.well-known/acme-challenge/";
 /// The longest challenge that is echoed, as the protocol has it.
 const CHALLENGE_LEN: usize = 64;
 
@@ -53,10 +56,16 @@ pub fn answer<B>(request: Request<B>, relay: &Arc<Relay>, from: SocketAddr, hold
     }
 }
 
-/// Answers on a port that is there for nothing but to be asked whether a captive portal is in between.
-pub(super) fn portal_check<B>(request: &Request<B>) -> Answer {
-    match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/generate_204") => generate_204(request.headers()),
+/// Answers on a port that is there for nothing but to be asked whether a captive portal is in between, and by an ACME
+/// server whether this is the domain (RFC 8555 §8.3).
+pub(super) fn small_question<B>(request: &Request<B>, acme: Option<&Acme>) -> Answer {
+    let path = request.uri().path();
+    match *request.method() {
+        Method::GET | Method::HEAD if path == "/generate_204" => generate_204(request.headers()),
+        Method::GET => {
+            let word = path.strip_prefix(ACME_CHALLENGE).zip(acme).and_then(|(token, acme)| acme.word(token));
+            word.map_or_else(|| bare(StatusCode::NOT_FOUND), |word| Response::new(Full::from(word)))
+        }
         _ => bare(StatusCode::NOT_FOUND),
     }
 }
@@ -85,10 +94,12 @@ fn upgrade<B>(mut request: Request<B>, relay: &Arc<Relay>, from: SocketAddr, hol
 /// The answer that grants the upgrade, and whether it is one to a WebSocket; `None` where the request asks for neither.
 fn switching<B>(request: &Request<B>, relay: &Relay) -> Option<(bool, Answer)> {
     let wanted = request.headers().get(header::UPGRADE)?.to_str().ok()?;
-    if request.method() != Method::GET || request.version() != Version::HTTP_11 {
+    // The official Rust client asks by POST.
+    let is_get = request.method() == Method::GET;
+    if !(is_get || request.method() == Method::POST) || request.version() != Version::HTTP_11 {
         return None;
     }
-    if wanted.eq_ignore_ascii_case("websocket") {
+    if is_get && wanted.eq_ignore_ascii_case("websocket") {
         let accept = websocket_accept(request.headers(), SUBPROTOCOL).ok()?;
         let mut answer = with(StatusCode::SWITCHING_PROTOCOLS, header::UPGRADE.as_str(), "websocket", "");
         let headers = answer.headers_mut();

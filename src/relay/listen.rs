@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+use super::acme::Acme;
 use super::{Relay, clock, http};
 use crate::io::{Rates, tune};
 
@@ -38,7 +39,15 @@ struct Connection {
     from: SocketAddr,
     /// Held as long as the connection lives, also by what takes it over.
     permit: Arc<OwnedSemaphorePermit>,
-    is_portal_check: bool,
+    purpose: Purpose,
+}
+
+/// What a port is there for.
+#[derive(Clone)]
+pub(super) enum Purpose {
+    Relay,
+    /// As port 80: for the question by which clients notice captive portals, and for an ACME server's, if there is one.
+    SmallQuestions(Option<Arc<Acme>>),
 }
 
 /// What comes in, and how much of it.
@@ -49,8 +58,7 @@ pub(super) struct Port {
     pub(super) connections: Arc<Semaphore>,
     /// How often one address may come.
     pub(super) rates: Rates,
-    /// Whether only the question is answered by which clients notice captive portals, as on port 80.
-    pub(super) is_portal_check: bool,
+    pub(super) purpose: Purpose,
 }
 
 /// Accepts for as long as the relay runs. Connections end by themselves.
@@ -73,7 +81,7 @@ pub(super) async fn serve(mut port: Port, relay: Arc<Relay>) {
         if let Err(error) = tune(&stream) {
             debug!(%from, %error, "setting socket options");
         }
-        let connection = Connection { from, permit: Arc::new(permit), is_portal_check: port.is_portal_check };
+        let connection = Connection { from, permit: Arc::new(permit), purpose: port.purpose.clone() };
         let (relay, tls) = (Arc::clone(&relay), port.tls.clone());
         tokio::spawn(async move {
             let Some(tls) = tls else { return serve_http(stream, relay, connection).await };
@@ -92,10 +100,9 @@ where
 {
     let from = connection.from;
     let service = service_fn(move |request| {
-        let answer = if connection.is_portal_check {
-            http::portal_check(&request)
-        } else {
-            http::answer(request, &relay, from, Arc::clone(&connection.permit))
+        let answer = match &connection.purpose {
+            Purpose::SmallQuestions(acme) => http::small_question(&request, acme.as_deref()),
+            Purpose::Relay => http::answer(request, &relay, from, Arc::clone(&connection.permit)),
         };
         async { Ok::<_, std::convert::Infallible>(answer) }
     });

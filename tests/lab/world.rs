@@ -44,10 +44,20 @@ impl World {
         Lab::without_tunnels().map(Self::in_lab)
     }
 
+    /// One whose coordinator is started with these arguments, told its host and a folder for files.
+    pub(crate) fn with_arguments(arguments: impl FnOnce(&Host, &Path) -> Vec<String>) -> Option<Self> {
+        Lab::new().map(|lab| Self::in_lab_with(lab, arguments))
+    }
+
     fn in_lab(lab: Lab) -> Self {
+        Self::in_lab_with(lab, |_, _| Vec::new())
+    }
+
+    fn in_lab_with(lab: Lab, arguments: impl FnOnce(&Host, &Path) -> Vec<String>) -> Self {
         let mut internet = Internet::new(&lab);
         let host = internet.server(&lab, "coordinator");
-        let coordinator = Coordinator::start_on(host, lab.dir.path().join("coordinator"), Vec::new());
+        let arguments = arguments(&host, lab.dir.path());
+        let coordinator = Coordinator::start_on(host, lab.dir.path().join("coordinator"), arguments);
         Self::around(lab, internet, coordinator, None)
     }
 

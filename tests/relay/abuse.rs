@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use warren::wire::derp::{Frame, HEADER_LEN};
 
 use crate::client::{Client, get_body};
@@ -12,6 +12,7 @@ use crate::server::Server;
 
 /// What the relay may hold beside the connections that are counted: its code, its own buffers, the allocator's slack.
 const BASE_KIB: u64 = 48 * 1024;
+const CONNECTIONS: usize = 10_000;
 /// What a connection may cost that said nothing yet.
 const HALF_OPEN_KIB: u64 = 16;
 
@@ -26,9 +27,7 @@ fn still_served(address: SocketAddr, n: u8) {
 
 #[test]
 fn ten_thousand_half_open_connections_leave_room_for_others() {
-    // As many as the limits of this process and of the relay, its child, permit.
-    let (files, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let number = usize::try_from(files).unwrap().saturating_sub(500).min(10_000);
+    let number = possible_connections();
     let server = Server::start(&["--open"]);
     let half_open: Vec<TcpStream> = (0..number)
         .map(|index| {
@@ -43,8 +42,19 @@ fn ten_thousand_half_open_connections_leave_room_for_others() {
     let held = server.resident_kib();
     let most = BASE_KIB + number as u64 * HALF_OPEN_KIB;
     assert!(held < most, "{held} KiB are held for {number} connections, at most {most} are expected");
-    println!("{number} half-open connections: {} KiB each", held / number as u64);
+    println!("{number} half-open connections, {} open at the end: {held} KiB held", server.open_files());
     drop(half_open);
+}
+
+/// 10,000, or as many as the limits permit of this process and of the relay, its child.
+fn possible_connections() -> usize {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let number = usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(500).min(CONNECTIONS);
+    if number < CONNECTIONS {
+        eprintln!("{number} connections instead of {CONNECTIONS}: this host limits open files to {most}");
+    }
+    number
 }
 
 const UPGRADE: &[u8] = b"GET /derp HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: derp\r\n\r\n";

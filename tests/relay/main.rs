@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod abuse;
+mod acme;
 mod beside;
 mod client;
 mod mesh;
@@ -11,7 +12,7 @@ mod place;
 mod server;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,8 +80,11 @@ fn the_small_questions_are_answered() {
 }
 
 #[test]
-fn the_upgrade_names_version_and_key() {
+fn the_upgrade_names_version_and_key_and_may_be_asked_for_by_post() {
     let server = Server::start(&["--open"]);
+    let upgrade = "Connection: Upgrade\r\nUpgrade: DERP\r\nContent-Length: 0\r\n";
+    assert!(get(server.address, "POST", "/derp", upgrade).starts_with("http/1.1 101"));
+    assert!(get(server.address, "PUT", "/derp", upgrade).starts_with("http/1.1 426"));
     let client = Client::connect(server.address, 2);
     let key = data_encoding::HEXLOWER.encode(client.server.as_bytes());
     for line in ["upgrade: derp", "connection: upgrade", "derp-version: 2", &format!("derp-public-key: {key}")] {
@@ -118,6 +122,24 @@ fn stun_says_where_the_question_came_from() {
     let expected = (TransactionId([7; 12]), socket.local_addr().unwrap());
     assert_eq!(stun::read_response(&answer[..length]), Ok(expected));
     assert_eq!(Server::start(&["--open", "--stun-listen", "none"]).stun, None);
+}
+
+#[test]
+fn stun_on_all_addresses_is_answered_in_both_families() {
+    let server = Server::start(&["--open", "--stun-listen", "[::]:0"]);
+    let port = server.stun.unwrap().port();
+    for host in ["127.0.0.1", "::1"].map(|host| host.parse::<IpAddr>().unwrap()) {
+        let Ok(socket) = UdpSocket::bind((host, 0)) else {
+            eprintln!("skipped: no {host} here");
+            continue;
+        };
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.send_to(&stun::request(TransactionId([7; 12])), (host, port)).unwrap();
+        let mut answer = [0; 100];
+        let (length, _) = socket.recv_from(&mut answer).unwrap();
+        // IPv4 is told as IPv4, although it came through a socket of IPv6.
+        assert_eq!(stun::read_response(&answer[..length]), Ok((TransactionId([7; 12]), socket.local_addr().unwrap())));
+    }
 }
 
 #[test]
@@ -244,7 +266,7 @@ fn tls_server(stream: TcpStream) -> Box<dyn Stream> {
 }
 
 /// The files of a certificate for `localhost` and its key.
-fn localhost() -> (String, String) {
+pub(crate) fn localhost() -> (String, String) {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/coordinator/data");
     (format!("{data}/localhost.crt"), format!("{data}/localhost.key"))
 }

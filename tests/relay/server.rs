@@ -36,7 +36,7 @@ impl Server {
         if !options.iter().any(|option| option == "--stun-listen") {
             options.extend(["--stun-listen", "127.0.0.1:0"].map(str::to_owned));
         }
-        if !options.iter().any(|option| option == "--tls-cert") {
+        if !options.iter().any(|option| option == "--tls-cert" || option == "--acme-domain") {
             options.push("--plain-http".to_owned());
         }
         let (child, address, stun) = spawn(directory.path(), &options, roots.as_deref());
@@ -61,6 +61,11 @@ impl Server {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// How many files the process has open, connections among them.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
     pub(crate) fn state_dir(&self) -> &Path {

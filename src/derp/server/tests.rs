@@ -176,7 +176,7 @@ fn readers_that_stopped_reading_cannot_fill_memory() {
     for n in 2..=20 {
         relay.server.handle_closed(ConnectionId(n), &mut relay.wake);
     }
-    assert_eq!(relay.server.queued, 0);
+    assert_eq!(relay.server.store.queued(), 0);
 }
 
 #[test]

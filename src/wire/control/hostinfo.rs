@@ -1,4 +1,7 @@
 //! What a node says of itself.
+//!
+//! The reference server reads names in any case, and the official Rust client writes some in another than the official
+//! agent: those are the aliases.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +13,13 @@ use crate::types::{IpNet, RegionId, bounded_vec};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Hostinfo {
-    #[serde(rename = "IPNVersion", skip_serializing_if = "String::is_empty")]
+    #[serde(rename = "IPNVersion", alias = "IpnVersion", skip_serializing_if = "String::is_empty")]
     pub ipn_version: String,
-    #[serde(rename = "BackendLogID", skip_serializing_if = "String::is_empty")]
+    #[serde(rename = "BackendLogID", alias = "BackendLogId", skip_serializing_if = "String::is_empty")]
     pub backend_log_id: String,
-    #[serde(rename = "OS", skip_serializing_if = "String::is_empty")]
+    #[serde(rename = "OS", alias = "Os", skip_serializing_if = "String::is_empty")]
     pub os: String,
-    #[serde(rename = "OSVersion", skip_serializing_if = "String::is_empty")]
+    #[serde(rename = "OSVersion", alias = "OsVersion", skip_serializing_if = "String::is_empty")]
     pub os_version: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub distro: String,
@@ -53,6 +56,7 @@ pub struct Hostinfo {
     /// Subnets this node offers to route, 0.0.0.0/0 and ::/0 for an exit node.
     #[serde(
         rename = "RoutableIPs",
+        alias = "RoutableIps",
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "bounded_vec::<_, _, { limit::PREFIXES }>"
     )]
@@ -75,7 +79,7 @@ pub struct Hostinfo {
     pub userspace_router: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_connector: Option<bool>,
-    #[serde(rename = "ExitNodeID", skip_serializing_if = "String::is_empty")]
+    #[serde(rename = "ExitNodeID", alias = "ExitNodeId", skip_serializing_if = "String::is_empty")]
     pub exit_node_id: String,
 }
 
@@ -91,31 +95,50 @@ pub struct Service {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct NetInfo {
-    #[serde(rename = "MappingVariesByDestIP")]
+    #[serde(rename = "MappingVariesByDestIP", alias = "MappingVariesByDestIp")]
     pub mapping_varies_by_dest_ip: Option<bool>,
-    #[serde(rename = "WorkingIPv6")]
+    #[serde(rename = "WorkingIPv6", alias = "WorkingIpv6")]
     pub working_ipv6: Option<bool>,
-    #[serde(rename = "OSHasIPv6")]
+    #[serde(rename = "OSHasIPv6", alias = "OsHasIpv6")]
     pub os_has_ipv6: Option<bool>,
-    #[serde(rename = "WorkingUDP")]
+    #[serde(rename = "WorkingUDP", alias = "WorkingUdp")]
     pub working_udp: Option<bool>,
-    #[serde(rename = "WorkingICMPv4")]
+    #[serde(rename = "WorkingICMPv4", alias = "WorkingIcmpv4")]
     pub working_icmpv4: Option<bool>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub have_port_map: bool,
-    #[serde(rename = "UPnP")]
+    #[serde(rename = "UPnP", alias = "Upnp")]
     pub upnp: Option<bool>,
-    #[serde(rename = "PMP")]
+    #[serde(rename = "PMP", alias = "Pmp")]
     pub pmp: Option<bool>,
-    #[serde(rename = "PCP")]
+    #[serde(rename = "PCP", alias = "Pcp")]
     pub pcp: Option<bool>,
-    #[serde(rename = "PreferredDERP")]
+    #[serde(rename = "PreferredDERP", alias = "PreferredDerp")]
     pub preferred_derp: RegionId,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub link_type: String,
     /// Seconds to each relay, by region and family: `900-v4`.
-    #[serde(rename = "DERPLatency", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(rename = "DERPLatency", alias = "DerpLatency", skip_serializing_if = "BTreeMap::is_empty")]
     pub derp_latency: BTreeMap<String, f64>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub firewall_mode: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::types::RegionId;
+    use crate::wire::control::MapRequest;
+
+    #[test]
+    fn the_names_of_the_official_rust_client_are_understood() {
+        let request: MapRequest = serde_json::from_str(
+            r#"{ "Version": 130, "HostInfo": { "IpnVersion": "0.6.1", "App": "tailscale-rs", "Hostname": "echo",
+                "NetInfo": { "PreferredDerp": 900, "DerpLatency": { "900-v4": 0.000237333 } } }, "OmitPeers": true }"#,
+        )
+        .unwrap();
+        let hostinfo = request.hostinfo.unwrap();
+        assert_eq!((&*hostinfo.ipn_version, &*hostinfo.hostname), ("0.6.1", "echo"));
+        let network = hostinfo.net_info.unwrap();
+        assert_eq!((network.preferred_derp, network.derp_latency.len()), (RegionId(900), 1));
+    }
 }

@@ -23,7 +23,7 @@ pub struct MapRequest {
     pub disco_key: DiscoPublic,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(alias = "HostInfo", skip_serializing_if = "Option::is_none")]
     pub hostinfo: Option<Hostinfo>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub map_session_handle: String,
