@@ -5,6 +5,7 @@
 //! share a claim with them, so it costs the same however large the map is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::judge::{Candidate, Ourselves, Rank, is_overlay_host};
@@ -42,6 +43,11 @@ impl Peer {
     /// Says that one of its prefixes is left out.
     pub fn rejection(&self, what: &str, prefix: IpNet, reason: Reason) -> Rejection {
         Rejection::prefix(what, prefix, &self.node, reason)
+    }
+
+    /// Whether this is an address of the peer itself, and not of what is behind it.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|own| own.addr() == address)
     }
 
     /// Whether it holds a capability that the packet filter names.

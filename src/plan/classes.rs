@@ -56,7 +56,7 @@ impl Classes {
             if !peer.may_open() {
                 continue;
             }
-            let held = self.held_by_capability(peer);
+            let held = self.held_by_capability(range, peer);
             for (piece, rule_set) in self.atoms.over(range, &mut from) {
                 let Some(class) = self.class(rule_set, &held) else { continue };
                 if piece.first == piece.last {
@@ -74,7 +74,7 @@ impl Classes {
         if !peer.may_open() {
             return None;
         }
-        let held = self.held_by_capability(peer);
+        let held = self.held_by_capability(AddressRange { first: address, last: address }, peer);
         self.class(self.atoms.at(address), &held)
     }
 
@@ -83,7 +83,11 @@ impl Classes {
         self.made.get(&id).cloned().unwrap_or_default()
     }
 
-    fn held_by_capability(&self, peer: &MapPeer) -> Vec<RuleId> {
+    /// A capability is the node's own: what is behind it does not hold it.
+    fn held_by_capability(&self, range: AddressRange, peer: &MapPeer) -> Vec<RuleId> {
+        if self.by_capability.is_empty() || range.first != range.last || !peer.has_address(range.first) {
+            return Vec::new();
+        }
         let holds = |id: &&RuleId| self.rights[id].capabilities.iter().any(|name| peer.has_capability(name));
         self.by_capability.iter().filter(holds).copied().collect()
     }

@@ -45,7 +45,9 @@ pub fn rules_naming<'a>(
 ) -> Vec<(&'a FilterRule, RuleId, BTreeSet<Admit>)> {
     let names = |rule: &&FilterRule| {
         let in_range = rule.sources.iter().any(|range| (range.first..=range.last).contains(&packet.source));
-        peer.may_open() && (in_range || rule.capabilities.iter().any(|name| peer.has_capability(name)))
+        let holds =
+            || peer.has_address(packet.source) && rule.capabilities.iter().any(|name| peer.has_capability(name));
+        peer.may_open() && (in_range || holds())
     };
     let rights = |rule: &'a FilterRule| rights_of(rule, served).map(|(id, admits)| (rule, id, admits));
     filter.rules.iter().filter(names).filter_map(rights).collect()

@@ -153,7 +153,7 @@ impl Admit {
     /// Whether this right covers the packet.
     pub fn admits(&self, packet: &Packet) -> bool {
         let right_protocol = match packet.protocol {
-            protocol if protocol.is_icmp() => true,
+            protocol if protocol.is_icmp() => protocol == Protocol::icmp_of(packet.destination),
             protocol if protocol.has_ports() => {
                 self.protocol == protocol && (self.ports.first..=self.ports.last).contains(&packet.port)
             }
@@ -189,6 +189,14 @@ impl Protocol {
     pub const ICMPV6: Self = Self(58);
     /// SCTP.
     pub const SCTP: Self = Self(132);
+
+    /// The ICMP of an address's family.
+    pub fn icmp_of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::ICMP,
+            IpAddr::V6(_) => Self::ICMPV6,
+        }
+    }
 
     /// Whether its packets carry port numbers that rules speak of.
     pub fn has_ports(self) -> bool {

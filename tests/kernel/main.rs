@@ -13,6 +13,7 @@ mod firewall;
 mod flows;
 mod foreign;
 mod gateway;
+mod law;
 mod neighbour;
 mod owned;
 mod packets;

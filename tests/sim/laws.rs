@@ -229,13 +229,15 @@ fn admitted_by_rules(world: &World, map: &Netmap, peer: &NodePublic, packet: &Pa
     let is_served = served.into_iter().any(|prefix| prefix.contains(&packet.destination));
     let in_range = |range: &AddressRange| range.first <= packet.source && packet.source <= range.last;
     let admits = map.filter().rules.iter().any(|rule| {
-        let from = rule.sources.iter().any(in_range) || rule.capabilities.iter().any(|name| peer.has_capability(name));
+        let is_own = peer.addresses.contains(&packet.source.into());
+        let holds = |name: &String| is_own && peer.has_capability(name);
+        let from = rule.sources.iter().any(in_range) || rule.capabilities.iter().any(holds);
         let has_ports = [Protocol::TCP, Protocol::UDP, Protocol::SCTP].contains(&packet.protocol);
         let listed = rule.protocols.contains(&packet.protocol.0);
         let to = rule.destinations.iter().any(|to| {
             let all_ports = PortRange { first: to.first_port, last: to.last_port } == PortRange::ALL;
             let right = match packet.protocol {
-                Protocol::ICMP | Protocol::ICMPV6 => true,
+                Protocol::ICMP | Protocol::ICMPV6 => packet.protocol == Protocol::icmp_of(packet.destination),
                 _ if has_ports => listed && (to.first_port..=to.last_port).contains(&packet.port),
                 _ => listed && all_ports,
             };

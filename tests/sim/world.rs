@@ -149,6 +149,7 @@ pub(crate) fn packets() -> Vec<Packet> {
         for destination in destinations {
             for (protocol, port) in kinds {
                 let (source, destination) = (address(source), address(destination));
+                let protocol = if protocol.is_icmp() { Protocol::icmp_of(destination) } else { protocol };
                 packets.push(Packet { source, destination, protocol, port });
             }
         }

@@ -295,7 +295,7 @@ impl End {
 
 /// TCP where a port is named, else ICMP, which any right to the destination lets in.
 fn protocol(text: &str, port: u16, destination: IpAddr) -> Result<Protocol, Refusal> {
-    let icmp = if destination.is_ipv4() { Protocol::ICMP } else { Protocol::ICMPV6 };
+    let icmp = Protocol::icmp_of(destination);
     Ok(match text.to_ascii_lowercase().as_str() {
         "" if port == 0 => icmp,
         "" | "tcp" => Protocol::TCP,

@@ -148,7 +148,8 @@ fn collect_sources(firewall: &mut Firewall, map: &VerdictMap) -> Result<(), Stri
     Ok(())
 }
 
-/// Reads the rights out of a class's rule. The rule for ICMP says nothing new, so it is passed over here.
+/// Reads the rights out of a class's rule. The rule for what has no ports says nothing new, so it is passed
+/// over here.
 fn collect_rights(firewall: &mut Firewall, rule: &Rule<'_>) -> Option<()> {
     let class = class_id(&rule.chain)?;
     let [Statement::Match(right), Statement::Counter(stmt::Counter::Named(counter)), Statement::Accept(_)] =

@@ -12,7 +12,7 @@
 //!           source in @hosts4/6, else @subnets4/6  goto class_…
 //!           any other source                       drop
 //! class_…   per rule: destination . protocol . port in { … }   accept, counted
-//!           per rule: ICMP to any of its destinations          accept, counted
+//!           per rule: ICMP, and what has no ports, to its destinations   accept, counted
 //! ```
 //!
 //! Packets are judged where they arrive, after connection tracking and before destinations are rewritten: the policy
@@ -26,7 +26,7 @@
 //! written here is what `nft -j -n` prints, so a listing can be compared with it.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nftables::expr::{Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, Range, SetItem};
 use nftables::schema::{Chain, Rule, Table};
@@ -87,10 +87,10 @@ impl Family {
         }
     }
 
-    fn icmp(self) -> Protocol {
+    fn unspecified(self) -> IpAddr {
         match self {
-            Self::V4 => Protocol::ICMP,
-            Self::V6 => Protocol::ICMPV6,
+            Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::V6 => Ipv6Addr::UNSPECIFIED.into(),
         }
     }
 }
@@ -171,16 +171,31 @@ pub(super) fn class_rules(id: ClassId, class: &Class) -> Vec<Object> {
                 let key = vec![payload(family.protocol(), "daddr"), meta(MetaKey::L4proto), payload("th", "dport")];
                 rules.push(counted(vec![equals(concat(key), set(layer.iter().map(write_admit)))]));
             }
-            let destinations = widest(admits.iter().map(|admit| admit.destination));
-            if !destinations.is_empty() {
-                let icmp = || Expression::Number(family.icmp().0.into());
+            let portless = portless(family, &admits);
+            if !portless.is_empty() {
                 let key = vec![payload(family.protocol(), "daddr"), meta(MetaKey::L4proto)];
-                let items = destinations.iter().map(|net| concat(vec![write_address(net), icmp()]));
+                let items = portless
+                    .iter()
+                    .map(|(to, protocol)| concat(vec![write_address(to), Expression::Number(protocol.0.into())]));
                 rules.push(counted(vec![equals(concat(key), set(items))]));
             }
         }
     }
     rules
+}
+
+/// What is admitted whatever stands where other protocols have ports, or if nothing does: ICMP to all destinations,
+/// and protocols without ports to theirs.
+fn portless(family: Family, admits: &[Admit]) -> BTreeSet<(IpNet, Protocol)> {
+    let icmp = Protocol::icmp_of(family.unspecified());
+    let protocols = admits.iter().map(|admit| admit.protocol).filter(|protocol| !protocol.has_ports());
+    let protocols: BTreeSet<Protocol> = protocols.chain([icmp]).collect();
+    let to = |protocol: Protocol| {
+        let is_for = move |admit: &&Admit| admit.protocol == protocol && admit.ports == PortRange::ALL;
+        let admits = admits.iter().filter(move |admit| protocol == icmp || is_for(admit));
+        widest(admits.map(|admit| admit.destination)).into_iter().map(move |net| (net, protocol))
+    };
+    protocols.into_iter().flat_map(to).collect()
 }
 
 /// The addresses and prefixes of one family that are served.
