@@ -72,7 +72,8 @@ table ip filter {
   chain INPUT { type filter hook input priority filter; policy drop; counter jump ufw-before-input; }
 }"#;
 
-/// What firewalld 1.3 and Docker 20.10 of Debian 12 left in the kernel, and what was there once the commands that we tell
+/// What firewalld 1.3 and Docker 20.10 of Debian 12 left in the kernel (protocols by number: the
+/// guest has no list of their names), and what was there once the commands that we tell
 /// had been typed.
 const REAL_FIREWALLD: [&str; 2] = [include_str!("data/firewalld.nft"), include_str!("data/firewalld-mended.nft")];
 const REAL_DOCKER: [&str; 2] = [include_str!("data/docker.nft"), include_str!("data/docker-mended.nft")];
