@@ -96,7 +96,8 @@ fn local_addresses_are_those_that_others_may_use_and_their_changes_are_told() {
         let expected = [("192.0.2.7/24".to_owned(), "lan"), ("2001:db8::7/64".to_owned(), "lan")];
         assert_eq!(found, expected);
 
-        sh("ip link add wire addrgenmode none type veth peer name far addrgenmode none");
+        sh("ip link add wire type veth peer name far");
+        sh("ip link set wire addrgenmode none && ip link set far addrgenmode none");
         sh("ip addr add 198.51.100.7/24 dev wire && ip link set wire up");
         for (far, is_plugged) in [("down", false), ("up", true), ("down", false)] {
             sh(&format!("ip link set far {far}"));
