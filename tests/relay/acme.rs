@@ -24,7 +24,6 @@ use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use warren::wire::derp::Frame;
 
 use crate::client::{Client, get_body, open};
 use crate::localhost;
@@ -149,9 +148,8 @@ impl Authority {
             }
             let shown = tls.peer_certificates().unwrap()[0].clone().into_owned();
             let mut client = Client::over(Box::new(rustls::StreamOwned::new(tls, io)), 2).admitted();
-            client.say(Frame::Ping(*b"12345678"));
-            let (kind, body) = client.frame().unwrap();
-            assert_eq!(Frame::decode(kind, &body), Ok(Frame::Pong(*b"12345678")));
+            // The one before it may not have been seen to leave: what the relay says of that is passed over.
+            client.settle();
             return shown;
         };
         tokio::task::spawn_blocking(talk).await.unwrap()
