@@ -184,7 +184,7 @@ fn a_cable_that_is_pulled_makes_a_short_gap() {
     let unplug = |scene: &Scene| {
         // As those set a host up who give it two uplinks.
         let ignore = "/proc/sys/net/ipv4/conf/all/ignore_routes_with_linkdown";
-        scene.alice.host().namespace.inside(|| std::fs::write(ignore, "1").unwrap());
+        scene.alice.host().namespace.inside(move || std::fs::write(ignore, "1").unwrap());
         scene.world.internet.unplug(scene.alice.host());
     };
     change_uplinks(unplug, "cable pulled, another uplink there");
