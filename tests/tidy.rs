@@ -1,6 +1,9 @@
-//! Checks of the source tree itself: which module may know which.
+//! Checks of the source tree itself: which module may know which, and what the manual says.
 
 #![allow(clippy::unwrap_used)]
+
+#[path = "tidy/manual.rs"]
+mod manual;
 
 use std::fs;
 use std::path::{Path, PathBuf};

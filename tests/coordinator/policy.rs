@@ -40,10 +40,11 @@ fn a_policy_that_fails_its_tests_passes_check_and_not_test() {
 }
 
 #[test]
-fn the_policy_of_the_readme_passes_its_own_tests() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let chapter = readme.split("Write `policy.hujson`:").nth(1).unwrap();
-    let example = chapter.split("```").nth(1).unwrap();
+fn the_policy_of_the_manual_passes_its_own_tests() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/man/warren-policy.7");
+    let page = std::fs::read_to_string(page).unwrap();
+    let chapter = page.split(".SH EXAMPLE").nth(1).unwrap();
+    let example = chapter.split(".EX\n").nth(1).unwrap().split(".EE").next().unwrap();
     assert!(example.contains("tag:db:5432"), "{example}");
     policy(&["policy", "check"], example.to_owned()).success();
     policy(&["policy", "test"], example.to_owned()).success();

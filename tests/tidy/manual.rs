@@ -1,0 +1,72 @@
+//! The README and the manual pages: that they are there, can be read, and name each other rightly.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const PAGES: &str = "packaging/man";
+/// What the pages are written with. Whoever reads their source knows these at once.
+const REQUESTS: &[&str] =
+    &[".\\\"", ".TH", ".if", ".nh", ".ad", ".SH", ".SS", ".PP", ".TP", ".IP", ".RS", ".RE", ".EX", ".EE", ".TS", ".TE"];
+/// Past this the README is a manual.
+const README_LINES: usize = 120;
+
+#[test]
+fn the_readme_is_short_and_every_page_it_names_exists() {
+    let readme = fs::read_to_string("README.md").unwrap();
+
+    let lines = readme.lines().count();
+    assert!(lines <= README_LINES, "{lines} lines, at most {README_LINES}: move a chapter to {PAGES}");
+    assert!(readme.contains("make test "), "the README no longer says how to run the tests");
+    let links: Vec<&str> = readme.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()).collect();
+    for link in links.iter().filter(|link| !link.contains("://")) {
+        assert!(Path::new(link).exists(), "the README names {link}, which is not there");
+    }
+    for page in pages() {
+        assert!(links.contains(&page.to_str().unwrap()), "the README does not name {}", page.display());
+    }
+}
+
+#[test]
+fn every_page_has_its_parts_and_names_pages_that_exist() {
+    for page in pages() {
+        let name = page.file_stem().unwrap().to_str().unwrap();
+        let text = fs::read_to_string(&page).unwrap();
+
+        assert!(text.starts_with(&format!(".TH {} 7 ", name.to_uppercase())), "{name}: another name in its head");
+        for part in ["NAME", "DESCRIPTION", "SEE ALSO"] {
+            assert!(text.contains(&format!("\n.SH {part}\n")), "{name}: no part {part}");
+        }
+        for (index, line) in text.lines().enumerate() {
+            let request = line.split(' ').next().unwrap();
+            let known = !request.starts_with(['.', '\'']) || REQUESTS.contains(&request);
+            assert!(known, "{name}, line {}: `{request}` is not used in these pages", index + 1);
+            assert!(line.is_ascii(), "{name}, line {}: not ASCII", index + 1);
+        }
+        let others = text.split("\\fR(7)").map(|before| before.rsplit("\\fB").next().unwrap());
+        for other in others.take(text.matches("\\fR(7)").count()) {
+            assert!(Path::new(PAGES).join(other).with_extension("7").exists(), "{name}: no page {other}");
+        }
+    }
+}
+
+/// By the formatter that `man` uses, where this machine has it.
+#[test]
+fn every_page_is_formatted_without_a_warning() {
+    for page in pages() {
+        let Ok(output) = Command::new("groff").args(["-t", "-man", "-ww", "-Tutf8"]).arg(&page).output() else {
+            println!("no groff here: the pages were not formatted");
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{}: {said}", page.display());
+        assert!(output.stdout.len() > 500, "{}: nothing came out", page.display());
+    }
+}
+
+fn pages() -> Vec<PathBuf> {
+    let mut pages: Vec<PathBuf> = fs::read_dir(PAGES).unwrap().map(|entry| entry.unwrap().path()).collect();
+    pages.sort();
+    assert!(pages.iter().all(|page| page.extension().is_some_and(|extension| extension == "7")), "{pages:?}");
+    pages
+}
