@@ -18,6 +18,7 @@ use super::limits;
 use super::metrics::Metrics;
 use super::store::{Ledger, Store};
 use crate::registry::{MapMessage, MapRefusal, Outlook, Output, PendingCode, Ready, Registered, SessionId};
+use crate::relay::Relay;
 use crate::types::{MachinePublic, NodePublic};
 use crate::wire::control::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
 
@@ -179,6 +180,8 @@ pub(crate) struct Task<S> {
     streams: BTreeMap<SessionId, mpsc::Sender<Arc<MapMessage>>>,
     waiters: BTreeMap<PendingCode, Vec<oneshot::Sender<()>>>,
     metrics: Arc<Metrics>,
+    /// The embedded relay, which ends what a key that is withdrawn has open there.
+    relay: Option<Arc<Relay>>,
 }
 
 impl<S: Store> Task<S> {
@@ -186,7 +189,12 @@ impl<S: Store> Task<S> {
         let (sender, asks) = mpsc::channel(limits::HUB_QUEUE);
         let (closing, closed) = mpsc::unbounded_channel();
         let (streams, waiters) = (BTreeMap::new(), BTreeMap::new());
-        (Hub { asks: sender }, Self { ledger, asks, closed, closing, streams, waiters, metrics })
+        (Hub { asks: sender }, Self { ledger, asks, closed, closing, streams, waiters, metrics, relay: None })
+    }
+
+    /// From here on this relay hears of keys that are withdrawn.
+    pub(crate) fn set_relay(&mut self, relay: Arc<Relay>) {
+        self.relay = Some(relay);
     }
 
     pub(crate) async fn run(mut self, mut ending: Ending) -> S {
@@ -260,6 +268,7 @@ impl<S: Store> Task<S> {
 
     async fn register(&mut self, machine: MachinePublic, request: &RegisterRequest) -> Registration {
         let now = clock::now();
+        self.ledger.state_mut().heard(machine, &request.node_key, now);
         let registered = self.ledger.run(now, |state| state.register(machine, request, now, rand::random()));
         match registered.await {
             Ok(Registered::Answer(response)) => {
@@ -344,6 +353,11 @@ impl<S: Store> Task<S> {
                 Output::Settled { code } => {
                     for waiter in self.waiters.remove(&code).into_iter().flatten() {
                         let _ = waiter.send(());
+                    }
+                }
+                Output::Withdrawn { key } => {
+                    if let Some(relay) = &self.relay {
+                        relay.withdraw(&key);
                     }
                 }
             }

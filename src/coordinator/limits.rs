@@ -42,10 +42,13 @@ pub(crate) const IDLE_TIME: Duration = Duration::from_secs(120);
 pub(crate) const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
 /// A silent map stream says that it is alive after this long, plus up to [`KEEP_ALIVE_JITTER`] so that nodes that
-/// came together do not stay in step. Clients give up after 120 s.
-pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(50);
+/// came together do not stay in step. Clients give up after 120 s, proxies in front of us after 60 s as they come (nginx).
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(40);
 /// See [`KEEP_ALIVE`].
 pub(crate) const KEEP_ALIVE_JITTER: Duration = Duration::from_secs(9);
+
+/// How long a stream stays open whose node is gone and was told so, which is how often its client asks again.
+pub(crate) const GOODBYE_TIME: Duration = Duration::from_secs(60);
 
 /// Messages that wait for one node. A node that reads slower than this is cut off and asks for a full map.
 pub(crate) const STREAM_QUEUE: usize = 32;

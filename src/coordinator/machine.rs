@@ -15,10 +15,10 @@ use super::ending::Ending;
 use super::http::{Shared, later, refuse, too_old};
 use super::hub::Registration;
 use super::limits;
-use super::map_body::MapBody;
+use super::map_body::{self, MapBody};
 use super::noise::UnderWay;
 use crate::policy::SshAction;
-use crate::registry::MapRefusal;
+use crate::registry::{self, MapRefusal};
 use crate::types::{CapabilityVersion, MachinePublic};
 use crate::wire::control::{MapRequest, RegisterRequest, RegisterResponse};
 use crate::wire::map_stream::Packing;
@@ -124,9 +124,20 @@ async fn map(shared: &Shared, client: &Client, body: Incoming, under_way: UnderW
     };
     let keep_alive = request.keep_alive;
     let relays = shared.relays.seen_from(&client.base_url);
+    let node_key = request.node_key;
     let opened = shared.hub.open(client.machine, request, relays).await;
-    let subscription = opened.map_err(IntoResponse::into_response)?.map_err(|refusal| refused(&refusal))?;
-    Ok(Response::new(Body::from_stream(MapBody::new(subscription, packing, keep_alive, under_way))))
+    match opened.map_err(IntoResponse::into_response)? {
+        Ok(subscription) => {
+            Ok(Response::new(Body::from_stream(MapBody::new(subscription, packing, keep_alive, under_way))))
+        }
+        // Clients take a status for trouble on the way and keep the network that they know; this they take for an end.
+        Err(MapRefusal::Unknown) => {
+            let goodbye = registry::State::goodbye(node_key, client.machine);
+            map_body::farewell(&goodbye, packing, client.ending.clone(), under_way)
+                .map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("writing the answer: {error}")))
+        }
+        Err(refusal) => Err(refused(&refusal)),
+    }
 }
 
 /// The answer about an SSH session that the policy lets pass only after a check, which this coordinator cannot make. An

@@ -11,10 +11,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use axum::body::Body;
+use axum::response::Response;
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt, stream};
 use tokio::time::{Instant, Sleep};
 
+use super::ending::Ending;
 use super::hub::Subscription;
 use super::limits;
 use super::noise::UnderWay;
@@ -82,6 +85,28 @@ impl Stream for MapBody {
 
 fn next_sign_of_life() -> Instant {
     Instant::now() + limits::KEEP_ALIVE + limits::KEEP_ALIVE_JITTER.mul_f64(rand::random())
+}
+
+/// A stream of one message, for a node that is gone. It stays open for a while: a client that finds it ended asks again at
+/// once.
+pub(crate) fn farewell(
+    message: &MapMessage,
+    packing: Packing,
+    mut ending: Ending,
+    under_way: UnderWay,
+) -> io::Result<Response> {
+    let pieces = pieces(message, packing)?;
+    let held = async move {
+        let _under_way = under_way;
+        tokio::select! {
+            () = tokio::time::sleep(limits::GOODBYE_TIME) => {}
+            () = ending.wait() => {}
+        }
+        None
+    };
+    let stream = stream::iter(pieces.into_iter().map(Ok::<_, io::Error>))
+        .chain(stream::once(held).filter_map(std::future::ready));
+    Ok(Response::new(Body::from_stream(stream)))
 }
 
 /// A part that others receive too, sent from where it lies.

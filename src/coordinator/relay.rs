@@ -15,7 +15,7 @@ use super::hub::Hub;
 use super::relay_map::{Own, RelayMap};
 use crate::derp::Limits;
 use crate::io::{bind, bind_udp};
-use crate::relay::{Admission, Relay, RelayConfig, SelfSigned, kept_node_key, serve_stun};
+use crate::relay::{Admission, Applicant, Relay, RelayConfig, SelfSigned, kept_node_key, serve_stun};
 use crate::types::NodePrivate;
 
 const KEY_FILE: &str = "relay.key";
@@ -27,6 +27,8 @@ const FAREWELL: Duration = Duration::from_millis(500);
 const RECONNECT_IN: Duration = Duration::from_secs(2);
 /// And to keep trying for this long before they look for another relay.
 const TRY_FOR: Duration = Duration::from_secs(30);
+/// How often the registry is asked whether a client is still admitted.
+const ASK_AGAIN: Duration = Duration::from_secs(300);
 /// How often the year is looked at, which a certificate's hash depends on.
 const YEAR_CHECK: Duration = Duration::from_secs(3600);
 
@@ -91,11 +93,13 @@ impl Opened {
             tasks.spawn(renew(certificate, Arc::clone(relays), hub.clone(), ending.clone()));
         }
         let asked = hub.clone();
-        let admission = Admission::ask(move |applicant| {
+        let admits = move |applicant: Applicant| {
             let hub = asked.clone();
             // A registry that does not answer admits nobody.
             async move { hub.knows(applicant.node).await == Ok(true) }
-        });
+        };
+        // Which keys are withdrawn the registry says by itself; only one that was let in at that very moment is missed.
+        let admission = Admission::ask(admits, ASK_AGAIN);
         let config = RelayConfig { key: self.key, mesh: None, limits: Limits::default(), admission };
         let relay = Arc::new(Relay::new(config));
         if let Some(socket) = self.stun {

@@ -43,12 +43,13 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
     let ports = ports(listener, &settings, relay.as_mut())?;
     let metrics = Arc::new(Metrics::default());
     let relays = Arc::new(relays);
-    let (hub, registry) = Task::new(ledger(&settings, relays.shared()).await?, Arc::clone(&metrics));
+    let (hub, mut registry) = Task::new(ledger(&settings, relays.shared()).await?, Arc::clone(&metrics));
 
     let mut tasks = JoinSet::new();
+    let relay = relay.map(|relay| relay.start(&hub, &relays, &mut tasks, &ending));
+    relay.iter().for_each(|relay| registry.set_relay(Arc::clone(relay)));
     let registry = tokio::spawn(registry.run(ending.clone()));
     tasks.spawn(admin::serve(socket, hub.clone(), ending.clone()));
-    let relay = relay.map(|relay| relay.start(&hub, &relays, &mut tasks, &ending));
     if let Some(address) = settings.metrics {
         let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
         tasks.spawn(metrics::serve(listener, hub.clone(), Arc::clone(&metrics), relay.clone(), ending.clone()));

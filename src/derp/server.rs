@@ -70,8 +70,9 @@ pub struct Counters {
 
 /// Connections of one key, of which the protocol wants one: a cloned machine makes more.
 const CONNECTIONS_OF_KEY: Limit = Limit::new("connections of one key", 16);
-/// How often a quiet client hears from us: below the 120 s after which clients give up.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// How often a quiet client hears from us, up to 5 s of jitter apart: below the 120 s after which clients give up, and below
+/// the 60 s after which a proxy in front of us does as it comes (nginx).
+const KEEP_ALIVE: Duration = Duration::from_secs(40);
 /// Bytes of data that wait for one client: what a queue of usual packets holds, and some large ones.
 const DATA_BYTES: usize = 256 << 10;
 /// Probes that wait for one client (the protocol's usual depth).
@@ -246,6 +247,17 @@ impl Server {
             1 => self.tell_all_of(key, Frame::Health(""), wake),
             _ => {}
         }
+    }
+
+    /// A key is admitted no longer: ends its connections, and says how many those were. A sibling is not a client.
+    pub fn handle_withdrawn(&mut self, key: &NodePublic, wake: &mut BTreeSet<ConnectionId>) -> usize {
+        let is_client = |id: &ConnectionId| self.connections.get(id).is_some_and(|found| found.role == Role::Client);
+        let ended: Vec<ConnectionId> = self.keys.get(key).into_iter().flatten().copied().filter(is_client).collect();
+        for id in &ended {
+            self.handle_closed(*id, wake);
+            wake.insert(*id);
+        }
+        ended.len()
     }
 
     /// Time passed: queues the keep-alives that are due.

@@ -14,8 +14,8 @@ use super::session::{Output, SessionId, add};
 use super::state::{Member, State};
 use super::view::{self, Shown};
 use super::visibility::{Extent, Sight, ToldFilter, ViewClass};
-use crate::types::{NodeId, Timestamp, UserId};
-use crate::wire::control::{Debug, DerpMap, DnsConfig, Resolver};
+use crate::types::{MachinePublic, NodeId, NodePublic, Timestamp, UserId};
+use crate::wire::control::{Debug, DerpMap, DnsConfig, Node, Resolver};
 
 /// The least time between two flushes.
 const PACE: Duration = Duration::from_millis(100);
@@ -172,6 +172,22 @@ impl State {
         self.forget_session(session);
         self.outputs.push_back(Output::Send { sessions: vec![session], message: Arc::new(builder.finish()) });
         self.outputs.push_back(Output::Close { session });
+    }
+
+    /// The one message for a stream of a node that is gone: what it would have been told had it been there. Nothing in it
+    /// is the network's, because anybody may ask.
+    pub fn goodbye(key: NodePublic, machine: MachinePublic) -> MapMessage {
+        let node = Node {
+            key,
+            machine,
+            key_expiry: Some(Timestamp::UNIX_EPOCH),
+            expired: true,
+            machine_authorized: true,
+            ..Node::default()
+        };
+        let mut builder = Builder::new(&Chunk::of_text(","));
+        builder.field("Node", &node);
+        builder.finish()
     }
 
     /// The peers of a class, each chunk from its cache where it is still true.

@@ -14,7 +14,7 @@ use super::state::{Member, State};
 use super::update::accept_version;
 use super::view::Shown;
 use super::visibility::{ToldFilter, ViewClass};
-use crate::types::{CapabilityVersion, NodeId, Timestamp};
+use crate::types::{CapabilityVersion, MachinePublic, NodeId, NodePublic, Timestamp};
 
 /// One map stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +48,11 @@ pub enum Output {
     Settled {
         /// The code it waited under.
         code: PendingCode,
+    },
+    /// A node key is good for nothing from here on: whoever admitted it to something has to end that.
+    Withdrawn {
+        /// The key.
+        key: NodePublic,
     },
 }
 
@@ -104,6 +109,19 @@ impl State {
         self.viewers.entry(class).or_default().insert(session);
         self.fanout.opened.insert(session);
         Ok(Opened { session, message: Arc::new(message) })
+    }
+
+    /// A machine asked something as the node with this key, or for it: it is about to come back, so that the deadline of
+    /// an ephemeral node that is away begins anew.
+    pub fn heard(&mut self, machine: MachinePublic, key: &NodePublic, now: Timestamp) {
+        let Some(member) = self.by_key.get(key).and_then(|id| self.members.get_mut(id)) else { return };
+        if member.shown.record.machine == machine
+            && let Some(at) = member.reap_at.take()
+        {
+            let id = member.id();
+            self.reaps.remove(&(at, id));
+            self.plan_reaping(id, now);
+        }
     }
 
     /// A stream ended. Unless the node comes back soon, its peers will be told.

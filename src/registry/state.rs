@@ -346,6 +346,7 @@ impl State {
         self.by_key.remove(&record.key);
         self.by_machine.remove(&(record.machine, id));
         self.labels.remove(&record.label);
+        self.outputs.push_back(Output::Withdrawn { key: record.key });
         self.forget_timers(&member);
         self.fanout.touch(id, Some(&member.shown));
         self.fanout.owners_changed();
@@ -371,6 +372,9 @@ impl State {
         let Some(member) = self.members.get(&id) else { return };
         if seen_as != (member.shown.expired, member.shown.record.owner()) {
             self.fanout.owners_changed();
+        }
+        if member.shown.expired && !seen_as.0 {
+            self.outputs.push_back(Output::Withdrawn { key: member.shown.record.key });
         }
         self.elect(id, &before);
     }
@@ -429,6 +433,7 @@ impl State {
     fn unindex(&mut self, old: &NodeRecord, new: &NodeRecord) {
         if old.key != new.key {
             self.by_key.remove(&old.key);
+            self.outputs.push_back(Output::Withdrawn { key: old.key });
         }
         if old.label != new.label {
             self.labels.remove(&old.label);

@@ -31,10 +31,11 @@ impl State {
         if member.shown.record.machine != machine {
             return Err(MapRefusal::Unknown);
         }
+        self.heard(machine, &request.node_key, now);
         if request.read_only {
             return Ok(id);
         }
-        let record = &member.shown.record;
+        let record = &self.members.get(&id).ok_or(MapRefusal::Unknown)?.shown.record;
         let mut next = record.as_ref().clone();
         next.said.hear(request);
         if let Some(info) = request.hostinfo.as_ref().filter(|_| !next.label_fixed) {

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::types::NodePublic;
 
@@ -23,33 +24,40 @@ type Answer = Pin<Box<dyn Future<Output = bool> + Send>>;
 pub enum Admission {
     /// Everybody: for tests, and for an operator who says so.
     Everyone,
-    /// Whom this asks about and gets a yes.
-    Ask(Arc<dyn Fn(Applicant) -> Answer + Send + Sync>),
+    /// Whom this asks about and gets a yes, which is asked for again every so often while the client is connected.
+    Ask(Arc<dyn Fn(Applicant) -> Answer + Send + Sync>, Duration),
 }
 
 impl std::fmt::Debug for Admission {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Everyone => "Everyone",
-            Self::Ask(_) => "Ask",
+            Self::Ask(..) => "Ask",
         })
     }
 }
 
 impl Admission {
-    /// Asks `judge` about each client.
-    pub fn ask<F, R>(judge: F) -> Self
+    /// Asks `judge` about each client, and again every so often: an end that was missed is noticed then.
+    pub fn ask<F, R>(judge: F, again_every: Duration) -> Self
     where
         F: Fn(Applicant) -> R + Send + Sync + 'static,
         R: Future<Output = bool> + Send + 'static,
     {
-        Self::Ask(Arc::new(move |applicant| Box::pin(judge(applicant))))
+        Self::Ask(Arc::new(move |applicant| Box::pin(judge(applicant))), again_every)
     }
 
     pub(super) async fn admits(&self, applicant: Applicant) -> bool {
         match self {
             Self::Everyone => true,
-            Self::Ask(judge) => judge(applicant).await,
+            Self::Ask(judge, _) => judge(applicant).await,
+        }
+    }
+
+    pub(super) const fn asks_every(&self) -> Option<Duration> {
+        match self {
+            Self::Everyone => None,
+            Self::Ask(_, every) => Some(*every),
         }
     }
 }

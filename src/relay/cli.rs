@@ -6,6 +6,7 @@
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use http::Uri;
@@ -63,6 +64,12 @@ pub struct Cli {
     /// Ask this URL about each client, such as https://coordinator.example/verify; whoever gets no yes is refused
     #[arg(long, env = "WARREN_RELAY_VERIFY_URL", value_name = "URL")]
     verify_url: Option<Uri>,
+    /// Admit clients about which that URL cannot be asked; otherwise only those that it admitted in the last 12 hours
+    #[arg(long, env = "WARREN_RELAY_VERIFY_FAIL_OPEN")]
+    verify_fail_open: bool,
+    /// Seconds until that URL is asked again about a client that stays connected
+    #[arg(long, env = "WARREN_RELAY_VERIFY_AGAIN", value_name = "SECONDS", default_value_t = 300)]
+    verify_again: u64,
     /// Let everybody use this relay
     #[arg(long, env = "WARREN_RELAY_OPEN")]
     open: bool,
@@ -97,7 +104,13 @@ pub struct Cli {
 #[derive(Clone, Debug)]
 pub(super) enum Clients {
     Everyone,
-    Verified(Uri),
+    Verified {
+        url: Uri,
+        /// Whether to admit whom nobody can be asked about.
+        fail_open: bool,
+        /// How often to ask about a client that stays.
+        again_every: Duration,
+    },
 }
 
 /// Where the certificate comes from.
@@ -158,7 +171,12 @@ impl Cli {
 
     fn settle(self) -> Result<Settings, String> {
         let clients = match (self.verify_url, self.open) {
-            (Some(url), false) => Clients::Verified(dialable("--verify-url", url)?),
+            (Some(url), false) => Clients::Verified {
+                url: dialable("--verify-url", url)?,
+                fail_open: self.verify_fail_open,
+                again_every: Duration::from_secs(self.verify_again.max(1)),
+            },
+            (None, true) if self.verify_fail_open => return Err("--verify-fail-open needs --verify-url".to_owned()),
             (None, true) => Clients::Everyone,
             (Some(_), true) => return Err("--verify-url and --open exclude each other".to_owned()),
             (None, false) => return Err("say who may use this relay: --verify-url URL, or --open".to_owned()),

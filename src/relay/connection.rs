@@ -131,7 +131,28 @@ impl Relay {
         welcomed.map_err(|_| RelayError::Slow("read what is sent to it"))??;
         self.tally.admitted();
         let write_within = if greeting.is_mesh { WRITE_SIBLING } else { WRITE };
-        self.pump(&place, reader, writer, unread, write_within).await
+        let applicant = (!greeting.is_mesh).then_some(Applicant { node: greeting.client, source });
+        tokio::select! {
+            ended = self.pump(&place, reader, writer, unread, write_within) => ended,
+            () = self.no_longer_admitted(applicant) => {
+                self.tally.withdrawn(1);
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks again about a client now and then, for as long as it is admitted.
+    async fn no_longer_admitted(&self, applicant: Option<Applicant>) {
+        let (Some(applicant), Some(every)) = (applicant, self.config.admission.asks_every()) else {
+            return std::future::pending().await;
+        };
+        loop {
+            // Clients that came together are not asked about together.
+            tokio::time::sleep(every.mul_f64(rand::random_range(0.75..1.25))).await;
+            if !self.config.admission.admits(applicant).await {
+                return;
+            }
+        }
     }
 
     /// Is the client of another relay of the region, over a connection whose HTTP upgrade is done.
@@ -176,6 +197,12 @@ impl Relay {
     /// Tells every client that the relay restarts, and when to come back.
     pub fn announce_restart(&self, reconnect_in: Duration, try_for: Duration) {
         self.with(|server, wake| server.handle_shutdown(reconnect_in, try_for, wake));
+    }
+
+    /// A key is admitted no longer: what its owner has open ends.
+    pub fn withdraw(&self, key: &NodePublic) {
+        let ended = self.with(|server, wake| server.handle_withdrawn(key, wake));
+        self.tally.withdrawn(ended);
     }
 
     /// Closes every connection, also those to come. One that just then takes nothing is closed when its time is up.

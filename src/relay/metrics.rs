@@ -23,6 +23,7 @@ pub(super) struct Tally {
     slow: AtomicU64,
     broken: AtomicU64,
     too_often: AtomicU64,
+    withdrawn: AtomicU64,
 }
 
 impl Tally {
@@ -33,6 +34,11 @@ impl Tally {
     /// Counts a connection that came too soon after others of its address.
     pub(super) fn too_often(&self) {
         self.too_often.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts connections of a key that was admitted and is no longer.
+    pub(super) fn withdrawn(&self, connections: usize) {
+        self.withdrawn.fetch_add(connections as u64, Ordering::Relaxed);
     }
 
     /// Counts an end that the client did not choose.
@@ -73,6 +79,7 @@ pub fn register(registry: &mut Registry, relay: &Relay) {
         ("clients_refused", "Clients not admitted", count(&tally.refused)),
         ("clients_slow", "Clients closed for not reading or not introducing themselves in time", count(&tally.slow)),
         ("clients_broken", "Clients closed for breaking the protocol", count(&tally.broken)),
+        ("clients_withdrawn", "Clients closed because they are admitted no longer", count(&tally.withdrawn)),
         ("connections_too_often", "Connections closed for coming too often from one address", count(&tally.too_often)),
     ] {
         registry.register(name, help, ConstCounter::new(value));

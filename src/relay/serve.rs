@@ -20,7 +20,7 @@ use super::cli::{Clients, Settings, Tls};
 use super::dial::Target;
 use super::listen::{self, Port, Purpose};
 use super::verify::Verifier;
-use super::{Admission, Relay, RelayConfig, kept_node_key, mesh, metrics, serve_stun};
+use super::{Admission, Applicant, Relay, RelayConfig, kept_node_key, mesh, metrics, serve_stun};
 use crate::derp::{Limits, MeshKey};
 use crate::io::{Rates, bind, bind_udp, make_directory, tls};
 
@@ -145,12 +145,13 @@ fn answer_stun(address: SocketAddr, tasks: &mut JoinSet<()>) -> Result<SocketAdd
 }
 
 fn admission(clients: &Clients) -> Result<Admission, String> {
-    let Clients::Verified(url) = clients else { return Ok(Admission::Everyone) };
-    let verifier = Arc::new(Verifier::new(url.clone())?);
-    Ok(Admission::ask(move |applicant| {
+    let Clients::Verified { url, fail_open, again_every } = clients else { return Ok(Admission::Everyone) };
+    let verifier = Arc::new(Verifier::new(url.clone(), *fail_open)?);
+    let admits = move |applicant: Applicant| {
         let verifier = Arc::clone(&verifier);
         async move { verifier.admits(applicant).await }
-    }))
+    };
+    Ok(Admission::ask(admits, *again_every))
 }
 
 /// Where there is no service manager there is nobody to tell.

@@ -226,3 +226,45 @@ async fn a_connected_node_costs_no_more_than_its_figure() {
     assert!(grown < NODES * NODE_KIB, "{} KiB for each node", grown / NODES);
     println!("{} KiB for each connected node", grown / NODES);
 }
+
+/// What a node hears that asks for its map.
+async fn heard(machine: &Machine, server: &Server) -> warren::wire::control::MapResponse {
+    machine.connect(server.address).await.map(&[]).await.next().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_node_that_was_deleted_or_expired_while_it_was_away_hears_of_it_when_it_asks_for_its_map() {
+    let server = Server::start(&[]);
+    let key = server.key(&["--reusable"]);
+    let (web, db) = (Machine::new("web"), Machine::new("db"));
+    web.connect(server.address).await.join(&key).await;
+    db.connect(server.address).await.join(&key).await;
+    server.text(&["node", "delete", "web"]);
+    server.text(&["node", "expire", "db"]);
+
+    let now = warren::types::Timestamp::from_second(1_600_000_000).unwrap();
+    let gone = heard(&web, &server).await;
+    let node = gone.node.unwrap();
+    assert_eq!((node.key, node.expired), (web.node.public(), true));
+    assert!(node.key_expiry.unwrap() < now);
+    assert!(gone.peers.is_empty() && gone.derp_map.is_none() && gone.packet_filters.is_empty(), "and nothing else");
+
+    let node = heard(&db, &server).await.node.unwrap();
+    assert_eq!((node.key, node.expired), (db.node.public(), true));
+    assert!(node.key_expiry.is_some());
+
+    // Whoever never was a node hears the same.
+    assert!(heard(&Machine::new("stranger"), &server).await.node.unwrap().expired);
+}
+
+#[tokio::test]
+async fn the_goodbye_is_held_so_that_a_client_does_not_ask_for_it_again_at_once_and_ends_with_the_server() {
+    let mut server = Server::start(&[]);
+    let machine = Machine::new("stranger");
+    let mut map = machine.connect(server.address).await.map(&[]).await;
+    assert!(map.next().await.unwrap().node.unwrap().expired);
+    let is_held = tokio::time::timeout(std::time::Duration::from_secs(1), map.next()).await.is_err();
+    assert!(is_held);
+    assert!(server.end(Signal::SIGTERM));
+    map.ended().await;
+}

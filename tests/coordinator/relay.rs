@@ -98,3 +98,17 @@ async fn a_relay_that_is_off_is_neither_served_nor_told() {
     let relay = told(&server, &Machine::new("web"), &server.key(&[])).await.unwrap();
     assert_eq!(relay.stun_port, -1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_of_a_node_that_is_deleted_or_expires_ends_at_once() {
+    let server = Server::start(&[]);
+    let key = server.key(&["--reusable"]);
+    for (name, verb) in [("web", "delete"), ("db", "expire")] {
+        let machine = Machine::new(name);
+        let relay = told(&server, &machine, &key).await.unwrap();
+        let mut client = connect(&relay, machine.node.clone()).admitted();
+        server.text(&["node", verb, name]);
+        assert_eq!(client.frame(), None, "{verb}");
+        assert_eq!(connect(&relay, machine.node.clone()).frame(), None, "{verb}");
+    }
+}

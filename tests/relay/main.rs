@@ -14,7 +14,8 @@ mod server;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use client::{Client, Stream, get, open};
@@ -178,6 +179,31 @@ fn a_verifier_out_of_reach_refuses() {
 }
 
 #[test]
+fn who_was_admitted_stays_while_the_verifier_is_down_and_goes_when_it_says_no() {
+    let verifier = Verifier::start();
+    let server = Server::start(&["--verify-url", &verifier.url(), "--verify-again", "1"]);
+    let mut client = Client::joined(server.address, 2);
+
+    // Down, and asked again meanwhile: the client stays, and may come back; others may not.
+    verifier.says(Verdict::Nothing);
+    verifier.wait_for_questions(2);
+    assert!(client.answers().is_some());
+    let _again = Client::joined(server.address, 2);
+    assert_eq!(Client::connect(server.address, 3).frame(), None);
+
+    verifier.says(Verdict::No);
+    while client.frame_or_end().is_some() {}
+    assert_eq!(Client::connect(server.address, 2).frame_or_end(), None);
+}
+
+#[test]
+fn an_operator_may_admit_everybody_while_the_verifier_is_down() {
+    let address = place();
+    let server = Server::start(&["--verify-url", &format!("http://{address}/verify"), "--verify-fail-open"]);
+    assert!(Client::joined(server.address, 2).answers().is_some());
+}
+
+#[test]
 fn over_https_the_verifier_is_believed_only_with_a_certificate_that_is_trusted() {
     let (cert, _) = localhost();
     for (roots, admitted) in [(Some(cert.as_str()), true), (None, false)] {
@@ -215,6 +241,60 @@ fn a_command_line_that_leaves_a_choice_open_ends_with_status_2_and_one_line() {
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), text.lines().count()), (Some(2), 1), "{arguments:?}: {text}");
         assert!(text.contains(word), "{text}");
+    }
+}
+
+/// What a verifier says from here on.
+#[derive(Clone, Copy, PartialEq)]
+enum Verdict {
+    Yes,
+    No,
+    /// It closes the connection.
+    Nothing,
+}
+
+/// A verifier that answers many questions.
+struct Verifier {
+    address: SocketAddr,
+    says: Arc<Mutex<Verdict>>,
+    questions: Arc<AtomicUsize>,
+}
+
+impl Verifier {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (says, questions) = (Arc::new(Mutex::new(Verdict::Yes)), Arc::new(AtomicUsize::new(0)));
+        let (verdict, count) = (Arc::clone(&says), Arc::clone(&questions));
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                count.fetch_add(1, Ordering::Relaxed);
+                let verdict = *verdict.lock().unwrap();
+                if verdict != Verdict::Nothing {
+                    let mut request = [0; 4096];
+                    let _ = stream.read(&mut request);
+                    let body = format!(r#"{{"Allow":{}}}"#, verdict == Verdict::Yes);
+                    let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                }
+            }
+        });
+        Self { address, says, questions }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/verify", self.address)
+    }
+
+    fn says(&self, verdict: Verdict) {
+        *self.says.lock().unwrap() = verdict;
+    }
+
+    /// Waits until it was asked so often from here on.
+    fn wait_for_questions(&self, number: usize) {
+        let until = self.questions.load(Ordering::Relaxed) + number;
+        while self.questions.load(Ordering::Relaxed) < until {
+            std::thread::yield_now();
+        }
     }
 }
 

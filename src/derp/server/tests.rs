@@ -222,6 +222,27 @@ fn a_ping_is_answered_and_a_quiet_client_is_kept_alive() {
 }
 
 #[test]
+fn a_quiet_client_hears_from_us_before_the_proxies_in_between_give_up() {
+    let (proxies, jitter) = (Duration::from_secs(60), Duration::from_secs(5));
+    assert!(KEEP_ALIVE + jitter < proxies - Duration::from_secs(10));
+}
+
+#[test]
+fn a_key_that_is_withdrawn_loses_all_its_connections_and_no_sibling_of_that_key() {
+    let mut relay = Relay::new(Limits::default());
+    for (id, of) in [(1, key(1)), (2, key(1)), (3, key(2))] {
+        relay.connect(id, of, false);
+    }
+    relay.connect(4, key(1), true);
+    relay.wake.clear();
+    assert_eq!(relay.server.handle_withdrawn(&key(1), &mut relay.wake), 2);
+    let open = [1, 2, 3, 4].map(|id| relay.server.contains(ConnectionId(id)));
+    assert_eq!(open, [false, false, true, true]);
+    assert!(relay.wake.contains(&ConnectionId(1)) && relay.wake.contains(&ConnectionId(2)), "to close their sockets");
+    assert_eq!(relay.server.handle_withdrawn(&key(9), &mut relay.wake), 0);
+}
+
+#[test]
 fn a_client_above_its_rate_is_paused_and_a_sibling_never_is() {
     let limits = Limits { bytes_per_second: 1000, burst_bytes: 100, ..Limits::default() };
     let mut relay = Relay::new(limits);

@@ -250,3 +250,50 @@ fn a_request_without_a_node_key_is_refused() {
     let empty = RegisterRequest { node_key: NodePublic::default(), ..request(1, "web", "") };
     assert_eq!(world.answer(1, &empty).error, "the request names no node key");
 }
+
+#[test]
+fn an_ephemeral_node_that_is_about_to_return_is_not_deleted_in_front_of_it() {
+    let mut world = World::new();
+    let user = world.user("ada");
+    let key = world.key(user, |key| key.ephemeral = true);
+    let id = world.join(1, "job", &key);
+    let grace = world.state.config().ephemeral_timeout;
+    let almost = grace.checked_sub(Duration::from_secs(1)).unwrap();
+
+    // It registers anew a second before its time is up, and follows its map a while later.
+    world.advance(almost);
+    assert!(world.answer(1, &request(1, "job", "")).machine_authorized);
+    world.advance(almost);
+    world.update(1, &lite(1, |_| {}));
+    world.advance(almost);
+    assert!(world.state.node(id).is_some());
+    let session = world.open(id);
+    world.advance(grace * 2);
+    world.close(session);
+
+    // Another machine that shows its key is no sign of it.
+    world.advance(almost);
+    world.register(2, &request(1, "job", ""));
+    world.advance(Duration::from_secs(60));
+    assert!(world.state.node(id).is_none());
+}
+
+#[test]
+fn a_key_that_is_good_no_longer_is_withdrawn_once_however_it_ends() {
+    let (mut world, _, key) = World::with_key();
+    let [web, db, job, old] = [1, 2, 3, 4].map(|machine| world.join(machine, "web", &key));
+    for id in [web, db, old] {
+        world.open(id);
+    }
+    let decision = world.state.delete_node(web).unwrap();
+    world.run(decision);
+    let decision = world.state.expire_node(db, world.now).unwrap();
+    world.run(decision);
+    let logout = RegisterRequest { expiry: Some(Timestamp::from_second(123).unwrap()), ..request(3, "job", "") };
+    world.answer(3, &logout);
+    let rotated = RegisterRequest { node_key: node_key(104), ..request(4, "old", &key) };
+    world.answer(4, &rotated);
+    assert_eq!(world.withdrawn, [1, 2, 3, 4].map(node_key));
+    world.advance(Duration::from_secs(3600));
+    assert_eq!(world.withdrawn.len(), 4, "{job}");
+}

@@ -28,6 +28,7 @@ struct World {
     clients: BTreeMap<SessionId, (NodeId, Client)>,
     closed: Vec<SessionId>,
     settled: Vec<PendingCode>,
+    withdrawn: Vec<NodePublic>,
     sent: Vec<(Vec<SessionId>, Arc<MapMessage>)>,
 }
 
@@ -45,6 +46,7 @@ impl World {
             clients: BTreeMap::new(),
             closed: Vec::new(),
             settled: Vec::new(),
+            withdrawn: Vec::new(),
             sent: Vec::new(),
         }
     }
@@ -94,6 +96,7 @@ impl World {
                     self.closed.push(session);
                 }
                 Output::Settled { code } => self.settled.push(code),
+                Output::Withdrawn { key } => self.withdrawn.push(key),
             }
         }
     }
@@ -120,6 +123,7 @@ impl World {
     fn register(&mut self, machine: u8, request: &RegisterRequest) -> Registered {
         let entropy = self.entropy();
         let decision = self.state.register(machine_key(machine), request, self.now, entropy);
+        self.state.heard(machine_key(machine), &request.node_key, self.now);
         self.run(decision)
     }
 

@@ -13,6 +13,8 @@ fn relay(admission: Admission) -> Arc<Relay> {
     Arc::new(Relay::new(RelayConfig { key, mesh: None, limits: Limits::default(), admission }))
 }
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 struct Client {
     key: NodePrivate,
     io: DuplexStream,
@@ -89,11 +91,30 @@ async fn two_clients_exchange_packets_of_every_size() {
 #[tokio::test]
 async fn whom_the_coordinator_does_not_know_is_closed_without_a_word() {
     let known = NodePrivate::from_random([2; 32]).public();
-    let relay = relay(Admission::ask(move |applicant: Applicant| async move { applicant.node == known }));
+    let relay = relay(Admission::ask(move |applicant: Applicant| async move { applicant.node == known }, HOUR));
     let _known = Client::joined(&relay, 2).await;
     let mut stranger = Client::connect(&relay, 3).await;
     assert_eq!(stranger.frame().await, None);
     assert_eq!(relay.connected(), (1, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_is_admitted_no_longer_is_closed_at_the_next_question_or_by_a_word() {
+    let welcome = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let asked = Arc::clone(&welcome);
+    let judge = move |_| {
+        let answer = asked.load(Ordering::Relaxed);
+        async move { answer }
+    };
+    let relay = relay(Admission::ask(judge, Duration::from_millis(1)));
+    let (mut one, mut two) = (Client::joined(&relay, 2).await, Client::joined(&relay, 3).await);
+    relay.withdraw(&one.public());
+    assert_eq!(one.frame().await, None);
+    two.say(Frame::Ping(*b"12345678")).await;
+    assert!(two.frame().await.is_some(), "whoever is still admitted stays, however often that is asked");
+    welcome.store(false, Ordering::Relaxed);
+    assert_eq!(two.frame().await, None);
+    assert_eq!(relay.connected(), (0, 0));
 }
 
 #[tokio::test]
