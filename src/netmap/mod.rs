@@ -84,6 +84,14 @@ impl Netmap {
         &self.ours.addresses
     }
 
+    /// The routes that the coordinator approves this node for, whether peers use it for them at this moment or not.
+    /// A router that stands by is told so by some coordinators only; by others it serves once it is the one.
+    pub fn approved_routes(&self) -> BTreeSet<IpNet> {
+        let node = self.node().into_iter();
+        let routes = node.flat_map(|node| node.allowed_ips.iter().flatten().chain(&node.primary_routes));
+        routes.map(IpNet::trunc).filter(|route| !self.addresses().contains(route)).collect()
+    }
+
     /// The peers that can be talked to, by number.
     pub fn peers(&self) -> impl ExactSizeIterator<Item = &Arc<Peer>> {
         self.peers.iter()

@@ -15,6 +15,7 @@ use crate::types::IpNet;
 
 use super::desired::Accepted;
 use super::firewall::{Admit, Class, ClassId, PortRange, Protocol, RuleId};
+use super::served::Served;
 
 /// All sources that have a class.
 #[derive(Debug, Default)]
@@ -39,8 +40,8 @@ pub(super) struct Classes {
 }
 
 impl Classes {
-    /// Reads the filter for a host that serves these destinations.
-    pub(super) fn of(filter: &PacketFilter, served: &BTreeSet<IpNet>) -> Self {
+    /// Reads the filter for a host that serves this.
+    pub(super) fn of(filter: &PacketFilter, served: &Served) -> Self {
         let rights = rights(filter, served);
         let by_capability = rights.iter().filter(|(_, rights)| !rights.capabilities.is_empty());
         let by_capability = by_capability.map(|(id, _)| *id).collect();
@@ -125,7 +126,7 @@ struct Rights {
 }
 
 /// Keeps of each rule what concerns us, and joins rules that give the same rights.
-fn rights(filter: &PacketFilter, served: &BTreeSet<IpNet>) -> BTreeMap<RuleId, Rights> {
+fn rights(filter: &PacketFilter, served: &Served) -> BTreeMap<RuleId, Rights> {
     let mut all: BTreeMap<RuleId, Rights> = BTreeMap::new();
     for rule in &filter.rules {
         let admits = admits(rule, served);
@@ -143,12 +144,12 @@ fn rights(filter: &PacketFilter, served: &BTreeSet<IpNet>) -> BTreeMap<RuleId, R
 }
 
 /// A protocol without ports is for rules that are for all ports; ICMP goes along with any right.
-pub(super) fn admits(rule: &FilterRule, served: &BTreeSet<IpNet>) -> BTreeSet<Admit> {
+pub(super) fn admits(rule: &FilterRule, served: &Served) -> BTreeSet<Admit> {
     let mut admits = BTreeSet::new();
     let protocols = || rule.protocols.iter().copied().map(Protocol).filter(|protocol| !protocol.is_icmp());
     for to in &rule.destinations {
         let ports = PortRange { first: to.first_port, last: to.last_port };
-        for destination in within(to.prefix, served) {
+        for destination in served.within(to.prefix) {
             let protocol = if destination.addr().is_ipv4() { Protocol::ICMP } else { Protocol::ICMPV6 };
             admits.insert(Admit { destination, protocol, ports: PortRange::ALL });
             let rights = protocols().filter(|protocol| protocol.has_ports() || ports == PortRange::ALL);
@@ -156,16 +157,6 @@ pub(super) fn admits(rule: &FilterRule, served: &BTreeSet<IpNet>) -> BTreeSet<Ad
         }
     }
     admits
-}
-
-/// The part of a destination that we serve; all of it in a family stays the prefix of length 0.
-fn within(destination: IpNet, served: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
-    let common = served.iter().filter_map(|served| match destination.contains(served) {
-        true if destination.prefix_len() == 0 => Some(destination),
-        true => Some(*served),
-        false => served.contains(&destination).then_some(destination),
-    });
-    common.collect()
 }
 
 /// The address space cut wherever the rights of a source change.

@@ -96,13 +96,6 @@ pub(super) fn accepted_peers<'a>(
     accepted
 }
 
-/// What others may open: our own addresses and the subnets we carry; none lies within another.
-pub(super) fn served(addresses: &BTreeSet<IpNet>, advertised: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
-    let all: BTreeSet<IpNet> = addresses.iter().chain(advertised).map(IpNet::trunc).collect();
-    let is_covered = |prefix: &&IpNet| all.iter().any(|other| other != *prefix && other.contains(*prefix));
-    all.iter().filter(|prefix| !is_covered(prefix)).copied().collect()
-}
-
 /// Our routing table.
 ///
 /// The overlay is one route per family and not one per peer: WireGuard itself refuses with an ICMP error

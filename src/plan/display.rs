@@ -136,7 +136,7 @@ impl fmt::Display for Rule {
 impl fmt::Display for Firewall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sources = self.hosts.len() + self.subnets.len();
-        write!(f, "{sources} sources in {} classes may reach {}", self.classes.len(), List(&self.served))?;
+        write!(f, "{sources} sources in {} classes may reach {}", self.classes.len(), List(&self.served.routes()))?;
         self.probes.iter().try_for_each(|probes| write!(f, ", {probes}"))
     }
 }
@@ -159,7 +159,7 @@ impl fmt::Display for Change<'_> {
         let classes = |a: &Firewall, b: &Firewall| a.classes.keys().filter(|id| !b.classes.contains_key(id)).count();
         write!(f, ", classes +{} -{}", classes(to, from), classes(from, to))?;
         if from.served != to.served {
-            write!(f, ", may reach {}", List(&to.served))?;
+            write!(f, ", may reach {}", List(&to.served.routes()))?;
         }
         match to.probes.filter(|probes| from.probes != Some(*probes)) {
             Some(probes) => write!(f, ", {probes}")?,

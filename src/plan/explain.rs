@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::netmap::{FilterRule, PacketFilter, Peer as MapPeer};
-use crate::types::IpNet;
-
 use super::classes::{admits, rule_id_of};
 use super::firewall::{Admit, Packet, RuleId};
 use super::observed::ObservedFirewall;
+use super::served::Served;
+use crate::netmap::{FilterRule, PacketFilter, Peer as MapPeer};
 
 /// What our table holds at one moment, with its counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,9 +28,9 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// What a rule of the packet filter comes to on a host that serves these destinations: its counter and its rights. `None`
+/// What a rule of the packet filter comes to on a host that serves this: its counter and its rights. `None`
 /// where it gives none.
-pub fn rights_of(rule: &FilterRule, served: &BTreeSet<IpNet>) -> Option<(RuleId, BTreeSet<Admit>)> {
+pub fn rights_of(rule: &FilterRule, served: &Served) -> Option<(RuleId, BTreeSet<Admit>)> {
     let admits = admits(rule, served);
     (!admits.is_empty()).then(|| (rule_id_of(&admits), admits))
 }
@@ -39,7 +38,7 @@ pub fn rights_of(rule: &FilterRule, served: &BTreeSet<IpNet>) -> Option<(RuleId,
 /// The rules that have this packet's source, with what each gives; `peer` is whose the source is.
 pub fn rules_naming<'a>(
     filter: &'a PacketFilter,
-    served: &BTreeSet<IpNet>,
+    served: &Served,
     peer: &MapPeer,
     packet: &Packet,
 ) -> Vec<(&'a FilterRule, RuleId, BTreeSet<Admit>)> {

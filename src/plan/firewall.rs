@@ -16,12 +16,15 @@ use thiserror::Error;
 use crate::types::IpNet;
 
 use super::probes::Probes;
+use super::served::Served;
 
 /// Our nftables table. The default lets nobody in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Firewall {
-    /// Destinations that are us or that we serve: our own addresses and the routes we advertise.
-    pub served: BTreeSet<IpNet>,
+    /// Destinations that are us or that we serve.
+    pub served: Served,
+    /// What lies behind the tunnel; no two overlap. A peer may tell of errors on the way there, and nowhere else.
+    pub tunnelled: BTreeSet<IpNet>,
     /// The classes that sources refer to, by name.
     pub classes: BTreeMap<ClassId, Class>,
     /// Single source addresses: the hash map.
@@ -112,7 +115,7 @@ impl Firewall {
     /// This is the meaning of the table; `linux` compiles the same for the kernel. ICMP is admitted to
     /// whatever destination the source has any right to.
     pub fn decide(&self, packet: &Packet) -> Result<RuleId, Denied> {
-        if !self.served.iter().any(|served| served.contains(&packet.destination)) {
+        if !self.served.contains(packet.destination) {
             return Err(Denied::NotServed);
         }
         let class = self.class_of(packet.source).and_then(|id| self.classes.get(&id)).ok_or(Denied::NoRights)?;

@@ -57,7 +57,7 @@ impl Firewall {
         };
         let changed = |(id, class)| next.classes.get(id).is_some_and(|after| after != class);
         self.options != next.options
-            || !self.served.is_subset(&next.served)
+            || !self.served.is_within(&next.served)
             || self.classes.iter().any(changed)
             || self.subnets.iter().any(|(prefix, class)| next.subnets.get(prefix) != Some(class))
             || !differences(&self.hosts, &next.hosts).into_iter().all(|(address, _, _)| same_class(address))
@@ -78,7 +78,7 @@ mod tests {
             ports: PortRange { first: 80, last: 80 },
         }]);
         Firewall {
-            served: BTreeSet::from(["100.64.0.1/32".parse().unwrap()]),
+            served: ["100.64.0.1/32".parse().unwrap()].into_iter().collect(),
             classes: BTreeMap::from([(ClassId(1), Class { rules: BTreeMap::from([(RuleId(1), admits)]) })]),
             hosts: BTreeMap::from([("100.64.0.2".parse().unwrap(), ClassId(1))]),
             subnets: BTreeMap::from([("10.0.0.0/8".parse().unwrap(), ClassId(1))]),
@@ -126,10 +126,10 @@ mod tests {
             from.may_lose_rights(&next)
         };
         assert!(!change(|next| next.hosts.extend([("100.64.0.4".parse().unwrap(), ClassId(1))])));
-        assert!(!change(|next| next.served.extend(["10.9.0.0/16".parse::<IpNet>().unwrap()])));
+        assert!(!change(|next| next.served.listed.extend(["10.9.0.0/16".parse::<IpNet>().unwrap()])));
         assert!(change(|next| next.hosts.clear()));
         assert!(change(|next| next.subnets.clear()));
-        assert!(change(|next| next.served.clear()));
+        assert!(change(|next| next.served.listed.clear()));
         assert!(change(|next| drop(next.classes.insert(ClassId(1), Class::default()))));
         assert!(change(|next| next.hosts.extend([("10.0.0.1".parse().unwrap(), ClassId(2))])));
     }

@@ -5,19 +5,20 @@
 //! else that changes (our own node, the preferences, the packet filter, subnets) has the whole wish made
 //! from scratch. The result is the same either way, which a property test holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::netmap::{Netmap, PacketFilter, Peer as MapPeer};
 use crate::types::{IpNet, NodeId, NodePublic, in_overlay};
 
 use super::classes::{Classes, Sources};
-use super::desired::{Accepted, Wish, accepted_peers, routes, rules, served, wireguard_peer};
+use super::desired::{Accepted, Wish, accepted_peers, routes, rules, wireguard_peer};
 use super::firewall::{ClassId, Firewall};
 use super::own;
 use super::prefs::{Host, Path, Paths, Prefs};
+use super::served::{Served, widest};
 use super::union::union;
-use super::wish::{Desired, Device};
+use super::wish::{Desired, Device, RouteTarget};
 
 /// With more changed peers than this it is cheaper to start from scratch.
 const FEW: usize = 1_000;
@@ -39,6 +40,7 @@ impl Planner {
             prefs: prefs.clone(),
             host: host.clone(),
             addresses: netmap.addresses().iter().copied().collect(),
+            approved: netmap.approved_routes(),
             filter: Arc::clone(netmap.filter()),
         };
         let updated = made.filter(|made| made.frame == frame).and_then(|made| made.updated(netmap, paths));
@@ -55,6 +57,7 @@ struct Frame {
     prefs: Prefs,
     host: Host,
     addresses: Vec<IpNet>,
+    approved: BTreeSet<IpNet>,
     filter: Arc<PacketFilter>,
 }
 
@@ -72,10 +75,10 @@ struct Made {
 
 impl Made {
     fn from_scratch(frame: Frame, netmap: &Netmap, paths: &Paths) -> Self {
-        let Frame { prefs, host, .. } = &frame;
+        let Frame { prefs, host, approved, .. } = &frame;
         let mut left_out = Vec::new();
         let accepted = accepted_peers(netmap, prefs, host, &mut left_out);
-        let served = served(netmap.addresses(), &prefs.advertise_routes);
+        let served = Served::of(netmap.addresses(), &prefs.advertise_routes, approved, &host.networks);
         let mut classes = Classes::of(netmap.filter(), &served);
         let Sources { hosts, subnets } = match prefs.shields_up {
             true => Sources::default(),
@@ -85,8 +88,12 @@ impl Made {
         for class in hosts.iter().map(|(_, class)| class).chain(subnets.iter().map(|(_, class)| class)) {
             *uses.entry(*class).or_default() += 1;
         }
+        let routes = routes(netmap.addresses(), host, &accepted);
+        let tunnelled =
+            routes.iter().filter(|route| route.target == RouteTarget::Tunnel).map(|route| route.destination);
         let firewall = Firewall {
             served,
+            tunnelled: widest(tunnelled),
             classes: uses.keys().map(|id| (*id, classes.get(*id))).collect(),
             hosts: hosts.into_iter().collect(),
             subnets: subnets.into_iter().collect(),
@@ -105,12 +112,7 @@ impl Made {
             addresses: netmap.addresses().clone(),
             peers: accepted.iter().map(peer).collect(),
         };
-        let desired = Desired {
-            routes: routes(netmap.addresses(), host, &accepted),
-            device: Some(device),
-            rules: rules(),
-            firewall: Some(Arc::new(firewall)),
-        };
+        let desired = Desired { routes, device: Some(device), rules: rules(), firewall: Some(Arc::new(firewall)) };
         let wish = Wish { desired, left_out };
         let (peers, paths) = (netmap.peer_map().clone(), paths.chosen.clone());
         Self { frame, peers, paths, classes, uses, wish }

@@ -303,7 +303,7 @@ fn class() -> Class {
 /// So many sources may send to one port.
 fn firewall(sources: u32) -> Firewall {
     Firewall {
-        served: BTreeSet::from(["100.64.0.1/32".parse().unwrap()]),
+        served: ["100.64.0.1/32".parse().unwrap()].into_iter().collect(),
         classes: BTreeMap::from([(ClassId(1), class())]),
         hosts: (0..sources).map(|number| (IpAddr::V4(source(number)), ClassId(1))).collect(),
         ..Firewall::default()

@@ -155,6 +155,7 @@ pub(crate) fn wish() -> Desired {
     }]);
     let firewall = Firewall {
         served: nets(&["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]),
+        tunnelled: nets(&["100.64.0.0/10", "fd7a:115c:a1e0::/48", "10.2.0.0/16"]),
         classes: BTreeMap::from([(ClassId(1), Class { rules: BTreeMap::from([(RuleId(1), admits)]) })]),
         hosts: BTreeMap::from([("100.64.0.2".parse().unwrap(), ClassId(1))]),
         subnets: BTreeMap::from([(net("10.2.0.0/16"), ClassId(1))]),

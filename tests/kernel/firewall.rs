@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use warren::linux::LinuxKernel;
-use warren::plan::{Admit, Class, ClassId, Firewall, ObservedFirewall, PortRange, Probes, Protocol, RuleId, Step};
+use warren::plan::{
+    Admit, Class, ClassId, Firewall, ObservedFirewall, PortRange, Probes, Protocol, RuleId, Served, Step,
+};
 use warren::types::IpNet;
 
 use crate::common::*;
@@ -33,7 +35,11 @@ fn firewall() -> Firewall {
     let one = Class { rules: BTreeMap::from([(RuleId(1), web.clone())]) };
     let both = Class { rules: BTreeMap::from([(RuleId(1), web), (RuleId(u64::MAX), all)]) };
     Firewall {
-        served: nets(&["100.64.0.1/32", "10.0.0.0/8", "fd7a:115c:a1e0::1/128", "fd00::/64", "fd00:0:0:1::/64"]),
+        served: Served {
+            listed: nets(&["100.64.0.1/32", "10.0.0.0/8", "fd7a:115c:a1e0::1/128", "fd00::/64", "fd00:0:0:1::/64"]),
+            internet: nets(&["8.0.0.0/7", "11.0.0.0/8", "2600::/12", "2610::/12"]),
+        },
+        tunnelled: nets(&["100.64.0.0/10", "fd7a:115c:a1e0::/48", "10.9.0.0/16"]),
         classes: BTreeMap::from([(ClassId(1), one), (ClassId(0xabc), both), (ClassId(3), Class::default())]),
         hosts: BTreeMap::from([
             ("100.64.0.2".parse().unwrap(), ClassId(1)),
@@ -188,7 +194,7 @@ pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
     let classes = prop::collection::btree_map((0u64..6).prop_map(ClassId), class, 1..5);
     let sources = prop::collection::btree_map((0u8..40, any::<bool>()), any::<prop::sample::Index>(), 0..12);
     let subnets = prop::collection::btree_map(any_net(), any::<prop::sample::Index>(), 0..6);
-    let served = prop::collection::btree_set(any_net(), 0..6);
+    let served = (prop::collection::btree_set(any_net(), 0..6), prop::collection::btree_set(any_net(), 0..3));
     let probes = prop::option::of(40_000_u16..40_003);
     (classes, sources, subnets, served, probes).prop_map(|(classes, sources, subnets, served, probes)| {
         let ids: Vec<ClassId> = classes.keys().copied().collect();
@@ -200,7 +206,8 @@ pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
         Firewall {
             hosts: hosts.collect(),
             subnets: nets.into_iter().map(|net| (net, *subnets[&net].get(&ids))).collect(),
-            served: disjoint(served.into_iter()),
+            served: Served { listed: disjoint(served.0.into_iter()), internet: disjoint(served.1.iter().copied()) },
+            tunnelled: disjoint(served.1.into_iter()),
             classes,
             probes: probes.map(|port| Probes { wireguard_port: port, probe_port: 2, relay_port: 3 }),
             ..Firewall::default()

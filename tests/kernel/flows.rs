@@ -284,6 +284,7 @@ impl Network {
         let class = Class { rules: BTreeMap::from([(RuleId(1), admits)]) };
         let firewall = Firewall {
             served: nets(&["100.64.0.1/32", "fd7a:115c:a1e0::1/128", "10.7.0.0/24"]),
+            tunnelled: nets(&["100.64.0.0/10", "fd7a:115c:a1e0::/48"]),
             classes: BTreeMap::from([(ClassId(1), class)]),
             hosts: sources.iter().map(|source| (source.parse().unwrap(), ClassId(1))).collect(),
             ..Firewall::default()

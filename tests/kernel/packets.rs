@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use warren::linux::LinuxKernel;
 use warren::plan::{Admit, Class, ClassId, Desired, EndpointWish, Firewall, Peer, PortRange, Protocol, RuleId};
-use warren::types::NodePublic;
+use warren::types::{IpNet, NodePublic};
 
 use crate::common::*;
 use crate::neighbour::Neighbour;
@@ -64,7 +64,7 @@ fn what_we_open_ourselves_is_answered_whatever_the_policy_says() {
     in_namespace(Needs::WireGuard, || async {
         let net = Network::build();
         let mut kernel = LinuxKernel::new().unwrap();
-        let shields_up = Firewall { served: policy().served, ..Firewall::default() };
+        let shields_up = Firewall { served: policy().served, tunnelled: overlay(), ..Firewall::default() };
         converge(&mut kernel, &net.wish(shields_up)).await;
 
         assert!(connects(US, PEER, 80));
@@ -143,6 +143,10 @@ fn a_session_outlives_changes_to_its_peer() {
     });
 }
 
+fn overlay() -> BTreeSet<IpNet> {
+    nets(&["100.64.0.0/10", "fd7a:115c:a1e0::/48"])
+}
+
 /// The peer may open port 80 of ours and of the network we carry.
 pub(crate) fn policy() -> Firewall {
     let port_80 = |destination: &str| Admit {
@@ -154,6 +158,7 @@ pub(crate) fn policy() -> Firewall {
     let class = Class { rules: BTreeMap::from([(RuleId(1), admits)]) };
     Firewall {
         served: nets(&["100.64.0.1/32", "fd7a:115c:a1e0::1/128", "10.7.0.2/32"]),
+        tunnelled: overlay(),
         classes: BTreeMap::from([(ClassId(1), class)]),
         hosts: [PEER, PEER_V6].map(|address| (address.parse().unwrap(), ClassId(1))).into(),
         subnets: BTreeMap::new(),

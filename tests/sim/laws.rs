@@ -225,8 +225,14 @@ fn holds(kernel: &ModelKernel, peer: &NodePublic, packet: &Packet) -> bool {
 /// The packet filter read literally.
 fn admitted_by_rules(world: &World, map: &Netmap, peer: &NodePublic, packet: &Packet) -> bool {
     let Some(peer) = map.peer_by_key(peer) else { return false };
-    let served = map.addresses().iter().chain(&world.prefs.advertise_routes);
-    let is_served = served.into_iter().any(|prefix| prefix.contains(&packet.destination));
+    let offered = world.prefs.advertise_routes.iter().filter(|route| world.approved.contains(*route));
+    let near = world.networks.iter().any(|network| network.contains(&packet.destination));
+    let is_internet = packet.destination.to_string().starts_with("8.") && !near;
+    let is_served = map
+        .addresses()
+        .iter()
+        .chain(offered)
+        .any(|prefix| prefix.contains(&packet.destination) && (prefix.prefix_len() > 0 || is_internet));
     let in_range = |range: &AddressRange| range.first <= packet.source && packet.source <= range.last;
     let admits = map.filter().rules.iter().any(|rule| {
         let is_own = peer.addresses.contains(&packet.source.into());

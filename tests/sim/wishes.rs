@@ -196,7 +196,7 @@ fn with_shields_up_nobody_has_rights() {
     world.prefs.shields_up = true;
     let firewall = world.wish().firewall.unwrap();
     assert!(firewall.hosts.is_empty() && firewall.subnets.is_empty() && firewall.classes.is_empty());
-    assert_eq!(firewall.served.len(), 2);
+    assert_eq!(firewall.served.listed.len(), 2);
 }
 
 #[test]
@@ -213,4 +213,25 @@ fn a_node_that_is_off_wishes_for_nothing() {
     let mut world = small_world();
     world.prefs.want_running = false;
     assert_eq!(world.wish(), Desired::default());
+}
+
+#[test]
+fn a_subnet_is_served_where_it_is_offered_and_approved_and_no_longer() {
+    let may_reach =
+        |world: &World, address: &str| world.wish().firewall.unwrap().served.contains(address.parse().unwrap());
+    let mut world = small_world();
+    assert!(!may_reach(&world, "192.168.7.9"), "approved, but not offered");
+    world.prefs.advertise_routes = BTreeSet::from(["192.168.7.0/24".parse().unwrap()]);
+    assert!(may_reach(&world, "192.168.7.9"));
+
+    let mut withdrawn = world.clone();
+    withdrawn.approved.clear();
+    assert!(!may_reach(&withdrawn, "192.168.7.9"));
+    assert_eq!(
+        plan(&world, &withdrawn),
+        "\
+update table inet warren: sources +0 -0, classes +0 -0, may reach 100.64.0.100/32, fd7a:115c:a1e0::64/128
+end the connections that the firewall does not admit
+"
+    );
 }

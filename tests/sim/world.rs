@@ -27,7 +27,8 @@ const SOURCES: [&str; 8] = [
     "cap:example.com/guest",
     "fd7a:115c:a1e0::/120",
 ];
-const DESTINATIONS: [&str; 5] = ["*", "100.64.0.100", "192.168.7.0/24", "192.168.7.9", "fd7a:115c:a1e0::64"];
+const DESTINATIONS: [&str; 7] =
+    ["*", "100.64.0.100", "192.168.7.0/24", "192.168.7.9", "fd7a:115c:a1e0::64", "8.0.0.0/7", "192.168.0.0/16"];
 const CAPABILITY: &str = "example.com/guest";
 
 /// All that the wish depends on.
@@ -39,6 +40,8 @@ pub(crate) struct World {
     pub(crate) own_key: u8,
     pub(crate) own_address: u8,
     pub(crate) networks: BTreeSet<IpNet>,
+    /// What the coordinator lets us carry.
+    pub(crate) approved: BTreeSet<IpNet>,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +61,7 @@ impl World {
             id: NodeId(1_000),
             key: private_key(self.own_key).public(),
             addresses: addresses(self.own_address),
+            allowed_ips: Some(addresses(self.own_address).into_iter().chain(self.approved.clone()).collect()),
             ..Node::default()
         };
         let peers = self.peers.iter().map(PeerSpec::node).collect();
@@ -116,6 +120,7 @@ pub(crate) fn small_world() -> World {
         own_key: 0,
         own_address: 100,
         networks: BTreeSet::new(),
+        approved: BTreeSet::from(["192.168.7.0/24".parse().unwrap()]),
     }
 }
 
@@ -142,11 +147,12 @@ pub(crate) fn packets() -> Vec<Packet> {
         ["100.64.0.1", "100.64.0.2", "100.64.0.5", "10.1.2.3", "10.1.2.200", "10.1.200.1", "10.9.9.9", "fd00:1::1"];
     let sources = sources.into_iter().chain(["fd7a:115c:a1e0::1", "fd7a:115c:a1e0::2"]);
     let destinations = ["100.64.0.100", "100.64.0.101", "192.168.7.9", "192.168.7.10", "fd7a:115c:a1e0::64"];
+    let destinations = destinations.into_iter().chain(["8.8.8.8", "8.8.9.9", "192.168.8.1", "169.254.169.254"]);
     let kinds = [(Protocol::TCP, 22), (Protocol::TCP, 80), (Protocol::ICMP, 0), (Protocol(47), 0)];
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
     let mut packets = Vec::new();
     for source in sources {
-        for destination in destinations {
+        for destination in destinations.clone() {
             for (protocol, port) in kinds {
                 let (source, destination) = (address(source), address(destination));
                 let protocol = if protocol.is_icmp() { Protocol::icmp_of(destination) } else { protocol };
@@ -158,23 +164,24 @@ pub(crate) fn packets() -> Vec<Packet> {
 }
 
 pub(crate) fn world() -> impl Strategy<Value = World> {
-    let prefs = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.95));
-    let networks = prop::option::weighted(0.2, select(vec!["10.1.2.77/24", "172.16.0.1/16", "100.64.0.6/28"]));
+    let prefs = (any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.95));
+    let networks =
+        prop::option::weighted(0.2, select(vec!["10.1.2.77/24", "172.16.0.1/16", "100.64.0.6/28", "8.8.8.1/24"]));
     let own = (0_u8..2, 100_u8..102);
-    (vec(peer(), 0..6), vec(rule(), 0..4), prefs, own, networks).prop_map(
-        |(peers, filter, (accept_routes, advertise, shields_up, want_running), (own_key, own_address), networks)| {
-            let advertised = advertise.then(|| "192.168.7.0/24".parse().unwrap());
-            let prefs = Prefs {
-                want_running,
-                accept_routes,
-                advertise_routes: advertised.into_iter().collect(),
-                shields_up,
-                ..Prefs::default()
-            };
+    let routes = || subsequence(vec!["192.168.7.0/24", "0.0.0.0/0", "::/0"], 0..=3).prop_map(nets);
+    (vec(peer(), 0..6), vec(rule(), 0..4), prefs, own, networks, (routes(), routes())).prop_map(
+        |(peers, filter, prefs, (own_key, own_address), networks, (advertised, approved))| {
+            let (accept_routes, shields_up, want_running) = prefs;
+            let prefs =
+                Prefs { want_running, accept_routes, advertise_routes: advertised, shields_up, ..Prefs::default() };
             let networks = networks.into_iter().map(|network: &str| network.parse().unwrap()).collect();
-            World { peers: distinct(peers), filter, prefs, own_key, own_address, networks }
+            World { peers: distinct(peers), filter, prefs, own_key, own_address, networks, approved }
         },
     )
+}
+
+fn nets(texts: Vec<&str>) -> BTreeSet<IpNet> {
+    texts.into_iter().map(|text| text.parse().unwrap()).collect()
 }
 
 /// One node a number: a message that holds two of one number depends on their order.

@@ -13,7 +13,7 @@ use crate::plan::{
     Admit, Count, Denied, Figures, Firewall, KernelError, ObservedFirewall, Packet, Protocol, RuleId, rights_of,
     rules_naming,
 };
-use crate::types::IpNet;
+use crate::types::{IpNet, is_default_route};
 use crate::wire::control::RuleOrigin;
 use crate::wire::local::{AclReply, AclRule, DeniedCount, WhyQuestion, WhyReply};
 
@@ -104,7 +104,7 @@ impl Core {
         rules.sort_by_key(|rule| rule.origins.first().map_or(u32::MAX, |origin| origin.line));
         let denied = figures.denied.iter();
         AclReply {
-            served: firewall.served.iter().copied().collect(),
+            served: firewall.served.routes().into_iter().collect(),
             rules,
             denied: denied
                 .map(|(reason, Count { packets, bytes })| DeniedCount {
@@ -186,7 +186,7 @@ impl Core {
                 reply.rule = Some(rule);
             }
             Err(denied) => {
-                reply.because = self.denial(denied, peer);
+                reply.because = self.denial(denied, peer, packet);
                 let once = self.once_admitted(firewall, peer, packet, now);
                 if let Some((rule, ago)) = once {
                     reply.because.push_str(&format!("; {} let it in until {ago} ago", place(&rule.origins)));
@@ -204,7 +204,10 @@ impl Core {
         (reply.kernel, reply.kernel_agrees) = kernel_says(packet, decided, figures);
     }
 
-    fn denial(&self, denied: Denied, peer: &Peer) -> String {
+    fn denial(&self, denied: Denied, peer: &Peer, packet: &Packet) -> String {
+        if let Some(reason) = self.unserved(packet.destination).filter(|_| denied == Denied::NotServed) {
+            return reason;
+        }
         if self.prefs.shields_up {
             return "the shields are up (`warren set --shields-up=false` lowers them), so nobody may open anything"
                 .to_owned();
@@ -213,6 +216,24 @@ impl Core {
             return "the coordinator lets this peer answer and open nothing".to_owned();
         }
         denied.to_string()
+    }
+
+    /// Why an address is not served that lies in what we offer.
+    fn unserved(&self, address: IpAddr) -> Option<String> {
+        let approved = self.netmap.approved_routes();
+        let offered = self.prefs.advertise_routes.iter().map(IpNet::trunc).filter(|route| route.contains(&address));
+        let offered: Vec<IpNet> = offered.collect();
+        match offered.iter().find(|route| !approved.contains(*route)) {
+            Some(route) if !is_default_route(route) => {
+                Some(format!("this machine offers {route}, but the coordinator does not let it carry that"))
+            }
+            _ if offered.iter().any(is_default_route) => Some(
+                "an exit node carries traffic to the internet alone: neither to its host nor to the networks around \
+                 it; a network is carried where it is offered by name and approved"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
     }
 
     /// The rule that let the packet in, in a filter of the past, and how long ago that ended.

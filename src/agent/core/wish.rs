@@ -2,6 +2,7 @@
 
 use super::{Core, Now, Timestamp};
 use crate::plan::{self, Desired, Host, Obstacle, Trouble};
+use crate::types::IpNet;
 use crate::wire::control::Hostinfo;
 use crate::wire::local::Severity;
 
@@ -35,7 +36,23 @@ impl Core {
         self.health.set_kind("map", Severity::Medium, faults, now.wall);
         let told = self.netmap.health().iter().map(|text| (text.clone(), format!("the coordinator says: {text}")));
         self.health.set_kind("told", Severity::Medium, told, now.wall);
+        self.tell_of_unapproved(is_open, now);
         self.wish_for(wish.desired, now);
+    }
+
+    /// Names what is offered and not carried: peers do not send it here, and what came would be dropped.
+    fn tell_of_unapproved(&mut self, is_open: bool, now: Now) {
+        let approved = self.netmap.approved_routes();
+        let waiting = self.prefs.advertise_routes.iter().map(IpNet::trunc).filter(|route| !approved.contains(route));
+        let waiting = waiting.filter(|_| is_open && self.netmap.node().is_some()).map(|route| {
+            let text = format!(
+                "{route} is offered (--advertise-routes, --advertise-exit-node) but not carried: the coordinator does \
+                 not let this machine. Whoever runs the coordinator can approve it; where several machines offer \
+                 it, another one may be its router now"
+            );
+            (route.to_string(), text)
+        });
+        self.health.set_kind("unapproved", Severity::Low, waiting, now.wall);
     }
 
     /// A machine without a map wishes for nothing. But where an agent before us left something in the kernel, it may be

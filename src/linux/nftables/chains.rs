@@ -1,6 +1,8 @@
 //! The chains that are the same in every table: where packets come in, and what is asked of each.
 
-use nftables::expr::{CT, Expression, Fib, FibFlag, FibResult, MetaKey, NamedExpression};
+use nftables::expr::{
+    CT, Expression, Exthdr, Fib, FibFlag, FibResult, MetaKey, NamedExpression, Payload, PayloadBase, PayloadRaw,
+};
 use nftables::schema::Chain;
 use nftables::stmt::{JumpTarget, Limit, Log, Match, Operator, Statement, VerdictMap as VerdictLookup};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
@@ -11,8 +13,8 @@ use crate::types::{IpNet, OVERLAY_V4, OVERLAY_V6};
 use super::cut;
 use super::object::Object;
 use super::table::{
-    DENIED_DESTINATION, DENIED_POLICY, DENIED_SOURCE, DENIED_SPOOFED, DENIED_UNASKED, Family, chain, count, equals,
-    meta, payload, reference, rule, set, text, write_address,
+    DENIED_ANSWER, DENIED_DESTINATION, DENIED_POLICY, DENIED_SOURCE, DENIED_SPOOFED, DENIED_UNASKED, Family, INTERNET,
+    SERVED, TUNNELLED, chain, count, equals, meta, payload, reference, rule, set, text, write_address,
 };
 
 /// Between connection tracking (-200) and the rewriting of destinations (-100).
@@ -22,14 +24,23 @@ pub(super) const AFTER_HOST_FILTERS: i32 = 10;
 /// Before connection tracking sees the packet.
 pub(super) const RAW: i32 = -300;
 
-/// Connection states, as bits: established, related.
-const ANSWERS: [u32; 2] = [2, 4];
-/// Connection state, as a bit: new.
+/// Connection states, as bits.
+const ESTABLISHED: u32 = 2;
+const RELATED: u32 = 4;
 const NEW: u32 = 8;
-/// ICMP: echo reply, destination unreachable, time exceeded, parameter problem.
-const ICMP_ALWAYS: [u32; 4] = [0, 3, 11, 12];
-/// ICMPv6: destination unreachable, packet too big, time exceeded, parameter problem, echo reply.
-const ICMPV6_ALWAYS: [u32; 5] = [1, 2, 3, 4, 129];
+/// Errors of ICMP: destination unreachable, time exceeded, parameter problem; and of ICMPv6: destination unreachable,
+/// packet too big, time exceeded, parameter problem.
+const ERRORS: [(&str, &[u32]); 2] = [("icmp", &[3, 11, 12]), ("icmpv6", &[1, 2, 3, 4])];
+/// ICMP that answers, and so comes alone where nothing was asked: echo replies, errors, and what would have a host
+/// change its ways (source quench, redirects; the discovery of neighbours and routers, of which a tunnel has none).
+const ANSWERS: [(&str, &[u32]); 2] =
+    [("icmp", &[0, 3, 4, 5, 11, 12]), ("icmpv6", &[1, 2, 3, 4, 129, 133, 134, 135, 136, 137])];
+/// ICMP and ICMPv6.
+const ICMP: [u32; 2] = [1, 58];
+/// What `fib` calls an address of the host's own: `RTN_LOCAL`.
+const LOCAL: u32 = 2;
+/// An IPv4 header without options, in words.
+const PLAIN_HEADER: u32 = 5;
 
 /// Denials of one reason that are logged, a second and in a burst: enough to see what goes on, too few to fill a disk.
 const LOGGED_A_SECOND: u32 = 10;
@@ -54,7 +65,7 @@ pub(super) fn rules(options: &FirewallOptions) -> Vec<Object> {
     rules.arrive();
     rules.forward();
     rules.objects.extend(cut::rules());
-    rules.add("output", vec![into_us(), new(), jump(cut::TO_PEER)]);
+    rules.add("output", vec![into_us(), state(NEW), jump(cut::TO_PEER)]);
     rules.objects
 }
 
@@ -83,19 +94,10 @@ impl Rules<'_> {
 
     fn overlay(&mut self) {
         const CHAIN: &str = "overlay";
-        self.add(CHAIN, vec![answers(), Statement::Accept(None)]);
-        for family in Family::BOTH {
-            let elsewhere = Statement::Match(Match {
-                left: payload(family.protocol(), "daddr"),
-                right: reference("served", family),
-                op: Operator::NEQ,
-            });
-            self.drop(CHAIN, vec![elsewhere], DENIED_DESTINATION);
-        }
-        let icmp = [("icmp", ICMP_ALWAYS.as_slice()), ("icmpv6", ICMPV6_ALWAYS.as_slice())];
-        for (protocol, types) in icmp {
-            let types = set(types.iter().map(|number| Expression::Number(*number)));
-            self.add(CHAIN, vec![equals(payload(protocol, "type"), types), Statement::Accept(None)]);
+        self.destinations(CHAIN);
+        self.answers(CHAIN, &[], Operator::EQ);
+        for (protocol, types) in ANSWERS {
+            self.drop(CHAIN, vec![icmp(protocol, types)], DENIED_ANSWER);
         }
         for map in ["hosts", "subnets"] {
             for family in Family::BOTH {
@@ -105,6 +107,43 @@ impl Rules<'_> {
         }
         self.add(CHAIN, vec![jump(cut::FROM_PEER)]);
         self.drop(CHAIN, Vec::new(), DENIED_SOURCE);
+    }
+
+    /// Drops what is for none of the addresses that are served. Where the sender itself prescribes the way, the
+    /// destination that is read here is only the first.
+    fn destinations(&mut self, chain: &str) {
+        let options = differs(payload("ip", "hdrlength"), Expression::Number(PLAIN_HEADER));
+        let routing = Exthdr { name: "rt".into(), field: None, offset: None };
+        let routing = equals(Expression::Named(NamedExpression::Exthdr(routing)), Expression::Boolean(true));
+        for prescribed in [options, routing] {
+            self.drop(chain, vec![prescribed], DENIED_DESTINATION);
+        }
+        for family in Family::BOTH {
+            let to = || payload(family.protocol(), "daddr");
+            let elsewhere = [SERVED, INTERNET].map(|name| differs(to(), reference(name, family)));
+            self.drop(chain, elsewhere.into(), DENIED_DESTINATION);
+            let own = vec![
+                equals(to(), reference(INTERNET, family)),
+                equals(fib(FibResult::Type, FibFlag::Daddr), Expression::Number(LOCAL)),
+            ];
+            self.drop(chain, own, DENIED_DESTINATION);
+        }
+    }
+
+    /// Accepts what belongs to flows that are known. What is related to one by an error is so by ICMP's errors alone,
+    /// and by those about a packet whose destination lies behind our link, or does not: whoever sends an error chooses
+    /// the flow that it ends, also one that never passed by here.
+    fn answers(&mut self, chain: &str, matches: &[Statement<'static>], tunnelled: Operator) {
+        let mut accept = |more: Vec<Statement<'static>>| {
+            self.add(chain, [matches, &more, &[Statement::Accept(None)]].concat());
+        };
+        accept(vec![state(ESTABLISHED)]);
+        for (family, (protocol, types)) in Family::BOTH.into_iter().zip(ERRORS) {
+            let about = Match { left: quoted(family), right: reference(TUNNELLED, family), op: tunnelled };
+            accept(vec![state(RELATED), icmp(protocol, types), Statement::Match(about)]);
+        }
+        let icmp = set(ICMP.into_iter().map(Expression::Number));
+        accept(vec![state(RELATED), differs(meta(MetaKey::L4proto), icmp)]);
     }
 
     fn arrive(&mut self) {
@@ -119,10 +158,7 @@ impl Rules<'_> {
         self.add(CHAIN, vec![equals(meta(MetaKey::Iifname), text("lo")), Statement::Accept(None)]);
         for range in [IpNet::V4(OVERLAY_V4), IpNet::V6(OVERLAY_V6)] {
             let source = payload(Family::of(range.addr()).protocol(), "saddr");
-            let way_back = Expression::Named(NamedExpression::Fib(Fib {
-                result: FibResult::Oifname,
-                flags: [FibFlag::Saddr].into_iter().collect(),
-            }));
+            let way_back = fib(FibResult::Oifname, FibFlag::Saddr);
             let matches = vec![equals(source, write_address(&range)), equals(way_back, text(own::LINK))];
             self.drop(CHAIN, matches, DENIED_SPOOFED);
         }
@@ -131,10 +167,11 @@ impl Rules<'_> {
     fn forward(&mut self) {
         const CHAIN: &str = "forward";
         if self.options.lan_may_open {
-            self.add(CHAIN, vec![into_us(), new(), jump(cut::TO_PEER)]);
+            self.add(CHAIN, vec![into_us(), state(NEW), jump(cut::TO_PEER)]);
             return;
         }
-        self.add(CHAIN, vec![into_us(), answers(), Statement::Accept(None)]);
+        // What is sent into the tunnel by this side is told of by this side's errors only where it does not go on there.
+        self.answers(CHAIN, &[into_us()], Operator::NEQ);
         self.drop(CHAIN, vec![into_us()], DENIED_UNASKED);
     }
 }
@@ -158,17 +195,31 @@ fn into_us() -> Statement<'static> {
     equals(meta(MetaKey::Oifname), text(own::LINK))
 }
 
-fn answers() -> Statement<'static> {
-    state(Expression::List(ANSWERS.map(Expression::Number).to_vec()))
+fn state(bit: u32) -> Statement<'static> {
+    let state = Expression::Named(NamedExpression::CT(CT { key: "state".into(), family: None, dir: None }));
+    Statement::Match(Match { left: state, right: Expression::Number(bit), op: Operator::IN })
 }
 
-fn new() -> Statement<'static> {
-    state(Expression::Number(NEW))
+fn icmp(protocol: &'static str, types: &[u32]) -> Statement<'static> {
+    equals(payload(protocol, "type"), set(types.iter().map(|number| Expression::Number(*number))))
 }
 
-fn state(bits: Expression<'static>) -> Statement<'static> {
-    let state = CT { key: "state".into(), family: None, dir: None };
-    Statement::Match(Match { left: Expression::Named(NamedExpression::CT(state)), right: bits, op: Operator::IN })
+/// The destination of the packet that an error is about: it follows the eight bytes of the error's own header.
+fn quoted(family: Family) -> Expression<'static> {
+    let (offset, len) = match family {
+        Family::V4 => (8 + 16, 4),
+        Family::V6 => (8 + 24, 16),
+    };
+    let field = PayloadRaw { base: PayloadBase::TH, offset: offset * 8, len: len * 8 };
+    Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(field)))
+}
+
+fn fib(result: FibResult, of: FibFlag) -> Expression<'static> {
+    Expression::Named(NamedExpression::Fib(Fib { result, flags: [of].into_iter().collect() }))
+}
+
+fn differs(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
+    Statement::Match(Match { left, right, op: Operator::NEQ })
 }
 
 fn jump(chain: &'static str) -> Statement<'static> {

@@ -61,7 +61,7 @@ struct Sample {
 
 fn samples(firewall: &Firewall) -> Vec<Sample> {
     let port = firewall.probes.as_ref().map_or(own::LISTEN_PORT, |probes| probes.wireguard_port);
-    let serves = firewall.served.iter().any(|net| !in_overlay(net.addr()));
+    let serves = firewall.served.routes().iter().any(|net| !in_overlay(net.addr()));
     // Any address and a port that no rule is likely to name: what is asked is whether peers are let in at all.
     let peer = |hook, what: &str, iif, oif| Sample {
         hook,

@@ -41,9 +41,14 @@ const INVERTED: u32 = 1;
 pub(super) const COUNTER: u32 = 1;
 /// `NFT_CT_STATE`.
 const CT_STATE: u32 = 0;
-/// `NFT_FIB_RESULT_OIFNAME` and `NFTA_FIB_F_SADDR`.
+/// `NFT_FIB_RESULT_OIFNAME` and `_ADDRTYPE`, `NFTA_FIB_F_SADDR` and `_DADDR`.
 const FIB_OIFNAME: u32 = 2;
+const FIB_TYPE: u32 = 3;
 const FIB_SADDR: u32 = 1;
+const FIB_DADDR: u32 = 2;
+/// `NFT_EXTHDR_F_PRESENT`, and the number of the IPv6 routing header.
+const EXTHDR_PRESENT: u32 = 1;
+const ROUTING_HEADER: u8 = 43;
 /// `NFT_REJECT_TCP_RST`.
 const REJECT_RESET: u32 = 1;
 
@@ -63,6 +68,10 @@ pub(super) enum Instruction {
     LoadConnectionState,
     /// The interface of the route to the packet's source.
     LoadWayBack,
+    /// What kind of address the destination is to this host.
+    LoadKindOfDestination,
+    /// Whether there is an IPv6 routing header.
+    LoadHasRouting,
     Mask(Vec<u8>),
     Compare {
         is_equal: bool,
@@ -146,7 +155,8 @@ impl Instruction {
             Self::LoadMeta { .. } => "meta",
             Self::LoadPayload { .. } | Self::StoreUdp { .. } => "payload",
             Self::LoadConnectionState => "ct",
-            Self::LoadWayBack => "fib",
+            Self::LoadWayBack | Self::LoadKindOfDestination => "fib",
+            Self::LoadHasRouting => "exthdr",
             Self::Mask(_) => "bitwise",
             Self::Compare { .. } => "cmp",
             Self::Lookup { .. } | Self::LookupVerdict(_) => "lookup",
@@ -175,6 +185,11 @@ impl Instruction {
             }
             Self::LoadConnectionState => numbers(data, &[(1, FIRST), (2, CT_STATE)]),
             Self::LoadWayBack => numbers(data, &[(1, FIRST), (2, FIB_OIFNAME), (3, FIB_SADDR)]),
+            Self::LoadKindOfDestination => numbers(data, &[(1, FIRST), (2, FIB_TYPE), (3, FIB_DADDR)]),
+            Self::LoadHasRouting => {
+                data.u8(2, ROUTING_HEADER);
+                numbers(data, &[(1, FIRST), (3, 0), (4, 1), (5, EXTHDR_PRESENT)]);
+            }
             Self::Mask(mask) => {
                 numbers(data, &[(1, FIRST), (2, FIRST), (3, u32::try_from(mask.len()).unwrap_or_default())]);
                 data.nest(4, |value| value.bytes(DATA_VALUE, mask));

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use nftables::expr::{Expression, Fib, FibResult, MetaKey, NamedExpression, Payload, PayloadBase, SetItem};
+use nftables::expr::{Expression, Exthdr, Fib, FibResult, MetaKey, NamedExpression, Payload, PayloadBase, SetItem};
 use nftables::schema::Rule;
 use nftables::stmt::{self, Match, Operator, Statement};
 
@@ -14,6 +14,8 @@ use super::instruction::{
     Code, FIRST, Instruction, META_IIFNAME, META_L4PROTO, META_NFPROTO, META_OIFNAME, NETWORK, SetName, TRANSPORT,
 };
 
+/// A kind of address is a number of four bytes.
+const KIND_OF_ADDRESS: usize = 4;
 /// `IFNAMSIZ`.
 const INTERFACE_NAME: usize = 16;
 /// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
@@ -74,6 +76,8 @@ struct Field {
     length: usize,
     family: Option<u8>,
     transport: Option<u8>,
+    /// The bits that count, where not all of its one byte do.
+    bits: Option<u8>,
 }
 
 #[derive(Clone, Copy)]
@@ -81,6 +85,8 @@ enum Source {
     Meta(u32),
     Payload { base: u32, offset: u32 },
     WayBack,
+    KindOfDestination,
+    HasRouting,
 }
 
 impl Lowering {
@@ -242,7 +248,12 @@ impl Lowering {
                 Source::Meta(key) => Instruction::LoadMeta { key, register },
                 Source::Payload { base, offset } => Instruction::LoadPayload { base, offset, length, register },
                 Source::WayBack => Instruction::LoadWayBack,
+                Source::KindOfDestination => Instruction::LoadKindOfDestination,
+                Source::HasRouting => Instruction::LoadHasRouting,
             });
+            if let Some(bits) = field.bits {
+                self.push(Instruction::Mask(vec![bits]));
+            }
             register += length.div_ceil(4);
         }
     }
@@ -254,7 +265,7 @@ const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
 fn field(expression: &Expression<'_>) -> Result<Field, Unwritable> {
-    let plain = |source, kind, length| Field { source, kind, length, family: None, transport: None };
+    let plain = |source, kind, length| Field { source, kind, length, family: None, transport: None, bits: None };
     let field = match expression {
         Expression::Named(NamedExpression::Meta(meta)) => match meta.key {
             MetaKey::Iifname => plain(Source::Meta(META_IIFNAME), 0, INTERFACE_NAME),
@@ -264,6 +275,13 @@ fn field(expression: &Expression<'_>) -> Result<Field, Unwritable> {
         },
         Expression::Named(NamedExpression::Fib(Fib { result: FibResult::Oifname, .. })) => {
             plain(Source::WayBack, 0, INTERFACE_NAME)
+        }
+        Expression::Named(NamedExpression::Fib(Fib { result: FibResult::Type, .. })) => {
+            // A number in the machine's byte order.
+            plain(Source::KindOfDestination, 0, KIND_OF_ADDRESS)
+        }
+        Expression::Named(NamedExpression::Exthdr(Exthdr { name, field: None, .. })) if name == "rt" => {
+            Field { family: Some(IPV6), ..plain(Source::HasRouting, 0, 1) }
         }
         Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(raw))) if raw.base == PayloadBase::TH => {
             plain(Source::Payload { base: TRANSPORT, offset: raw.offset / 8 }, 0, raw.len as usize / 8)
@@ -283,6 +301,7 @@ fn named_field(protocol: &str, name: &str) -> Option<Field> {
         length,
         family: Some(family),
         transport: None,
+        bits: None,
     };
     let port = |transport, offset| Field {
         source: Source::Payload { base: TRANSPORT, offset },
@@ -290,6 +309,7 @@ fn named_field(protocol: &str, name: &str) -> Option<Field> {
         length: 2,
         family: None,
         transport,
+        bits: None,
     };
     let icmp = |kind, family, transport| Field {
         source: Source::Payload { base: TRANSPORT, offset: 0 },
@@ -297,8 +317,10 @@ fn named_field(protocol: &str, name: &str) -> Option<Field> {
         length: 1,
         family: Some(family),
         transport: Some(transport),
+        bits: None,
     };
     Some(match (protocol, name) {
+        ("ip", "hdrlength") => Field { bits: Some(0x0f), ..network(0, 0, 1, IPV4) },
         ("ip", "saddr") => network(12, TYPE_IPV4, 4, IPV4),
         ("ip", "daddr") => network(16, TYPE_IPV4, 4, IPV4),
         ("ip6", "saddr") => network(8, TYPE_IPV6, 16, IPV6),
@@ -342,6 +364,10 @@ fn host_bits(place: usize, length: usize) -> u8 {
 
 fn value(field: &Field, expression: &Expression<'_>) -> Result<Vec<u8>, Unwritable> {
     let bytes = match expression {
+        Expression::Boolean(is_there) if field.length == 1 => Some(vec![u8::from(*is_there)]),
+        Expression::Number(number) if matches!(field.source, Source::KindOfDestination) => {
+            Some(number.to_ne_bytes().to_vec())
+        }
         Expression::Number(number) => {
             let bytes = number.to_be_bytes();
             bytes.len().checked_sub(field.length).map(|skipped| bytes[skipped..].to_vec())

@@ -109,7 +109,7 @@ pub(super) fn read_counters(firewall: ObservedFirewall, listing: &str) -> Result
 /// Adds what the object says to the firewall. Whether it says it rightly is seen in the comparison.
 fn collect(firewall: &mut Firewall, object: &Object) -> Result<(), String> {
     match object {
-        Object::Set(Set::Addresses(set)) => collect_served(firewall, set),
+        Object::Set(Set::Addresses(set)) => collect_addresses(firewall, set),
         Object::Set(Set::Cut(_)) => Ok(()),
         Object::Map(map) => collect_sources(firewall, map),
         Object::Chain(chain) => {
@@ -127,10 +127,17 @@ fn collect(firewall: &mut Firewall, object: &Object) -> Result<(), String> {
     }
 }
 
-fn collect_served(firewall: &mut Firewall, set: &AddressSet) -> Result<(), String> {
+fn collect_addresses(firewall: &mut Firewall, set: &AddressSet) -> Result<(), String> {
     for address in &set.elem {
         let net = address.net().ok_or_else(|| format!("set {}: a prefix too long", set.name))?;
-        firewall.served.insert(net);
+        let name = set.name.trim_end_matches(['4', '6']);
+        let nets = match name {
+            table::SERVED => &mut firewall.served.listed,
+            table::INTERNET => &mut firewall.served.internet,
+            table::TUNNELLED => &mut firewall.tunnelled,
+            _ => return Err(format!("set {} is not ours", set.name)),
+        };
+        nets.insert(net);
     }
     Ok(())
 }

@@ -6,9 +6,10 @@
 //! forward (forward)     into our link: only answers
 //! output  (output)      into our link: not what goes on with a flow that was ended
 //!
-//! overlay   established, related                   accept
-//!           destination not in @served4/6          drop
-//!           ICMP errors and echo replies           accept
+//! overlay   a route of the sender's within, or a destination neither in @served4/6 nor in @internet4/6   drop
+//!           destination in @internet4/6 and this host's own   drop
+//!           established; related: ICMP errors on the way to @tunnelled4/6, and what another flow led to   accept
+//!           other ICMP errors, echo replies, and what configures hosts   drop
 //!           source in @hosts4/6, else @subnets4/6  goto class_…
 //!           any other source                       drop
 //! class_…   per rule: destination . protocol . port in { … }   accept, counted
@@ -18,7 +19,10 @@
 //! Packets are judged where they arrive, after connection tracking and before destinations are rewritten: the policy
 //! speaks of what the sender addressed, so a port that is published by address translation (a container's) is
 //! reached by the rights to that port. The chains name our link by name, so that the table stands before the link
-//! does. What is accepted here still meets the host's own filters. A spoofed source is told by the route that leads
+//! does. What is accepted here still meets the host's own filters. The destination is asked of every packet, also of
+//! those that connection tracking knows: it knows all flows of the host, and a peer has no business in those that are
+//! not the overlay's. An error that is about none of the flows known would find its way to any socket of the host by
+//! what it quotes, so it is dropped. A spoofed source is told by the route that leads
 //! back to it and not by its range alone, so that another use of the shared address space on this host (a
 //! provider's network, another overlay) goes on beside us.
 //!
@@ -42,12 +46,20 @@ use super::{chains, cut, probes};
 /// Why a packet was dropped: a counter each.
 pub(super) const DENIED_SPOOFED: &str = "denied_spoofed_source";
 pub(super) const DENIED_DESTINATION: &str = "denied_foreign_destination";
+pub(super) const DENIED_ANSWER: &str = "denied_answer_to_nothing";
 pub(super) const DENIED_SOURCE: &str = "denied_unknown_source";
 pub(super) const DENIED_POLICY: &str = "denied_by_policy";
 pub(super) const DENIED_UNASKED: &str = "denied_unasked_into_overlay";
 pub(super) const DENIED_REVOKED: &str = "denied_revoked_flow";
-pub(super) const DENIED: [&str; 6] =
-    [DENIED_SPOOFED, DENIED_DESTINATION, DENIED_SOURCE, DENIED_POLICY, DENIED_UNASKED, DENIED_REVOKED];
+pub(super) const DENIED: [&str; 7] =
+    [DENIED_SPOOFED, DENIED_DESTINATION, DENIED_ANSWER, DENIED_SOURCE, DENIED_POLICY, DENIED_UNASKED, DENIED_REVOKED];
+
+/// What others may send to.
+pub(super) const SERVED: &str = "served";
+/// What of that a default route comes to.
+pub(super) const INTERNET: &str = "internet";
+/// What lies behind our link.
+pub(super) const TUNNELLED: &str = "tunnelled";
 
 /// The address families, with how nftables names the things of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +115,10 @@ pub(super) fn objects(firewall: &Firewall, with_elements: bool) -> Vec<Object> {
     objects.extend(rule_ids(firewall).into_iter().map(|id| counter(counter_name(id))));
     objects.extend(firewall.classes.keys().map(|id| chain(class_name(*id))));
     for family in Family::BOTH {
-        objects.push(served_set(family, with_elements.then_some(firewall)));
+        let served = with_elements.then_some(&firewall.served);
+        objects.push(address_set(SERVED, family, served.map(|served| &served.listed)));
+        objects.push(address_set(INTERNET, family, served.map(|served| &served.internet)));
+        objects.push(address_set(TUNNELLED, family, with_elements.then_some(&firewall.tunnelled)));
         objects.push(hosts_map(family, with_elements.then_some(firewall)));
         objects.push(subnets_map(family, with_elements.then_some(firewall)));
     }
@@ -198,11 +213,6 @@ fn portless(family: Family, admits: &[Admit]) -> BTreeSet<(IpNet, Protocol)> {
     protocols.into_iter().flat_map(to).collect()
 }
 
-/// The addresses and prefixes of one family that are served.
-fn served(firewall: &Firewall, family: Family) -> impl Iterator<Item = Address> {
-    firewall.served.iter().filter(move |net| Family::of(net.addr()) == family).map(|net| Address::from(*net))
-}
-
 /// The single sources of one family, with their classes.
 fn hosts(firewall: &Firewall, family: Family) -> impl Iterator<Item = (Address, Verdict)> {
     let hosts = firewall.hosts.iter().filter(move |(address, _)| Family::of(**address) == family);
@@ -215,14 +225,15 @@ fn subnets(firewall: &Firewall, family: Family) -> impl Iterator<Item = (Address
     subnets.map(|(net, class)| (Address::from(*net), goto(*class)))
 }
 
-fn served_set(family: Family, firewall: Option<&Firewall>) -> Object {
+fn address_set(name: &str, family: Family, nets: Option<&BTreeSet<IpNet>>) -> Object {
+    let of_family = nets.into_iter().flatten().filter(|net| Family::of(net.addr()) == family);
     Object::Set(Set::Addresses(AddressSet {
         family: "inet".to_owned(),
         table: own::NFT_TABLE.to_owned(),
-        name: format!("served{}", family.digit()),
+        name: format!("{name}{}", family.digit()),
         key: family.address_type().to_owned(),
         flags: vec!["interval".to_owned()],
-        elem: firewall.map(|firewall| served(firewall, family).collect()).unwrap_or_default(),
+        elem: of_family.map(|net| Address::from(*net)).collect(),
         timeout: None,
     }))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::plan::{Admit, Class, ClassId, Firewall, FirewallOptions, PortRange, Probes, Protocol, RuleId};
+use crate::plan::{Admit, Class, ClassId, Firewall, FirewallOptions, PortRange, Probes, Protocol, RuleId, Served};
 use crate::types::IpNet;
 
 use super::instruction::{Code, Instruction, SetName};
@@ -25,7 +25,11 @@ fn firewall() -> Firewall {
         admit("fd00::1/128", Protocol::UDP, 53, 53),
     ]);
     Firewall {
-        served: BTreeSet::from([net("10.0.0.0/8"), net("fd00::1/128")]),
+        served: Served {
+            listed: BTreeSet::from([net("10.0.0.0/8"), net("fd00::1/128")]),
+            internet: BTreeSet::from([net("8.0.0.0/7"), net("2600::/12")]),
+        },
+        tunnelled: BTreeSet::from([net("100.64.0.0/10"), net("fd7a:115c:a1e0::/48")]),
         classes: BTreeMap::from([(ClassId(7), Class { rules: BTreeMap::from([(RuleId(9), rights)]) })]),
         hosts: BTreeMap::from([("100.64.0.2".parse().unwrap(), ClassId(7))]),
         subnets: BTreeMap::from([(net("192.168.0.0/24"), ClassId(7))]),

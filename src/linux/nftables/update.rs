@@ -3,6 +3,7 @@
 //! Counters of rules that stay keep their figures, and elements that stay are not touched. New things come
 //! before those that refer to them, old ones go after.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::plan::{ClassId, Firewall, differences};
@@ -50,10 +51,14 @@ pub(super) fn update(from: &Firewall, to: &Firewall) -> Vec<Command> {
     let (hosts, subnets) = (differences(&from.hosts, &to.hosts), differences(&from.subnets, &to.subnets));
     for family in Family::BOTH {
         let digit = family.digit();
-        let of_family = |net: &&IpNet| Family::of(net.addr()) == family;
-        let gone = from.served.difference(&to.served).filter(of_family).map(|net| Address::from(*net)).collect();
-        let come = to.served.difference(&from.served).filter(of_family).map(|net| Address::from(*net)).collect();
-        commands.extend(elements(format!("served{digit}"), gone, come, ElementList::Addresses));
+        for (name, from, to) in [
+            (table::SERVED, &from.served.listed, &to.served.listed),
+            (table::INTERNET, &from.served.internet, &to.served.internet),
+            (table::TUNNELLED, &from.tunnelled, &to.tunnelled),
+        ] {
+            let (gone, come) = (missing(from, to, family), missing(to, from, family));
+            commands.extend(elements(format!("{name}{digit}"), gone, come, ElementList::Addresses));
+        }
         let (gone, come) = sources(&hosts, family, |address| (*address, Address::Host(*address)));
         commands.extend(elements(format!("hosts{digit}"), gone, come, ElementList::Verdicts));
         let (gone, come) = sources(&subnets, family, |net| (net.addr(), Address::from(*net)));
@@ -69,6 +74,12 @@ pub(super) fn update(from: &Firewall, to: &Firewall) -> Vec<Command> {
         commands.push(Command::Delete(table::counter(table::counter_name(*id))));
     }
     commands
+}
+
+/// The prefixes of one family that the first set has and the second has not.
+fn missing(of: &BTreeSet<IpNet>, in_which: &BTreeSet<IpNet>, family: Family) -> Vec<Address> {
+    let of_family = of.difference(in_which).filter(|net| Family::of(net.addr()) == family);
+    of_family.map(|net| Address::from(*net)).collect()
 }
 
 type Sources = Vec<(Address, Verdict)>;

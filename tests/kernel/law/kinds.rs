@@ -1,7 +1,7 @@
 //! Kinds of packets and kinds of peers: what is taken of each, and what the table counts and logs of the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Instant;
 
 use warren::netmap::Netmap;
@@ -11,7 +11,7 @@ use warren::wire::control::{FilterRule, MapResponse, NetPortRange, Node, Ports};
 
 use super::Kernels;
 use super::log::Log;
-use super::packet::{Load, Probe};
+use super::packet::{Before, Load, Probe};
 use super::scene::{LAN, Scene, Tunnel, key};
 use crate::common::*;
 
@@ -24,6 +24,7 @@ const UNSERVED: &str = "172.16.0.1";
 
 /// What becomes of a packet: it is taken, or dropped and counted by this reason.
 const TAKEN: &str = "";
+const ANSWER: &str = "denied_answer_to_nothing";
 const UNKNOWN: &str = "denied_unknown_source";
 const POLICY: &str = "denied_by_policy";
 const FOREIGN: &str = "denied_foreign_destination";
@@ -40,6 +41,7 @@ fn wish(prefs: Prefs) -> Desired {
         id: NodeId(u64::from(peer) + 1),
         key: key(peer).public(),
         addresses: nets(&[&format!("100.64.0.{}/32", peer + 1), &format!("fd7a:115c:a1e0::{}/128", peer + 1)]),
+        primary_routes: if peer == 0 { nets(&["192.168.7.0/24", "fd00:7::/64"]) } else { Vec::new() },
         ..Node::default()
     };
     let mut peers: Vec<Node> = (1..=5).map(node).collect();
@@ -118,14 +120,16 @@ fn each_kind_of_packet_from_each_kind_of_sender_is_taken_or_counted_and_logged()
         let rows = [
             (1, "100.64.0.2", US, Load::Tcp(22), UNKNOWN),
             (1, "100.64.0.2", US, Load::Icmp(8), UNKNOWN),
-            (1, "100.64.0.2", US, Load::Icmp(0), TAKEN),
+            (1, "100.64.0.2", US, Load::Icmp(0), ANSWER),
             (2, "fd7a:115c:a1e0::3", OF_LAN_V6, Load::Other(47, 8), UNKNOWN),
-            (2, "fd7a:115c:a1e0::3", OF_LAN_V6, Load::Icmp(1), TAKEN),
+            (2, "fd7a:115c:a1e0::3", OF_LAN_V6, Load::Icmp(1), ANSWER),
         ];
         expect(&scene, &mut kernels, &rows).await;
         assert!(answer_is_taken(&scene, 1, "100.64.0.2"));
 
         elsewhere(&scene, &mut kernels).await;
+        errors(&scene, &mut kernels).await;
+        exit_node(&scene, &mut kernels).await;
         log(&scene, &mut kernels).await;
     });
 }
@@ -157,25 +161,33 @@ async fn protocols(scene: &Scene, kernels: &mut Kernels) {
     }
     // The other family's ICMP is a protocol like any other.
     rows.push((1, "100.64.0.2", US, Load::Other(58, 8), POLICY));
+    rows.push((1, "fd7a:115c:a1e0::2", US_V6, Load::Other(1, 8), POLICY));
+    // What lies before the ports does not hide them, and where the sender prescribes the way, it names the first stop
+    // alone.
+    rows.push((1, "fd7a:115c:a1e0::2", US_V6, Load::Behind(Before::Options, 22), TAKEN));
+    rows.push((1, "fd7a:115c:a1e0::2", US_V6, Load::Behind(Before::Options, 23), POLICY));
+    rows.push((1, "fd7a:115c:a1e0::2", US_V6, Load::Behind(Before::Way, 22), FOREIGN));
+    rows.push((1, "100.64.0.2", US, Load::Behind(Before::Options, 22), FOREIGN));
+    rows.push((1, "100.64.0.2", US, Load::Behind(Before::Way, 22), FOREIGN));
     rows.push((1, "100.64.0.2", UNSERVED, Load::Tcp(22), FOREIGN));
     expect(scene, kernels, &rows).await;
 }
 
-/// Answers and errors pass from everybody; other ICMP from those who have any right to the destination. To what is
-/// not served nothing passes.
+/// Answers and errors about nothing pass from nobody; other ICMP from those who have any right to the destination. To
+/// what is not served nothing passes.
 async fn icmp(scene: &Scene, kernels: &mut Kernels) {
     let mut rows = Vec::new();
-    for kind in [0, 3, 11, 12] {
-        rows.push((3, "100.64.0.4", US, Load::Icmp(kind), TAKEN));
-        rows.push((1, "100.64.0.2", OF_LAN, Load::Icmp(kind), TAKEN));
+    for kind in [0, 3, 4, 5, 11, 12] {
+        rows.push((3, "100.64.0.4", US, Load::Icmp(kind), ANSWER));
+        rows.push((1, "100.64.0.2", OF_LAN, Load::Icmp(kind), ANSWER));
         rows.push((1, "100.64.0.2", UNSERVED, Load::Icmp(kind), FOREIGN));
     }
-    for kind in [4, 5, 8, 13, 17] {
+    for kind in [8, 13, 17] {
         rows.push((3, "100.64.0.4", US, Load::Icmp(kind), UNKNOWN));
         rows.push((1, "100.64.0.2", US, Load::Icmp(kind), TAKEN));
     }
-    for kind in [1, 2, 3, 4, 129] {
-        rows.push((3, "fd7a:115c:a1e0::4", US_V6, Load::Icmp(kind), TAKEN));
+    for kind in [1, 2, 3, 4, 129, 133, 134, 135, 136, 137] {
+        rows.push((3, "fd7a:115c:a1e0::4", US_V6, Load::Icmp(kind), ANSWER));
         rows.push((3, "fd7a:115c:a1e0::4", "fd00:9::9", Load::Icmp(kind), FOREIGN));
     }
     for kind in [128, 144] {
@@ -198,7 +210,7 @@ async fn peers(scene: &Scene, kernels: &mut Kernels) {
         (3, "100.64.0.4", US, Load::Tcp(443), UNKNOWN),
         (5, "100.64.0.6", US, Load::Tcp(8_080), UNKNOWN),
         (5, "100.64.0.6", US, Load::Icmp(8), UNKNOWN),
-        (5, "100.64.0.6", US, Load::Icmp(0), TAKEN),
+        (5, "100.64.0.6", US, Load::Icmp(0), ANSWER),
     ];
     expect(scene, kernels, &rows).await;
     assert!(answer_is_taken(scene, 5, "100.64.0.6"));
@@ -258,6 +270,111 @@ async fn elsewhere(scene: &Scene, kernels: &mut Kernels) {
         let spoofed = if shared_range { TAKEN } else { SPOOFED };
         let unasked = if lan_may_open { TAKEN } else { UNASKED };
         expect(scene, kernels, &rows(spoofed, unasked)).await;
+    }
+}
+
+/// An error passes where it is about a packet that this side sent to a peer, and to no other flow of this host.
+async fn errors(scene: &Scene, kernels: &mut Kernels) {
+    kernels.converge(&wish(prefs())).await;
+    let flow = |from: &str, to: &str| {
+        let socket = UdpSocket::bind((from, 0)).unwrap();
+        socket.send_to(b"question", (to, 53)).unwrap();
+        let to: IpAddr = to.parse().unwrap();
+        (socket.local_addr().unwrap(), (to, 53).into())
+    };
+    let ours = [flow(US, "100.64.0.2"), flow(US_V6, "fd7a:115c:a1e0::2")];
+    let near = [flow("192.168.7.1", OF_LAN), flow("fd00:7::1", OF_LAN_V6)];
+    let unserved = flow("172.16.0.1", OF_LAN);
+    let mut rows = Vec::new();
+    for (peer, source) in [(1, "100.64.0.2"), (3, "100.64.0.4")] {
+        for (kind, outcome) in [(3, TAKEN), (11, TAKEN), (12, TAKEN), (4, ANSWER), (5, ANSWER)] {
+            rows.push((peer, source, US, Load::Error(kind, ours[0]), outcome));
+        }
+        // The resolver of the host's own network, whatever the peer may open here.
+        rows.push((peer, source, "192.168.7.1", Load::Error(3, near[0]), ANSWER));
+        rows.push((peer, source, US, Load::Error(3, near[0]), ANSWER));
+        rows.push((peer, source, "172.16.0.1", Load::Error(3, unserved), FOREIGN));
+        rows.push((peer, source, US, Load::Error(3, unserved), ANSWER));
+    }
+    for (peer, source) in [(1, "fd7a:115c:a1e0::2"), (3, "fd7a:115c:a1e0::4")] {
+        for (kind, outcome) in [(1, TAKEN), (2, TAKEN), (3, TAKEN), (4, TAKEN), (137, ANSWER)] {
+            rows.push((peer, source, US_V6, Load::Error(kind, ours[1]), outcome));
+        }
+        rows.push((peer, source, "fd00:7::1", Load::Error(1, near[1]), ANSWER));
+        rows.push((peer, source, US_V6, Load::Error(1, near[1]), ANSWER));
+    }
+    // Nor does the network that we carry end what we have with a peer.
+    rows.push((LAN, OF_LAN, "100.64.0.2", Load::Error(3, (ours[0].1, ours[0].0)), UNASKED));
+    expect(scene, kernels, &rows).await;
+}
+
+/// An exit node opens the internet, and neither itself nor what is around it.
+async fn exit_node(scene: &Scene, kernels: &mut Kernels) {
+    // Addresses that the agent does not see.
+    sh("ip addr add 9.9.9.9/32 dev lo && ip addr add 2620:fe::9/128 dev lo nodad");
+    let default = ["0.0.0.0/0", "::/0"];
+    let everything = warren::wire::control::match_all();
+    let exit = |offered: &[&str], approved: &[&str]| {
+        let mut ours = Node { id: NodeId(1), key: key(0).public(), ..Node::default() };
+        ours.addresses = nets(&["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]);
+        ours.allowed_ips = Some([ours.addresses.clone(), nets(approved)].concat());
+        let addresses = nets(&["100.64.0.2/32", "fd7a:115c:a1e0::2/128"]);
+        let peer = Node { id: NodeId(2), key: key(1).public(), addresses, ..Node::default() };
+        let mut map = Netmap::default();
+        let message = MapResponse {
+            node: Some(ours),
+            peers: vec![peer].into(),
+            packet_filter: Some(everything.clone()),
+            ..MapResponse::default()
+        };
+        map.replace(message, Timestamp::UNIX_EPOCH);
+        let prefs = Prefs { want_running: true, advertise_routes: nets(offered), ..Prefs::default() };
+        let networks = nets(&["192.168.7.1/24", "fd00:7::1/64"]);
+        desired(&map, &prefs, &Paths::default(), &Host { key: key(0), networks, probes: None }).desired
+    };
+    let rows = |internet, lan| {
+        let mut rows = Vec::new();
+        for (to, outcome) in [
+            (US, TAKEN),
+            ("8.8.8.8", internet),
+            ("9.9.9.10", internet),
+            // The host by its other addresses, the page of its router, a cloud's metadata, a neighbour of the overlay.
+            ("192.168.7.1", lan),
+            ("192.168.7.9", lan),
+            ("9.9.9.9", FOREIGN),
+            ("172.16.0.1", FOREIGN),
+            ("10.4.4.4", FOREIGN),
+            ("169.254.169.254", FOREIGN),
+            ("100.64.0.9", FOREIGN),
+            ("203.0.113.9", FOREIGN),
+        ] {
+            rows.push((1, "100.64.0.2", to, Load::Tcp(80), outcome));
+            rows.push((1, "100.64.0.2", to, Load::Icmp(8), outcome));
+        }
+        for (to, outcome) in [
+            (US_V6, TAKEN),
+            ("2600::9", internet),
+            ("fd00:7::1", lan),
+            ("fd00:7::9", lan),
+            ("2620:fe::9", FOREIGN),
+            ("64:ff9b::a9fe:a9fe", FOREIGN),
+            ("fd00:ec2::254", FOREIGN),
+        ] {
+            rows.push((1, "fd7a:115c:a1e0::2", to, Load::Udp(53), outcome));
+        }
+        rows
+    };
+    let lan = ["192.168.7.0/24", "fd00:7::/64"];
+    let all = [default, lan].concat();
+    for (offered, approved, internet, of_lan) in [
+        (default.as_slice(), all.as_slice(), TAKEN, FOREIGN),
+        (&all, &all, TAKEN, TAKEN),
+        (&all, &default, TAKEN, FOREIGN),
+        (&all, &lan, FOREIGN, TAKEN),
+        (&all, &[], FOREIGN, FOREIGN),
+    ] {
+        kernels.converge(&exit(offered, approved)).await;
+        expect(scene, kernels, &rows(internet, of_lan)).await;
     }
 }
 

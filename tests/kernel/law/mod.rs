@@ -122,10 +122,7 @@ impl Kernels {
     /// What the model makes of a packet.
     fn admits(&self, peer: u8, probe: &Probe) -> bool {
         match self.firewall() {
-            Some(firewall) if probe.is_answer() => {
-                let is_served = firewall.served.iter().any(|net| net.contains(&probe.destination));
-                is_served && self.holds(peer, probe)
-            }
+            Some(_) if probe.is_answer() => false,
             _ => self.link_is_up() && self.model.admits(&key(peer).public(), &probe.packet()),
         }
     }

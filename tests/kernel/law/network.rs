@@ -202,7 +202,7 @@ impl Network {
             return false;
         }
         if probe.is_answer() {
-            return true;
+            return false;
         }
         let access = compiled.access(packet.source, packet.destination);
         let allowed = access.iter().any(|access| match packet.protocol {

@@ -1,6 +1,6 @@
 //! Packets as a peer may send them: whole, so that nothing between the sender and the table mends them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use warren::plan::{Packet, Protocol};
 
@@ -23,6 +23,19 @@ pub(crate) enum Load {
     Icmp(u8),
     /// Another protocol, with so many bytes.
     Other(u8, usize),
+    /// ICMP of the packet's family, by type, about a datagram from one place to another.
+    Error(u8, (SocketAddr, SocketAddr)),
+    /// A datagram to this port, behind something that may stand before it.
+    Behind(Before, u16),
+}
+
+/// What the header of a packet may hold, or be followed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// Options that say nothing.
+    Options,
+    /// The way to go on by, from the first destination.
+    Way,
 }
 
 impl Probe {
@@ -35,20 +48,21 @@ impl Probe {
         let Self { source, destination, load } = *self;
         let (protocol, port) = match load {
             Load::Tcp(port) => (Protocol::TCP, port),
-            Load::Udp(port) => (Protocol::UDP, port),
+            Load::Udp(port) | Load::Behind(_, port) => (Protocol::UDP, port),
             Load::Sctp(port) => (Protocol::SCTP, port),
-            Load::Icmp(_) if destination.is_ipv4() => (Protocol::ICMP, 0),
-            Load::Icmp(_) => (Protocol::ICMPV6, 0),
+            Load::Icmp(_) | Load::Error(..) if destination.is_ipv4() => (Protocol::ICMP, 0),
+            Load::Icmp(_) | Load::Error(..) => (Protocol::ICMPV6, 0),
             Load::Other(protocol, _) => (Protocol(protocol), 0),
         };
         Packet { source, destination, protocol, port }
     }
 
-    /// Whether it answers something by its nature: an echo reply, or an error.
+    /// Whether it answers something by its nature, and so comes for nothing here where nobody asks: an echo reply, an
+    /// error, what discovers neighbours.
     pub(crate) fn is_answer(&self) -> bool {
         match self.load {
-            Load::Icmp(kind) if self.destination.is_ipv4() => [0, 3, 11, 12].contains(&kind),
-            Load::Icmp(kind) => [1, 2, 3, 4, 129].contains(&kind),
+            Load::Icmp(kind) if self.destination.is_ipv4() => [0, 3, 4, 5, 11, 12].contains(&kind),
+            Load::Icmp(kind) => [1, 2, 3, 4, 129, 133, 134, 135, 136, 137].contains(&kind),
             _ => false,
         }
     }
@@ -70,7 +84,11 @@ impl Probe {
             };
             load[place..place + 2].copy_from_slice(&sum.to_be_bytes());
         }
-        ip(self.source, self.destination, protocol, number, None, &load)
+        let whole = ip(self.source, self.destination, protocol, number, None, &load);
+        match self.load {
+            Load::Behind(before, _) => put_before(whole, before),
+            _ => whole,
+        }
     }
 
     /// The same in two fragments, the second of which says nothing of ports.
@@ -95,7 +113,7 @@ impl Probe {
                 header.extend([0x50, 0x02, 0x40, 0, 0, 0, 0, 0]);
                 header
             }
-            Load::Udp(port) => {
+            Load::Udp(port) | Load::Behind(_, port) => {
                 let to = port.to_be_bytes();
                 let data = [0x5a; 24];
                 let mut datagram = vec![from[0], from[1], to[0], to[1], 0, 8 + data.len() as u8, 0, 0];
@@ -111,6 +129,14 @@ impl Probe {
             }
             // Long enough to quote the packet that an error is about.
             Load::Icmp(kind) => [vec![kind, 0, 0, 0, from[0], from[1], 0, 1], vec![0; 56]].concat(),
+            Load::Error(kind, (source, destination)) => {
+                let mut datagram = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
+                datagram.extend([0, 16, 0, 0]);
+                datagram.extend([0; 8]);
+                let quoted = ip(source.ip(), destination.ip(), 17, 0, None, &datagram);
+                // A packet size that is none too small, where the error is about that.
+                [vec![kind, 0, 0, 0, 0, 0, 0x05, 0], quoted].concat()
+            }
             Load::Other(_, length) => vec![0; length],
         }
     }
@@ -176,6 +202,33 @@ fn ipv6(source: Ipv6Addr, to: Ipv6Addr, protocol: u8, number: u16, part: Option<
     packet.extend(to.octets());
     packet.extend(extension);
     packet.extend(load);
+    packet
+}
+
+/// Options of IPv4, or a header of IPv6, between a packet's header and its load.
+fn put_before(whole: Vec<u8>, before: Before) -> Vec<u8> {
+    let way: &[u8] = &[192, 168, 7, 9];
+    let (length, more) = match (whole[0] >> 4, before) {
+        (4, Before::Options) => (20, vec![1, 1, 1, 0]),
+        // A loose source route of one address, and the end of the list.
+        (4, Before::Way) => (20, [&[131, 7, 4], way, &[0]].concat()),
+        (_, Before::Options) => (40, vec![whole[6], 0, 1, 4, 0, 0, 0, 0]),
+        // A segment routing header with one segment left.
+        (_, Before::Way) => (40, [vec![whole[6], 2, 4, 1, 0, 0, 0, 0], vec![0xfd; 16]].concat()),
+    };
+    let mut packet = [&whole[..length], &more, &whole[length..]].concat();
+    if length == 20 {
+        packet[0] += more.len() as u8 / 4;
+        let total = (packet.len() as u16).to_be_bytes();
+        packet[2..4].copy_from_slice(&total);
+        packet[10..12].fill(0);
+        let sum = checksum(&[&packet[..20 + more.len()]]).to_be_bytes();
+        packet[10..12].copy_from_slice(&sum);
+    } else {
+        packet[6] = if before == Before::Options { 60 } else { 43 };
+        let load = (packet.len() as u16 - 40).to_be_bytes();
+        packet[4..6].copy_from_slice(&load);
+    }
     packet
 }
 
