@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("registry", &["types", "wire", "policy"]),
     ("plan", &["types", "netmap"]),
     ("io", &["types", "wire"]),
-    ("linux", &["types", "plan"]),
+    ("linux", &["types", "plan", "io"]),
     ("agent", &["types", "wire", "netmap", "control", "path", "derp", "dns", "plan", "io", "linux"]),
     ("cli", &["types", "wire"]),
     ("relay", &["types", "wire", "derp", "io"]),

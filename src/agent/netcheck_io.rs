@@ -30,6 +30,7 @@ use super::control_io::connect::may_mark;
 use super::portmap_io;
 use super::proxy;
 use super::relay_tls::RelayTls;
+use crate::io::vital;
 use crate::linux::DefaultRoute;
 use crate::path::netcheck::{Action, Gateway, HttpsTarget, News, limit};
 use crate::types::RegionId;
@@ -63,7 +64,7 @@ pub fn spawn(
     let mark = mark.filter(|mark| may_mark(*mark));
     let (to_gateway, mut from_gateway) = portmap_io::spawn(mark);
     let io = NetcheckIo::new(mark, proxies);
-    tokio::spawn(async move {
+    tokio::spawn(vital("look at the network", async move {
         let mut tasks = JoinSet::new();
         let mut watching = true;
         let os_has_ipv6 = tokio::net::UdpSocket::bind("[::1]:0").await.is_ok();
@@ -101,14 +102,14 @@ pub fn spawn(
                 return;
             }
         }
-    });
+    }));
     (actions_in, news)
 }
 
 /// Tells the default gateway, at first and whenever it changes.
 pub fn watch_gateway(mut route: DefaultRoute) -> mpsc::Receiver<Option<Gateway>> {
     let (out, gateways) = mpsc::channel(1);
-    tokio::spawn(async move {
+    tokio::spawn(vital("watch on the gateway", async move {
         let mut told = None;
         loop {
             match route.gateway().await {
@@ -132,7 +133,7 @@ pub fn watch_gateway(mut route: DefaultRoute) -> mpsc::Receiver<Option<Gateway>>
                 () = out.closed() => return,
             }
         }
-    });
+    }));
     gateways
 }
 

@@ -16,6 +16,7 @@ use super::local_api::Answer;
 use super::netcheck_io;
 use super::relay_pump::{self, Pump, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer};
 use super::{Core, Settings, clock};
+use crate::io::vital;
 use crate::linux::packet::{Datagram, ProbeSocket, UdpSender};
 use crate::linux::{self, DefaultRoute};
 use crate::path::netcheck::{Action, News};
@@ -262,7 +263,7 @@ fn of_pump(counters: &PumpCounters) -> RelayCounters {
 /// Reads the probe socket.
 fn datagrams(mut socket: ProbeSocket) -> mpsc::Receiver<Datagram> {
     let (out, datagrams) = mpsc::channel(DATAGRAMS);
-    tokio::spawn(async move {
+    tokio::spawn(vital("reader of path probes", async move {
         loop {
             match socket.recv().await {
                 Ok(datagram) => {
@@ -276,7 +277,7 @@ fn datagrams(mut socket: ProbeSocket) -> mpsc::Receiver<Datagram> {
                 }
             }
         }
-    });
+    }));
     datagrams
 }
 

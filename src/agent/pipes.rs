@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::core::Networks;
 use super::state::{StateDir, StateError, StateFile};
+use crate::io::vital;
 use crate::linux::LocalNetwork;
 use crate::plan::{Action, Change, Figures, Kernel, KernelError, Observed};
 
@@ -42,7 +43,7 @@ pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (ToKernel, mp
     let (actions_in, mut actions) = mpsc::channel(1);
     let (figures_in, mut figures) = mpsc::channel(1);
     let (out, news) = mpsc::channel(4);
-    tokio::spawn(async move {
+    tokio::spawn(vital("pipe to the kernel", async move {
         loop {
             let answer = tokio::select! {
                 action = actions.recv() => match action {
@@ -65,7 +66,7 @@ pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (ToKernel, mp
                 return;
             }
         }
-    });
+    }));
     (ToKernel { actions: actions_in, figures: figures_in }, news)
 }
 
@@ -73,7 +74,7 @@ pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (ToKernel, mp
 pub(super) fn disk(dir: Arc<StateDir>) -> (mpsc::Sender<Save>, mpsc::Receiver<Saved>) {
     let (saves_in, mut saves) = mpsc::channel::<Save>(8);
     let (out, saved) = mpsc::channel(8);
-    tokio::spawn(async move {
+    tokio::spawn(vital("pipe to the disk", async move {
         while let Some((file, content)) = saves.recv().await {
             let dir = dir.clone();
             let written = tokio::task::spawn_blocking(move || match content {
@@ -85,14 +86,14 @@ pub(super) fn disk(dir: Arc<StateDir>) -> (mpsc::Sender<Save>, mpsc::Receiver<Sa
                 return;
             }
         }
-    });
+    }));
     (saves_in, saved)
 }
 
 /// Passes on the host's own addresses, at first and whenever they change.
 pub(super) fn networks(mut network: LocalNetwork) -> mpsc::Receiver<Networks> {
     let (out, networks) = mpsc::channel(1);
-    tokio::spawn(async move {
+    tokio::spawn(vital("watch on addresses", async move {
         loop {
             match network.addresses().await {
                 Ok(addresses) => {
@@ -113,6 +114,9 @@ pub(super) fn networks(mut network: LocalNetwork) -> mpsc::Receiver<Networks> {
                 tokio::time::sleep(PAUSE).await;
             }
         }
-    });
+    }));
     networks
 }
+
+#[cfg(test)]
+mod tests;

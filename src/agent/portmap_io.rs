@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::control_io::chain;
+use crate::io::vital;
 use crate::path::portmap::{Action, News};
 use crate::wire::portmap::{MAX_DATAGRAM, MAX_XML};
 
@@ -35,7 +36,7 @@ const MULTICAST_TTL: u32 = 2;
 pub(super) fn spawn(mark: Option<u32>) -> (mpsc::Sender<Action>, mpsc::Receiver<News>) {
     let (actions_in, actions) = mpsc::channel(CHANNEL);
     let (out, news) = mpsc::channel(CHANNEL);
-    tokio::spawn(PortmapIo { mark, socket: None, tasks: JoinSet::new() }.run(actions, out));
+    tokio::spawn(vital("port mapper", PortmapIo { mark, socket: None, tasks: JoinSet::new() }.run(actions, out)));
     (actions_in, news)
 }
 

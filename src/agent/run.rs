@@ -18,6 +18,7 @@ use super::network::{Network, Ways};
 use super::pipes::{self, FromKernel, ToKernel};
 use super::state::{StateDir, StateError, StateFile};
 use crate::control::{Received, ServerUrl, Transmit};
+use crate::io::lasting;
 use crate::linux;
 use crate::plan::Kernel;
 use crate::types::MachinePrivate;
@@ -54,7 +55,7 @@ pub async fn run<K: Kernel + Send + 'static>(parts: Parts<K>) {
     let Parts { mut core, dir, kernel, mut networks, network, socket, operators, mark, mut stop } = parts;
     let (calls_in, mut calls) = mpsc::channel(CALLS);
     let mut socket_task = JoinSet::new();
-    socket_task.spawn(local_api::serve(socket, operators, calls_in));
+    socket_task.spawn(lasting("local socket", local_api::serve(socket, operators, calls_in)));
     let (to_kernel, mut from_kernel) = pipes::kernel(kernel);
     let (saves, mut saved) = pipes::disk(Arc::new(dir));
     let mut pipes = Outward::new(to_kernel, saves, mark, Ways::new(network));

@@ -16,7 +16,7 @@ use super::clock;
 use super::ending::Ending;
 use super::limits;
 use super::metrics::Metrics;
-use super::store::{Ledger, Store};
+use super::store::{Ledger, Store, StoreError};
 use crate::registry::{MapMessage, MapRefusal, Outlook, Output, PendingCode, Ready, Registered, SessionId};
 use crate::relay::Relay;
 use crate::types::{MachinePublic, NodePublic};
@@ -197,7 +197,7 @@ impl<S: Store> Task<S> {
         self.relay = Some(relay);
     }
 
-    pub(crate) async fn run(mut self, mut ending: Ending) -> S {
+    pub(crate) async fn run(mut self, mut ending: Ending) -> (S, Result<(), StoreError>) {
         loop {
             let sleep = self.ledger.poll_timeout().map_or(LONGEST_SLEEP, until).min(LONGEST_SLEEP);
             tokio::select! {
@@ -212,11 +212,7 @@ impl<S: Store> Task<S> {
         }
         // Dropping the queues ends every stream after what is queued; dropping the channel answers "come again".
         self.streams.clear();
-        let (store, saved) = self.ledger.shutdown(clock::now()).await;
-        if let Err(error) = saved {
-            error!(%error, "writing the registry at the end");
-        }
-        store
+        self.ledger.shutdown(clock::now()).await
     }
 
     async fn answer(&mut self, ask: Ask) {
@@ -259,7 +255,7 @@ impl<S: Store> Task<S> {
                 let _ = answer.send(self.ledger.state().outlook());
             }
             Ask::Health(answer) => {
-                let fault = self.ledger.fault().map(ToString::to_string);
+                let fault = self.ledger.examine(clock::now()).await.map(ToString::to_string);
                 let fault = fault.or_else(|| self.ledger.state().policy_fault().map(str::to_owned));
                 let _ = answer.send(Health { nodes: self.ledger.state().nodes().count(), fault });
             }
@@ -397,3 +393,6 @@ fn report(request: &RegisterRequest, response: &RegisterResponse) {
 fn until(deadline: crate::types::Timestamp) -> Duration {
     Duration::try_from(deadline.duration_since(clock::now())).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -175,6 +175,8 @@ fn compress(plain: &[u8]) -> io::Result<Bytes> {
         };
         compressor.compress(plain).map(Bytes::from)
     })
+    // Nobody knows what one that failed is good for.
+    .inspect_err(|_| COMPRESSOR.set(None))
 }
 
 #[cfg(test)]

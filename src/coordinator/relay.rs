@@ -14,7 +14,7 @@ use super::ending::Ending;
 use super::hub::Hub;
 use super::relay_map::{Own, RelayMap};
 use crate::derp::Limits;
-use crate::io::{bind, bind_udp};
+use crate::io::{bind, bind_udp, vital};
 use crate::relay::{Admission, Applicant, Relay, RelayConfig, SelfSigned, kept_node_key, serve_stun};
 use crate::types::NodePrivate;
 
@@ -90,7 +90,10 @@ impl Opened {
         ending: &Ending,
     ) -> Arc<Relay> {
         if let Some(certificate) = self.certificate {
-            tasks.spawn(renew(certificate, Arc::clone(relays), hub.clone(), ending.clone()));
+            tasks.spawn(vital(
+                "keeper of the certificate",
+                renew(certificate, Arc::clone(relays), hub.clone(), ending.clone()),
+            ));
         }
         let asked = hub.clone();
         let admits = move |applicant: Applicant| {
@@ -104,15 +107,14 @@ impl Opened {
         let relay = Arc::new(Relay::new(config));
         if let Some(socket) = self.stun {
             let mut ending = ending.clone();
-            // It logs why it ends; the relay is of use without it.
-            tasks.spawn(async move {
+            tasks.spawn(vital("STUN server", async move {
                 tokio::select! {
-                    _ = serve_stun(socket) => {}
+                    () = serve_stun(socket) => {}
                     () = ending.wait() => {}
                 }
-            });
+            }));
         }
-        tasks.spawn(keep(Arc::clone(&relay), ending.clone()));
+        tasks.spawn(vital("relay's clock", keep(Arc::clone(&relay), ending.clone())));
         relay
     }
 }

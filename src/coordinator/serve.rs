@@ -17,7 +17,7 @@ use super::listen::{self, Cover};
 use super::metrics::{self, Metrics};
 use super::store::{Ledger, SqliteStore};
 use super::{admin, clock, ending, limits, relay};
-use crate::io::{Rates, bind, kept_key, make_directory, tls};
+use crate::io::{Rates, bind, kept_key, make_directory, tls, vital};
 use crate::registry;
 use crate::types::MachinePrivate;
 use crate::wire::control::DerpMap;
@@ -48,11 +48,12 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
     let mut tasks = JoinSet::new();
     let relay = relay.map(|relay| relay.start(&hub, &relays, &mut tasks, &ending));
     relay.iter().for_each(|relay| registry.set_relay(Arc::clone(relay)));
-    let registry = tokio::spawn(registry.run(ending.clone()));
-    tasks.spawn(admin::serve(socket, hub.clone(), ending.clone()));
+    let mut registry = tokio::spawn(vital("registry", registry.run(ending.clone())));
+    tasks.spawn(vital("administration", admin::serve(socket, hub.clone(), ending.clone())));
     if let Some(address) = settings.metrics {
         let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
-        tasks.spawn(metrics::serve(listener, hub.clone(), Arc::clone(&metrics), relay.clone(), ending.clone()));
+        let serving = metrics::serve(listener, hub.clone(), Arc::clone(&metrics), relay.clone(), ending.clone());
+        tasks.spawn(vital("port of metrics", serving));
     }
     report(&settings, &ports, &key)?;
     let shared = Arc::new(Shared {
@@ -67,24 +68,28 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
     });
     let (site, connections) = (Arc::new(Site::new(shared)), Arc::new(Semaphore::new(settings.max_connections)));
     for (listener, cover) in ports {
-        tasks.spawn(listen::serve(listener, cover, Arc::clone(&site), Arc::clone(&connections), ending.clone()));
+        let serving = listen::serve(listener, cover, Arc::clone(&site), Arc::clone(&connections), ending.clone());
+        tasks.spawn(vital("port", serving));
     }
     notify(NotifyState::Ready);
 
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // Neither ends before it is told to.
+        _ = &mut registry => return Err("the registry ended by itself".to_owned()),
+        Some(_) = tasks.join_next() => return Err("a part of the server ended by itself".to_owned()),
     }
     info!("ending");
     notify(NotifyState::Stopping);
     end.say();
     tasks.join_all().await;
-    let store = registry.await.map_err(|error| format!("the registry's task: {error}"))?;
-    store.close().await.map_err(|error| format!("closing the database: {error}"))?;
+    let (store, saved) = registry.await.map_err(|error| format!("the registry's task: {error}"))?;
+    store.close().await;
     let all = u32::try_from(settings.max_connections).unwrap_or(u32::MAX);
     let _ = tokio::time::timeout(limits::FAREWELL_TIME, connections.acquire_many(all)).await;
     let _ = fs::remove_file(&settings.socket);
-    Ok(())
+    saved.map_err(|error| format!("when nodes were last seen is not saved: {error}"))
 }
 
 /// The ports to serve on, and what protects each.

@@ -1,5 +1,5 @@
 //! What more than one program's shell needs: the codecs of `wire` laid over a socket, open ports, certificates,
-//! secret files, the log.
+//! secret files, the log, tasks that a program cannot do without.
 //!
 //! Its own module because the programs, such as the agent and the coordinator as the two ends of the control
 //! protocol, may not name each other. Nothing here decides anything.
@@ -13,6 +13,7 @@ mod pinned;
 mod rate;
 mod secret_file;
 mod server_certificate;
+mod vital;
 #[cfg(feature = "relay")]
 mod websocket;
 
@@ -25,5 +26,6 @@ pub use pinned::CertificatePin;
 pub use rate::Rates;
 pub use secret_file::{kept_key, make_directory, write_secret};
 pub use server_certificate::{ServerCertificate, client_config};
+pub use vital::{FATAL, Watch, lasting, locked, vital};
 #[cfg(feature = "relay")]
 pub use websocket::{WebSocketBytes, websocket_accept};

@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::io::lasting;
 use crate::plan::{Change, own};
 
 use super::subscription::{Subscription, route_message};
@@ -82,9 +83,9 @@ impl Monitor {
         let nftables = Subscription::open(NETLINK_NETFILTER, &[NFTABLES_GROUP])?;
 
         let mut readers = JoinSet::new();
-        readers.spawn(shared.clone().read_route(route));
-        readers.spawn(shared.clone().read_nftables(nftables));
-        readers.spawn(shared.clone().watch_wireguard(wireguard));
+        readers.spawn(lasting("reader of routes", shared.clone().read_route(route)));
+        readers.spawn(lasting("reader of the firewall", shared.clone().read_nftables(nftables)));
+        readers.spawn(lasting("watch on WireGuard", shared.clone().watch_wireguard(wireguard)));
         Ok(Self { shared, _readers: readers })
     }
 

@@ -4,6 +4,7 @@
 //! whole table. A dump that something changed while it ran says so, and is taken again.
 
 use std::io;
+use std::sync::{Mutex, PoisonError};
 
 use futures_util::StreamExt;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST};
@@ -18,20 +19,51 @@ pub(super) const DUMP_ATTEMPTS: usize = 8;
 /// The bytes of a netlink header.
 const HEADER: usize = 16;
 
-/// An rtnetlink socket in the network namespace of the thread that opened it.
+/// An rtnetlink socket in the network namespace of the thread that uses it.
 pub(super) struct RouteSocket {
-    handle: rtnetlink::Handle,
-    _connection: JoinSet<()>,
+    conversation: Conversation<rtnetlink::Handle>,
+}
+
+/// A socket's task, and the handle by which it is asked. The libraries' tasks end for good at the first error in
+/// reading, as when the kernel has no room for an answer, and then refuse every request: a new one is begun.
+pub(super) struct Conversation<H> {
+    open: fn() -> io::Result<(JoinSet<()>, H)>,
+    current: Mutex<(JoinSet<()>, H)>,
+}
+
+impl<H: Clone> Conversation<H> {
+    pub(super) fn begin(open: fn() -> io::Result<(JoinSet<()>, H)>) -> io::Result<Self> {
+        Ok(Self { open, current: Mutex::new(open()?) })
+    }
+
+    /// The handle of a task that runs.
+    pub(super) fn handle(&self) -> io::Result<H> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.0.try_join_next().is_some() || current.0.is_empty() {
+            tracing::warn!("a netlink socket failed and is opened anew");
+            *current = (self.open)()?;
+        }
+        Ok(current.1.clone())
+    }
+
+    #[cfg(test)]
+    pub(super) async fn fail(&self) {
+        let mut tasks = std::mem::take(&mut self.current.lock().unwrap().0);
+        tasks.shutdown().await;
+    }
 }
 
 impl RouteSocket {
     pub(super) fn open() -> io::Result<Self> {
-        let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
-        // A dump's error travels in its last message.
-        connection.set_forward_done(true);
-        let mut task = JoinSet::new();
-        task.spawn(connection);
-        Ok(Self { handle, _connection: task })
+        let conversation = Conversation::begin(|| {
+            let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+            // A dump's error travels in its last message.
+            connection.set_forward_done(true);
+            let mut task = JoinSet::new();
+            task.spawn(connection);
+            Ok((task, handle))
+        });
+        Ok(Self { conversation: conversation? })
     }
 
     /// Sends a request and waits for the kernel's word on it.
@@ -58,22 +90,30 @@ impl RouteSocket {
     async fn request(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
-        let mut answers = self.handle.clone().request(request).map_err(io::Error::other)?;
+        let mut answers = self.conversation.handle()?.request(request).map_err(io::Error::other)?;
 
         let mut found = Vec::new();
         let mut interrupted = false;
+        // A dump without its last message was cut off, as where the socket failed: it is not all that there is.
+        let mut is_whole = flags & NLM_F_DUMP == 0;
         while let Some(answer) = answers.next().await {
             interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
             match answer.payload {
                 NetlinkPayload::InnerMessage(message) => found.push(message),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
                 NetlinkPayload::Done(done) if done.code < 0 => return Err(io::Error::from_raw_os_error(-done.code)),
+                NetlinkPayload::Done(_) => is_whole = true,
                 NetlinkPayload::Overrun(_) => interrupted = true,
                 _ => {}
             }
         }
-        Ok((found, interrupted))
+        if is_whole { Ok((found, interrupted)) } else { Err(cut_off()) }
     }
+}
+
+/// The error of a dump whose end did not come.
+pub(super) fn cut_off() -> io::Error {
+    io::Error::other("the kernel's answer was cut off")
 }
 
 /// The messages of a datagram; each begins at a multiple of four.
@@ -103,5 +143,22 @@ pub(super) fn tolerate(result: io::Result<()>, errnos: &[nix::errno::Errno]) -> 
     match result {
         Err(error) if errnos.iter().any(|errno| is_errno(&error, *errno)) => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::LinkMessage;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_failed_is_opened_anew() {
+        let socket = RouteSocket::open().unwrap();
+        for _ in 0..2 {
+            let links = socket.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).await.unwrap();
+            assert!(!links.is_empty());
+            socket.conversation.fail().await;
+        }
     }
 }

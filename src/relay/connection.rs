@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rand::RngExt;
@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::derp::{ConnectionId, Counters, Greeting, Handshake, Limits, MeshKey, Server, presentation};
+use crate::io::locked;
 use crate::types::{NodePrivate, NodePublic};
 use crate::wire::derp::DerpError;
 
@@ -353,7 +354,7 @@ impl Relay {
 
     /// A panic elsewhere leaves whole frames or none, so the state behind a poisoned lock is sound.
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        locked("relay", &self.shared)
     }
 }
 

@@ -22,7 +22,7 @@ use super::listen::{self, Port, Purpose};
 use super::verify::Verifier;
 use super::{Admission, Applicant, Relay, RelayConfig, kept_node_key, mesh, metrics, serve_stun};
 use crate::derp::{Limits, MeshKey};
-use crate::io::{Rates, bind, bind_udp, make_directory, tls};
+use crate::io::{Rates, bind, bind_udp, lasting, make_directory, tls, vital};
 
 const KEY_FILE: &str = "relay.key";
 /// How long the word of the restart may take to reach the clients.
@@ -61,10 +61,10 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
     let address = port.listener.local_addr().map_err(|error| error.to_string())?;
     let stun = settings.stun.map(|address| answer_stun(address, &mut tasks)).transpose()?;
     let stun = stun.map_or("none".to_owned(), |address| address.to_string());
-    let accepting = tasks.spawn(listen::serve(port, Arc::clone(&relay)));
+    let accepting = tasks.spawn(lasting("relay's port", listen::serve(port, Arc::clone(&relay))));
     start_siblings(&settings, &relay, acme, &mut tasks)?;
     let keeping = Arc::clone(&relay);
-    tasks.spawn(async move { keeping.keep_alive().await });
+    tasks.spawn(lasting("relay's clock", async move { keeping.keep_alive().await }));
     info!(%address, scheme, %stun, key = %relay.public(), "serving");
     notify(NotifyState::Ready);
 
@@ -93,7 +93,7 @@ fn protection(
         Tls::Files { cert, key } => tls(cert, key).map(|tls| (Some(tls), None)),
         Tls::Acme(acme) => {
             let acme = Acme::open(acme.clone(), &settings.state_dir);
-            tasks.spawn(Arc::clone(&acme).keep());
+            tasks.spawn(lasting("keeper of the certificate", Arc::clone(&acme).keep()));
             Ok((Some(acme.acceptor()), Some(acme)))
         }
     }
@@ -115,13 +115,14 @@ fn start_siblings(
             purpose: Purpose::SmallQuestions(acme),
         };
         info!(http = %address, "answering the small questions of plain HTTP");
-        tasks.spawn(listen::serve(port, Arc::clone(relay)));
+        tasks.spawn(lasting("port of plain HTTP", listen::serve(port, Arc::clone(relay))));
     }
     if let Some(address) = settings.metrics {
-        tasks.spawn(metrics::serve(open(address)?, Arc::clone(relay)));
+        tasks.spawn(lasting("port of metrics", metrics::serve(open(address)?, Arc::clone(relay))));
     }
     for url in settings.mesh.iter().flat_map(|mesh| &mesh.peers) {
-        tasks.spawn(mesh::keep(Arc::clone(relay), Target::new(url.clone())?));
+        // A link to this relay itself ends.
+        tasks.spawn(vital("link of the region", mesh::keep(Arc::clone(relay), Target::new(url.clone())?)));
     }
     Ok(())
 }
@@ -139,8 +140,7 @@ fn answer_stun(address: SocketAddr, tasks: &mut JoinSet<()>) -> Result<SocketAdd
     let failed = |error| format!("STUN on {address}: {error}");
     let socket = bind_udp(address).map_err(failed)?;
     let chosen = socket.local_addr().map_err(failed)?;
-    // It logs why it ends; the relay is of use without it.
-    tasks.spawn(async move { drop(serve_stun(socket).await) });
+    tasks.spawn(lasting("STUN server", serve_stun(socket)));
     Ok(chosen)
 }
 

@@ -1,14 +1,19 @@
 //! The STUN server: tells whoever asks rightly where the question came from.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tracing::{debug, warn};
 
 use crate::wire::stun;
 
-/// Answers on `socket` until it fails for good. One failed answer, as to an address that is no longer there, is not that.
-pub async fn serve(socket: UdpSocket) -> io::Result<()> {
+/// How long to leave a socket alone that just failed, as for want of memory.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Answers on `socket` for as long as the program runs. Neither a failed answer, as to an address that is no longer there,
+/// nor a failed reading ends it: without STUN nodes find no direct path.
+pub async fn serve(socket: UdpSocket) {
     let mut datagram = [0; stun::MAX_LEN];
     loop {
         let (length, source) = match socket.recv_from(&mut datagram).await {
@@ -17,7 +22,8 @@ pub async fn serve(socket: UdpSocket) -> io::Result<()> {
             Err(error) if is_passing(&error) => continue,
             Err(error) => {
                 warn!(%error, "receiving STUN requests");
-                return Err(error);
+                tokio::time::sleep(PAUSE).await;
+                continue;
             }
         };
         let Ok(transaction) = stun::read_request(&datagram[..length]) else { continue };

@@ -21,6 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use self::connect::{Connection, Dialler};
 use crate::agent::clock;
 use crate::control::{Answer, Received, RequestId, ServerUrl, Transmit, limit, retry_after};
+use crate::io::vital;
 use crate::types::{Limit, MachinePrivate, NodePublic};
 use crate::wire::control::RegisterRequest;
 
@@ -49,7 +50,7 @@ pub struct IoConfig {
 pub fn spawn(config: IoConfig) -> (mpsc::Sender<Transmit>, mpsc::Receiver<Received>) {
     let (transmits, mut from_session) = mpsc::channel(CHANNEL);
     let (to_session, received) = mpsc::channel(CHANNEL);
-    tokio::spawn(async move {
+    tokio::spawn(vital("connection to the coordinator", async move {
         let mut io = ControlIo {
             dialler: Arc::new(Dialler::new(config)),
             link: Link::Down,
@@ -74,7 +75,7 @@ pub fn spawn(config: IoConfig) -> (mpsc::Sender<Transmit>, mpsc::Receiver<Receiv
                 Some(_) = io.pings.join_next() => {}
             }
         }
-    });
+    }));
     (transmits, received)
 }
 

@@ -17,6 +17,7 @@ use super::peers::{Peer, Peers};
 use crate::agent::clock;
 use crate::agent::derp_io::Dialler;
 use crate::derp::Client;
+use crate::io::vital;
 use crate::linux::packet::{Injector, Loopback};
 use crate::types::{NodePrivate, NodePublic, RegionId};
 use crate::wire::control::{DerpMap, DerpRegion};
@@ -210,7 +211,7 @@ impl Hub {
         let link = Rc::new(Link::new(region, now));
         link.prepare(self);
         self.links.borrow_mut().insert(region, Rc::clone(&link));
-        tokio::task::spawn_local(Rc::clone(&link).run(Rc::clone(self)));
+        tokio::task::spawn_local(vital("link to a relay", Rc::clone(&link).run(Rc::clone(self))));
         Some(link)
     }
 

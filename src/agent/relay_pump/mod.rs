@@ -32,6 +32,7 @@ use tokio::task::LocalSet;
 use self::hub::Hub;
 use super::clock;
 use super::derp_io::Dialler;
+use crate::io::Watch;
 use crate::linux::packet::{Batch, Injector, LoopbackSocket};
 
 pub use message::{Direct, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer, RegionState};
@@ -67,18 +68,28 @@ pub fn spawn(config: &PumpConfig) -> io::Result<Pump> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
     let (commands, from_loop) = mpsc::channel(COMMANDS);
     let (to_loop, news) = mpsc::channel(NEWS);
+    let (to_us, listens) = std::sync::mpsc::channel();
     std::thread::Builder::new().name("relay-pump".to_owned()).spawn(move || {
+        let watch = Watch::thread("relay pump");
         let tasks = LocalSet::new();
         tasks.block_on(&runtime, async {
-            match socket.listen(wireguard_port) {
-                Ok(loopback) => pump(Hub::new(Dialler::new(mark), loopback, injector, to_loop), from_loop).await,
-                Err(error) => tracing::error!(%error, "listen for WireGuard on the loopback"),
+            let (loopback, outcome) = match socket.listen(wireguard_port) {
+                Ok(loopback) => (Some(loopback), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            // Whoever started us waits for this.
+            let _ = to_us.send(outcome);
+            if let Some(loopback) = loopback {
+                pump(Hub::new(Dialler::new(mark), loopback, injector, to_loop), from_loop).await;
             }
         });
         drop(tasks);
+        watch.release();
         // A name that is being looked up is nothing to wait for.
         runtime.shutdown_background();
     })?;
+    let listens = listens.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended")));
+    listens.map_err(named("listen for WireGuard on the loopback"))?;
     Ok(Pump { commands, news, relay_port })
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{Store, StoreError};
-use crate::registry::{Change, Config, Decision, Refusal, State};
+use super::{Proven, Store, StoreError};
+use crate::registry::{Change, Config, Decision, NodeRecord, Refusal, State};
 use crate::types::Timestamp;
 
 /// The longest that a change which may be saved at leisure waits.
@@ -18,6 +18,8 @@ const SAVE_WITHIN: Duration = Duration::from_secs(5);
 const SAVE_ABOVE: usize = 1_024;
 /// How long to leave a database alone that just failed.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// The oldest success that says of the store that it can be written to.
+const FRESH: Duration = Duration::from_secs(30);
 
 /// A state and its store.
 #[derive(Debug)]
@@ -27,6 +29,10 @@ pub struct Ledger<S> {
     save_at: Option<Timestamp>,
     retry_at: Option<Timestamp>,
     fault: Option<StoreError>,
+    /// The last time that something was kept.
+    kept_at: Timestamp,
+    /// What a commit held of which it is not known whether it is on disk.
+    doubtful: Vec<Change>,
 }
 
 /// Why a command was not carried out.
@@ -44,7 +50,7 @@ impl<S: Store> Ledger<S> {
     /// The state that the store describes.
     pub async fn open(mut store: S, config: Config, now: Timestamp) -> Result<Self, StoreError> {
         let state = State::restore(config, store.load().await?, now);
-        Ok(Self { state, store, save_at: None, retry_at: None, fault: None })
+        Ok(Self { state, store, save_at: None, retry_at: None, fault: None, kept_at: now, doubtful: Vec::new() })
     }
 
     /// The state, to look at.
@@ -63,6 +69,7 @@ impl<S: Store> Ledger<S> {
         now: Timestamp,
         decide: impl FnOnce(&State) -> Decision<R>,
     ) -> Result<R, StoreError> {
+        self.know(now).await?;
         let decision = decide(&self.state);
         self.settle(decision, now).await
     }
@@ -73,6 +80,7 @@ impl<S: Store> Ledger<S> {
         now: Timestamp,
         decide: impl FnOnce(&State) -> Result<Decision<R>, Refusal>,
     ) -> Result<R, CommandError> {
+        self.know(now).await?;
         let decision = decide(&self.state)?;
         Ok(self.settle(decision, now).await?)
     }
@@ -85,12 +93,16 @@ impl<S: Store> Ledger<S> {
             return;
         }
         self.retry_at = None;
+        if self.write_what_is_due(now).await.is_err() {
+            self.retry_at = Some(later(now, RETRY_AFTER));
+        }
+    }
+
+    async fn write_what_is_due(&mut self, now: Timestamp) -> Result<(), StoreError> {
         if self.state.next_due().is_some_and(|at| at <= now) {
+            self.know(now).await?;
             let due = self.state.due(now);
-            if self.settle(due, now).await.is_err() {
-                self.retry_at = Some(later(now, RETRY_AFTER));
-                return;
-            }
+            self.settle(due, now).await?;
             self.state.handle_timeout(now);
         }
         self.save_at = match self.state.unsaved() {
@@ -98,28 +110,73 @@ impl<S: Store> Ledger<S> {
             SAVE_ABOVE.. => Some(now),
             _ => self.save_at.or_else(|| Some(later(now, SAVE_WITHIN))),
         };
-        if self.save_at.is_some_and(|at| at <= now) && self.save(now).await.is_err() {
-            self.retry_at = Some(later(now, RETRY_AFTER));
+        if self.save_at.is_some_and(|at| at <= now) {
+            self.save(now).await?;
         }
+        // Whoever looks at the health report should not have to write something to see that the disk is well again.
+        if self.fault.is_some() {
+            self.prove(now).await?;
+        }
+        Ok(())
     }
 
     /// When [`Ledger::handle_timeout`] wants to be called again.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let writes = [self.state.next_due(), self.save_at].into_iter().flatten().min();
-        let writes = writes.map(|at| self.retry_at.map_or(at, |retry| at.max(retry)));
+        let writes = self.retry_at.or(writes);
         self.state.poll_timeout().into_iter().chain(writes).min()
     }
 
-    /// What is wrong with the store since its last success, for the health report.
+    /// What is wrong with the store, for the health report. Where nothing was written lately, that is tried.
+    pub async fn examine(&mut self, now: Timestamp) -> Option<&StoreError> {
+        if self.fault.is_none() && later(self.kept_at, FRESH) <= now {
+            let tried = if self.state.unsaved() > 0 { self.save(now).await } else { self.prove(now).await };
+            self.retry_at = tried.is_err().then(|| later(now, RETRY_AFTER));
+        }
+        self.fault()
+    }
+
+    /// What is wrong with the store since its last success.
     pub const fn fault(&self) -> Option<&StoreError> {
         self.fault.as_ref()
     }
 
     /// Saves what waits to be saved.
     pub async fn save(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        self.commit(&[]).await?;
+        self.know(now).await?;
+        let waiting = self.state.take_unsaved();
+        if !waiting.is_empty() {
+            match self.keep(&waiting, now).await {
+                Ok(()) => {}
+                Err(error) if self.store.is_sound() && waiting.len() > 1 => {
+                    tracing::error!("{error}; saving each node by itself");
+                    self.save_each(&waiting, now).await?;
+                }
+                Err(error) => {
+                    self.state.put_back_unsaved(&waiting);
+                    return Err(error);
+                }
+            }
+        }
         self.save_at = self.save_at.filter(|at| *at > now);
         Ok(())
+    }
+
+    /// One that the store does not take must not keep the others from it.
+    async fn save_each(&mut self, waiting: &[Change], now: Timestamp) -> Result<(), StoreError> {
+        let mut last = Ok(());
+        for change in waiting {
+            if let Err(error) = self.store.commit(std::slice::from_ref(change)).await {
+                self.state.put_back_unsaved(std::slice::from_ref(change));
+                last = Err(error);
+                if !self.store.is_sound() {
+                    self.state.put_back_unsaved(waiting);
+                    break;
+                }
+            }
+        }
+        self.note(&last, now);
+        last
     }
 
     /// Saves what waits to be saved and who was online, and gives the store back to be closed.
@@ -131,28 +188,97 @@ impl<S: Store> Ledger<S> {
 
     async fn settle<R>(&mut self, decision: Decision<R>, now: Timestamp) -> Result<R, StoreError> {
         let durable: Vec<Change> = decision.changes.iter().filter(|change| change.is_durable()).cloned().collect();
-        if !durable.is_empty() {
-            self.commit(&durable).await?;
+        if !durable.is_empty()
+            && let Err(error) = self.commit(&durable, now).await
+        {
+            if !self.store.is_sound() {
+                self.doubtful = decision.changes;
+            }
+            return Err(error);
         }
         self.state.apply(decision.changes, now);
         Ok(decision.reply)
     }
 
-    /// Commits what waits to be saved, then these.
-    async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        let mut batch = self.state.take_unsaved();
-        let waiting = batch.len();
-        batch.extend_from_slice(changes);
-        if batch.is_empty() {
-            return Ok(());
+    /// Commits what waits to be saved with these; where the store does not take what waits, these alone.
+    async fn commit(&mut self, changes: &[Change], now: Timestamp) -> Result<(), StoreError> {
+        let waiting = self.state.take_unsaved();
+        if waiting.is_empty() {
+            return self.keep(changes, now).await;
         }
-        let result = self.store.commit(&batch).await;
-        if let Err(error) = &result {
-            self.state.put_back_unsaved(&batch[..waiting]);
-            tracing::error!("the coordinator's state could not be saved: {error}");
+        let batch = [waiting.as_slice(), changes].concat();
+        let mut result = self.keep(&batch, now).await;
+        if result.is_err() {
+            self.state.put_back_unsaved(&waiting);
+            if self.store.is_sound() {
+                result = self.keep(changes, now).await;
+            }
         }
-        self.fault = result.clone().err().filter(|error| !matches!(error, StoreError::Conflict(_)));
         result
+    }
+
+    async fn keep(&mut self, changes: &[Change], now: Timestamp) -> Result<(), StoreError> {
+        let result = self.store.commit(changes).await;
+        self.note(&result, now);
+        result
+    }
+
+    /// Nothing is decided before it is known what is on disk.
+    async fn know(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        if self.store.is_sound() { Ok(()) } else { self.prove(now).await }
+    }
+
+    /// Begins anew with what is on disk. A commit that seemed to fail and is there counts from here on.
+    async fn prove(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        let proven = self.store.prove().await;
+        self.note(&proven, now);
+        let doubtful = std::mem::take(&mut self.doubtful);
+        match proven {
+            Ok(Proven::AsTold) => Ok(()),
+            Ok(Proven::WithTheLast) => {
+                tracing::warn!("what was said to have failed is on disk after all, and counts");
+                let changes = doubtful.into_iter().map(|change| self.refreshed(change)).collect();
+                self.state.apply(changes, now);
+                Ok(())
+            }
+            Err(error) => {
+                self.doubtful = doubtful;
+                Err(error)
+            }
+        }
+    }
+
+    /// A change that was decided some time ago, with what its node said of itself since.
+    fn refreshed(&self, change: Change) -> Change {
+        match change {
+            Change::Node(record) => match self.state.node(record.id) {
+                Some(node) => Change::Node(std::sync::Arc::new(NodeRecord {
+                    said: node.record.said.clone(),
+                    last_seen: node.record.last_seen,
+                    ..record.as_ref().clone()
+                })),
+                None => Change::Node(record),
+            },
+            other => other,
+        }
+    }
+
+    /// Remembers how writing went last.
+    fn note<T>(&mut self, result: &Result<T, StoreError>, now: Timestamp) {
+        match result {
+            Ok(_) => {
+                if self.fault.take().is_some() {
+                    tracing::info!("the coordinator's state is saved again");
+                }
+                self.kept_at = now;
+            }
+            Err(error) => {
+                if self.fault.as_ref() != Some(error) {
+                    tracing::error!("the coordinator's state could not be saved: {error}");
+                }
+                self.fault = Some(error.clone()).filter(|error| !matches!(error, StoreError::Conflict(_)));
+            }
+        }
     }
 }
 

@@ -4,11 +4,16 @@
 //! decides nothing. [`Ledger`] joins one to a [`State`](crate::registry::State) so that memory never runs
 //! ahead of the disk. `conformance` holds the tests that every store must pass.
 
+mod connection;
 mod ledger;
 mod sqlite;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod crashes;
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +34,22 @@ pub trait Store: Send {
     /// Keeps all of these changes, or none of them and says why. When this returns, they survive a crash
     /// of the program and of the machine.
     fn commit(&mut self, changes: &[Change]) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Whether it is known what is kept. After a commit that failed it may not be; then nothing can be committed
+    /// until [`Store::prove`] succeeds.
+    fn is_sound(&self) -> bool;
+
+    /// Begins anew with what is kept, and proves that more can be: by writing.
+    fn prove(&mut self) -> impl Future<Output = Result<Proven, StoreError>> + Send;
+}
+
+/// What was found to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proven {
+    /// The commits that succeeded, and nothing else.
+    AsTold,
+    /// Also the last, of which it was said that it failed.
+    WithTheLast,
 }
 
 /// Why a store could not do what it was asked.

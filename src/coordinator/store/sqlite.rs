@@ -5,35 +5,35 @@
 //! key was given. Locked for as long as it is open, so that a second coordinator cannot start on it.
 
 use std::fmt::Display;
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::migrate::Migrator;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteRow, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Connection, Row};
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::{Store, StoreError};
+use super::connection::{Connection, failed, make_file};
+use super::{Proven, Store, StoreError};
 use crate::policy::Role;
 use crate::registry::{Change, Counters, KeyId, KeyRecord, NodeRecord, PolicyRecord, Records, Said, UserRecord};
 use crate::types::{CapabilityVersion, NodeId, RegionId, StableNodeId, Timestamp, UserId};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("src/coordinator/store/migrations");
-
 /// How long to wait for a lock before calling the database in use: a coordinator that is being restarted
 /// lets go of it within this.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// The same where the lock was ours a moment ago, and nodes wait.
+const LOCK_WAIT_AGAIN: Duration = Duration::from_millis(500);
 
 /// The records in an SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
-    connection: SqliteConnection,
+    path: PathBuf,
+    /// Gone after a failure, until the file is proven.
+    connection: Option<Connection>,
+    /// The number of the last commit of which it was said that it is on disk.
+    serial: u64,
 }
 
 impl SqliteStore {
@@ -43,41 +43,49 @@ impl SqliteStore {
     }
 
     pub(super) async fn open_within(path: &Path, lock_wait: Duration) -> Result<Self, StoreError> {
-        let name = path.display().to_string();
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| failed(format!("open the database {name}"), error))?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .locking_mode(SqliteLockingMode::Exclusive)
-            .foreign_keys(true)
-            .busy_timeout(lock_wait);
-        let in_use = |error: &sqlx::Error| error.to_string().contains("database is locked");
-        let mut connection = options.connect().await.map_err(|error| match in_use(&error) {
-            true => StoreError::InUse(name.clone()),
-            false => failed(format!("open the database {name}"), error),
-        })?;
-        MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| {
-            let locked = error.to_string().contains("database is locked");
-            if locked { StoreError::InUse(name.clone()) } else { failed(format!("upgrade the database {name}"), error) }
-        })?;
-        Ok(Self { connection })
+        make_file(path)?;
+        let connection = Connection::open(path, lock_wait).await?;
+        Ok(Self { path: path.to_owned(), serial: connection.serial(), connection: Some(connection) })
     }
 
     /// Lets go of the file, log folded in.
-    pub async fn close(self) -> Result<(), StoreError> {
-        self.connection.close().await.map_err(|error| failed("close the database", error))
+    pub async fn close(self) {
+        if let Some(connection) = self.connection {
+            connection.close().await;
+        }
+    }
+
+    fn sound(&mut self) -> Result<&mut Connection, StoreError> {
+        let connection = self.connection.as_mut();
+        connection.ok_or_else(|| failed("use the database", "an earlier write failed and it is not proven yet"))
+    }
+
+    /// Commits; where that fails, it is found out what is on disk, if that can be.
+    async fn attempt(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let Err(error) = self.try_commit(changes).await else {
+            self.serial = self.sound()?.serial();
+            return Ok(());
+        };
+        match self.prove().await {
+            Ok(Proven::WithTheLast) => Ok(()),
+            // Where even that fails, what failed first says more.
+            Ok(Proven::AsTold) | Err(_) => Err(error),
+        }
+    }
+
+    async fn try_commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let connection = self.sound()?;
+        let transaction = connection.begin().await?;
+        for change in changes {
+            keep(transaction, change).await?;
+        }
+        connection.commit().await
     }
 }
 
 impl Store for SqliteStore {
     async fn load(&mut self) -> Result<Records, StoreError> {
-        let connection = &mut self.connection;
+        let connection = self.sound()?.reading();
         let read = |error| failed("read the database", error);
         let counters = sqlx::query("SELECT * FROM counters").fetch_optional(&mut *connection).await.map_err(read)?;
         let users = sqlx::query("SELECT * FROM users ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
@@ -97,19 +105,47 @@ impl Store for SqliteStore {
     }
 
     async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        let write = |error| failed("write to the database", error);
-        let mut transaction = self.connection.begin().await.map_err(write)?;
-        for change in changes {
-            keep(&mut transaction, change).await?;
+        self.sound()?.still_there()?;
+        match self.attempt(changes).await {
+            // Beginning anew gave back the room that the log took: a disk that was full may be so no longer.
+            Err(StoreError::Failed { .. }) if self.is_sound() => self.attempt(changes).await,
+            done => done,
         }
-        transaction.commit().await.map_err(write)
+    }
+
+    fn is_sound(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    async fn prove(&mut self) -> Result<Proven, StoreError> {
+        if let Some(connection) = &self.connection {
+            // What a file that is gone held, is nowhere but in this connection.
+            connection.still_there()?;
+        }
+        if let Some(connection) = self.connection.take() {
+            connection.close().await;
+        }
+        let connection = Connection::open(&self.path, LOCK_WAIT_AGAIN).await?;
+        let found = connection.found();
+        let proven = match found.checked_sub(self.serial) {
+            Some(0) => Proven::AsTold,
+            Some(1) => Proven::WithTheLast,
+            _ => {
+                connection.close().await;
+                let reason = format!("it holds {found} commits where {} were made: it was replaced", self.serial);
+                return Err(failed(format!("use the database {}", self.path.display()), reason));
+            }
+        };
+        self.serial = connection.serial();
+        self.connection = Some(connection);
+        Ok(proven)
     }
 }
 
 #[cfg(test)]
 impl SqliteStore {
     pub(super) async fn run_sql(&mut self, sql: &'static str) {
-        sqlx::query(sql).execute(&mut self.connection).await.unwrap();
+        sqlx::query(sql).execute(self.sound().unwrap().reading()).await.unwrap();
     }
 }
 
@@ -373,8 +409,4 @@ fn describe(change: &Change) -> String {
         Change::PolicyGone(version) => format!("delete version {version} of the policy"),
         Change::Pending(_) | Change::PendingGone(_) => "keep nothing".to_owned(),
     }
-}
-
-fn failed(operation: impl Into<String>, error: impl Display) -> StoreError {
-    StoreError::Failed { operation: operation.into(), reason: error.to_string() }
 }

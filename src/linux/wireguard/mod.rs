@@ -28,16 +28,15 @@ use wireguard_control::{Backend, DeviceUpdate, InterfaceName, Key};
 use crate::plan::{ObservedDevice, Step, own};
 use crate::types::{IpNet, NodePrivate, NodePublic};
 
-use super::netlink::{DUMP_ATTEMPTS, is_errno};
+use super::netlink::{Conversation, DUMP_ATTEMPTS, cut_off, is_errno};
 
 pub(super) use digest::Digest;
 
-/// A generic netlink socket in the network namespace of the thread that opened it.
+/// A generic netlink socket in the network namespace of the thread that uses it.
 pub(super) struct WireguardSocket {
-    handle: GenetlinkHandle,
+    conversation: Conversation<GenetlinkHandle>,
     /// Whether this kernel takes single allowed IPs away (6.16 and later), until it refuses.
     removes_single_ips: AtomicBool,
-    _connection: JoinSet<()>,
 }
 
 /// Makes the link; one that is there already stays as it is.
@@ -63,12 +62,15 @@ pub(super) async fn set_fwmark(mark: u32) -> io::Result<()> {
 
 impl WireguardSocket {
     pub(super) fn open() -> io::Result<Self> {
-        let (mut connection, handle, _) = genetlink::new_connection()?;
-        // A dump's error travels in its last message.
-        connection.set_forward_done(true);
-        let mut task = JoinSet::new();
-        task.spawn(connection);
-        Ok(Self { handle, removes_single_ips: AtomicBool::new(true), _connection: task })
+        let conversation = Conversation::begin(|| {
+            let (mut connection, handle, _) = genetlink::new_connection()?;
+            // A dump's error travels in its last message.
+            connection.set_forward_done(true);
+            let mut task = JoinSet::new();
+            task.spawn(connection);
+            Ok((task, handle))
+        });
+        Ok(Self { conversation: conversation?, removes_single_ips: AtomicBool::new(true) })
     }
 
     /// The device and all its peers; nothing where there is no WireGuard link of our name.
@@ -113,7 +115,7 @@ impl WireguardSocket {
         for message in peers::messages(parts) {
             let mut request = NetlinkMessage::from(GenlMessage::from_payload(message));
             request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
-            let mut answers = self.handle.clone().request(request).await.map_err(into_io)?;
+            let mut answers = self.conversation.handle()?.request(request).await.map_err(into_io)?;
             while let Some(answer) = answers.next().await {
                 if let NetlinkPayload::Error(error) = answer.map_err(io::Error::other)?.payload
                     && error.code.is_some()
@@ -133,7 +135,7 @@ impl WireguardSocket {
         for _ in 0..DUMP_ATTEMPTS {
             let mut request = NetlinkMessage::from(GenlMessage::from_payload(F::from(question())));
             request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-            let mut answers = match self.handle.clone().request(request).await.map_err(into_io) {
+            let mut answers = match self.conversation.handle()?.request(request).await.map_err(into_io) {
                 Ok(answers) => answers,
                 // The module is not loaded, so there is no such device.
                 Err(error) if is_errno(&error, Errno::ENOENT) => return Ok(None),
@@ -142,6 +144,7 @@ impl WireguardSocket {
 
             let mut value = start();
             let mut interrupted = false;
+            let mut is_whole = false;
             while let Some(answer) = answers.next().await {
                 let answer = answer.map_err(io::Error::other)?;
                 interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
@@ -151,7 +154,10 @@ impl WireguardSocket {
                         0
                     }
                     NetlinkPayload::Error(error) => error.raw_code(),
-                    NetlinkPayload::Done(done) => done.code,
+                    NetlinkPayload::Done(done) => {
+                        is_whole = true;
+                        done.code
+                    }
                     _ => 0,
                 };
                 match Errno::from_raw(-code) {
@@ -159,6 +165,9 @@ impl WireguardSocket {
                     error if code < 0 => return Err(error.into()),
                     _ => {}
                 }
+            }
+            if !is_whole {
+                return Err(cut_off());
             }
             if !interrupted {
                 return Ok(Some(value));

@@ -1,0 +1,204 @@
+//! One open SQLite file: opened, written to, and proven after something failed.
+//!
+//! Nothing is known of a connection once a statement of it failed: SQLite rolls some transactions back by itself and
+//! leaves others open, and whether a commit that failed is on disk is told by the disk alone. So a connection lives up
+//! to its first failure. Transactions are begun and committed by their own statements, which nothing counts along; each
+//! raises a serial number, by which the next connection sees whether the last commit arrived.
+
+use std::fmt::Display;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Row};
+
+use super::StoreError;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("src/coordinator/store/migrations");
+
+/// A connection of which no statement has failed yet.
+#[derive(Debug)]
+pub(super) struct Connection {
+    inner: SqliteConnection,
+    /// The number of the last commit that it found.
+    found: u64,
+    /// The number of the last commit.
+    serial: u64,
+    /// The files that hold what is committed, as they were when they were opened.
+    files: [(PathBuf, Identity); 2],
+}
+
+/// Which file it is, whatever its name: device and number.
+type Identity = (u64, u64);
+
+impl Connection {
+    /// Opens the file, brings its tables up to date, and proves that it takes writes. Where a connection failed before,
+    /// what that left behind is made whole.
+    pub(super) async fn open(path: &Path, lock_wait: Duration) -> Result<Self, StoreError> {
+        let name = path.display();
+        let mut inner = connect(path, lock_wait).await?;
+        let found = match prepare(&mut inner, path).await {
+            Ok(found) => found,
+            Err(error) => {
+                // Whoever tries again gets the lock.
+                close(inner).await;
+                return Err(error);
+            }
+        };
+        let log = PathBuf::from(format!("{name}-wal"));
+        let seen = identity(path).and_then(|file| Ok((file, identity(&log)?)));
+        let (file, log_file) = seen.map_err(|error| failed(format!("look at the database {name}"), error))?;
+        Ok(Self { inner, found, serial: found + 1, files: [(path.to_owned(), file), (log, log_file)] })
+    }
+
+    /// The number of the last commit that this connection found when it was opened.
+    pub(super) const fn found(&self) -> u64 {
+        self.found
+    }
+
+    /// The number of the last commit.
+    pub(super) const fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Begins what [`Connection::commit`] ends.
+    pub(super) async fn begin(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        execute(&mut self.inner, "BEGIN IMMEDIATE").await?;
+        Ok(&mut self.inner)
+    }
+
+    /// Everything since [`Connection::begin`] is on disk when this returns.
+    pub(super) async fn commit(&mut self) -> Result<(), StoreError> {
+        raise_serial(&mut self.inner).await?;
+        execute(&mut self.inner, "COMMIT").await?;
+        self.serial += 1;
+        Ok(())
+    }
+
+    /// The connection, to read.
+    pub(super) const fn reading(&mut self) -> &mut SqliteConnection {
+        &mut self.inner
+    }
+
+    /// Whether the files are still those that we write to: what is written to a file that was removed or replaced is
+    /// gone with the process.
+    pub(super) fn still_there(&self) -> Result<(), StoreError> {
+        for (path, was) in &self.files {
+            let operation = || format!("write to the database: {}", path.display());
+            match identity(path) {
+                Ok(is) if is == *was => {}
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(operation(), error)),
+                Ok(_) | Err(_) => {
+                    let reason = "the file was removed or replaced while it was open; `warren-coordinator backup FILE` \
+                                  still saves what it held, to be restored after the server was stopped";
+                    return Err(failed(operation(), reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of the file, log folded in where the disk allows that.
+    pub(super) async fn close(self) {
+        close(self.inner).await;
+    }
+}
+
+/// Makes an empty file, readable for its owner alone, where there is none.
+pub(super) fn make_file(path: &Path) -> Result<(), StoreError> {
+    let made = OpenOptions::new().create_new(true).append(true).mode(0o600).open(path);
+    let made = match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        // The name has to survive a crash like the content.
+        made => made.and_then(|_| path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())),
+    };
+    made.map_err(|error| failed(format!("make the database {}", path.display()), error))
+}
+
+async fn connect(path: &Path, lock_wait: Duration) -> Result<SqliteConnection, StoreError> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .locking_mode(SqliteLockingMode::Exclusive)
+        .foreign_keys(true)
+        .busy_timeout(lock_wait);
+    options.connect().await.map_err(|error| unusable(path, "open", &error))
+}
+
+/// Brings tables up to date and what an earlier connection committed from the log into the file, and commits as much
+/// as a command does; gives the number of the last commit before that.
+async fn prepare(inner: &mut SqliteConnection, path: &Path) -> Result<u64, StoreError> {
+    let name = path.display();
+    MIGRATIONS.run_direct(None, inner, false).await.map_err(|error| match error {
+        MigrateError::VersionMissing(version) => failed(
+            format!("open the database {name}"),
+            format!("a newer warren-coordinator wrote it (schema {version}, this one knows {})", newest_schema()),
+        ),
+        error => unusable(path, "upgrade", &error),
+    })?;
+    fold_in(inner, path).await?;
+    let found = serial(inner).await?;
+    execute(inner, "BEGIN IMMEDIATE").await?;
+    execute(inner, "UPDATE proof SET filler = randomblob(49152)").await?;
+    raise_serial(inner).await?;
+    execute(inner, "COMMIT").await?;
+    // Gives the room back: the next commits fit into what this one took.
+    fold_in(inner, path).await?;
+    Ok(found)
+}
+
+/// Copies what is in the log into the file, and empties the log. A log whose last flush failed is read from memory, and
+/// may be nowhere else: what is copied from it and flushed is on disk.
+async fn fold_in(inner: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(inner).await;
+    let is_busy = row.and_then(|row| row.try_get::<i64, _>(0)).map_err(|error| unusable(path, "write to", &error))?;
+    if is_busy == 0 { Ok(()) } else { Err(StoreError::InUse(path.display().to_string())) }
+}
+
+/// The newest schema that this program knows.
+pub(super) fn newest_schema() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+async fn serial(inner: &mut SqliteConnection) -> Result<u64, StoreError> {
+    let row = sqlx::query("SELECT serial FROM commits").fetch_one(inner).await;
+    let serial = row.and_then(|row| row.try_get::<i64, _>(0)).map_err(|error| failed("read the database", error))?;
+    Ok(serial.unsigned_abs())
+}
+
+async fn raise_serial(inner: &mut SqliteConnection) -> Result<(), StoreError> {
+    execute(inner, "UPDATE commits SET serial = serial + 1").await
+}
+
+async fn execute(inner: &mut SqliteConnection, sql: &'static str) -> Result<(), StoreError> {
+    let done = sqlx::query(sql).execute(inner).await;
+    done.map(drop).map_err(|error| failed("write to the database", error))
+}
+
+async fn close(inner: SqliteConnection) {
+    // Its own error is of no interest: what is not folded in stays in the log.
+    if let Err(error) = sqlx::Connection::close(inner).await {
+        tracing::debug!(%error, "closing the database");
+    }
+}
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+fn unusable(path: &Path, operation: &str, error: &dyn Display) -> StoreError {
+    let (name, text) = (path.display().to_string(), error.to_string());
+    match text.contains("database is locked") {
+        true => StoreError::InUse(name),
+        false => failed(format!("{operation} the database {name}"), text),
+    }
+}
+
+pub(super) fn failed(operation: impl Into<String>, error: impl Display) -> StoreError {
+    StoreError::Failed { operation: operation.into(), reason: error.to_string() }
+}

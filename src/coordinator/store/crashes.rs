@@ -1,0 +1,199 @@
+//! Crashes at every write of every command: nothing acknowledged is lost, nothing is there in part, nothing is given
+//! twice.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::tests::{ledger, now, register, says};
+use super::*;
+use crate::policy::Role;
+use crate::registry::{Config, KeyId, NewKey, Records, State};
+use crate::types::{CapabilityVersion, MachinePublic, NodeId, UserId};
+use crate::wire::control::RegisterRequest;
+
+const DATABASE: &str = "coordinator.sqlite";
+
+/// Calls `done` after each command of a network's life, with how many came before.
+async fn every_command(store: SqliteStore, mut done: impl FnMut(usize, &State)) -> Ledger<SqliteStore> {
+    let (mut ledger, key) = ledger(store, true).await;
+    let mut count = 0;
+    let mut acknowledge = |state: &State| {
+        done(count, state);
+        count += 1;
+    };
+    macro_rules! command {
+        ($decide:expr) => {
+            ledger.try_run(now(), $decide).await.unwrap();
+            acknowledge(ledger.state());
+        };
+    }
+    acknowledge(ledger.state());
+    command!(|state| state.create_user("bob".parse()?, "Bob".to_owned(), now()));
+    command!(|state| state.rename_user(UserId(2), "rob".parse()?));
+    command!(|state| state.set_role(UserId(2), Role::Admin));
+    let wish = NewKey { user: UserId(1), reusable: false, ephemeral: true, tags: Vec::new(), lifetime: None };
+    let one_off = ledger.try_run(now(), |state| state.create_key(wish, now(), [8; 32])).await.unwrap();
+    acknowledge(ledger.state());
+    for machine in 1..=3 {
+        register(&mut ledger, machine, &key).await.unwrap();
+        acknowledge(ledger.state());
+    }
+    register(&mut ledger, 4, one_off.text.expose()).await.unwrap();
+    acknowledge(ledger.state());
+    let waits = RegisterRequest {
+        version: CapabilityVersion::CURRENT,
+        node_key: crate::types::NodePublic::from_bytes([5; 32]),
+        ..RegisterRequest::default()
+    };
+    let machine = MachinePublic::from_bytes([5; 32]);
+    ledger.run(now(), |state| state.register(machine, &waits, now(), [5; 32])).await.unwrap();
+    let code = ledger.state().pending_list().next().unwrap().code.clone();
+    command!(|state| state.approve(&code, UserId(2), &[], now(), [6; 32]));
+    command!(|state| state.rename_node(NodeId(1), "door".parse().unwrap()));
+    command!(|state| state.set_tags(NodeId(2), &["tag:web".parse()?]));
+    command!(|state| state.approve_routes(NodeId(2), &["10.0.0.0/8".parse().unwrap()]));
+    command!(|state| state.expire_node(NodeId(3), now()));
+    command!(|state| state.delete_node(NodeId(3)));
+    command!(|state| state.set_policy("{}", "ada", None, now()));
+    command!(|state| state.set_policy("{\"acls\": []}", "ada", None, now()));
+    command!(|state| state.expire_key(KeyId(1), now()));
+    command!(|state| state.delete_key(KeyId(1)));
+    ledger.state_mut().update(MachinePublic::from_bytes([1; 32]), &says(1, 9), now()).unwrap();
+    ledger.save(now()).await.unwrap();
+    acknowledge(ledger.state());
+    // The ephemeral node has not come back.
+    ledger.handle_timeout(now() + Duration::from_secs(3600)).await;
+    acknowledge(ledger.state());
+    ledger
+}
+
+/// Everything that a command can change.
+fn facts(state: &State) -> Records {
+    Records {
+        users: state.users().cloned().collect(),
+        keys: state.keys().cloned().collect(),
+        nodes: state.nodes().map(|node| node.record.as_ref().clone()).collect(),
+        policies: state.policies().map(|policy| policy.as_ref().clone()).collect(),
+        ..Records::default()
+    }
+}
+
+async fn found_in(path: &Path) -> Records {
+    let mut store = SqliteStore::open(path).await.unwrap();
+    let records = store.load().await.unwrap();
+    store.close().await;
+    Records { counters: Records::default().counters, ..records }
+}
+
+/// The log is only ever written at its end, so whatever a crash leaves is a beginning of it.
+#[tokio::test]
+async fn whatever_part_of_the_log_a_crash_leaves_is_the_state_that_was_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, log) = (directory.path().join(DATABASE), directory.path().join("coordinator.sqlite-wal"));
+    let mut acknowledged = Vec::new();
+    let store = SqliteStore::open(&file).await.unwrap();
+    let ledger = every_command(store, |_, state| {
+        acknowledged.push((fs::metadata(&log).unwrap().len(), facts(state)));
+    })
+    .await;
+    let (whole, base) = (fs::read(&log).unwrap(), fs::read(&file).unwrap());
+    assert!(acknowledged.is_sorted_by_key(|(length, _)| *length) && acknowledged.len() > 15);
+    drop(ledger);
+
+    let first = usize::try_from(acknowledged[0].0).unwrap();
+    // Frames are 4120 bytes long: each is cut at its end, within its head and within its page.
+    for cut in (first..=whole.len()).step_by(1373) {
+        let crashed = tempfile::tempdir().unwrap();
+        fs::write(crashed.path().join(DATABASE), &base).unwrap();
+        fs::write(crashed.path().join("coordinator.sqlite-wal"), &whole[..cut]).unwrap();
+        let found = found_in(&crashed.path().join(DATABASE)).await;
+        let last = acknowledged.iter().rposition(|(length, _)| *length <= cut as u64).unwrap();
+        let next = (last + 1).min(acknowledged.len() - 1);
+        // A command may commit more than once; between its commits is what neither has.
+        let is_between = found.nodes.len().abs_diff(acknowledged[last].1.nodes.len()) <= 1;
+        let is_it = found == acknowledged[last].1 || found == acknowledged[next].1;
+        assert!(is_it && is_between, "cut at {cut} of {}: {found:?}", whole.len());
+    }
+}
+
+/// The test runs itself again under `strace`, which kills it at its first write, its second, and so on.
+#[test]
+fn whoever_is_killed_at_any_write_has_lost_nothing_that_it_acknowledged() {
+    const WRITE_TO: &str = "WARREN_TEST_KILLED_IN";
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    if let Some(directory) = std::env::var_os(WRITE_TO) {
+        let directory = std::path::PathBuf::from(directory);
+        let store = runtime.block_on(SqliteStore::open(&directory.join(DATABASE))).unwrap();
+        let mut acknowledged = fs::File::create(directory.join("acknowledged")).unwrap();
+        let ledger = runtime.block_on(every_command(store, |count, _| writeln!(acknowledged, "{count}").unwrap()));
+        let (store, saved) = runtime.block_on(ledger.shutdown(now()));
+        saved.unwrap();
+        runtime.block_on(store.close());
+        return;
+    }
+    let mut states = Vec::new();
+    let whole = tempfile::tempdir().unwrap();
+    runtime.block_on(async {
+        let store = SqliteStore::open(&whole.path().join(DATABASE)).await.unwrap();
+        every_command(store, |_, state| states.push(facts(state))).await;
+    });
+    for write in (1..).step_by(3) {
+        let directory = tempfile::tempdir().unwrap();
+        let inject = format!("inject=pwrite64,fdatasync,fsync,ftruncate,unlink:signal=KILL:when={write}");
+        let child = Command::new("strace")
+            .args([
+                "-f",
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-e",
+                "trace=pwrite64,fdatasync,fsync,ftruncate,unlink",
+                "-e",
+                &inject,
+            ])
+            .arg(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "coordinator::store::crashes::whoever_is_killed_at_any_write_has_lost_nothing_that_it_acknowledged",
+            ])
+            .env(WRITE_TO, directory.path())
+            .output();
+        let Ok(child) = child else {
+            eprintln!("SKIPPED: there is no strace here, so that nothing is killed at its writes");
+            return;
+        };
+        let acknowledged = fs::read_to_string(directory.path().join("acknowledged")).unwrap_or_default();
+        let found = runtime.block_on(found_in(&directory.path().join(DATABASE)));
+        let count = acknowledged.lines().count();
+        let is_it = match count {
+            0 => found.nodes.is_empty(),
+            count => found == states[count - 1] || states.get(count).is_some_and(|next| found == *next),
+        };
+        let addresses: BTreeSet<_> = found.nodes.iter().map(|node| node.ipv4).collect();
+        assert!(is_it && addresses.len() == found.nodes.len(), "write {write}, {count} acknowledged: {found:?}");
+        runtime.block_on(goes_on(&directory.path().join(DATABASE)));
+        if child.status.success() {
+            assert!(write > 60, "only {write} writes were tried");
+            return;
+        }
+    }
+}
+
+/// A coordinator that is started on what the crash left gives nothing twice.
+async fn goes_on(path: &Path) {
+    let mut ledger = Ledger::open(SqliteStore::open(path).await.unwrap(), Config::default(), now()).await.unwrap();
+    let before: BTreeSet<_> = ledger.state().nodes().map(|node| node.record.ipv4).collect();
+    let user = ledger.try_run(now(), |state| state.create_user("new".parse()?, String::new(), now())).await.unwrap();
+    let wish = NewKey { user: user.id, reusable: false, ephemeral: false, tags: Vec::new(), lifetime: None };
+    let key = ledger.try_run(now(), |state| state.create_key(wish, now(), [9; 32])).await.unwrap();
+    assert_eq!(register(&mut ledger, 99, key.text.expose()).await.unwrap(), "");
+    let after: BTreeSet<_> = ledger.state().nodes().map(|node| node.record.ipv4).collect();
+    assert_eq!(after.len(), before.len() + 1);
+    let (store, saved) = ledger.shutdown(now()).await;
+    saved.unwrap();
+    store.close().await;
+}
