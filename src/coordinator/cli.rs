@@ -1,5 +1,6 @@
 //! The command line of `warren-coordinator`.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -7,7 +8,8 @@ use clap::{Parser, Subcommand};
 use super::admin::{self, KeyCommand, NodeCommand, RouteCommand, UserCommand};
 use super::config::{ConfigError, Options, Places};
 use super::policy_cli::PolicyCommand;
-use super::serve;
+use super::state_dir::StateDir;
+use super::{backup, serve};
 use crate::io::log_to_stderr;
 
 /// It was refused, or failed.
@@ -50,6 +52,32 @@ enum Command {
     /// Policies: who may reach what
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Write the whole state into one file: users, nodes, policies and keys
+    Backup {
+        /// The file
+        file: PathBuf,
+        /// Replace a file that is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make the state of a backup the state of this server, which must not run
+    Restore {
+        /// The file
+        file: PathBuf,
+        /// Move a state that is there aside
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make a part of the state anew that is lost for good
+    #[command(group(clap::ArgGroup::new("part").required(true).multiple(true)))]
+    Init {
+        /// A network without users and nodes, for a server key that is there
+        #[arg(long, group = "part")]
+        empty_network: bool,
+        /// A server key, for a database that is there
+        #[arg(long, group = "part")]
+        new_key: bool,
+    },
     /// Say whether one node may reach another, by which line of the policy, or why not
     Why {
         /// Name, number or address of a node, or an address behind one
@@ -75,6 +103,15 @@ impl Cli {
                 Ok(None) => return ExitCode::SUCCESS,
                 Err(error) => return failed(&error),
             },
+            Command::Backup { file, force } => {
+                keep(self.places, async |dir, socket| backup::backup(dir, socket, &file, force).await)
+            }
+            Command::Restore { file, force } => {
+                keep(self.places, async |dir, socket| backup::restore(dir, socket, &file, force).await)
+            }
+            Command::Init { empty_network, new_key } => {
+                keep(self.places, async |dir, socket| backup::init(dir, socket, empty_network, new_key).await)
+            }
             Command::Why { from, to, packet } => match packet.as_deref().map(parse_packet).transpose() {
                 Ok(packet) => {
                     let (protocol, port) = packet.map_or((None, None), |(protocol, port)| (Some(protocol), port));
@@ -114,6 +151,26 @@ fn run_server(options: Options, places: Places) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
+}
+
+/// Does something to the state as a whole, and says what.
+fn keep(
+    places: Places,
+    work: impl AsyncFnOnce(&StateDir, &Path) -> Result<String, String>,
+) -> Result<ExitCode, ConfigError> {
+    let options = Options::default().complete(places)?;
+    let (dir, socket) = (StateDir::new(&options.state_path()), options.socket_path());
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Ok(failed(&error.to_string())),
+    };
+    Ok(match runtime.block_on(work(&dir, &socket)) {
+        Ok(done) => {
+            println!("{done}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    })
 }
 
 fn administer(places: Places, request: admin::Request, json: bool) -> Result<ExitCode, ConfigError> {

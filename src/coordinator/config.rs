@@ -264,7 +264,8 @@ impl Options {
         self.socket.clone().unwrap_or_else(|| self.state_path().join("admin.sock"))
     }
 
-    fn state_path(&self) -> PathBuf {
+    /// Where the state is.
+    pub fn state_path(&self) -> PathBuf {
         self.state_dir.clone().unwrap_or_else(|| DEFAULT_STATE_DIR.into())
     }
 

@@ -5,6 +5,7 @@
 //! node that does not read fast enough loses its stream and comes back for a full map, so nobody waits for it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,6 +101,7 @@ enum Ask {
     Admin(Box<admin::Request>, Option<Box<Ready>>, oneshot::Sender<admin::Outcome>),
     Outlook(oneshot::Sender<Outlook>),
     Health(oneshot::Sender<Health>),
+    Copy(PathBuf, oneshot::Sender<Result<(), StoreError>>),
 }
 
 impl Hub {
@@ -161,6 +163,11 @@ impl Hub {
     /// How the registry is. Comes back when the task has come to this question.
     pub(crate) async fn health(&self) -> Result<Health, Busy> {
         self.ask(Ask::Health).await
+    }
+
+    /// Copies the database into this new file. Others wait for some tenths of a second where it is large.
+    pub(crate) async fn copy(&self, to: PathBuf) -> Result<Result<(), StoreError>, Busy> {
+        self.ask(|answer| Ask::Copy(to, answer)).await
     }
 
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Busy> {
@@ -253,6 +260,10 @@ impl<S: Store> Task<S> {
             }
             Ask::Outlook(answer) => {
                 let _ = answer.send(self.ledger.state().outlook());
+            }
+            Ask::Copy(to, answer) => {
+                let copied = self.ledger.copy(&to, clock::now()).await;
+                let _ = answer.send(copied);
             }
             Ask::Health(answer) => {
                 let fault = self.ledger.examine(clock::now()).await.map(ToString::to_string);

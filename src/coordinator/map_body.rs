@@ -168,15 +168,16 @@ thread_local! {
 }
 
 fn compress(plain: &[u8]) -> io::Result<Bytes> {
-    COMPRESSOR.with_borrow_mut(|compressor| {
-        let compressor = match compressor {
-            Some(compressor) => compressor,
-            None => compressor.insert(zstd::bulk::Compressor::new(LEVEL)?),
-        };
-        compressor.compress(plain).map(Bytes::from)
-    })
-    // Nobody knows what one that failed is good for.
-    .inspect_err(|_| COMPRESSOR.set(None))
+    COMPRESSOR
+        .with_borrow_mut(|compressor| {
+            let compressor = match compressor {
+                Some(compressor) => compressor,
+                None => compressor.insert(zstd::bulk::Compressor::new(LEVEL)?),
+            };
+            compressor.compress(plain).map(Bytes::from)
+        })
+        // Nobody knows what one that failed is good for.
+        .inspect_err(|_| COMPRESSOR.set(None))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 //! before what it says is on disk, and what strangers may cost is written down in `limits`.
 
 mod admin;
+mod backup;
 mod cli;
 mod clock;
 mod config;
@@ -31,6 +32,7 @@ mod policy_cli;
 mod relay;
 mod relay_map;
 mod serve;
+mod state_dir;
 pub mod store;
 
 pub use cli::Cli;

@@ -15,17 +15,13 @@ use super::http::{Shared, Site};
 use super::hub::Task;
 use super::listen::{self, Cover};
 use super::metrics::{self, Metrics};
+use super::state_dir::StateDir;
 use super::store::{Ledger, SqliteStore};
 use super::{admin, clock, ending, limits, relay};
 use crate::io::{Rates, bind, kept_key, make_directory, tls, vital};
 use crate::registry;
 use crate::types::MachinePrivate;
 use crate::wire::control::DerpMap;
-
-/// The Noise key's file. It lies beside the database, not in it: a stolen copy of the database cannot
-/// stand in for the server.
-const KEY_FILE: &str = "noise.key";
-const DATABASE: &str = "coordinator.sqlite";
 
 /// Serves until SIGTERM or SIGINT. The error is a sentence.
 pub(crate) async fn run(settings: Settings) -> Result<(), String> {
@@ -34,22 +30,26 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("SIGINT: {error}"))?;
 
     make_directory(&settings.state_dir).map_err(|error| format!("{}: {error}", settings.state_dir.display()))?;
-    let key_file = settings.state_dir.join(KEY_FILE);
-    let key: MachinePrivate =
-        kept_key(&key_file, str::parse, || Ok(MachinePrivate::from_random(rand::random()).expose_text()))?;
+    let dir = StateDir::new(&settings.state_dir);
+    dir.check_before_start()?;
+    dir.backup_draft().map_err(|error| format!("{}: {error}", dir.path().display()))?;
     let listener = bind(settings.listen).map_err(|error| format!("{}: {error}", settings.listen))?;
     let socket = admin::bind(&settings.socket).map_err(|error| format!("{}: {error}", settings.socket.display()))?;
     let (mut relay, relays) = relay::open(&settings)?;
     let ports = ports(listener, &settings, relay.as_mut())?;
     let metrics = Arc::new(Metrics::default());
     let relays = Arc::new(relays);
-    let (hub, mut registry) = Task::new(ledger(&settings, relays.shared()).await?, Arc::clone(&metrics));
+    let ledger = ledger(&settings, &dir, relays.shared()).await?;
+    dir.check_key(!ledger.state().is_empty())?;
+    let key: MachinePrivate =
+        kept_key(&dir.key(), str::parse, || Ok(MachinePrivate::from_random(rand::random()).expose_text()))?;
+    let (hub, mut registry) = Task::new(ledger, Arc::clone(&metrics));
 
     let mut tasks = JoinSet::new();
     let relay = relay.map(|relay| relay.start(&hub, &relays, &mut tasks, &ending));
     relay.iter().for_each(|relay| registry.set_relay(Arc::clone(relay)));
     let mut registry = tokio::spawn(vital("registry", registry.run(ending.clone())));
-    tasks.spawn(vital("administration", admin::serve(socket, hub.clone(), ending.clone())));
+    tasks.spawn(vital("administration", admin::serve(socket, hub.clone(), dir, ending.clone())));
     if let Some(address) = settings.metrics {
         let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
         let serving = metrics::serve(listener, hub.clone(), Arc::clone(&metrics), relay.clone(), ending.clone());
@@ -122,8 +122,8 @@ fn report(settings: &Settings, ports: &[(TcpListener, Cover)], key: &MachinePriv
     Ok(())
 }
 
-async fn ledger(settings: &Settings, derp_map: Option<DerpMap>) -> Result<Ledger<SqliteStore>, String> {
-    let file = settings.state_dir.join(DATABASE);
+async fn ledger(settings: &Settings, dir: &StateDir, derp_map: Option<DerpMap>) -> Result<Ledger<SqliteStore>, String> {
+    let file = dir.database();
     let store = SqliteStore::open(&file).await.map_err(|error| format!("{}: {error}", file.display()))?;
     let config = registry::Config {
         // Without an address of our own, pages are addressed as each node addresses us.

@@ -178,6 +178,11 @@ impl State {
         &self.config
     }
 
+    /// Whether it knows nobody and nothing: of a network that has just begun.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.members.is_empty() && self.keys.is_empty() && self.policies.is_empty()
+    }
+
     /// The users, by number.
     pub fn users(&self) -> impl Iterator<Item = &UserRecord> {
         self.users.values()

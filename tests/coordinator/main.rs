@@ -4,6 +4,7 @@
 
 mod abuse;
 mod admin;
+mod backup;
 mod http;
 mod joining;
 mod maps;

@@ -7,6 +7,7 @@ mod client;
 mod command;
 mod elsewhere;
 mod execute;
+mod fetch;
 mod policy;
 mod policy_text;
 mod socket;
@@ -15,6 +16,7 @@ mod table;
 pub(crate) use client::run;
 pub(crate) use command::{KeyCommand, NodeCommand, RouteCommand, UserCommand};
 pub(crate) use execute::execute;
+pub(crate) use fetch::fetch_backup;
 pub(crate) use policy::PolicyRequest;
 pub(crate) use socket::{bind, serve};
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode};
@@ -14,14 +15,21 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Mutex;
 use tracing::{debug, warn};
 
 use super::Request;
 use super::elsewhere::carry_out;
+use super::fetch::BACKUP;
+use crate::coordinator::backup;
 use crate::coordinator::ending::Ending;
 use crate::coordinator::http::refuse;
 use crate::coordinator::hub::Hub;
 use crate::coordinator::limits;
+use crate::coordinator::state_dir::StateDir;
+
+/// Where backups are made, and whose turn it is.
+type Backups = (StateDir, Mutex<()>);
 
 /// Opens the socket for its owner alone. What a dead server left behind is replaced; a living one is not.
 pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
@@ -37,7 +45,9 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until `ending` turns true.
-pub(crate) async fn serve(listener: UnixListener, hub: Hub, mut ending: Ending) {
+pub(crate) async fn serve(listener: UnixListener, hub: Hub, dir: StateDir, mut ending: Ending) {
+    // One at a time: it is written beside the database.
+    let backups = Arc::new((dir, Mutex::new(())));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -45,7 +55,7 @@ pub(crate) async fn serve(listener: UnixListener, hub: Hub, mut ending: Ending) 
         };
         match accepted {
             Ok((stream, _)) if admitted(&stream) => {
-                tokio::spawn(connection(stream, hub.clone()));
+                tokio::spawn(connection(stream, hub.clone(), Arc::clone(&backups)));
             }
             Ok(_) => warn!("an administration connection of another user was closed"),
             Err(error) => {
@@ -62,10 +72,10 @@ fn admitted(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
 }
 
-async fn connection(stream: UnixStream, hub: Hub) {
+async fn connection(stream: UnixStream, hub: Hub, backups: Arc<Backups>) {
     let service = service_fn(move |request| {
-        let hub = hub.clone();
-        async move { Ok::<_, Infallible>(answer(&hub, request).await.unwrap_or_else(|refusal| refusal)) }
+        let (hub, backups) = (hub.clone(), Arc::clone(&backups));
+        async move { Ok::<_, Infallible>(answer(&hub, &backups, request).await.unwrap_or_else(|refusal| refusal)) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -78,7 +88,11 @@ async fn connection(stream: UnixStream, hub: Hub) {
     }
 }
 
-async fn answer(hub: &Hub, request: http::Request<Incoming>) -> Result<Response, Response> {
+async fn answer(hub: &Hub, backups: &Backups, request: http::Request<Incoming>) -> Result<Response, Response> {
+    if request.uri().path() == BACKUP && request.method() == Method::POST {
+        let _one = backups.1.lock().await;
+        return Ok(backup::answer(hub, &backups.0).await);
+    }
     if request.uri().path() != "/admin" || request.method() != Method::POST {
         return Err(refuse(StatusCode::NOT_FOUND, "administration is POST /admin"));
     }

@@ -12,6 +12,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::AccessFlags;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Row};
@@ -102,6 +103,11 @@ impl Connection {
         Ok(())
     }
 
+    /// Copies everything into a file of its own.
+    pub(super) async fn copy(&mut self, to: &Path) -> Result<(), StoreError> {
+        super::backup::copy(&mut self.inner, to).await
+    }
+
     /// Lets go of the file, log folded in where the disk allows that.
     pub(super) async fn close(self) {
         close(self.inner).await;
@@ -114,12 +120,21 @@ pub(super) fn make_file(path: &Path) -> Result<(), StoreError> {
     let made = match made {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         // The name has to survive a crash like the content.
-        made => made.and_then(|_| path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())),
+        made => made.and_then(|_| fs::File::open(directory_of(path))?.sync_all()),
     };
     made.map_err(|error| failed(format!("make the database {}", path.display()), error))
 }
 
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 async fn connect(path: &Path, lock_wait: Duration) -> Result<SqliteConnection, StoreError> {
+    // SQLite's words for this are of no use to anybody.
+    for (place, access) in [(path, AccessFlags::R_OK | AccessFlags::W_OK), (directory_of(path), AccessFlags::W_OK)] {
+        let may = nix::unistd::access(place, access);
+        may.map_err(|error| failed(format!("open the database {}", path.display()), error.desc()))?;
+    }
     let options = SqliteConnectOptions::new()
         .filename(path)
         .journal_mode(SqliteJournalMode::Wal)
@@ -191,7 +206,7 @@ fn identity(path: &Path) -> io::Result<Identity> {
     fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-fn unusable(path: &Path, operation: &str, error: &dyn Display) -> StoreError {
+pub(super) fn unusable(path: &Path, operation: &str, error: &dyn Display) -> StoreError {
     let (name, text) = (path.display().to_string(), error.to_string());
     match text.contains("database is locked") {
         true => StoreError::InUse(name),

@@ -4,6 +4,7 @@
 //! the look and the act: a one-off key that two machines show at once admits one of them. What is saved
 //! lazily rides along with the next commit, so that what is on disk is always a state that memory was in.
 
+use std::path::Path;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -134,6 +135,15 @@ impl<S: Store> Ledger<S> {
             self.retry_at = tried.is_err().then(|| later(now, RETRY_AFTER));
         }
         self.fault()
+    }
+
+    /// Copies everything into a new file, what waits to be saved included.
+    pub async fn copy(&mut self, to: &Path, now: Timestamp) -> Result<(), StoreError> {
+        // Where saving fails the copy is of what is on disk, which may be what it is wanted for.
+        if let Err(error) = self.save(now).await {
+            tracing::warn!("a copy is made without what could not be saved: {error}");
+        }
+        self.store.copy(to).await
     }
 
     /// What is wrong with the store since its last success.

@@ -4,6 +4,7 @@
 //! decides nothing. [`Ledger`] joins one to a [`State`](crate::registry::State) so that memory never runs
 //! ahead of the disk. `conformance` holds the tests that every store must pass.
 
+mod backup;
 mod connection;
 mod ledger;
 mod sqlite;
@@ -18,9 +19,11 @@ mod faults;
 mod tests;
 
 use std::future::Future;
+use std::path::Path;
 
 use thiserror::Error;
 
+pub use backup::{Contents, KeptFile, copy_closed, is_free, read as read_backup, seal, unseal};
 pub use ledger::{CommandError, Ledger};
 pub use sqlite::SqliteStore;
 
@@ -41,6 +44,12 @@ pub trait Store: Send {
 
     /// Begins anew with what is kept, and proves that more can be: by writing.
     fn prove(&mut self) -> impl Future<Output = Result<Proven, StoreError>> + Send;
+
+    /// Copies everything that is kept, as it is at one moment, into a new file that is for its owner alone.
+    fn copy(&mut self, to: &Path) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let failed = connection::failed(format!("copy to {}", to.display()), "this store keeps nothing");
+        async { Err(failed) }
+    }
 }
 
 /// What was found to be kept.

@@ -1,0 +1,256 @@
+//! `backup`, `restore` and `init`: a network's whole state in one file, and back.
+//!
+//! While a server runs it makes the copy, since nobody else may open its database, and hands it to whoever asked through
+//! the administration socket; otherwise the command makes it itself. Restoring never mixes two states: what was there
+//! goes aside first, the keys come before the database, and a server refuses to start on a half.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::admin::fetch_backup;
+use super::clock;
+use super::http::refuse;
+use super::hub::Hub;
+use super::state_dir::{DATABASE, KEY_FILE, StateDir, is_kept};
+use super::store::{Contents, SqliteStore, copy_closed, is_free, read_backup, seal, unseal};
+use crate::io::{make_directory, write_secret};
+use crate::types::MachinePrivate;
+
+/// Bytes of a backup that are in memory at a time.
+const PIECE: usize = 64 * 1024;
+
+/// The server's side: makes a backup and streams it.
+pub(crate) async fn answer(hub: &Hub, dir: &StateDir) -> Response {
+    match draft(hub, dir).await {
+        Ok(file) => Body::from_stream(pieces(file)).into_response(),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("no backup was made: {error}")),
+    }
+}
+
+/// A backup whose name is gone already: it goes with whoever reads it.
+async fn draft(hub: &Hub, dir: &StateDir) -> Result<tokio::fs::File, String> {
+    let path = dir.backup_draft().map_err(|error| format!("{}: {error}", dir.path().display()))?;
+    let sealed = match hub.copy(path.clone()).await {
+        Ok(Ok(())) => sealed(&path, dir).await,
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the registry is busy, try again later".to_owned()),
+    };
+    let opened = match sealed {
+        Ok(()) => tokio::fs::File::open(&path).await.map_err(|error| format!("{}: {error}", path.display())),
+        Err(error) => Err(error),
+    };
+    let _ = dir.backup_draft();
+    opened
+}
+
+async fn sealed(copy: &Path, dir: &StateDir) -> Result<(), String> {
+    seal(copy, &dir.kept_files()?).await.map_err(|error| error.to_string())
+}
+
+fn pieces(file: tokio::fs::File) -> impl futures_util::Stream<Item = io::Result<Bytes>> {
+    futures_util::stream::try_unfold(file, async |mut file| {
+        let mut piece = vec![0; PIECE];
+        let count = file.read(&mut piece).await?;
+        piece.truncate(count);
+        Ok((count > 0).then(|| (Bytes::from(piece), file)))
+    })
+}
+
+/// `backup FILE`. The sentence says what is in it, or what went wrong.
+pub(crate) async fn backup(dir: &StateDir, socket: &Path, file: &Path, force: bool) -> Result<String, String> {
+    if file.exists() && !force {
+        return Err(format!("{}: it exists; --force replaces it", file.display()));
+    }
+    let draft = beside(file);
+    let made = make(dir, socket, &draft).await;
+    let placed = match made {
+        Ok(contents) => {
+            place(&draft, file, force).map(|()| contents).map_err(|error| format!("{}: {error}", file.display()))
+        }
+        Err(error) => Err(error),
+    };
+    if placed.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    placed.map(|contents| {
+        format!("{}: {}; whoever has it can stand in for this server", file.display(), describe(&contents))
+    })
+}
+
+async fn make(dir: &StateDir, socket: &Path, draft: &Path) -> Result<Contents, String> {
+    let failed = |error: io::Error| format!("{}: {error}", draft.display());
+    match fs::remove_file(draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    match tokio::net::UnixStream::connect(socket).await {
+        Ok(stream) => {
+            let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(draft);
+            let mut target = tokio::fs::File::from_std(made.map_err(failed)?);
+            fetch_backup(stream, &mut target).await.map_err(|error| format!("{}: {error}", socket.display()))?;
+            target.flush().await.map_err(failed)?;
+            target.sync_all().await.map_err(failed)?;
+        }
+        Err(error) if is_nobody(&error) => {
+            if !dir.database().exists() {
+                return Err(format!("{}: there is no {DATABASE}; is this the state directory?", dir.path().display()));
+            }
+            copy_closed(&dir.database(), draft).await.map_err(|error| error.to_string())?;
+            sealed(draft, dir).await?;
+        }
+        Err(error) => return Err(format!("{}: {error}", socket.display())),
+    }
+    // What cannot be read back is no backup.
+    let contents = read_backup(draft).await.map_err(|error| error.to_string())?;
+    if !contents.files.iter().any(|file| file.name == KEY_FILE) {
+        return Err(format!("{}: there is no {KEY_FILE}, without which nothing can be restored", dir.path().display()));
+    }
+    Ok(contents)
+}
+
+/// Nobody serves there.
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+fn beside(file: &Path) -> PathBuf {
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    file.with_file_name(name)
+}
+
+fn place(draft: &Path, file: &Path, force: bool) -> io::Result<()> {
+    fs::File::open(draft)?.sync_all()?;
+    if !force && file.exists() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    fs::rename(draft, file)?;
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(directory)?.sync_all()
+}
+
+fn describe(contents: &Contents) -> String {
+    let Contents { files, users, nodes, policy, .. } = contents;
+    let policy = if *policy == 0 { "no policy".to_owned() } else { format!("policy version {policy}") };
+    let files: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    format!("{users} users, {nodes} nodes, {policy}, {}", files.join(", "))
+}
+
+/// `restore FILE`.
+pub(crate) async fn restore(dir: &StateDir, socket: &Path, file: &Path, force: bool) -> Result<String, String> {
+    let contents = read_backup(file).await.map_err(|error| error.to_string())?;
+    if !contents.files.iter().any(|file| file.name == KEY_FILE) {
+        return Err(format!(
+            "{}: it has no server key in it: this is a database, and no backup that `warren-coordinator backup` made",
+            file.display()
+        ));
+    }
+    if let Some(bad) = contents.files.iter().find(|file| !is_kept(&file.name)) {
+        return Err(format!("{}: it has a file {:?} in it, which is no key", file.display(), bad.name));
+    }
+    nobody_serves(dir, socket).await?;
+    let directory = dir.path().display();
+    make_directory(dir.path()).map_err(|error| format!("{directory}: {error}"))?;
+    let present = dir.present()?;
+    let is_unfinished = dir.restore_draft().exists();
+    if !present.is_empty() && !force && !is_unfinished {
+        return Err(format!(
+            "{directory}: there is a coordinator's state already ({}); --force moves it aside and restores",
+            present.join(", ")
+        ));
+    }
+    let aside = put_in_place(dir, file, &contents, &present).await?;
+    let kept = aside.map_or_else(String::new, |aside| format!("; what was there is in {}", aside.display()));
+    Ok(format!("{directory}: {} restored{kept}", describe(&contents)))
+}
+
+/// Everything new is written beside what is there before anything is moved.
+async fn put_in_place(
+    dir: &StateDir,
+    file: &Path,
+    contents: &Contents,
+    present: &[String],
+) -> Result<Option<PathBuf>, String> {
+    let draft = dir.restore_draft();
+    let failed = |error: io::Error| format!("{}: {error}", dir.path().display());
+    match fs::remove_dir_all(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    make_directory(&draft).map_err(failed)?;
+    for key in &contents.files {
+        write_secret(&draft.join(&key.name), &key.content).map_err(failed)?;
+    }
+    unseal(file, &draft.join(DATABASE)).await.map_err(|error| error.to_string())?;
+    let aside = (!present.is_empty()).then(|| dir.path().join(format!("replaced-{}", clock::now().as_second())));
+    let moved = || -> io::Result<()> {
+        if let Some(aside) = &aside {
+            make_directory(aside)?;
+            for name in present {
+                fs::rename(dir.path().join(name), aside.join(name))?;
+            }
+        }
+        let names = contents.files.iter().map(|file| file.name.as_str()).chain([DATABASE]);
+        for name in names {
+            let target = dir.path().join(name);
+            fs::rename(draft.join(name), &target)?;
+            dir.hand_over(&target)?;
+        }
+        fs::File::open(dir.path())?.sync_all()?;
+        fs::remove_dir_all(&draft)?;
+        fs::File::open(dir.path())?.sync_all()
+    };
+    moved().map_err(failed)?;
+    Ok(aside)
+}
+
+async fn nobody_serves(dir: &StateDir, socket: &Path) -> Result<(), String> {
+    let busy = || format!("{}: a coordinator runs on this state; stop it first", dir.path().display());
+    match tokio::net::UnixStream::connect(socket).await {
+        Ok(_) => return Err(busy()),
+        Err(error) if is_nobody(&error) => {}
+        Err(error) => return Err(format!("{}: {error}", socket.display())),
+    }
+    match dir.database().exists() {
+        // A database that cannot even be opened is one to restore.
+        true => match is_free(&dir.database()).await {
+            Err(super::store::StoreError::InUse(_)) => Err(busy()),
+            _ => Ok(()),
+        },
+        false => Ok(()),
+    }
+}
+
+/// `init`: makes what is missing, on purpose.
+pub(crate) async fn init(dir: &StateDir, socket: &Path, network: bool, key: bool) -> Result<String, String> {
+    nobody_serves(dir, socket).await?;
+    let directory = dir.path().display();
+    make_directory(dir.path()).map_err(|error| format!("{directory}: {error}"))?;
+    let mut made = Vec::new();
+    for (wanted, path) in [(network, dir.database()), (key, dir.key())] {
+        if wanted && path.exists() {
+            return Err(format!("{}: it is there already; nothing was made", path.display()));
+        }
+    }
+    if network {
+        let store = SqliteStore::open(&dir.database()).await.map_err(|error| error.to_string())?;
+        store.close().await;
+        dir.hand_over(&dir.database()).map_err(|error| format!("{directory}: {error}"))?;
+        made.push("an empty network");
+    }
+    if key {
+        let text = MachinePrivate::from_random(rand::random()).expose_text();
+        let written = write_secret(&dir.key(), text.as_bytes()).and_then(|()| dir.hand_over(&dir.key()));
+        written.map_err(|error| format!("{}: {error}", dir.key().display()))?;
+        made.push("a new server key");
+    }
+    Ok(format!("{directory}: {} made", made.join(" and ")))
+}
