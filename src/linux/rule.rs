@@ -4,11 +4,11 @@ use std::io;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::route::{RouteHeader, RouteProtocol};
-use netlink_packet_route::rule::{self, RuleAttribute, RuleMessage};
+use netlink_packet_route::rule::{self, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use crate::plan::{Rule, RuleAction, own};
+use crate::plan::{Rule, RuleAction, RulePackets, own};
 
 use super::netlink::{RouteSocket, tolerate};
 
@@ -81,7 +81,7 @@ fn read(message: &RuleMessage) -> Option<Rule> {
         && header.dst_len == 0
         && header.src_len == 0
         && header.tos == 0
-        && header.flags.is_empty();
+        && (header.flags - RuleFlags::Invert).is_empty();
     if !plain {
         return None;
     }
@@ -102,13 +102,20 @@ fn read(message: &RuleMessage) -> Option<Rule> {
         table if table == u32::from(RouteHeader::RT_TABLE_MAIN) => RuleAction::Main,
         _ => return None,
     };
+    let is_inverted = header.flags.contains(RuleFlags::Invert);
+    let packets = match (mark, mask) {
+        // The opposite of all packets is none: not of our making.
+        (None, None | Some(0)) if is_inverted => return None,
+        (None, None | Some(0)) => RulePackets::All,
+        (mark, mask) => {
+            let (mark, mask) = (mark.unwrap_or(0), mask.unwrap_or(u32::MAX));
+            if is_inverted { RulePackets::NotMarked { mark, mask } } else { RulePackets::Marked { mark, mask } }
+        }
+    };
     Some(Rule {
         priority: priority_of(message),
         ipv6: header.family == AddressFamily::Inet6,
-        mark: match (mark, mask) {
-            (None, None | Some(0)) => None,
-            (mark, mask) => Some((mark.unwrap_or(0), mask.unwrap_or(u32::MAX))),
-        },
+        packets,
         action,
     })
 }
@@ -123,7 +130,13 @@ fn write(rule: &Rule) -> RuleMessage {
     };
     message.attributes.push(RuleAttribute::Table(table));
     message.attributes.push(RuleAttribute::Priority(rule.priority));
-    if let Some((mark, mask)) = rule.mark {
+    let (is_inverted, marked) = match rule.packets {
+        RulePackets::All => (false, None),
+        RulePackets::Marked { mark, mask } => (false, Some((mark, mask))),
+        RulePackets::NotMarked { mark, mask } => (true, Some((mark, mask))),
+    };
+    message.header.flags.set(RuleFlags::Invert, is_inverted);
+    if let Some((mark, mask)) = marked {
         message.attributes.push(RuleAttribute::FwMark(mark));
         message.attributes.push(RuleAttribute::FwMask(mask));
     }

@@ -9,7 +9,7 @@ use crate::types::{IpNet, Limit, OVERLAY_V4, OVERLAY_V6, in_overlay};
 use super::own;
 use super::planner::Planner;
 use super::prefs::{Host, Path, Paths, Prefs};
-use super::wish::{Desired, EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction};
+use super::wish::{Desired, EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction, RulePackets};
 
 /// Subnets of all peers together; each is a kernel route and an allowed IP.
 const ROUTES: Limit = Limit::new("subnet routes of peers", 16_384);
@@ -121,13 +121,10 @@ pub(super) fn routes(addresses: &BTreeSet<IpNet>, host: &Host, peers: &[Accepted
     routes
 }
 
+/// One rule a family, for all packets but our own outer ones. Those go on to whatever table the host has for them, and
+/// cannot come back to ours where that one has no route.
 pub(super) fn rules() -> BTreeSet<Rule> {
-    let both = |ipv6| {
-        let mark = Some((own::MARK_BYPASS, own::MARK_MASK));
-        [
-            Rule { priority: own::RULE_BYPASS, ipv6, mark, action: RuleAction::Main },
-            Rule { priority: own::RULE_OVERLAY, ipv6, mark: None, action: RuleAction::Ours },
-        ]
-    };
-    [both(false), both(true)].into_iter().flatten().collect()
+    let packets = RulePackets::NotMarked { mark: own::MARK_BYPASS, mask: u32::MAX };
+    let rule = |ipv6| Rule { priority: own::RULE_OVERLAY, ipv6, packets, action: RuleAction::Ours };
+    [false, true].map(rule).into()
 }

@@ -250,7 +250,8 @@ fn remove_routes(desired: &BTreeSet<Route>, observed: &BTreeSet<Route>, steps: &
     steps.extend(stale.into_iter().cloned().map(Step::RemoveRoute));
 }
 
-/// The rule that is asked first comes first: the bypass is there before anything enters our table.
+/// The new ones stand before the old ones go, also where an earlier version wrote those: at no step do packets of the
+/// overlay pass our table by.
 fn add_rules(desired: &BTreeSet<Rule>, observed: &[Rule], steps: &mut Vec<Step>) {
     let present: BTreeSet<Rule> = observed.iter().copied().collect();
     steps.extend(desired.difference(&present).copied().map(Step::AddRule));

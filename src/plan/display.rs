@@ -8,7 +8,7 @@ use crate::types::IpNet;
 use super::firewall::Firewall;
 use super::own;
 use super::step::{Plan, Step};
-use super::wish::{EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction};
+use super::wish::{EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction, RulePackets};
 
 impl Plan {
     /// Whether there is nothing to do.
@@ -123,8 +123,11 @@ impl Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.priority, self.family())?;
-        if let Some((mark, mask)) = self.mark {
-            write!(f, ": mark {mark:#x}/{mask:#x}")?;
+        match self.packets {
+            RulePackets::All => {}
+            RulePackets::Marked { mark, mask } => write!(f, ": mark {mark:#x}/{mask:#x}")?,
+            RulePackets::NotMarked { mark, mask: u32::MAX } => write!(f, ": all but mark {mark:#x}")?,
+            RulePackets::NotMarked { mark, mask } => write!(f, ": all but mark {mark:#x}/{mask:#x}")?,
         }
         match self.action {
             RuleAction::Main => f.write_str(" to the main table"),

@@ -43,4 +43,4 @@ pub use probes::Probes;
 pub use reconciler::{Action, Event, Reconciler, Trouble};
 pub use served::Served;
 pub use step::{Plan, Step};
-pub use wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction};
+pub use wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction, RulePackets};

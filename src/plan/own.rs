@@ -13,17 +13,14 @@ pub const LINK: &str = "warren0";
 pub const ROUTE_TABLE: u32 = 0x5741;
 /// The protocol number on our routes and rules (`ip route … proto 87`); unassigned in rtnetlink.h.
 pub const ROUTE_PROTOCOL: u8 = 87;
-/// Marked traffic (WireGuard's own, and the agent's sockets) goes by the main table.
-pub const RULE_BYPASS: u32 = 5300;
-/// Everything else asks our table.
+/// Everything but our own outer packets (WireGuard's, and the agent's sockets') asks our table.
 pub const RULE_OVERLAY: u32 = 5310;
 /// Every rule priority from here to [`RULE_LAST`] is ours.
 pub const RULE_FIRST: u32 = 5300;
 /// See [`RULE_FIRST`].
 pub const RULE_LAST: u32 = 5399;
-/// The bits of a packet mark that we read and write.
-pub const MARK_MASK: u32 = 0x0f00_0000;
-/// Our own outer packets: they must never enter the overlay.
+/// The mark of our own outer packets: they must never enter the overlay. It is compared as a whole, since other programs
+/// have marks of their own of which any bits may be set (Cilium's hold an identity in the upper half).
 pub const MARK_BYPASS: u32 = 0x0500_0000;
 /// The one nftables table, family `inet`.
 pub const NFT_TABLE: &str = "warren";

@@ -90,16 +90,37 @@ pub struct Rule {
     pub priority: u32,
     /// Whether this is the IPv6 rule; each family has its own list.
     pub ipv6: bool,
-    /// Only packets with this mark (value, mask).
-    pub mark: Option<(u32, u32)>,
+    /// Which packets it is for.
+    pub packets: RulePackets,
     /// Which table answers.
     pub action: RuleAction,
+}
+
+/// Which packets a policy rule is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RulePackets {
+    /// All of them.
+    All,
+    /// Those whose mark, under a mask, is this.
+    Marked {
+        /// The mark.
+        mark: u32,
+        /// The bits of it that count.
+        mask: u32,
+    },
+    /// All but those.
+    NotMarked {
+        /// The mark.
+        mark: u32,
+        /// The bits of it that count.
+        mask: u32,
+    },
 }
 
 /// Where a policy rule sends the look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RuleAction {
-    /// The host's main table.
+    /// The host's main table: a rule of an earlier version of ours.
     Main,
     /// Our own table.
     Ours,

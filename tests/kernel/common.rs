@@ -10,7 +10,7 @@ use serde_json::Value;
 use warren::linux::LinuxKernel;
 use warren::plan::{
     Admit, Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, Observed, Peer, PortRange, Probes,
-    Protocol, Route, RouteTarget, Rule, RuleAction, RuleId, Step, diff, own,
+    Protocol, Route, RouteTarget, Rule, RuleAction, RuleId, RulePackets, Step, diff, own,
 };
 use warren::types::{IpNet, NodePrivate, NodePublic};
 
@@ -165,8 +165,8 @@ pub(crate) fn wish() -> Desired {
     let peer = |ips: &[&str], endpoint| Arc::new(Peer { allowed_ips: nets(ips), endpoint, keepalive: 0 });
     let endpoint = EndpointWish::Initial("192.0.2.2:41741".parse().unwrap());
     let route = |destination: &str, target, metric| Route { destination: net(destination), target, metric };
-    let rule = |ipv6, priority, mark, action| Rule { priority, ipv6, mark, action };
-    let bypass = Some((own::MARK_BYPASS, own::MARK_MASK));
+    let packets = RulePackets::NotMarked { mark: own::MARK_BYPASS, mask: u32::MAX };
+    let rule = |ipv6| Rule { priority: own::RULE_OVERLAY, ipv6, packets, action: RuleAction::Ours };
     Desired {
         device: Some(Device {
             private_key: private(1),
@@ -188,12 +188,7 @@ pub(crate) fn wish() -> Desired {
             route("100.64.9.0/24", RouteTarget::Throw, 100),
             route("fd7a:115c:a1e0:9::/64", RouteTarget::Throw, 100),
         ]),
-        rules: BTreeSet::from([
-            rule(false, own::RULE_BYPASS, bypass, RuleAction::Main),
-            rule(false, own::RULE_OVERLAY, None, RuleAction::Ours),
-            rule(true, own::RULE_BYPASS, bypass, RuleAction::Main),
-            rule(true, own::RULE_OVERLAY, None, RuleAction::Ours),
-        ]),
+        rules: BTreeSet::from([false, true].map(rule)),
         firewall: Some(Arc::new(firewall)),
     }
 }

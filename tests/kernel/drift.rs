@@ -38,7 +38,7 @@ fn whatever_goes_missing_is_noticed_and_put_back() {
             format!("ip -6 route del unreachable fd7a:115c:a1e0::/48 table {table} metric 10000"),
             format!("ip route flush table {table}"),
             "ip rule del pref 5310".to_owned(),
-            "ip -6 rule del pref 5300".to_owned(),
+            "ip -6 rule del pref 5310".to_owned(),
             "ip rule add pref 5305 table 100".to_owned(),
             "nft delete element inet warren hosts4 '{ 100.64.0.2 }'".to_owned(),
             "nft insert rule inet warren overlay accept".to_owned(),

@@ -1,7 +1,7 @@
 //! Routes and policy rules.
 
 use warren::linux::LinuxKernel;
-use warren::plan::{Kernel, Route, RouteTarget, Rule, RuleAction, Step, own};
+use warren::plan::{Kernel, Route, RouteTarget, Rule, RuleAction, RulePackets, Step, own};
 
 use crate::common::*;
 
@@ -56,32 +56,38 @@ fn routes_of_every_kind_are_set_replaced_and_removed() {
 fn rules_are_set_once_and_removed_one_at_a_time() {
     in_namespace(Needs::Namespace, || async {
         let mut kernel = LinuxKernel::new().unwrap();
-        let rules: Vec<Rule> = [false, true]
-            .into_iter()
-            .flat_map(|ipv6| {
-                let mark = Some((own::MARK_BYPASS, own::MARK_MASK));
-                [
-                    Rule { priority: own::RULE_BYPASS, ipv6, mark, action: RuleAction::Main },
-                    Rule { priority: own::RULE_OVERLAY, ipv6, mark: None, action: RuleAction::Ours },
-                ]
-            })
-            .collect();
+        let packets = RulePackets::NotMarked { mark: own::MARK_BYPASS, mask: u32::MAX };
+        let ours = |ipv6| Rule { priority: own::RULE_OVERLAY, ipv6, packets, action: RuleAction::Ours };
+        // An earlier version of ours had two a family, and is upgraded in this order.
+        let marked = RulePackets::Marked { mark: own::MARK_BYPASS, mask: 0x0f00_0000 };
+        let earlier = |ipv6| {
+            [
+                Rule { priority: 5300, ipv6, packets: marked, action: RuleAction::Main },
+                Rule { priority: 5310, ipv6, packets: RulePackets::All, action: RuleAction::Ours },
+            ]
+        };
+        let earlier: Vec<Rule> = [false, true].into_iter().flat_map(earlier).collect();
+        let rules = [false, true].map(ours);
 
-        apply(&mut kernel, rules.iter().copied().map(Step::AddRule)).await;
-        apply(&mut kernel, rules.iter().copied().map(Step::AddRule)).await;
+        apply(&mut kernel, earlier.iter().chain(&rules).copied().map(Step::AddRule)).await;
+        apply(&mut kernel, earlier.iter().chain(&rules).copied().map(Step::AddRule)).await;
 
         let mut seen = observe(&mut kernel).await.rules;
-        let mut expected = rules.clone();
+        let mut expected: Vec<Rule> = earlier.iter().chain(&rules).copied().collect();
         seen.sort();
         expected.sort();
         assert_eq!(seen, expected);
-        let printed = json("ip -j -d rule show pref 5300");
-        assert_eq!(printed[0]["fwmark"], "0x5000000");
-        assert_eq!(printed[0]["fwmask"], "0xf000000");
-        assert_eq!((&printed[0]["table"], &printed[0]["protocol"]), (&"main".into(), &"87".into()));
+        apply(&mut kernel, earlier.iter().rev().copied().map(Step::RemoveRule)).await;
+        assert_eq!(observe(&mut kernel).await.rules, rules);
+        for family in ["", "-6 "] {
+            let printed = json(&format!("ip {family}-j -d rule show pref 5310"));
+            assert_eq!(printed.as_array().unwrap().len(), 1, "{printed}");
+            assert_eq!((&printed[0]["fwmark"], &printed[0]["protocol"]), (&"0x5000000".into(), &"87".into()));
+            assert!(printed[0].get("not").is_some() && printed[0].get("fwmask").is_none(), "{printed}");
+        }
 
         // A duplicate, made by somebody else, shows and goes by a step of its own.
-        sh(&format!("ip rule add pref 5310 table {}", own::ROUTE_TABLE));
+        sh(&format!("ip rule add pref 5310 not fwmark {:#x} table {}", own::MARK_BYPASS, own::ROUTE_TABLE));
         let ours = |rule: &&Rule| rule.priority == 5310 && !rule.ipv6;
         let seen = observe(&mut kernel).await.rules;
         assert_eq!(seen.iter().filter(ours).count(), 2);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use warren::linux::LinuxKernel;
 use warren::plan::{
     Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, ModelKernel, Observed, ObservedFirewall, Peer,
-    Route, RouteTarget, Rule, RuleAction, Step, diff, own,
+    Route, RouteTarget, Rule, RuleAction, RulePackets, Step, diff, own,
 };
 use warren::types::IpNet;
 
@@ -268,12 +268,17 @@ fn any_route() -> impl Strategy<Value = Route> {
 }
 
 fn any_rule() -> impl Strategy<Value = Rule> {
-    let mark = prop::option::of(Just((own::MARK_BYPASS, own::MARK_MASK)));
+    let mark = own::MARK_BYPASS;
+    let packets = prop::sample::select(vec![
+        RulePackets::All,
+        RulePackets::Marked { mark, mask: 0x0f00_0000 },
+        RulePackets::NotMarked { mark, mask: u32::MAX },
+    ]);
     let action = prop::sample::select(vec![RuleAction::Main, RuleAction::Ours]);
-    (5300u32..5304, any::<bool>(), mark, action).prop_map(|(priority, ipv6, mark, action)| Rule {
+    (5300u32..5304, any::<bool>(), packets, action).prop_map(|(priority, ipv6, packets, action)| Rule {
         priority,
         ipv6,
-        mark,
+        packets,
         action,
     })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use warren::plan::{Desired, ModelKernel, RouteTarget, desired, diff};
 use warren::types::IpNet;
 
-use crate::world::{PeerSpec, World, converge, public_key, small_world};
+use crate::world::{PeerSpec, World, converge, older_rules, public_key, small_world};
 
 /// The kernel after a plan for this world.
 fn kernel_of(world: &World) -> ModelKernel {
@@ -48,10 +48,8 @@ add route fd7a:115c:a1e0::/48 to unreachable, metric 10000
 add route 10.1.2.0/24 to warren0, metric 100
 add route 100.64.0.0/10 to warren0, metric 100
 add route fd7a:115c:a1e0::/48 to warren0, metric 100
-add rule 5300 (IPv4): mark 0x5000000/0xf000000 to the main table
-add rule 5300 (IPv6): mark 0x5000000/0xf000000 to the main table
-add rule 5310 (IPv4) to table 22337
-add rule 5310 (IPv6) to table 22337
+add rule 5310 (IPv4): all but mark 0x5000000 to table 22337
+add rule 5310 (IPv6): all but mark 0x5000000 to table 22337
 "
     );
 }
@@ -62,10 +60,8 @@ fn the_plan_for_nothing_is_the_way_back() {
     assert_eq!(
         plan,
         "\
-remove rule 5310 (IPv6) to table 22337
-remove rule 5310 (IPv4) to table 22337
-remove rule 5300 (IPv6): mark 0x5000000/0xf000000 to the main table
-remove rule 5300 (IPv4): mark 0x5000000/0xf000000 to the main table
+remove rule 5310 (IPv6): all but mark 0x5000000 to table 22337
+remove rule 5310 (IPv4): all but mark 0x5000000 to table 22337
 remove route 10.1.2.0/24 to warren0, metric 100
 remove route 100.64.0.0/10 to warren0, metric 100
 remove route fd7a:115c:a1e0::/48 to warren0, metric 100
@@ -73,6 +69,24 @@ remove route 100.64.0.0/10 to unreachable, metric 10000
 remove route fd7a:115c:a1e0::/48 to unreachable, metric 10000
 delete link warren0
 delete table inet warren
+"
+    );
+}
+
+/// At each step some rule leads into our table and marked packets, ours, past it.
+#[test]
+fn rules_of_an_earlier_version_go_once_the_new_ones_stand() {
+    let mut kernel = kernel_of(&small_world());
+    kernel.state.rules = older_rules();
+    assert_eq!(
+        diff(&small_world().wish(), &kernel.state).to_string(),
+        "\
+add rule 5310 (IPv4): all but mark 0x5000000 to table 22337
+add rule 5310 (IPv6): all but mark 0x5000000 to table 22337
+remove rule 5310 (IPv6) to table 22337
+remove rule 5310 (IPv4) to table 22337
+remove rule 5300 (IPv6): mark 0x5000000/0xf000000 to the main table
+remove rule 5300 (IPv4): mark 0x5000000/0xf000000 to the main table
 "
     );
 }

@@ -10,7 +10,7 @@ use proptest::sample::{select, subsequence};
 use warren::netmap::Netmap;
 use warren::plan::{
     Desired, Host, ModelKernel, Observed, ObservedFirewall, ObservedPeer, Packet, Path, Paths, Prefs, Protocol, Route,
-    RouteTarget, Rule, RuleAction, desired, diff, own,
+    RouteTarget, Rule, RuleAction, RulePackets, desired, diff, own,
 };
 use warren::types::{IpNet, NodeId, NodePrivate, NodePublic, Timestamp};
 use warren::wire::control::{FilterRule, MapResponse, NetPortRange, Node, Ports, match_all};
@@ -250,6 +250,7 @@ pub(crate) enum Command {
     AddRoute { destination: &'static str, target: RouteTarget },
     FlushRules,
     DuplicateRules,
+    OlderRules,
     AddRule(u32),
     DeleteTable,
     AlterTable,
@@ -272,6 +273,7 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
         route.prop_map(|(destination, target)| Command::AddRoute { destination, target }),
         Just(Command::FlushRules),
         Just(Command::DuplicateRules),
+        Just(Command::OlderRules),
         (own::RULE_FIRST..own::RULE_LAST).prop_map(Command::AddRule),
         Just(Command::DeleteTable),
         Just(Command::AlterTable),
@@ -315,9 +317,11 @@ impl Command {
             }
             Self::FlushRules => state.rules.clear(),
             Self::DuplicateRules => state.rules.extend(state.rules.clone()),
+            Self::OlderRules => state.rules = older_rules(),
             Self::AddRule(priority) => {
                 let action = RuleAction::Ours;
-                state.rules.push(Rule { priority: *priority, ipv6: priority % 2 == 0, mark: None, action });
+                let packets = RulePackets::All;
+                state.rules.push(Rule { priority: *priority, ipv6: priority % 2 == 0, packets, action });
             }
             Self::DeleteTable => {
                 state.firewall = ObservedFirewall::Absent;
@@ -335,6 +339,18 @@ impl Command {
             Self::Litter => state.strange.push("route 203.0.113.0/24 via 192.0.2.1 table 22337".to_owned()),
         }
     }
+}
+
+/// The rules of an earlier version of ours: two a family.
+pub(crate) fn older_rules() -> Vec<Rule> {
+    let marked = RulePackets::Marked { mark: 0x0500_0000, mask: 0x0f00_0000 };
+    let of_family = |ipv6| {
+        [
+            Rule { priority: 5300, ipv6, packets: marked, action: RuleAction::Main },
+            Rule { priority: 5310, ipv6, packets: RulePackets::All, action: RuleAction::Ours },
+        ]
+    };
+    [false, true].into_iter().flat_map(of_family).collect()
 }
 
 /// The firewall that is in force, if it is one of ours.
