@@ -11,7 +11,7 @@ pub struct FirewallFlags {
     #[arg(long, env = "WARREN_LOG_DENIED", value_name = "GROUP", num_args = 0..=1, default_missing_value = "5741")]
     pub log_denied: Option<u16>,
 
-    /// Let packets from 100.64.0.0/10 and fd7a:115c:a1e0::/48 in by other interfaces too, for hosts whose own
+    /// Let packets from and to 100.64.0.0/10 and fd7a:115c:a1e0::/48 pass by other interfaces too, for hosts whose own
     /// networks use these ranges behind a router
     #[arg(long, env = "WARREN_ALLOW_SHARED_RANGE")]
     pub allow_shared_range: bool,

@@ -1,5 +1,6 @@
 //! Tasks that carry things between the loop and the outside, and decide nothing.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::core::Networks;
 use super::state::{StateDir, StateError, StateFile};
 use crate::io::vital;
 use crate::linux::LocalNetwork;
-use crate::plan::{Action, Change, Figures, Kernel, KernelError, Observed};
+use crate::plan::{Action, Change, Figures, Kernel, KernelError, Observed, Way};
 
 /// How long to wait before asking a source of news again that failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -21,6 +22,8 @@ pub(super) enum FromKernel {
     Observed(Result<Box<Observed>, KernelError>),
     /// The answer to [`Action::Apply`].
     Applied(Vec<Result<(), KernelError>>),
+    /// Where packets to an address go, as asked for.
+    Way(IpAddr, Result<Box<Way>, KernelError>),
     /// Our table with its counters, as asked for.
     Figures(Result<Box<Figures>, KernelError>),
     /// Something may have changed.
@@ -32,8 +35,12 @@ pub(super) type Save = (StateFile, Option<Vec<u8>>);
 /// A file and whether that worked.
 pub(super) type Saved = (StateFile, Result<(), StateError>);
 
-/// Ways to the kernel: what to do, and that its counters are wanted.
+/// Addresses that wait to be asked about: more than the local socket has places for those who ask.
+const ASKED: usize = 256;
+
+/// Ways to the kernel: what to do, that its counters are wanted, and where packets to which address go.
 pub(super) struct ToKernel {
+    pub(super) ways: mpsc::Sender<IpAddr>,
     pub(super) actions: mpsc::Sender<Action>,
     pub(super) figures: mpsc::Sender<()>,
 }
@@ -42,6 +49,7 @@ pub(super) struct ToKernel {
 pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (ToKernel, mpsc::Receiver<FromKernel>) {
     let (actions_in, mut actions) = mpsc::channel(1);
     let (figures_in, mut figures) = mpsc::channel(1);
+    let (ways_in, mut ways) = mpsc::channel(ASKED);
     let (out, news) = mpsc::channel(4);
     tokio::spawn(vital("pipe to the kernel", async move {
         loop {
@@ -52,6 +60,7 @@ pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (ToKernel, mp
                     None => return,
                 },
                 Some(()) = figures.recv() => FromKernel::Figures(kernel.figures().await.map(Box::new)),
+                Some(to) = ways.recv() => FromKernel::Way(to, kernel.way(to, false).await.map(Box::new)),
                 changed = kernel.changed() => FromKernel::Changed(match changed {
                     Ok(change) => change,
                     Err(error) => {
@@ -67,7 +76,7 @@ pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (ToKernel, mp
             }
         }
     }));
-    (ToKernel { actions: actions_in, figures: figures_in }, news)
+    (ToKernel { actions: actions_in, figures: figures_in, ways: ways_in }, news)
 }
 
 /// Writes and removes files, in the order in which that is asked.

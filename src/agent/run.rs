@@ -122,6 +122,7 @@ impl Outward {
                 Effect::Kernel(action) => report(self.kernel.actions.try_send(action), "kernel"),
                 // One that waits already is for all who ask.
                 Effect::Figures => drop(self.kernel.figures.try_send(())),
+                Effect::Way(to) => report(self.kernel.ways.try_send(to), "kernel"),
                 Effect::Save(file, content) => self.save(core, file, content),
                 Effect::Datagram { to, from, payload } => self.ways.datagram(to, from, &payload),
                 Effect::Pump(command) => self.ways.commands.push(command),
@@ -175,6 +176,7 @@ fn handle_kernel(core: &mut Core, news: FromKernel) {
     match news {
         FromKernel::Observed(observed) => core.handle_observed(observed.map(|observed| *observed), now),
         FromKernel::Applied(results) => core.handle_steps(results, now),
+        FromKernel::Way(to, way) => core.handle_way(to, way.map(|way| *way), now),
         FromKernel::Figures(figures) => core.handle_figures(&figures, now),
         FromKernel::Changed(change) => core.handle_kernel_changed(change, now),
     }

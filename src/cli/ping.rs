@@ -21,6 +21,7 @@ pub(super) async fn ping(
 ) -> Result<Exit, Error> {
     let (name, address) = target(client, &wanted.node).await?;
     let mut answered = false;
+    let mut astray = false;
     let mut sent: u32 = 0;
     loop {
         sent = sent.saturating_add(1);
@@ -33,12 +34,16 @@ pub(super) async fn ping(
                     return Err(Error::Failed(format!("{address} is this machine")));
                 }
                 answered |= reply.err.is_empty();
+                astray |= !reply.astray.is_empty();
                 if json {
                     print_json(out, &reply).map(drop)?
                 } else {
-                    writeln!(out, "{}", line(&reply, wanted.kind))?
+                    writeln!(out, "{}", line(&reply, wanted.kind))?;
+                    if !reply.astray.is_empty() {
+                        writeln!(out, "  but {}", reply.astray)?;
+                    }
                 }
-                if wanted.kind == PingKind::Disco && wanted.until_direct && !reply.endpoint.is_empty() {
+                if !astray && wanted.kind == PingKind::Disco && wanted.until_direct && !reply.endpoint.is_empty() {
                     return Ok(Exit::Ok);
                 }
             }
@@ -51,6 +56,10 @@ pub(super) async fn ping(
     }
     if !answered {
         return Err(Error::Failed("no answer".to_owned()));
+    }
+    if astray {
+        let text = "the peer answers, but what programs send to it does not go into the tunnel";
+        return Err(Error::Failed(text.to_owned()));
     }
     if wanted.kind == PingKind::Disco && wanted.until_direct {
         let text = "no direct path was found; `warren netcheck` shows what this machine's network allows";

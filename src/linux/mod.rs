@@ -19,16 +19,18 @@ pub mod packet;
 mod route;
 mod rule;
 mod subscription;
+mod way;
 mod wireguard;
 
 use std::fmt::Display;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use crate::plan::{Change, Figures, FlowJudge, Kernel, KernelError, Observed, Step, own};
+use crate::plan::{Change, Figures, FlowJudge, Kernel, KernelError, Observed, Step, Way, own};
 
 use self::conntrack::Conntrack;
 use self::monitor::Monitor;
@@ -92,7 +94,7 @@ impl Kernel for LinuxKernel {
         let (firewall, flows_judged) = self.nftables.observe().await?;
         let obstacles = self.nftables.obstacles(&firewall).await;
         let strange_rules = rules.strange.into_iter().map(|(text, _)| text);
-        Ok(Observed {
+        let mut observed = Observed {
             link,
             device,
             routes: routes.routes,
@@ -101,7 +103,13 @@ impl Kernel for LinuxKernel {
             flows_judged,
             obstacles,
             strange: routes.strange.into_iter().map(|(text, _)| text).chain(strange_rules).collect(),
-        })
+            ways: Vec::new(),
+        };
+        let named = rules.earlier.iter().filter_map(|rule| rule.destination).map(|net| net.network());
+        let packets = observed.questions(named);
+        let ways = way::ask_all(&self.route, packets, self.link, &rules.earlier);
+        observed.ways = attempt("ask where packets go", ways).await?;
+        Ok(observed)
     }
 
     async fn apply(&mut self, step: &Step) -> Result<(), KernelError> {
@@ -151,6 +159,12 @@ impl Kernel for LinuxKernel {
 
     async fn figures(&mut self) -> Result<Figures, KernelError> {
         self.nftables.figures().await
+    }
+
+    async fn way(&mut self, to: IpAddr, marked: bool) -> Result<Way, KernelError> {
+        let rules = attempt("read policy rules", rule::observe(&self.route)).await?;
+        let way = way::ask(&self.route, to, marked, self.link, &rules.earlier);
+        attempt(&format!("ask where packets to {to} go"), way).await
     }
 
     /// May be dropped at any time.

@@ -168,7 +168,7 @@ impl Shared {
                 self.is_our_route(&message)
             }
             Some(RouteNetlinkMessage::NewRule(message) | RouteNetlinkMessage::DelRule(message)) => {
-                rule::is_ours(&message)
+                rule::concerns_us(&message)
             }
             Some(_) => false,
             None => true,

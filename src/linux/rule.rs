@@ -1,6 +1,7 @@
 //! Policy rules at our priorities.
 
 use std::io;
+use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::route::{RouteHeader, RouteProtocol};
@@ -9,6 +10,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
 use crate::plan::{Rule, RuleAction, RulePackets, own};
+use crate::types::IpNet;
 
 use super::netlink::{RouteSocket, tolerate};
 
@@ -22,6 +24,33 @@ pub(super) struct Found {
     pub(super) rules: Vec<Rule>,
     /// The others, each with the text that names it.
     pub(super) strange: Vec<(String, RuleMessage)>,
+    /// Rules of other programs that are asked before ours, in the order in which they are.
+    pub(super) earlier: Vec<Earlier>,
+}
+
+/// A rule of another program that is asked before ours, as far as it may lead packets astray.
+#[derive(Debug)]
+pub(super) struct Earlier {
+    pub(super) priority: u32,
+    is_ipv6: bool,
+    /// The destinations it is for; all of them without.
+    pub(super) destination: Option<IpNet>,
+    /// The table it asks; without, it refuses.
+    table: Option<u32>,
+    /// Whether it is for every packet to those destinations.
+    is_plain: bool,
+}
+
+impl Earlier {
+    /// Whether it may be this rule that sends packets to this table, or where none is named, that has them refused.
+    pub(super) fn leads(&self, to: IpAddr, table: Option<u32>) -> bool {
+        let is_for = self.is_ipv6 == to.is_ipv6() && self.destination.is_none_or(|net| net.contains(&to));
+        is_for
+            && match table {
+                Some(table) => self.table == Some(table),
+                None => self.is_plain,
+            }
+    }
 }
 
 pub(super) async fn observe(socket: &RouteSocket) -> io::Result<Found> {
@@ -32,6 +61,7 @@ pub(super) async fn observe(socket: &RouteSocket) -> io::Result<Found> {
         for message in socket.dump(RouteNetlinkMessage::GetRule(question)).await? {
             let RouteNetlinkMessage::NewRule(message) = message else { continue };
             if !is_ours(&message) {
+                found.earlier.extend(earlier(&message));
                 continue;
             }
             match read(&message) {
@@ -64,6 +94,46 @@ pub(super) async fn remove_strange(socket: &RouteSocket, message: &RuleMessage) 
 
 pub(super) fn is_ours(message: &RuleMessage) -> bool {
     (own::RULE_FIRST..=own::RULE_LAST).contains(&priority_of(message))
+}
+
+/// Whether a change of this rule may change where our packets go.
+pub(super) fn concerns_us(message: &RuleMessage) -> bool {
+    priority_of(message) <= own::RULE_LAST
+}
+
+/// A rule of another program that is asked before ours. That of the local table, which every host has, is none.
+fn earlier(message: &RuleMessage) -> Option<Earlier> {
+    let (priority, header) = (priority_of(message), &message.header);
+    if !(1..own::RULE_OVERLAY).contains(&priority) {
+        return None;
+    }
+    let table = message.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let table = table.unwrap_or(u32::from(header.table));
+    let destination = message.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Destination(address) => IpNet::new(*address, header.dst_len).ok(),
+        _ => None,
+    });
+    let is_condition = |attribute: &RuleAttribute| {
+        matches!(
+            attribute,
+            RuleAttribute::Source(_)
+                | RuleAttribute::Iifname(_)
+                | RuleAttribute::Oifname(_)
+                | RuleAttribute::FwMark(_)
+                | RuleAttribute::UidRange(_)
+                | RuleAttribute::IpProtocol(_)
+        )
+    };
+    Some(Earlier {
+        priority,
+        is_ipv6: header.family == AddressFamily::Inet6,
+        destination,
+        table: (header.action == rule::RuleAction::ToTable).then_some(table),
+        is_plain: !message.attributes.iter().any(is_condition),
+    })
 }
 
 fn priority_of(message: &RuleMessage) -> u32 {
@@ -112,12 +182,7 @@ fn read(message: &RuleMessage) -> Option<Rule> {
             if is_inverted { RulePackets::NotMarked { mark, mask } } else { RulePackets::Marked { mark, mask } }
         }
     };
-    Some(Rule {
-        priority: priority_of(message),
-        ipv6: header.family == AddressFamily::Inet6,
-        packets,
-        action,
-    })
+    Some(Rule { priority: priority_of(message), ipv6: header.family == AddressFamily::Inet6, packets, action })
 }
 
 fn write(rule: &Rule) -> RuleMessage {

@@ -9,6 +9,7 @@ use crate::types::{IpNet, Limit, OVERLAY_V4, OVERLAY_V6, in_overlay};
 use super::own;
 use super::planner::Planner;
 use super::prefs::{Host, Path, Paths, Prefs};
+use super::served::widest;
 use super::wish::{Desired, EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction, RulePackets};
 
 /// Subnets of all peers together; each is a kernel route and an allowed IP.
@@ -119,6 +120,11 @@ pub(super) fn routes(addresses: &BTreeSet<IpNet>, host: &Host, peers: &[Accepted
         routes.insert(Route { destination: *destination, target: RouteTarget::Tunnel, metric: METRIC });
     }
     routes
+}
+
+/// The host's own networks within the overlay's ranges, the widest of those that lie within each other.
+pub(super) fn elsewhere(host: &Host) -> BTreeSet<IpNet> {
+    widest(host.networks.iter().filter(|net| in_overlay(net.addr())).map(IpNet::trunc))
 }
 
 /// One rule a family, for all packets but our own outer ones. Those go on to whatever table the host has for them, and

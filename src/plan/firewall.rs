@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::types::IpNet;
+use crate::types::{IpNet, in_overlay};
 
 use super::probes::Probes;
 use super::served::Served;
@@ -31,6 +31,9 @@ pub struct Firewall {
     pub hosts: BTreeMap<IpAddr, ClassId>,
     /// Source prefixes (subnets behind peers): the interval map. No two overlap.
     pub subnets: BTreeMap<IpNet, ClassId>,
+    /// Networks within the overlay's ranges that are this host's own: packets to them leave by its own links. To the
+    /// rest of the ranges they leave by ours, or not at all. No two overlap.
+    pub elsewhere: BTreeSet<IpNet>,
     /// What is done for path probes and relayed packets.
     pub probes: Option<Probes>,
     /// What the operator of this host chose.
@@ -40,8 +43,8 @@ pub struct Firewall {
 /// What the operator of this host may choose. The default is closed, and logs nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FirewallOptions {
-    /// Whether sources of the overlay's ranges may come in elsewhere than by our link: the host has other uses of
-    /// the shared address space, to which no route of its own leads.
+    /// Whether packets from the overlay's ranges may come in, and packets to them go out, elsewhere than by our link:
+    /// the host has other uses of the shared address space, to which no route of its own leads.
     pub shared_range: bool,
     /// Whether the networks that we carry may open connections into the overlay, and not only answer.
     pub lan_may_open: bool,
@@ -121,6 +124,12 @@ impl Firewall {
         let class = self.class_of(packet.source).and_then(|id| self.classes.get(&id)).ok_or(Denied::NoRights)?;
         let rule = class.rules.iter().find(|(_, admits)| admits.iter().any(|admit| admit.admits(packet)));
         rule.map(|(id, _)| *id).ok_or(Denied::NotAdmitted)
+    }
+
+    /// Whether a packet of this host to this address may leave by our link alone.
+    pub fn guards(&self, destination: IpAddr) -> bool {
+        let is_elsewhere = self.elsewhere.iter().any(|net| net.contains(&destination));
+        !self.options.shared_range && in_overlay(destination) && !is_elsewhere
     }
 
     /// The class of a source.

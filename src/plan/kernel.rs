@@ -1,10 +1,11 @@
 //! What the planner asks of a kernel. Two implementations: the real one, and a model for tests.
 
 use std::future::Future;
+use std::net::IpAddr;
 
 use thiserror::Error;
 
-use super::{Figures, Observed, Step};
+use super::{Figures, Observed, Step, Way};
 
 /// A kernel operation failed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -47,6 +48,8 @@ pub trait Kernel {
     }
     /// Our table as it is at this moment, with its counters.
     fn figures(&mut self) -> impl Future<Output = Result<Figures, KernelError>> + Send;
+    /// Where a packet would go, marked as our own outer packets are or not.
+    fn way(&mut self, to: IpAddr, marked: bool) -> impl Future<Output = Result<Way, KernelError>> + Send;
     /// Waits until something may have changed. Which thing is not told: look at everything.
     fn changed(&mut self) -> impl Future<Output = Result<Change, KernelError>> + Send;
 }

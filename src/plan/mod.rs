@@ -26,6 +26,7 @@ mod reconciler;
 mod served;
 mod step;
 mod union;
+mod way;
 mod wish;
 
 pub use desired::{Wish, desired};
@@ -43,4 +44,5 @@ pub use probes::Probes;
 pub use reconciler::{Action, Event, Reconciler, Trouble};
 pub use served::Served;
 pub use step::{Plan, Step};
+pub use way::{Astray, Outcome, Way};
 pub use wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction, RulePackets};

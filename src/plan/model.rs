@@ -12,7 +12,8 @@ use super::firewall::Packet;
 use super::kernel::{Change, Kernel, KernelError};
 use super::observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
 use super::step::Step;
-use super::wish::{EndpointWish, Peer, Route, RouteTarget};
+use super::way::{Outcome, Way};
+use super::wish::{EndpointWish, Peer, Route, RouteTarget, RuleAction};
 
 /// The MTU of a new WireGuard link.
 const DEFAULT_MTU: u32 = 1420;
@@ -24,6 +25,8 @@ pub struct ModelKernel {
     pub state: Observed,
     /// Flows that peers opened and that go on, by the packet that opened each.
     pub flows: BTreeSet<Packet>,
+    /// Destinations that a rule of another program sends elsewhere before ours is asked.
+    pub astray: BTreeSet<IpNet>,
     /// Links made so far, which numbers the next one.
     links: u32,
 }
@@ -31,7 +34,7 @@ pub struct ModelKernel {
 impl ModelKernel {
     /// A kernel that holds these objects already.
     pub fn holding(state: Observed) -> Self {
-        Self { state, flows: BTreeSet::new(), links: 0 }
+        Self { state, ..Self::default() }
     }
 
     /// Carries out one step as the kernel would.
@@ -87,6 +90,28 @@ impl ModelKernel {
             }
         }
         Ok(())
+    }
+
+    /// All that a look finds.
+    pub fn seen(&self) -> Observed {
+        let packets = self.state.questions(self.astray.iter().map(IpNet::network));
+        let ways = packets.into_iter().map(|(to, marked)| self.way_of(to, marked)).collect();
+        Observed { ways, ..self.state.clone() }
+    }
+
+    /// Where a packet would go.
+    pub fn way_of(&self, to: IpAddr, marked: bool) -> Way {
+        let elsewhere = |table, rule| Outcome::Elsewhere { link: "eth0".to_owned(), table, rule };
+        let around = self.state.routes.iter().filter(|route| route.destination.contains(&to));
+        let route = around.min_by_key(|route| (u8::MAX - route.destination.prefix_len(), route.metric));
+        let is_asked = self.state.rules.iter().any(|rule| rule.ipv6 == to.is_ipv6() && rule.action == RuleAction::Ours);
+        let outcome = match route.map(|route| route.target).filter(|_| is_asked && !marked) {
+            _ if self.astray.iter().any(|net| net.contains(&to)) => elsewhere(100, Some(1_000)),
+            Some(RouteTarget::Tunnel) => Outcome::Tunnel,
+            Some(RouteTarget::Unreachable) => Outcome::Refused { error: "No route to host".to_owned(), rule: None },
+            Some(RouteTarget::Throw) | None => elsewhere(254, None),
+        };
+        Way { to, marked, outcome }
     }
 
     /// Deletes the link as anybody might: what hangs on it goes too.
@@ -234,7 +259,7 @@ fn take_over<'a>(device: &mut ObservedDevice, key: NodePublic, allowed_ips: impl
 
 impl Kernel for ModelKernel {
     fn observe(&mut self) -> impl Future<Output = Result<Observed, KernelError>> + Send {
-        ready(Ok(self.state.clone()))
+        ready(Ok(self.seen()))
     }
 
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), KernelError>> + Send {
@@ -244,6 +269,10 @@ impl Kernel for ModelKernel {
     /// A value counts nothing.
     fn figures(&mut self) -> impl Future<Output = Result<Figures, KernelError>> + Send {
         ready(Ok(Figures { firewall: self.state.firewall.clone(), ..Figures::default() }))
+    }
+
+    fn way(&mut self, to: IpAddr, marked: bool) -> impl Future<Output = Result<Way, KernelError>> + Send {
+        ready(Ok(self.way_of(to, marked)))
     }
 
     /// A value never changes by itself.

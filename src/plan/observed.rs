@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::types::{IpNet, NodePrivate, NodePublic, Timestamp};
 
 use super::firewall::Firewall;
+use super::way::Way;
 use super::wish::{Route, Rule};
 
 /// Every kernel object that carries our tag, and nothing else.
@@ -28,6 +29,9 @@ pub struct Observed {
     pub obstacles: Vec<Obstacle>,
     /// Objects in our places that we would never have made, as the kernel prints them.
     pub strange: Vec<String>,
+    /// Where packets go that stand for the rest. Nothing is done about it, and a look that finds nothing of ours asks
+    /// about none.
+    pub ways: Vec<Way>,
 }
 
 impl Observed {

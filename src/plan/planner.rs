@@ -12,7 +12,7 @@ use crate::netmap::{Netmap, PacketFilter, Peer as MapPeer};
 use crate::types::{IpNet, NodeId, NodePublic, in_overlay};
 
 use super::classes::{Classes, Sources};
-use super::desired::{Accepted, Wish, accepted_peers, routes, rules, wireguard_peer};
+use super::desired::{Accepted, Wish, accepted_peers, elsewhere, routes, rules, wireguard_peer};
 use super::firewall::{ClassId, Firewall};
 use super::own;
 use super::prefs::{Host, Path, Paths, Prefs};
@@ -97,6 +97,7 @@ impl Made {
             classes: uses.keys().map(|id| (*id, classes.get(*id))).collect(),
             hosts: hosts.into_iter().collect(),
             subnets: subnets.into_iter().collect(),
+            elsewhere: elsewhere(host),
             probes: host.probes,
             options: prefs.firewall,
         };

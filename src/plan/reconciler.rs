@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::kernel::KernelError;
 use super::observed::{Observed, ObservedFirewall};
 use super::step::{Plan, Step};
+use super::way::Astray;
 use super::wish::Desired;
 use super::{diff, own};
 
@@ -317,6 +318,15 @@ impl Reconciler {
     /// Whether the last look found everything as wished.
     pub fn is_settled(&self) -> bool {
         self.settled
+    }
+
+    /// What goes another way than is wished for, though all of ours is in its place.
+    pub fn astray(&self) -> Vec<Astray> {
+        let (Some(desired), Some(observed)) = (&self.desired, &self.observed) else { return Vec::new() };
+        if !self.settled {
+            return Vec::new();
+        }
+        observed.ways.iter().filter_map(|way| way.astray(desired)).collect()
     }
 
     /// What is wrong for longer than a moment.

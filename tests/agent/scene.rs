@@ -1,6 +1,7 @@
 //! An agent on a model kernel, and what tests need to look at it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::task::JoinHandle;
 use warren::agent::local_api::{self, Operators};
 use warren::agent::{Core, Network, Networks, Parts, Settings, StateDir, StateFile, clock, run};
 use warren::cli::Client;
-use warren::plan::{Change, Figures, Kernel, KernelError, ModelKernel, Observed, Step};
+use warren::plan::{Change, Figures, Kernel, KernelError, ModelKernel, Observed, Step, Way};
 use warren::types::{IpNet, MachinePrivate, NodePrivate, NodePublic};
 use warren::wire::control::{MapResponse, Node, UserProfile, match_all};
 use warren::wire::local::{BackendState, Prefs, Status};
@@ -51,6 +52,12 @@ impl SharedKernel {
         self.changed.notify_one();
     }
 
+    /// A rule of another program sends packets to these destinations elsewhere, or none does.
+    pub fn lead_astray(&self, destinations: &[&str]) {
+        self.model.lock().unwrap().astray = destinations.iter().map(|net| net.parse().unwrap()).collect();
+        self.changed.notify_one();
+    }
+
     /// The same, and the notice is lost.
     pub fn change_silently(&self, change: impl FnOnce(&mut Observed)) {
         change(&mut self.model.lock().unwrap().state);
@@ -59,7 +66,11 @@ impl SharedKernel {
 
 impl Kernel for SharedKernel {
     async fn observe(&mut self) -> Result<Observed, KernelError> {
-        Ok(self.state())
+        Ok(self.model.lock().unwrap().seen())
+    }
+
+    async fn way(&mut self, to: IpAddr, marked: bool) -> Result<Way, KernelError> {
+        Ok(self.model.lock().unwrap().way_of(to, marked))
     }
 
     async fn apply(&mut self, step: &Step) -> Result<(), KernelError> {

@@ -3,6 +3,7 @@
 use tempfile::tempdir;
 use warren::plan::ObservedFirewall;
 use warren::wire::control::{FilterRule, MapResponse, NetPortRange, Ports, RuleOrigin};
+use warren::wire::local::PingKind;
 
 use crate::scene::{Agent, SharedKernel, map, node, store};
 
@@ -81,6 +82,33 @@ async fn why_tells_both_directions_and_what_is_not_ours_to_say() {
         assert_eq!(exit, 1, "{text}");
         assert!(text.contains(because), "{text}");
     }
+}
+
+/// All objects of ours are in their places, and a rule of somebody else's is asked before them.
+#[tokio::test]
+async fn packets_that_go_another_way_are_told_of_by_status_why_and_ping() {
+    let root = tempdir().unwrap();
+    let kernel = SharedKernel::default();
+    let agent = agent(root.path(), kernel.clone()).await;
+    let (exit, text) = agent.warren(&["why", "self", "node-3", "tcp/22"]).await;
+    assert_eq!(exit, 0, "{text}");
+    assert!(text.contains("kernel: sends it into warren0, unfiltered"), "{text}");
+
+    kernel.lead_astray(&["100.64.0.3/32"]);
+    let led = "packets to 100.64.0.3 are sent to eth0 and not into the tunnel, so the firewall drops them: rule 1000";
+    agent.until("told", |status| status.health.iter().any(|text| text.contains(led))).await;
+    let (exit, text) = agent.warren(&["why", "self", "node-3", "tcp/22"]).await;
+    assert_eq!(exit, 1, "{text}");
+    assert!(text.contains(led) && text.contains("ip rule add pref 999 not fwmark 0x5000000"), "{text}");
+    let (exit, text) = agent.warren(&["ping", "--timeout", "50ms", "-c", "1", "node-3"]).await;
+    assert_eq!(exit, 1, "{text}");
+    let reply = agent.client.ping("100.64.0.3".parse().unwrap(), PingKind::Disco).await.unwrap();
+    assert!(reply.astray.contains(led), "{reply:?}");
+
+    kernel.lead_astray(&[]);
+    agent.until("mended", |status| !status.health.iter().any(|text| text.contains(led))).await;
+    let reply = agent.client.ping("100.64.0.3".parse().unwrap(), PingKind::Disco).await.unwrap();
+    assert_eq!(reply.astray, "");
 }
 
 #[tokio::test]

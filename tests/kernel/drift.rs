@@ -68,7 +68,7 @@ fn what_others_do_among_themselves_wakes_nobody() {
         for change in [
             "ip link add lan type dummy && ip addr add 192.0.2.1/24 dev lan && ip link set lan up",
             "ip route add 10.1.0.0/16 via 192.0.2.2 && ip route add 10.1.0.0/16 via 192.0.2.2 table 52",
-            "ip rule add pref 5299 table 52 && ip -6 rule add pref 5400 table 52",
+            "ip rule add pref 5400 table 52 && ip -6 rule add pref 5400 table 52",
             "nft add table inet other && nft add chain inet other c && nft flush chain inet other c",
             "ip link add wg9 type wireguard && wg set wg9 listen-port 7",
         ] {

@@ -52,6 +52,7 @@ fn firewall() -> Firewall {
             (net("192.168.1.0/24"), ClassId(1)),
             (net("fd01::/64"), ClassId(0xabc)),
         ]),
+        elsewhere: nets(&["100.100.0.0/16", "100.64.9.0/24", "fd7a:115c:a1e0:9::/64"]),
         probes: Some(Probes { wireguard_port: 41741, probe_port: 41743, relay_port: 41742 }),
         ..Firewall::default()
     }
@@ -195,8 +196,10 @@ pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
     let sources = prop::collection::btree_map((0u8..40, any::<bool>()), any::<prop::sample::Index>(), 0..12);
     let subnets = prop::collection::btree_map(any_net(), any::<prop::sample::Index>(), 0..6);
     let served = (prop::collection::btree_set(any_net(), 0..6), prop::collection::btree_set(any_net(), 0..3));
+    let elsewhere = prop::collection::btree_set(any_net(), 0..3);
     let probes = prop::option::of(40_000_u16..40_003);
-    (classes, sources, subnets, served, probes).prop_map(|(classes, sources, subnets, served, probes)| {
+    let sets = (subnets, served, elsewhere);
+    (classes, sources, sets, probes).prop_map(|(classes, sources, (subnets, served, elsewhere), probes)| {
         let ids: Vec<ClassId> = classes.keys().copied().collect();
         let hosts = sources.into_iter().map(|((number, six), class)| {
             let text = if six { format!("fd7a:115c:a1e0::{number:x}") } else { format!("100.64.0.{number}") };
@@ -208,6 +211,7 @@ pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
             subnets: nets.into_iter().map(|net| (net, *subnets[&net].get(&ids))).collect(),
             served: Served { listed: disjoint(served.0.into_iter()), internet: disjoint(served.1.iter().copied()) },
             tunnelled: disjoint(served.1.into_iter()),
+            elsewhere: disjoint(elsewhere.into_iter()),
             classes,
             probes: probes.map(|port| Probes { wireguard_port: port, probe_port: 2, relay_port: 3 }),
             ..Firewall::default()

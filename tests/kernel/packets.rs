@@ -12,7 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use warren::linux::LinuxKernel;
-use warren::plan::{Admit, Class, ClassId, Desired, EndpointWish, Firewall, Peer, PortRange, Protocol, RuleId};
+use warren::plan::{
+    Admit, Class, ClassId, Desired, EndpointWish, Firewall, Kernel, Outcome, Peer, PortRange, Protocol, RuleId, Way,
+    own,
+};
 use warren::types::{IpNet, NodePublic};
 
 use crate::common::*;
@@ -87,6 +90,54 @@ fn the_network_we_carry_opens_nothing_into_the_overlay() {
         assert!(!net.lan.connects(LAN_HOST, PEER, 80));
         assert!(counted("denied_unasked_into_overlay") >= 1);
         assert!(net.peer.connects(PEER, LAN_HOST, 80), "answers go through");
+    });
+}
+
+/// Every object of ours is in its place, and somebody's rule before ours has a default route for everything.
+#[test]
+fn what_is_led_astray_is_seen_and_does_not_leave_in_clear() {
+    in_namespace(Needs::WireGuard, || async {
+        let net = Network::build();
+        let mut kernel = LinuxKernel::new().unwrap();
+        let wish = net.wish(policy());
+        converge(&mut kernel, &wish).await;
+        let told =
+            |ways: &[Way]| ways.iter().filter_map(|way| way.astray(&wish)).map(|a| a.to_string()).collect::<Vec<_>>();
+        let seen = observe(&mut kernel).await;
+        assert_eq!(told(&seen.ways), [""; 0]);
+        assert!(seen.ways.iter().any(|way| way.outcome == Outcome::Tunnel && !way.marked), "{:?}", seen.ways);
+        assert!(seen.ways.iter().any(|way| way.outcome != Outcome::Tunnel && way.marked), "{:?}", seen.ways);
+
+        sh("ip route add default via 192.0.2.2 table 100 && ip rule add pref 1000 lookup 100");
+        sh("ip -6 rule add pref 1001 unreachable");
+        let seen = observe(&mut kernel).await;
+        let told = told(&seen.ways).join("\n");
+        assert!(told.contains(&format!("packets to {PEER} are sent to wan and not into the tunnel")), "{told}");
+        assert!(
+            told.contains("rule 1000 of another program is asked before ours and sends them to table 100"),
+            "{told}"
+        );
+        assert!(told.contains(&format!("packets to {PEER_V6} do not get into the tunnel")), "{told}");
+        assert!(told.contains("rule 1001 of another program is asked before ours. Let"), "{told}");
+
+        // It would arrive at the peer's other side, whose address this is as well.
+        let clear = UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"secret", socket(PEER, 9));
+        assert_eq!(clear.unwrap_err().kind(), ErrorKind::PermissionDenied);
+        assert_eq!(counted("denied_astray"), 1);
+        // What somebody else marked is not our own: Cilium's mark of identity 0x0500, as far as bits of ours go.
+        sh("ip rule del pref 1000");
+        let way = sh(&format!("ip route get {PEER} mark 0x05000f00"));
+        assert!(way.contains("dev warren0"), "{way}");
+        let way = sh(&format!("ip route get {PEER} mark {:#x} || true", own::MARK_BYPASS));
+        assert!(!way.contains("dev warren0"), "{way}");
+
+        sh("ip rule add pref 1000 lookup 100");
+        for astray in kernel.observe().await.unwrap().ways.iter().filter_map(|way| way.astray(&wish)) {
+            let text = astray.to_string();
+            sh(text.split('`').nth(1).unwrap());
+        }
+        let left = observe(&mut kernel).await.ways;
+        assert!(left.iter().all(|way| way.astray(&wish).is_none()), "the command that is told mends it: {left:?}");
     });
 }
 

@@ -40,7 +40,7 @@ impl Core {
             Ask::Netcheck => self.netcheck(reply, now),
             Ask::Relays => self.effects.push_back(Effect::Counters(self.relays_reply(), reply)),
             Ask::Acl => self.ask_kernel(Question::Acl, reply),
-            Ask::Why(question) => self.ask_kernel(Question::Why(question), reply),
+            Ask::Why(question) => self.ask_why(question, reply),
             ask => {
                 let answer = self.answer(ask, now);
                 send(reply, answer.unwrap_or_else(Answer::Refused));

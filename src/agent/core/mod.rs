@@ -35,7 +35,7 @@ use crate::path::{Book, Evidence};
 use crate::plan::{Action, Change, FirewallOptions, KernelError, Observed, Planner, Probes, Reconciler, own};
 use crate::types::{DiscoPrivate, IpNet, MachinePrivate, NodePrivate, Timestamp};
 use crate::wire::control::Hostinfo;
-use crate::wire::local::{BackendState, Notify, Prefs, RelaysReply, Severity};
+use crate::wire::local::{BackendState, Notify, Prefs, RelaysReply, Severity, WhyQuestion};
 
 use paths::Relays;
 use ping::Pings;
@@ -87,6 +87,8 @@ pub enum Effect {
     Kernel(Action),
     /// Ask the kernel what our table holds and has counted.
     Figures,
+    /// Ask the kernel where packets to this address go.
+    Way(IpAddr),
     /// Write a file, or remove it where there is no content.
     Save(StateFile, Option<Vec<u8>>),
     /// Send a datagram from WireGuard's port.
@@ -164,6 +166,8 @@ pub struct Core {
     netchecking: Vec<(Instant, oneshot::Sender<Answer>)>,
     /// Whoever waits for what the kernel's table says.
     asked: Vec<(why::Question, oneshot::Sender<Answer>)>,
+    /// Whoever waits for where packets go.
+    asked_ways: Vec<(IpAddr, WhyQuestion, oneshot::Sender<Answer>)>,
     past: why::Past,
     /// When memory is to be given back: after a look at the kernel, which takes more than anything else.
     tidy_at: Option<Instant>,
@@ -225,6 +229,7 @@ impl Core {
             logging_out: Vec::new(),
             netchecking: Vec::new(),
             asked: Vec::new(),
+            asked_ways: Vec::new(),
             past: why::Past::default(),
             tidy_at: None,
             tidied: None,

@@ -10,6 +10,7 @@ use super::{Core, Effect, Now};
 use crate::agent::local_api::Answer;
 use crate::netmap::Peer;
 use crate::path::Target;
+use crate::plan::Astray;
 use crate::types::{IpNet, Limit};
 use crate::wire::local::{PingKind, PingReply};
 
@@ -31,6 +32,8 @@ struct Waiting {
     /// The answer so far: who was asked.
     asked: PingReply,
     reply: oneshot::Sender<Answer>,
+    /// Where packets of programs go, where that is not into the tunnel.
+    astray: Option<String>,
 }
 
 impl Pings {
@@ -57,7 +60,11 @@ impl Core {
         let (asked, peer) = (who(address, peer), peer.key());
         self.pings.last += 1;
         let id = self.pings.last;
-        self.pings.waiting.insert(id, Waiting { until: now.tick + PATIENCE, asked, reply });
+        self.pings
+            .waiting
+            .insert(id, Waiting { until: now.tick + PATIENCE, asked, reply, astray: self.seen_astray(address) });
+        // A probe goes round the host's routing, so an answer says nothing of it.
+        self.effects.push_back(Effect::Way(address));
         match kind {
             PingKind::Icmp => self.effects.push_back(Effect::Echo(id, address)),
             PingKind::Disco => self.book.handle_ping(&peer, id, now.tick),
@@ -82,8 +89,22 @@ impl Core {
         }
     }
 
+    /// Where packets to an address go, as far as it is another way than it should be.
+    pub(super) fn note_way(&mut self, to: IpAddr, fault: Option<&Astray>) {
+        let to = to.to_string();
+        for waiting in self.pings.waiting.values_mut().filter(|waiting| waiting.asked.ip == to) {
+            waiting.astray = fault.map(ToString::to_string);
+        }
+    }
+
+    fn seen_astray(&self, address: IpAddr) -> Option<String> {
+        let astray = self.reconciler.astray().into_iter().find(|astray| astray.way.to == address && !astray.way.marked);
+        astray.map(|astray| astray.to_string())
+    }
+
     fn end_ping(&mut self, id: u64, result: Result<(Option<Target>, Duration), String>) {
-        let Some(Waiting { mut asked, reply, .. }) = self.pings.waiting.remove(&id) else { return };
+        let Some(Waiting { mut asked, reply, astray, .. }) = self.pings.waiting.remove(&id) else { return };
+        asked.astray = astray.unwrap_or_default();
         match result {
             Err(reason) => asked.err = reason,
             Ok((path, latency)) => {

@@ -10,8 +10,8 @@ use super::{Core, Effect, Now, Timestamp};
 use crate::agent::local_api::{Answer, Refusal};
 use crate::netmap::{PacketFilter, Peer};
 use crate::plan::{
-    Admit, Count, Denied, Figures, Firewall, KernelError, ObservedFirewall, Packet, Protocol, RuleId, rights_of,
-    rules_naming,
+    Admit, Astray, Count, Denied, Figures, Firewall, KernelError, ObservedFirewall, Packet, Protocol, RuleId, Way,
+    rights_of, rules_naming,
 };
 use crate::types::{IpNet, is_default_route};
 use crate::wire::control::RuleOrigin;
@@ -63,6 +63,41 @@ impl Core {
     pub(super) fn ask_kernel(&mut self, question: Question, reply: oneshot::Sender<Answer>) {
         self.asked.push((question, reply));
         self.effects.push_back(Effect::Figures);
+    }
+
+    /// What we send is asked of the kernel's routing, everything else of our table.
+    pub(super) fn ask_why(&mut self, question: WhyQuestion, reply: oneshot::Sender<Answer>) {
+        match self.ends(&question) {
+            Ok((source, destination)) if source.is_ours && destination.peer.is_some() => {
+                self.asked_ways.push((destination.address, question, reply));
+                self.effects.push_back(Effect::Way(destination.address));
+            }
+            _ => self.ask_kernel(Question::Why(question), reply),
+        }
+    }
+
+    /// The kernel told where packets to an address go.
+    pub fn handle_way(&mut self, to: IpAddr, way: Result<Way, KernelError>, now: Now) {
+        let fault = way.as_ref().ok().and_then(|way| self.astray(way));
+        self.note_way(to, fault.as_ref());
+        let asked = self.asked_ways.extract_if(.., |(address, ..)| *address == to).collect::<Vec<_>>();
+        for (_, question, reply) in asked {
+            let answer = self.why(&question, &Figures::default(), now).map(|mut answer| {
+                (answer.kernel, answer.kernel_agrees) = match (&way, &fault) {
+                    (Err(error), _) => (error.to_string(), false),
+                    (Ok(_), Some(fault)) => (fault.to_string(), false),
+                    (Ok(way), None) => (format!("sends it {}, unfiltered", way.outcome), true),
+                };
+                Answer::json(&answer)
+            });
+            // Nobody waits any more where this fails.
+            let _ = reply.send(answer.unwrap_or_else(Answer::Refused));
+        }
+    }
+
+    /// Whether a way is another than is wished for.
+    fn astray(&self, way: &Way) -> Option<Astray> {
+        self.reconciler.desired().and_then(|desired| way.astray(desired))
     }
 
     /// The kernel told what our table holds.
@@ -136,8 +171,6 @@ impl Core {
                      `warren why` there, or `warren-coordinator why`",
                     destination.name
                 );
-                reply.kernel_agrees = true;
-                "what leaves by the tunnel is not filtered".clone_into(&mut reply.kernel);
             }
             (None, _) if self.serves(source.address) && destination.peer.is_some() => {
                 let may_open = self.wished().is_some_and(|firewall| firewall.options.lan_may_open);

@@ -1,7 +1,7 @@
 //! From map, preferences and paths to the wish; and what we tell the coordinator of ourselves.
 
 use super::{Core, Now, Timestamp};
-use crate::plan::{self, Desired, Host, Obstacle, Trouble};
+use crate::plan::{self, Desired, Host, Obstacle, Trouble, Way};
 use crate::types::IpNet;
 use crate::wire::control::Hostinfo;
 use crate::wire::local::Severity;
@@ -98,6 +98,12 @@ impl Core {
             let faults = of_kind.map(|trouble| (object_of(trouble), trouble.to_string()));
             self.health.set_kind(kind, severity, faults, now.wall);
         }
+        // While a plan is under way nothing is known of where it leads.
+        if self.reconciler.is_settled() {
+            let astray = self.reconciler.astray();
+            let astray = astray.iter().map(|astray| (object_of_way(&astray.way), astray.to_string()));
+            self.health.set_kind("astray", Severity::High, astray, now.wall);
+        }
         let obstacles = self.reconciler.observed().into_iter().flat_map(|observed| &observed.obstacles);
         let obstacles = obstacles.map(|obstacle| {
             let Obstacle { chain, what, advice } = obstacle;
@@ -154,6 +160,10 @@ fn kind_of(trouble: &Trouble) -> &'static str {
         Trouble::Exposed { .. } => "exposed",
         Trouble::Contested { .. } => "contested",
     }
+}
+
+fn object_of_way(way: &Way) -> String {
+    format!("{}{}", way.to, if way.marked { ", marked" } else { "" })
 }
 
 fn object_of(trouble: &Trouble) -> String {

@@ -13,8 +13,9 @@ use crate::types::{IpNet, OVERLAY_V4, OVERLAY_V6};
 use super::cut;
 use super::object::Object;
 use super::table::{
-    DENIED_ANSWER, DENIED_DESTINATION, DENIED_POLICY, DENIED_SOURCE, DENIED_SPOOFED, DENIED_UNASKED, Family, INTERNET,
-    SERVED, TUNNELLED, chain, count, equals, meta, payload, reference, rule, set, text, write_address,
+    DENIED_ANSWER, DENIED_ASTRAY, DENIED_DESTINATION, DENIED_POLICY, DENIED_SOURCE, DENIED_SPOOFED, DENIED_UNASKED,
+    ELSEWHERE, Family, INTERNET, SERVED, TUNNELLED, chain, count, equals, meta, payload, reference, rule, set, text,
+    write_address,
 };
 
 /// Between connection tracking (-200) and the rewriting of destinations (-100).
@@ -65,7 +66,7 @@ pub(super) fn rules(options: &FirewallOptions) -> Vec<Object> {
     rules.arrive();
     rules.forward();
     rules.objects.extend(cut::rules());
-    rules.add("output", vec![into_us(), state(NEW), jump(cut::TO_PEER)]);
+    rules.output();
     rules.objects
 }
 
@@ -161,6 +162,29 @@ impl Rules<'_> {
             let way_back = fib(FibResult::Oifname, FibFlag::Saddr);
             let matches = vec![equals(source, write_address(&range)), equals(way_back, text(own::LINK))];
             self.drop(CHAIN, matches, DENIED_SPOOFED);
+        }
+    }
+
+    /// Whatever leads packets to the overlay astray (a rule of another program before ours, a route that went), they
+    /// do not leave in clear.
+    fn output(&mut self) {
+        const CHAIN: &str = "output";
+        self.add(CHAIN, vec![into_us(), state(NEW), jump(cut::TO_PEER)]);
+        if self.options.shared_range {
+            return;
+        }
+        let unequal = |left, right| Statement::Match(Match { left, right, op: Operator::NEQ });
+        for range in [IpNet::V4(OVERLAY_V4), IpNet::V6(OVERLAY_V6)] {
+            let family = Family::of(range.addr());
+            let destination = || payload(family.protocol(), "daddr");
+            let matches = vec![
+                unequal(meta(MetaKey::Oifname), text(own::LINK)),
+                unequal(meta(MetaKey::Oifname), text("lo")),
+                equals(destination(), write_address(&range)),
+                unequal(destination(), reference(ELSEWHERE, family)),
+                unequal(meta(MetaKey::Mark), Expression::Number(own::MARK_BYPASS)),
+            ];
+            self.drop(CHAIN, matches, DENIED_ASTRAY);
         }
     }
 

@@ -31,13 +31,15 @@ const CHAIN: u16 = 2;
 const GOTO: i32 = -4;
 
 /// The sets whose elements are read here.
-pub(super) const SETS: [(&str, Kind); 10] = [
+pub(super) const SETS: [(&str, Kind); 12] = [
     ("served4", Kind::Intervals),
     ("served6", Kind::Intervals),
     ("internet4", Kind::Intervals),
     ("internet6", Kind::Intervals),
     ("tunnelled4", Kind::Intervals),
     ("tunnelled6", Kind::Intervals),
+    ("elsewhere4", Kind::Intervals),
+    ("elsewhere6", Kind::Intervals),
     ("hosts4", Kind::Singles),
     ("hosts6", Kind::Singles),
     ("subnets4", Kind::Intervals),

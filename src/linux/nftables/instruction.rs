@@ -19,7 +19,8 @@ pub(super) const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
 
-/// `NFT_META_IIFNAME`, `_OIFNAME`, `_NFPROTO` and `_L4PROTO`.
+/// `NFT_META_MARK`, `_IIFNAME`, `_OIFNAME`, `_NFPROTO` and `_L4PROTO`.
+pub(super) const META_MARK: u32 = 3;
 pub(super) const META_IIFNAME: u32 = 6;
 pub(super) const META_OIFNAME: u32 = 7;
 pub(super) const META_NFPROTO: u32 = 15;

@@ -11,7 +11,8 @@ use nftables::schema::Rule;
 use nftables::stmt::{self, Match, Operator, Statement};
 
 use super::instruction::{
-    Code, FIRST, Instruction, META_IIFNAME, META_L4PROTO, META_NFPROTO, META_OIFNAME, NETWORK, SetName, TRANSPORT,
+    Code, FIRST, Instruction, META_IIFNAME, META_L4PROTO, META_MARK, META_NFPROTO, META_OIFNAME, NETWORK, SetName,
+    TRANSPORT,
 };
 
 /// A kind of address is a number of four bytes.
@@ -270,6 +271,7 @@ fn field(expression: &Expression<'_>) -> Result<Field, Unwritable> {
         Expression::Named(NamedExpression::Meta(meta)) => match meta.key {
             MetaKey::Iifname => plain(Source::Meta(META_IIFNAME), 0, INTERFACE_NAME),
             MetaKey::Oifname => plain(Source::Meta(META_OIFNAME), 0, INTERFACE_NAME),
+            MetaKey::Mark => plain(Source::Meta(META_MARK), 0, 4),
             MetaKey::L4proto => plain(Source::Meta(META_L4PROTO), TYPE_PROTOCOL, 1),
             _ => return Err(unwritable(expression)),
         },
@@ -365,7 +367,8 @@ fn host_bits(place: usize, length: usize) -> u8 {
 fn value(field: &Field, expression: &Expression<'_>) -> Result<Vec<u8>, Unwritable> {
     let bytes = match expression {
         Expression::Boolean(is_there) if field.length == 1 => Some(vec![u8::from(*is_there)]),
-        Expression::Number(number) if matches!(field.source, Source::KindOfDestination) => {
+        // A mark is a number of the machine, and not a field of a packet.
+        Expression::Number(number) if matches!(field.source, Source::KindOfDestination | Source::Meta(META_MARK)) => {
             Some(number.to_ne_bytes().to_vec())
         }
         Expression::Number(number) => {

@@ -135,6 +135,7 @@ fn collect_addresses(firewall: &mut Firewall, set: &AddressSet) -> Result<(), St
             table::SERVED => &mut firewall.served.listed,
             table::INTERNET => &mut firewall.served.internet,
             table::TUNNELLED => &mut firewall.tunnelled,
+            table::ELSEWHERE => &mut firewall.elsewhere,
             _ => return Err(format!("set {} is not ours", set.name)),
         };
         nets.insert(net);

@@ -5,6 +5,8 @@
 //!                       an overlay source that arrives elsewhere than its route leads: dropped
 //! forward (forward)     into our link: only answers
 //! output  (output)      into our link: not what goes on with a flow that was ended
+//!                       to the overlay's ranges by another link: dropped, but for our own outer packets and for
+//!                       @elsewhere4/6, the host's own networks there
 //!
 //! overlay   a route of the sender's within, or a destination neither in @served4/6 nor in @internet4/6   drop
 //!           destination in @internet4/6 and this host's own   drop
@@ -51,8 +53,17 @@ pub(super) const DENIED_SOURCE: &str = "denied_unknown_source";
 pub(super) const DENIED_POLICY: &str = "denied_by_policy";
 pub(super) const DENIED_UNASKED: &str = "denied_unasked_into_overlay";
 pub(super) const DENIED_REVOKED: &str = "denied_revoked_flow";
-pub(super) const DENIED: [&str; 7] =
-    [DENIED_SPOOFED, DENIED_DESTINATION, DENIED_ANSWER, DENIED_SOURCE, DENIED_POLICY, DENIED_UNASKED, DENIED_REVOKED];
+pub(super) const DENIED_ASTRAY: &str = "denied_astray";
+pub(super) const DENIED: [&str; 8] = [
+    DENIED_SPOOFED,
+    DENIED_DESTINATION,
+    DENIED_ANSWER,
+    DENIED_SOURCE,
+    DENIED_POLICY,
+    DENIED_UNASKED,
+    DENIED_REVOKED,
+    DENIED_ASTRAY,
+];
 
 /// What others may send to.
 pub(super) const SERVED: &str = "served";
@@ -60,6 +71,8 @@ pub(super) const SERVED: &str = "served";
 pub(super) const INTERNET: &str = "internet";
 /// What lies behind our link.
 pub(super) const TUNNELLED: &str = "tunnelled";
+/// What of the overlay's ranges is this host's own.
+pub(super) const ELSEWHERE: &str = "elsewhere";
 
 /// The address families, with how nftables names the things of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +132,7 @@ pub(super) fn objects(firewall: &Firewall, with_elements: bool) -> Vec<Object> {
         objects.push(address_set(SERVED, family, served.map(|served| &served.listed)));
         objects.push(address_set(INTERNET, family, served.map(|served| &served.internet)));
         objects.push(address_set(TUNNELLED, family, with_elements.then_some(&firewall.tunnelled)));
+        objects.push(address_set(ELSEWHERE, family, with_elements.then_some(&firewall.elsewhere)));
         objects.push(hosts_map(family, with_elements.then_some(firewall)));
         objects.push(subnets_map(family, with_elements.then_some(firewall)));
     }

@@ -30,6 +30,7 @@ fn firewall() -> Firewall {
             internet: BTreeSet::from([net("8.0.0.0/7"), net("2600::/12")]),
         },
         tunnelled: BTreeSet::from([net("100.64.0.0/10"), net("fd7a:115c:a1e0::/48")]),
+        elsewhere: BTreeSet::from([net("100.100.0.0/16"), net("fd7a:115c:a1e0:9::/64")]),
         classes: BTreeMap::from([(ClassId(7), Class { rules: BTreeMap::from([(RuleId(9), rights)]) })]),
         hosts: BTreeMap::from([("100.64.0.2".parse().unwrap(), ClassId(7))]),
         subnets: BTreeMap::from([(net("192.168.0.0/24"), ClassId(7))]),
@@ -83,7 +84,7 @@ fn an_object_of_a_kind_we_never_write_is_named() {
 #[test]
 fn every_chain_that_judges_ends_in_a_drop() {
     let objects = table::objects(&firewall(), false);
-    for chain in ["overlay", "arrive", "forward"] {
+    for chain in ["overlay", "arrive", "forward", "output"] {
         let rules = rules_of(&objects, chain);
         assert!(rules.last().unwrap().contains(r#"{"drop":null}"#), "{chain}: {rules:?}");
     }

@@ -55,6 +55,7 @@ pub(super) fn update(from: &Firewall, to: &Firewall) -> Vec<Command> {
             (table::SERVED, &from.served.listed, &to.served.listed),
             (table::INTERNET, &from.served.internet, &to.served.internet),
             (table::TUNNELLED, &from.tunnelled, &to.tunnelled),
+            (table::ELSEWHERE, &from.elsewhere, &to.elsewhere),
         ] {
             let (gone, come) = (missing(from, to, family), missing(to, from, family));
             commands.extend(elements(format!("{name}{digit}"), gone, come, ElementList::Addresses));

@@ -64,6 +64,9 @@ pub struct PingReply {
     /// The address is this node's own.
     #[serde(rename = "IsLocalIP", skip_serializing_if = "std::ops::Not::not")]
     pub is_local_ip: bool,
+    /// Which way packets of programs take, where it is not the tunnel, and what to do; ours alone.
+    #[serde(rename = "WarrenAstray", skip_serializing_if = "String::is_empty")]
+    pub astray: String,
 }
 
 impl PingReply {

@@ -1,0 +1,87 @@
+//! What routing makes of a packet: the kernel's own answer, with every rule and table taken into account.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::plan::{Outcome, Way, own};
+
+use super::netlink::RouteSocket;
+use super::rule::Earlier;
+use super::{link, route};
+
+/// Asks about each of the packets. `ours` is the number of our link, `earlier` the rules of others before ours.
+pub(super) async fn ask_all(
+    socket: &RouteSocket,
+    packets: BTreeSet<(IpAddr, bool)>,
+    ours: Option<u32>,
+    earlier: &[Earlier],
+) -> io::Result<Vec<Way>> {
+    let mut ways = Vec::with_capacity(packets.len());
+    for (to, marked) in packets {
+        ways.push(ask(socket, to, marked, ours, earlier).await?);
+    }
+    Ok(ways)
+}
+
+/// Asks about one packet.
+pub(super) async fn ask(
+    socket: &RouteSocket,
+    to: IpAddr,
+    marked: bool,
+    ours: Option<u32>,
+    earlier: &[Earlier],
+) -> io::Result<Way> {
+    let mut question = RouteMessage::default();
+    question.header.address_family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    question.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
+    question.header.flags = RouteFlags::LookupTable;
+    question.attributes.push(RouteAttribute::Destination(RouteAddress::from(to)));
+    if marked {
+        question.attributes.push(RouteAttribute::Mark(own::MARK_BYPASS));
+    }
+    let leads = |table: Option<u32>| earlier.iter().find(|rule| rule.leads(to, table)).map(|rule| rule.priority);
+    let outcome = match socket.get(RouteNetlinkMessage::GetRoute(question)).await {
+        Ok(Some(RouteNetlinkMessage::NewRoute(message))) => match out_of(&message).filter(|_| !refuses(&message)) {
+            Some(index) if Some(index) == ours => Outcome::Tunnel,
+            Some(index) => {
+                let table = route::table_of(&message);
+                Outcome::Elsewhere { link: name(socket, index).await, table, rule: leads(Some(table)) }
+            }
+            None => Outcome::Refused { error: format!("the route is {:?}", message.header.kind), rule: leads(None) },
+        },
+        Ok(_) => Outcome::Refused { error: "the kernel knows no route".to_owned(), rule: leads(None) },
+        // An answer as good as any: unreachable, prohibited, no route at all.
+        Err(error) if error.raw_os_error().is_some() => {
+            Outcome::Refused { error: error.to_string(), rule: leads(None) }
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(Way { to, marked, outcome })
+}
+
+/// IPv6 tells of a route that refuses as of any other.
+fn refuses(message: &RouteMessage) -> bool {
+    matches!(message.header.kind, RouteType::Unreachable | RouteType::BlackHole | RouteType::Prohibit)
+}
+
+fn out_of(message: &RouteMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+async fn name(socket: &RouteSocket, index: u32) -> String {
+    let mut question = LinkMessage::default();
+    question.header.index = index;
+    match socket.get(RouteNetlinkMessage::GetLink(question)).await {
+        Ok(Some(RouteNetlinkMessage::NewLink(message))) => link::name_of(&message).map(str::to_owned),
+        _ => None,
+    }
+    .unwrap_or_else(|| format!("link {index}"))
+}
