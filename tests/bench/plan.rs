@@ -130,8 +130,7 @@ fn as_observed(desired: &Desired) -> Observed {
         rules: desired.rules.iter().copied().collect(),
         firewall: ObservedFirewall::Table(Arc::new(desired.firewall.as_deref().unwrap().clone())),
         flows_judged: true,
-        obstacles: Vec::new(),
-        strange: Vec::new(),
+        ..Observed::default()
     }
 }
 
