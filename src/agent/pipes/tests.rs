@@ -21,6 +21,10 @@ impl Kernel for Panicking {
         panic!("as a test wants it")
     }
 
+    async fn way(&mut self, _: std::net::IpAddr, _: bool) -> Result<crate::plan::Way, KernelError> {
+        std::future::pending().await
+    }
+
     async fn changed(&mut self) -> Result<Change, KernelError> {
         std::future::pending().await
     }
