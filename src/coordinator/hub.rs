@@ -18,7 +18,7 @@ use super::ending::Ending;
 use super::limits;
 use super::metrics::Metrics;
 use super::store::{Ledger, Store, StoreError};
-use crate::registry::{MapMessage, MapRefusal, Outlook, Output, PendingCode, Ready, Registered, SessionId};
+use crate::registry::{MapMessage, MapRefusal, NodeRecord, Outlook, Output, PendingCode, Ready, Registered, SessionId};
 use crate::relay::Relay;
 use crate::types::{MachinePublic, NodePublic};
 use crate::wire::control::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
@@ -256,6 +256,9 @@ impl<S: Store> Task<S> {
                     Ok(_) => admin::execute(&mut self.ledger, *request, clock::now()).await,
                     Err(refusal) => Err(refusal.into()),
                 };
+                if let Ok(reply) = &outcome {
+                    reply.notes().iter().for_each(|note| info!("{note}"));
+                }
                 let _ = answer.send(outcome);
             }
             Ask::Outlook(answer) => {
@@ -276,10 +279,12 @@ impl<S: Store> Task<S> {
     async fn register(&mut self, machine: MachinePublic, request: &RegisterRequest) -> Registration {
         let now = clock::now();
         self.ledger.state_mut().heard(machine, &request.node_key, now);
+        let before: Vec<_> = self.ledger.state().nodes_of_machine(machine).cloned().collect();
         let registered = self.ledger.run(now, |state| state.register(machine, request, now, rand::random()));
         match registered.await {
             Ok(Registered::Answer(response)) => {
                 report(request, &response);
+                self.report_rights(request, &before);
                 self.report_tags(request);
                 Registration::Answer(response)
             }
@@ -298,6 +303,15 @@ impl<S: Store> Task<S> {
                 error!(%error, "writing a registration");
                 Registration::Failed
             }
+        }
+    }
+
+    /// A node that logs in anew may be somebody else's than before, with other rights.
+    fn report_rights(&self, request: &RegisterRequest, before: &[Arc<NodeRecord>]) {
+        let state = self.ledger.state();
+        let Some(node) = state.node_by_key(&request.node_key) else { return };
+        if let Some(before) = before.iter().find(|record| record.id == node.record.id) {
+            state.rights_changed(before, node.record).iter().for_each(|change| info!("{change}"));
         }
     }
 

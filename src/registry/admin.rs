@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::config::limit;
 use super::record::{Change, Decision, KeyId, KeyRecord, NodeRecord, Tag, UserName, UserRecord};
 use super::refusal::Refusal;
@@ -26,6 +28,8 @@ pub struct NewKey {
     pub ephemeral: bool,
     /// Its nodes are owned by these tags.
     pub tags: Vec<Tag>,
+    /// Lets nodes in again whose node key ended after it was made.
+    pub readmits: bool,
     /// How long it is good; `None` for ever.
     pub lifetime: Option<Duration>,
 }
@@ -37,6 +41,30 @@ pub struct NewKeyAnswer {
     pub record: KeyRecord,
     /// What is shown of it, this once.
     pub text: KeyText,
+}
+
+/// What becomes of the nodes that a key admitted, when the key goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WithNodes {
+    /// They stay as they are.
+    #[default]
+    Stay,
+    /// Their node keys end: they must log in again.
+    LogOut,
+    /// They are deleted.
+    Delete,
+}
+
+/// How long a node key is to be good from here on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// As long as that of a node that logs in now.
+    Usual,
+    /// This long.
+    For(Duration),
+    /// Without end.
+    Endless,
 }
 
 impl State {
@@ -109,6 +137,7 @@ impl State {
             reusable: wish.reusable,
             ephemeral: wish.ephemeral,
             tags: sorted_tags(&wish.tags)?,
+            readmits: wish.readmits,
             created: now,
             expires: wish.lifetime.map(|lifetime| add(now, lifetime)),
             used: None,
@@ -117,20 +146,38 @@ impl State {
         Ok(Decision { reply: NewKeyAnswer { record, text }, changes })
     }
 
-    /// Ends a key at once. Its nodes stay.
-    pub fn expire_key(&self, id: KeyId, now: Timestamp) -> Result<Decision<KeyRecord>, Refusal> {
+    /// Ends a key at once.
+    pub fn expire_key(&self, id: KeyId, nodes: WithNodes, now: Timestamp) -> Result<Decision<KeyRecord>, Refusal> {
         let mut key = self.key(id)?.clone();
+        let mut changes = self.admitted_go(id, nodes, now);
         if key.expires.is_none_or(|expires| expires > now) {
             key.expires = Some(now);
-            return Ok(Decision { reply: key.clone(), changes: vec![Change::Key(key)] });
+            changes.push(Change::Key(key.clone()));
         }
-        Ok(Decision::unchanged(key))
+        Ok(Decision { reply: key, changes })
     }
 
-    /// Forgets a key. Its nodes stay.
-    pub fn delete_key(&self, id: KeyId) -> Result<Decision<KeyRecord>, Refusal> {
+    /// Forgets a key.
+    pub fn delete_key(&self, id: KeyId, nodes: WithNodes, now: Timestamp) -> Result<Decision<KeyRecord>, Refusal> {
         let key = self.key(id)?.clone();
-        Ok(Decision { reply: key, changes: vec![Change::KeyGone(id)] })
+        let mut changes = self.admitted_go(id, nodes, now);
+        changes.push(Change::KeyGone(id));
+        Ok(Decision { reply: key, changes })
+    }
+
+    /// The nodes that a key admitted, and that were not admitted by anything else since.
+    pub fn admitted_by(&self, id: KeyId) -> impl Iterator<Item = &Arc<NodeRecord>> {
+        let records = self.members.values().map(|member| &member.shown.record);
+        records.filter(move |record| record.admitted_by == Some(id))
+    }
+
+    fn admitted_go(&self, id: KeyId, nodes: WithNodes, now: Timestamp) -> Vec<Change> {
+        let go = |record: &Arc<NodeRecord>| match nodes {
+            WithNodes::Stay => None,
+            WithNodes::LogOut => Some(Change::Node(Arc::new(ended(record, now)))),
+            WithNodes::Delete => Some(Change::NodeGone(record.id)),
+        };
+        self.admitted_by(id).filter_map(go).collect()
     }
 
     /// Gives a node another name, which stays whatever the machine calls itself.
@@ -144,9 +191,31 @@ impl State {
         })
     }
 
-    /// Ends a node's key at once: it must log in again.
+    /// Ends a node's key at once: it must log in again, by somebody's word.
     pub fn expire_node(&self, id: NodeId, now: Timestamp) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
-        self.change_node(id, |record| record.key_expiry = Some(record.key_expiry.map_or(now, |old| old.min(now))))
+        self.change_node(id, |record| *record = ended(record, now))
+    }
+
+    /// Says how long a node's key is good. A node whose key is past its time goes on with it, without logging in.
+    pub fn extend_node(&self, id: NodeId, life: Life, now: Timestamp) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        let record = self.record(id)?;
+        if record.logged_out {
+            return Err(Refusal::conflict(format!(
+                "the node `{}` logged out by itself and has no key any more; it has to log in again",
+                record.label
+            )));
+        }
+        let expiry = match life {
+            Life::Usual => self.usual_expiry(&record.tags, now),
+            Life::For(lifetime) => Some(add(now, lifetime)),
+            Life::Endless => None,
+        };
+        self.change_node(id, |record| record.key_expiry = expiry)
+    }
+
+    /// When the key of a node that logs in now is to end; that of a node with tags does not.
+    pub(super) fn usual_expiry(&self, tags: &[Tag], now: Timestamp) -> Option<Timestamp> {
+        self.config.key_lifetime.filter(|_| tags.is_empty()).map(|lifetime| add(now, lifetime))
     }
 
     /// Deletes a node. Its addresses are not given again.
@@ -154,16 +223,31 @@ impl State {
         Ok(Decision { reply: Arc::clone(self.record(id)?), changes: vec![Change::NodeGone(id)] })
     }
 
-    /// Makes exactly these the tags of a node. With tags it belongs to them, and its key does not expire.
-    pub fn set_tags(&self, id: NodeId, tags: &[Tag]) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+    /// Makes exactly these the tags of a node. With tags it belongs to them, and its key does not expire; without it is
+    /// its user's again, and its key lasts as long as that of a node that logs in now.
+    pub fn set_tags(&self, id: NodeId, tags: &[Tag], now: Timestamp) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
         let tags = sorted_tags(tags)?;
+        let expiry = self.usual_expiry(&tags, now);
         self.change_node(id, |record| {
-            // A node that was logged out stays so.
-            if !tags.is_empty() && !self.node(id).is_some_and(|node| node.expired) {
-                record.key_expiry = None;
+            // A key that has ended stays so.
+            if record.tags.is_empty() != tags.is_empty() && !record.is_expired(now) {
+                record.key_expiry = expiry;
             }
             record.tags = tags;
         })
+    }
+
+    /// Makes a node another user's. What it may do follows its user at once; what else it has stays.
+    pub fn move_node(&self, id: NodeId, user: UserId) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        let (record, name) = (self.record(id)?, &self.user(user)?.name);
+        let other = self.nodes_of_machine(record.machine).find(|other| other.id != id && other.user == user);
+        if let Some(other) = other {
+            return Err(Refusal::conflict(format!(
+                "the machine of `{}` has a node of `{name}` already, `{}`; a machine has one for each user",
+                record.label, other.label
+            )));
+        }
+        self.change_node(id, |record| record.user = user)
     }
 
     /// Makes exactly these the approved routes of a node, whether it offers them yet or not.
@@ -198,7 +282,8 @@ impl State {
         Ok(node.record)
     }
 
-    fn key(&self, id: KeyId) -> Result<&KeyRecord, Refusal> {
+    /// A pre-authentication key by number.
+    pub fn key(&self, id: KeyId) -> Result<&KeyRecord, Refusal> {
         self.keys.get(&id).ok_or_else(|| Refusal::not_found(format!("there is no pre-authentication key {id}")))
     }
 
@@ -208,6 +293,12 @@ impl State {
             false => Ok(()),
         }
     }
+}
+
+/// A node whose key ends now, if it has not ended already, and not by its own wish.
+fn ended(record: &NodeRecord, now: Timestamp) -> NodeRecord {
+    let expiry = record.key_expiry.map_or(now, |old| old.min(now));
+    NodeRecord { key_expiry: Some(expiry), logged_out: false, ..record.clone() }
 }
 
 fn sorted_tags(tags: &[Tag]) -> Result<Vec<Tag>, Refusal> {

@@ -28,6 +28,7 @@ mod policy;
 mod record;
 mod refusal;
 mod register;
+mod rights;
 mod routes;
 mod secret;
 mod session;
@@ -39,7 +40,7 @@ mod visibility;
 #[cfg(test)]
 mod tests;
 
-pub use admin::{NewKey, NewKeyAnswer};
+pub use admin::{Life, NewKey, NewKeyAnswer, WithNodes};
 pub use config::{Config, limit};
 pub use message::{Chunk, MapMessage, Part};
 pub use outlook::{Outlook, Ready};

@@ -69,6 +69,8 @@ pub struct KeyRecord {
     pub ephemeral: bool,
     /// Its nodes are owned by these tags.
     pub tags: Vec<Tag>,
+    /// Lets nodes in again whose node key ended after it was made; without this a reusable key does not.
+    pub readmits: bool,
     /// When it was made.
     pub created: Timestamp,
     /// From when on it admits nobody.
@@ -92,6 +94,8 @@ pub struct NodeRecord {
     pub key: NodePublic,
     /// When the node key ceases to be good.
     pub key_expiry: Option<Timestamp>,
+    /// The machine itself ended the key: it logged out, and may come back as any machine may.
+    pub logged_out: bool,
     /// The overlay IPv4 address.
     pub ipv4: Ipv4Addr,
     /// The overlay IPv6 address.
@@ -198,12 +202,14 @@ pub enum Change {
     Pending(Pending),
     /// A machine waits no longer. Not kept by a store.
     PendingGone(PendingCode),
+    /// A machine waits no longer and is refused until then, if it asks without a key. Not kept by a store.
+    Rejected(PendingCode, Timestamp),
 }
 
 impl Change {
     /// Whether a store keeps this.
     pub const fn is_durable(&self) -> bool {
-        !matches!(self, Self::Pending(_) | Self::PendingGone(_))
+        !matches!(self, Self::Pending(_) | Self::PendingGone(_) | Self::Rejected(..))
     }
 }
 

@@ -3,7 +3,8 @@
 //! A *machine* proves who it is by its machine key, in the handshake. What it may do here follows from
 //! what it brings: a node key that we know and that is still good; a pre-authentication key; or nothing,
 //! so that a person must approve it. A machine has one node for each user, and keeps it, with its
-//! addresses, whenever it logs in again for that user, whatever its node key is by then.
+//! addresses, whenever it logs in again for that user, whatever its node key is by then. What else it keeps
+//! is in the table of `rights`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +14,16 @@ use super::config::limit;
 use super::names;
 use super::record::{Change, Decision, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, Said, Tag, UserRecord};
 use super::refusal::Refusal;
-use super::session::add;
+use super::session::{Timer, add};
 use super::state::State;
-use super::{secret, view};
+use super::{rights, secret, view};
 use crate::types::{MachinePublic, NodePublic, StableNodeId, Timestamp, UserId};
 use crate::wire::control::{RegisterRequest, RegisterResponse};
 
 /// How long a machine waits for approval: time to find an administrator.
 const PENDING_LIFETIME: Duration = Duration::from_secs(60 * 60);
+/// How long a machine that was turned away is refused: time for its user to read why, and not to be asked about at once.
+const REJECTION: Duration = Duration::from_secs(10 * 60);
 /// When to try again while too many machines wait.
 const BUSY: Duration = Duration::from_secs(60);
 
@@ -79,9 +82,7 @@ impl State {
         now: Timestamp,
         entropy: [u8; 32],
     ) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
-        let pending = self.pending.get(code).ok_or_else(|| {
-            Refusal::not_found(format!("no machine waits under the code `{code}`; codes last an hour"))
-        })?;
+        let pending = self.waiting(code)?;
         self.user(user)?;
         let admission = Admission {
             machine: pending.machine,
@@ -95,6 +96,28 @@ impl State {
         let mut decision = self.admit(admission, now, entropy)?;
         decision.changes.push(Change::PendingGone(code.clone()));
         Ok(decision)
+    }
+
+    /// Turns a waiting machine away. It is told, and refused for some minutes if it asks again without a key.
+    pub fn reject(&self, code: &PendingCode, now: Timestamp) -> Result<Decision<Pending>, Refusal> {
+        let pending = self.waiting(code)?.clone();
+        Ok(Decision { reply: pending, changes: vec![Change::Rejected(code.clone(), add(now, REJECTION))] })
+    }
+
+    pub(super) fn reject_pending(&mut self, code: &PendingCode, until: Timestamp) {
+        let Some(machine) = self.pending.get(code).map(|pending| pending.machine) else { return };
+        self.settle_pending(code);
+        // There is room again in some minutes; until then who was turned away is asked about once more.
+        if limit::PENDING.check(self.rejected.len() + 1).is_ok() {
+            self.rejected.insert(machine, until);
+            self.timers.insert((until, Timer::Rejected(machine)));
+        }
+    }
+
+    fn waiting(&self, code: &PendingCode) -> Result<&Pending, Refusal> {
+        self.pending
+            .get(code)
+            .ok_or_else(|| Refusal::not_found(format!("no machine waits under the code `{code}`; codes last an hour")))
     }
 
     fn try_register(
@@ -123,6 +146,9 @@ impl State {
             }
             // The client makes a new node key, and asks again with that.
             (_, Some(record)) => Ok(Decision::unchanged(self.welcome(record, now))),
+            (_, None) if self.rejected.contains_key(&machine) => Err(Refusal::conflict(
+                "an administrator of this network refused to let this machine in; ask them before you try again",
+            )),
             (_, None) => Ok(self.wait(machine, request, now, entropy)),
         }
     }
@@ -141,6 +167,8 @@ impl State {
         let is_logout = expiry <= now;
         let mut next = record.as_ref().clone();
         if is_logout {
+            // Whose key somebody else ended does not make that its own wish by saying so afterwards.
+            next.logged_out |= !record.is_expired(now);
             // An earlier end stays: logging out twice is logging out once.
             next.key_expiry = Some(record.key_expiry.map_or(now, |old| old.min(now)));
         } else if record.key_expiry.is_some_and(|old| old < expiry) {
@@ -166,6 +194,9 @@ impl State {
         entropy: [u8; 32],
     ) -> Result<Decision<Registered>, Refusal> {
         let key = self.valid_key(text, now)?;
+        if let Some(record) = self.node_of(machine, key.user) {
+            rights::readmits(key, record, now)?;
+        }
         let info = request.hostinfo.as_ref();
         let tags = self.tags_of(key, info.map(|info| info.request_tags.as_slice()).unwrap_or_default())?;
         let admission = Admission {
@@ -232,10 +263,7 @@ impl State {
         now: Timestamp,
         entropy: [u8; 32],
     ) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
-        let key_expiry = match (admission.tags, self.config.key_lifetime) {
-            ([], Some(lifetime)) => Some(add(now, lifetime)),
-            _ => None,
-        };
+        let key_expiry = self.usual_expiry(admission.tags, now);
         if let Some(other) = self.node_by_key(&admission.node_key).map(|node| node.record)
             && (other.machine != admission.machine || other.user != admission.user)
         {
@@ -244,10 +272,11 @@ impl State {
         if let Some(record) = self.node_of(admission.machine, admission.user) {
             let mut next = record.as_ref().clone();
             next.key = admission.node_key;
-            next.key_expiry = if next.tags.is_empty() { key_expiry } else { None };
-            if !admission.tags.is_empty() {
-                next.tags = admission.tags.to_vec();
+            (next.key_expiry, next.logged_out) = (key_expiry, false);
+            if rights::changes_hands(&record.tags, admission.tags) {
+                next.approved_routes.clear();
             }
+            next.tags = admission.tags.to_vec();
             next.ephemeral = admission.ephemeral;
             next.admitted_by = admission.admitted_by;
             let next = Arc::new(next);
@@ -279,6 +308,7 @@ impl State {
             machine: admission.machine,
             key: admission.node_key,
             key_expiry,
+            logged_out: false,
             ipv4,
             ipv6,
             label: names::unique(&wanted, |label| self.labels.contains_key(label)),
@@ -352,9 +382,14 @@ impl State {
     }
 
     fn node_of(&self, machine: MachinePublic, user: UserId) -> Option<&Arc<NodeRecord>> {
+        self.nodes_of_machine(machine).find(|record| record.user == user)
+    }
+
+    /// The nodes of a machine: one for each user.
+    pub fn nodes_of_machine(&self, machine: MachinePublic) -> impl Iterator<Item = &Arc<NodeRecord>> {
         let from = (machine, crate::types::NodeId(0));
-        let of_machine = self.by_machine.range(from..).take_while(|(other, _)| *other == machine);
-        of_machine.filter_map(|(_, id)| self.node(*id)).map(|node| node.record).find(|record| record.user == user)
+        let of_machine = self.by_machine.range(from..).take_while(move |(other, _)| *other == machine);
+        of_machine.filter_map(|(_, id)| self.node(*id)).map(|node| node.record)
     }
 
     pub(super) fn user(&self, id: UserId) -> Result<&UserRecord, Refusal> {

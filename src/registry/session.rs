@@ -78,6 +78,8 @@ pub(super) enum Timer {
     Expire(NodeId),
     /// Nobody approved it.
     Pending(PendingCode),
+    /// It was turned away, and may ask again.
+    Rejected(MachinePublic),
 }
 
 impl State {
@@ -183,6 +185,9 @@ impl State {
                 Timer::Offline(id) => self.went_offline(*id, at),
                 Timer::Expire(id) => self.alter(*id, |shown| shown.expired = true),
                 Timer::Pending(code) => self.settle_pending(code),
+                Timer::Rejected(machine) => {
+                    self.rejected.remove(machine);
+                }
             }
             self.timers.remove(&(at, timer));
         }

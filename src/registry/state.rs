@@ -41,6 +41,8 @@ pub struct State {
     pub(super) labels: BTreeMap<HostLabel, NodeId>,
     pub(super) routes: Routes,
     pub(super) pending: BTreeMap<PendingCode, Pending>,
+    /// Machines that an administrator turned away, and until when.
+    pub(super) rejected: BTreeMap<MachinePublic, Timestamp>,
     pub(super) sessions: BTreeMap<SessionId, Session>,
     /// The sessions of each class.
     pub(super) viewers: BTreeMap<ViewClass, BTreeSet<SessionId>>,
@@ -100,6 +102,7 @@ impl State {
             labels: BTreeMap::new(),
             routes: Routes::default(),
             pending: BTreeMap::new(),
+            rejected: BTreeMap::new(),
             sessions: BTreeMap::new(),
             viewers: BTreeMap::new(),
             last_session: 0,
@@ -157,6 +160,7 @@ impl State {
                     self.pending.insert(pending.code.clone(), pending);
                 }
                 Change::PendingGone(code) => self.settle_pending(&code),
+                Change::Rejected(code, until) => self.reject_pending(&code, until),
             }
         }
     }

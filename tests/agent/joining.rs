@@ -198,6 +198,36 @@ async fn a_machine_whose_key_expired_renews_it_with_a_new_login() {
 }
 
 #[tokio::test]
+async fn a_machine_whose_key_expired_goes_on_by_itself_once_an_administrator_extends_it() {
+    let server = Server::start(&[]);
+    let (_root, agent) = joined(&server, "ada").await;
+    let before = agent.client.status(false).await.unwrap();
+    server.text(&["node", "expire", "ada"]);
+    agent.until("expired", |status| status.backend_state == BackendState::NeedsLogin).await;
+
+    server.text(&["node", "extend", "ada"]);
+
+    let after = agent.until_running().await;
+    assert_eq!(before.this.public_key, after.this.public_key, "with the key that it had");
+    assert!(!after.health.iter().any(|entry| entry.contains("key has expired")), "{:?}", after.health);
+}
+
+#[tokio::test]
+async fn a_machine_that_is_turned_away_says_why() {
+    let server = Server::start(&[]);
+    let (_root, agent) = new_agent().await;
+    let turned_away = async {
+        let waits = agent.until("waiting", |status| !status.auth_url.is_empty()).await;
+        server.text(&["node", "reject", waits.auth_url.rsplit('/').next().unwrap()]);
+    };
+    let url = server.url();
+    let arguments = ["up", "--coordinator", &url];
+    let (asked, ()) = tokio::join!(agent.warren(&arguments), turned_away);
+    assert_ne!(asked.0, 0, "{}", asked.1);
+    assert!(asked.1.contains("refused to let this machine in"), "{}", asked.1);
+}
+
+#[tokio::test]
 async fn another_coordinator_gets_another_key_and_nothing_of_the_first_stays() {
     let (first, second) = (Server::start(&[]), Server::start(&[]));
     let (_one, ada) = joined(&first, "ada").await;

@@ -149,7 +149,7 @@ fn one_node_changes(state: &mut State, mut now: Timestamp) {
         });
         now_and_told(state, &mut now, &mut worst.1, |state| {
             let tag = format!("tag:t{number}").parse().unwrap();
-            let changes = state.set_tags(NodeId(u64::from(number) * 7), &[tag]).unwrap().changes;
+            let changes = state.set_tags(NodeId(u64::from(number) * 7), &[tag], Timestamp::UNIX_EPOCH).unwrap().changes;
             state.apply(changes, Timestamp::UNIX_EPOCH);
         });
     }
@@ -231,6 +231,7 @@ fn node(number: u32, created: Timestamp) -> NodeRecord {
         machine,
         key,
         key_expiry: None,
+        logged_out: false,
         ipv4: Ipv4Addr::from(0x6440_0000 + number),
         ipv6: Ipv6Addr::from(0xfd7a_115c_a1e0_0000_0000_0000_0000_0000 + u128::from(number)),
         label: format!("host-{number}").parse().unwrap(),

@@ -16,4 +16,5 @@ mod policy_set;
 mod relay;
 #[path = "../relay/client.rs"]
 mod relay_client;
+mod rights;
 mod server;

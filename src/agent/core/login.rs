@@ -175,6 +175,10 @@ impl Core {
 
     fn handle_map(&mut self, map: MapResponse, whole: bool, now: Now) {
         let told_of_us = map.node.is_some();
+        if self.login.expired && map.node.as_ref().is_some_and(|node| !node.expired) {
+            // An administrator let the key go on: it needs no log-in any more.
+            (self.login.expired, self.login.needed) = (false, false);
+        }
         if whole {
             self.netmap.replace(map, now.wall);
         } else {

@@ -22,7 +22,11 @@ pub(crate) async fn run(socket: &Path, request: &Request, json: bool) -> Result<
     {
         eprintln!("user {} was made", new.record.user);
     }
-    print(&text)
+    print(&text)?;
+    if !json {
+        reply.notes().iter().for_each(|note| eprintln!("{}", table::printable(note)));
+    }
+    Ok(())
 }
 
 async fn ask(socket: &Path, request: &Request) -> Result<Reply, String> {

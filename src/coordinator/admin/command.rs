@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use serde::{Deserialize, Serialize};
 
 use super::Request;
+use crate::registry::WithNodes;
 use crate::types::IpNet;
 
 /// `user …`
@@ -20,6 +22,11 @@ pub(crate) enum UserCommand {
     },
     /// Print all users
     List,
+    /// Print one user
+    Show {
+        /// Name or number
+        user: String,
+    },
     /// Give a user another name
     Rename {
         /// Name or number
@@ -60,21 +67,44 @@ pub(crate) enum KeyCommand {
         #[arg(long = "tag", value_name = "TAG")]
         tags: Vec<String>,
         /// How long it admits nodes, as `12h` or `30d`, or `never` to end
-        #[arg(long, default_value = "1d", value_parser = lifetime, value_name = "TIME")]
+        #[arg(long, visible_alias = "expires", default_value = "1d", value_parser = lifetime, value_name = "TIME")]
         expiry: Lifetime,
+        /// It also lets nodes in again whose node key ended after it was made: for machines that nobody can walk up to
+        #[arg(long)]
+        readmits: bool,
     },
     /// Print all keys, without their secrets
     List,
+    /// Print one key, without its secret, and the nodes that it admitted
+    Show {
+        /// Its number
+        id: u64,
+    },
     /// Let a key admit nobody from here on
     Expire {
         /// Its number
         id: u64,
+        #[command(flatten)]
+        nodes: NodesOfKey,
     },
     /// Expire a key and forget it
     Delete {
         /// Its number
         id: u64,
+        #[command(flatten)]
+        nodes: NodesOfKey,
     },
+}
+
+/// What becomes of the nodes that a key admitted; without a word they stay as they are.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct NodesOfKey {
+    /// Make the nodes that it admitted log in again
+    #[arg(long, conflicts_with = "delete_nodes")]
+    log_out_nodes: bool,
+    /// Delete the nodes that it admitted
+    #[arg(long)]
+    delete_nodes: bool,
 }
 
 /// `node …`
@@ -100,6 +130,11 @@ pub(crate) enum NodeCommand {
         #[arg(long = "tag", value_name = "TAG")]
         tags: Vec<String>,
     },
+    /// Turn a machine that waits away; it is told so
+    Reject {
+        /// The code that the machine and its page show
+        code: String,
+    },
     /// Give a node another name
     Rename {
         /// Name, number or address
@@ -111,6 +146,21 @@ pub(crate) enum NodeCommand {
     Expire {
         /// Name, number or address
         node: String,
+    },
+    /// Let a node go on with the key that it has, also where the key is past its time
+    Extend {
+        /// Name, number or address
+        node: String,
+        /// How long from now, as `12h` or `30d`, or `never` to end [default: as for a node that logs in now]
+        #[arg(long = "for", value_parser = lifetime, value_name = "TIME")]
+        lifetime: Option<Lifetime>,
+    },
+    /// Make a node another user's
+    Move {
+        /// Name, number or address
+        node: String,
+        /// Name or number
+        user: String,
     },
     /// Delete a node
     Delete {
@@ -149,11 +199,11 @@ pub(crate) enum RouteCommand {
     },
 }
 
-/// How long a key admits nodes; `None` without end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lifetime(Option<Duration>);
+/// How long a key is good; `None` without end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lifetime(pub(crate) Option<Duration>);
 
-fn lifetime(text: &str) -> Result<Lifetime, String> {
+pub(crate) fn lifetime(text: &str) -> Result<Lifetime, String> {
     if text == "never" {
         return Ok(Lifetime(None));
     }
@@ -174,6 +224,7 @@ impl From<UserCommand> for Request {
         match command {
             UserCommand::Create { name, display_name } => Self::UserCreate { name, display_name },
             UserCommand::List => Self::UserList,
+            UserCommand::Show { user } => Self::UserShow { user },
             UserCommand::Rename { user, name } => Self::UserRename { user, name },
             UserCommand::Role { user, role } => Self::UserRole { user, role },
             UserCommand::Delete { user } => Self::UserDelete { user },
@@ -184,13 +235,24 @@ impl From<UserCommand> for Request {
 impl From<KeyCommand> for Request {
     fn from(command: KeyCommand) -> Self {
         match command {
-            KeyCommand::Create { user, reusable, ephemeral, tags, expiry: Lifetime(lifetime) } => {
+            KeyCommand::Create { user, reusable, ephemeral, tags, readmits, expiry: Lifetime(lifetime) } => {
                 let lifetime_seconds = lifetime.map(|lifetime| lifetime.as_secs().max(1));
-                Self::KeyCreate { user, reusable, ephemeral, tags, lifetime_seconds }
+                Self::KeyCreate { user, reusable, ephemeral, tags, readmits, lifetime_seconds }
             }
             KeyCommand::List => Self::KeyList,
-            KeyCommand::Expire { id } => Self::KeyExpire { id },
-            KeyCommand::Delete { id } => Self::KeyDelete { id },
+            KeyCommand::Show { id } => Self::KeyShow { id },
+            KeyCommand::Expire { id, nodes } => Self::KeyExpire { id, nodes: nodes.into() },
+            KeyCommand::Delete { id, nodes } => Self::KeyDelete { id, nodes: nodes.into() },
+        }
+    }
+}
+
+impl From<NodesOfKey> for WithNodes {
+    fn from(nodes: NodesOfKey) -> Self {
+        match nodes {
+            NodesOfKey { delete_nodes: true, .. } => Self::Delete,
+            NodesOfKey { log_out_nodes: true, .. } => Self::LogOut,
+            NodesOfKey { .. } => Self::Stay,
         }
     }
 }
@@ -202,6 +264,9 @@ impl From<NodeCommand> for Request {
             NodeCommand::Show { node } => Self::NodeShow { node },
             NodeCommand::Pending => Self::NodePending,
             NodeCommand::Approve { code, user, tags } => Self::NodeApprove { code, user, tags },
+            NodeCommand::Reject { code } => Self::NodeReject { code },
+            NodeCommand::Extend { node, lifetime } => Self::NodeExtend { node, lifetime },
+            NodeCommand::Move { node, user } => Self::NodeMove { node, user },
             NodeCommand::Rename { node, name } => Self::NodeRename { node, name },
             NodeCommand::Expire { node } => Self::NodeExpire { node },
             NodeCommand::Delete { node } => Self::NodeDelete { node },

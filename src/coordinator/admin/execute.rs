@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use super::policy;
 use super::{
-    GoneView, KeyView, NewKeyView, NodeView, Outcome, PendingView, Refused, Reply, Request, RouteView, UserView,
+    GoneView, KeyView, Lifetime, NewKeyView, NodeView, Outcome, PendingView, Refused, Reply, Request, RouteView,
+    UserView,
 };
 use crate::coordinator::store::{CommandError, Ledger, Store};
 use crate::policy::Role;
 use crate::registry::{
-    self, KeyId, KeyRecord, NewKey, NodeRecord, PendingCode, Refusal, RefusalKind, State, Tag, UserName, UserRecord,
+    self, KeyId, KeyRecord, Life, NewKey, NodeRecord, PendingCode, Refusal, RefusalKind, State, Tag, UserName,
+    UserRecord, WithNodes,
 };
 use crate::types::{EXIT_ROUTES, HostLabel, IpNet, NodeId, Timestamp, UserId, is_default_route};
 use crate::wire::control::Hostinfo;
@@ -43,69 +45,107 @@ pub(super) fn invalid(message: impl Into<String>) -> Refused {
 pub(crate) async fn execute<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp) -> Outcome {
     match request {
         Request::UserCreate { .. }
-        | Request::UserList
         | Request::UserRename { .. }
-        | Request::UserDelete { .. }
-        | Request::UserRole { .. } => user(ledger, request, now).await,
-        Request::Policy { request } => policy::execute(ledger, request, now).await,
-        Request::Why { from, to, protocol, port } => policy::why(ledger.state(), &from, &to, protocol.as_deref(), port),
-        Request::KeyCreate { .. } | Request::KeyList | Request::KeyExpire { .. } | Request::KeyDelete { .. } => {
+        | Request::UserRole { .. }
+        | Request::UserDelete { .. } => user(ledger, request, now).await,
+        Request::KeyCreate { .. } | Request::KeyExpire { .. } | Request::KeyDelete { .. } => {
             key(ledger, request, now).await
         }
-        Request::RouteList | Request::RouteApprove { .. } | Request::RouteUnapprove { .. } => {
-            route(ledger, request, now).await
-        }
-        _ => node(ledger, request, now).await,
+        Request::NodeApprove { code, user, tags } => approve(ledger, &code, user.as_deref(), &tags, now).await,
+        Request::NodeReject { code } => reject(ledger, &code, now).await,
+        Request::NodeRename { .. }
+        | Request::NodeExpire { .. }
+        | Request::NodeExtend { .. }
+        | Request::NodeMove { .. }
+        | Request::NodeTag { .. } => change_node(ledger, request, now).await,
+        Request::NodeDelete { node } => delete_node(ledger, &node, now).await,
+        Request::RouteApprove { node, prefixes } => route(ledger, &node, prefixes, true, now).await,
+        Request::RouteUnapprove { node, prefixes } => route(ledger, &node, prefixes, false, now).await,
+        Request::Policy { request } => policy::execute(ledger, request, now).await,
+        look => looked_at(ledger.state(), look, now),
     }
 }
 
+/// What changes nothing.
+fn looked_at(state: &State, request: Request, now: Timestamp) -> Outcome {
+    Ok(match request {
+        Request::UserList => Reply::Users(state.users().map(|user| user_view(state, user)).collect()),
+        Request::UserShow { user } => Reply::User(user_view(state, state.find_user(&user)?)),
+        Request::KeyList => Reply::Keys(state.keys().map(|key| key_view(state, key, now)).collect()),
+        Request::KeyShow { id } => Reply::Key(key_view(state, state.key(KeyId(id))?, now)),
+        Request::NodeList => Reply::Nodes(state.nodes().map(|node| node_view(state, node)).collect()),
+        Request::NodeShow { node } => return show(state, node_named(state, &node)?, Vec::new()),
+        Request::NodePending => Reply::Pending(state.pending_list().map(pending_view).collect()),
+        Request::RouteList => Reply::Routes(routes(state, |_| true)),
+        Request::Why { from, to, protocol, port } => return policy::why(state, &from, &to, protocol.as_deref(), port),
+        // Said and not passed over: a request that is forgotten above must not look like one that was carried out.
+        other => return Err(Refused { status: 501, message: format!("this coordinator does not serve {other:?}") }),
+    })
+}
+
 async fn user<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp) -> Outcome {
-    match request {
+    let user = match request {
         Request::UserCreate { name, display_name } => {
             let name: UserName = name.parse()?;
-            let user = ledger.try_run(now, |state| state.create_user(name, display_name, now)).await?;
-            Ok(Reply::User(user_view(ledger.state(), &user)))
+            ledger.try_run(now, |state| state.create_user(name, display_name, now)).await?
         }
         Request::UserRename { user, name } => {
             let name: UserName = name.parse()?;
-            let renamed = ledger.try_run(now, |state| state.rename_user(state.find_user(&user)?.id, name)).await?;
-            Ok(Reply::User(user_view(ledger.state(), &renamed)))
+            ledger.try_run(now, |state| state.rename_user(state.find_user(&user)?.id, name)).await?
         }
         Request::UserRole { user, role } => {
             let role = Role::named(&role).ok_or_else(|| invalid("a role is member, admin or owner"))?;
-            let changed = ledger.try_run(now, |state| state.set_role(state.find_user(&user)?.id, role)).await?;
-            Ok(Reply::User(user_view(ledger.state(), &changed)))
+            ledger.try_run(now, |state| state.set_role(state.find_user(&user)?.id, role)).await?
         }
         Request::UserDelete { user } => {
             let gone = ledger.try_run(now, |state| state.delete_user(state.find_user(&user)?.id)).await?;
-            Ok(Reply::Gone(GoneView { gone: format!("user {}", gone.name) }))
+            return Ok(Reply::Gone(GoneView { gone: format!("user {}", gone.name), notes: Vec::new() }));
         }
-        _ => Ok(Reply::Users(ledger.state().users().map(|user| user_view(ledger.state(), user)).collect())),
-    }
+        look => return looked_at(ledger.state(), look, now),
+    };
+    Ok(Reply::User(user_view(ledger.state(), &user)))
 }
 
 async fn key<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp) -> Outcome {
     match request {
-        Request::KeyCreate { user, reusable, ephemeral, tags, lifetime_seconds } => {
+        Request::KeyCreate { user, reusable, ephemeral, tags, readmits, lifetime_seconds } => {
             // Checked before a user is made for a key that cannot be.
             let tags = parse_tags(&tags)?;
             let (user, user_created) = user_or_new(ledger, &user, now).await?;
             let lifetime = lifetime_seconds.map(Duration::from_secs);
-            let new = NewKey { user, reusable, ephemeral, tags, lifetime };
+            let new = NewKey { user, reusable, ephemeral, tags, readmits, lifetime };
             let made = ledger.try_run(now, |state| state.create_key(new, now, rand::random())).await?;
             let record = key_view(ledger.state(), &made.record, now);
             Ok(Reply::NewKey(NewKeyView { key: made.text.expose().to_owned(), user_created, record }))
         }
-        Request::KeyExpire { id } => {
-            let key = ledger.try_run(now, |state| state.expire_key(KeyId(id), now)).await?;
-            Ok(Reply::Key(key_view(ledger.state(), &key, now)))
+        Request::KeyExpire { id, nodes } => {
+            let notes = of_its_nodes(ledger.state(), KeyId(id), nodes);
+            let key = ledger.try_run(now, |state| state.expire_key(KeyId(id), nodes, now)).await?;
+            Ok(Reply::Key(KeyView { notes, ..key_view(ledger.state(), &key, now) }))
         }
-        Request::KeyDelete { id } => {
-            let gone = ledger.try_run(now, |state| state.delete_key(KeyId(id))).await?;
-            Ok(Reply::Gone(GoneView { gone: format!("key {}", gone.id) }))
+        Request::KeyDelete { id, nodes } => {
+            let notes = of_its_nodes(ledger.state(), KeyId(id), nodes);
+            let gone = ledger.try_run(now, |state| state.delete_key(KeyId(id), nodes, now)).await?;
+            Ok(Reply::Gone(GoneView { gone: format!("key {}", gone.id), notes }))
         }
-        _ => Ok(Reply::Keys(ledger.state().keys().map(|key| key_view(ledger.state(), key, now)).collect())),
+        look => looked_at(ledger.state(), look, now),
     }
+}
+
+/// What becomes of the nodes of a key that goes, in words.
+fn of_its_nodes(state: &State, id: KeyId, nodes: WithNodes) -> Vec<String> {
+    let names: Vec<String> = state.admitted_by(id).map(|record| record.label.to_string()).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let names = names.join(", ");
+    vec![match nodes {
+        WithNodes::Stay => format!(
+            "the nodes that it admitted stay as they are: {names}; --log-out-nodes or --delete-nodes ends them with it"
+        ),
+        WithNodes::LogOut => format!("the nodes that it admitted must log in again: {names}"),
+        WithNodes::Delete => format!("the nodes that it admitted are gone: {names}"),
+    }]
 }
 
 async fn approve<S: Store>(
@@ -118,54 +158,92 @@ async fn approve<S: Store>(
     let code: PendingCode = code.parse()?;
     let tags = parse_tags(tags)?;
     // Checked before a user is made for a machine that does not wait.
-    if ledger.state().pending(&code).is_none() {
+    let Some(pending) = ledger.state().pending(&code) else {
         return Err(Refused { status: 404, message: format!("no machine waits with the code {code}") });
-    }
+    };
+    let before: Vec<_> = ledger.state().nodes_of_machine(pending.machine).cloned().collect();
     let user = match user {
         Some(user) => user_or_new(ledger, user, now).await?.0,
         None => only_user(ledger.state())?,
     };
     let node = ledger.try_run(now, |state| state.approve(&code, user, &tags, now, rand::random())).await?;
-    show(ledger.state(), node.id)
+    let before = before.iter().find(|record| record.id == node.id);
+    let notes = before.map(|before| ledger.state().rights_changed(before, &node)).unwrap_or_default();
+    show(ledger.state(), node.id, notes)
 }
 
-async fn node<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp) -> Outcome {
+async fn reject<S: Store>(ledger: &mut Ledger<S>, code: &str, now: Timestamp) -> Outcome {
+    let code: PendingCode = code.parse()?;
+    let rejected = ledger.try_run(now, |state| state.reject(&code, now)).await?;
+    Ok(Reply::Gone(GoneView { gone: format!("the request of {} ({code})", rejected.hostname), notes: Vec::new() }))
+}
+
+/// Changes a node, and says what it means for its rights.
+async fn change_node<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp) -> Outcome {
+    let before: Vec<_> = ledger.state().nodes().map(|node| std::sync::Arc::clone(node.record)).collect();
+    let mut notes = Vec::new();
     let changed = match request {
-        Request::NodeShow { node } => return show(ledger.state(), node_named(ledger.state(), &node)?),
-        Request::NodePending => return Ok(Reply::Pending(ledger.state().pending_list().map(pending_view).collect())),
-        Request::NodeApprove { code, user, tags } => return approve(ledger, &code, user.as_deref(), &tags, now).await,
         Request::NodeRename { node, name } => {
             let label: HostLabel = name.parse().map_err(|error| invalid(format!("{name:?}: {error}")))?;
             ledger.try_run(now, |state| state.rename_node(node_named(state, &node)?, label)).await?
         }
         Request::NodeExpire { node } => {
-            ledger.try_run(now, |state| state.expire_node(node_named(state, &node)?, now)).await?
+            let expired = ledger.try_run(now, |state| state.expire_node(node_named(state, &node)?, now)).await?;
+            notes.extend(who_lets_it_in(ledger.state(), &expired, now, false));
+            expired
+        }
+        Request::NodeExtend { node, lifetime } => {
+            let life = match lifetime {
+                None => Life::Usual,
+                Some(Lifetime(Some(lifetime))) => Life::For(lifetime),
+                Some(Lifetime(None)) => Life::Endless,
+            };
+            ledger.try_run(now, |state| state.extend_node(node_named(state, &node)?, life, now)).await?
+        }
+        Request::NodeMove { node, user } => {
+            let moved = |state: &State| state.move_node(node_named(state, &node)?, state.find_user(&user)?.id);
+            ledger.try_run(now, moved).await?
         }
         Request::NodeTag { node, tags } => {
             let tags = parse_tags(&tags)?;
-            ledger.try_run(now, |state| state.set_tags(node_named(state, &node)?, &tags)).await?
+            ledger.try_run(now, |state| state.set_tags(node_named(state, &node)?, &tags, now)).await?
         }
-        Request::NodeDelete { node } => {
-            let gone = ledger.try_run(now, |state| state.delete_node(node_named(state, &node)?)).await?;
-            return Ok(Reply::Gone(GoneView { gone: format!("node {} ({})", gone.label, gone.id) }));
-        }
-        _ => {
-            let state = ledger.state();
-            return Ok(Reply::Nodes(state.nodes().map(|node| node_view(state, node)).collect()));
-        }
+        look => return looked_at(ledger.state(), look, now),
     };
-    show(ledger.state(), changed.id)
+    if let Some(before) = before.iter().find(|record| record.id == changed.id) {
+        notes.splice(0..0, ledger.state().rights_changed(before, &changed));
+    }
+    show(ledger.state(), changed.id, notes)
 }
 
-async fn route<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp) -> Outcome {
-    let (node, prefixes, approve) = match request {
-        Request::RouteApprove { node, prefixes } => (node, prefixes, true),
-        Request::RouteUnapprove { node, prefixes } => (node, prefixes, false),
-        _ => return Ok(Reply::Routes(routes(ledger.state(), |_| true))),
-    };
+async fn delete_node<S: Store>(ledger: &mut Ledger<S>, node: &str, now: Timestamp) -> Outcome {
+    let gone = ledger.try_run(now, |state| state.delete_node(node_named(state, node)?)).await?;
+    let notes = who_lets_it_in(ledger.state(), &gone, now, true).into_iter().collect();
+    Ok(Reply::Gone(GoneView { gone: format!("node {} ({})", gone.label, gone.id), notes }))
+}
+
+/// The key by which a machine that was shut out comes in again by itself, if it still holds it.
+fn who_lets_it_in(state: &State, record: &NodeRecord, now: Timestamp, deleted: bool) -> Option<String> {
+    let key = state.key(record.admitted_by?).ok()?;
+    let admits = key.reusable && key.expires.is_none_or(|expires| expires > now) && (deleted || key.readmits);
+    admits.then(|| {
+        let id = key.id;
+        format!(
+            "whoever holds key {id}, which admitted it, can join again: `warren-coordinator key expire {id}` ends that"
+        )
+    })
+}
+
+async fn route<S: Store>(
+    ledger: &mut Ledger<S>,
+    node: &str,
+    prefixes: Vec<IpNet>,
+    approve: bool,
+    now: Timestamp,
+) -> Outcome {
     let prefixes = with_whole_exits(prefixes);
     let changed = ledger.try_run(now, |state| {
-        let node = state.find_node(&node)?.record;
+        let node = state.find_node(node)?.record;
         let mut approved = node.approved_routes.clone();
         if approve {
             approved.extend(prefixes);
@@ -218,8 +296,8 @@ fn parse_tags(tags: &[String]) -> Result<Vec<Tag>, Refused> {
 
 // ---- views ----
 
-fn show(state: &State, id: NodeId) -> Outcome {
-    let node = state.node(id).map(|node| node_view(state, node));
+fn show(state: &State, id: NodeId, notes: Vec<String>) -> Outcome {
+    let node = state.node(id).map(|node| NodeView { notes, ..node_view(state, node) });
     let gone = || Refused { status: 404, message: format!("node {id} is gone") };
     node.map(|node| Reply::Node(Box::new(node))).ok_or_else(gone)
 }
@@ -247,10 +325,13 @@ fn key_view(state: &State, key: &KeyRecord, now: Timestamp) -> KeyView {
         reusable: key.reusable,
         ephemeral: key.ephemeral,
         tags: key.tags.iter().map(ToString::to_string).collect(),
+        readmits: key.readmits,
         created: key.created,
         expires: key.expires,
         used: key.used,
         valid: !spent && key.expires.is_none_or(|expires| expires > now),
+        nodes: state.admitted_by(key.id).map(|record| record.label.to_string()).collect(),
+        notes: Vec::new(),
     }
 }
 
@@ -266,6 +347,8 @@ fn node_view(state: &State, node: registry::NodeView<'_>) -> NodeView {
         addresses: vec![record.ipv4.into(), record.ipv6.into()],
         online: node.online,
         expired: node.expired,
+        logged_out: record.logged_out,
+        admitted_by: record.admitted_by.map(|key| key.0),
         ephemeral: record.ephemeral,
         created: record.created,
         last_seen: record.last_seen,
@@ -279,6 +362,7 @@ fn node_view(state: &State, node: registry::NodeView<'_>) -> NodeView {
         approved_routes: record.approved_routes.clone(),
         machine_key: record.machine,
         node_key: record.key,
+        notes: Vec::new(),
     }
 }
 

@@ -14,7 +14,7 @@ mod socket;
 mod table;
 
 pub(crate) use client::run;
-pub(crate) use command::{KeyCommand, NodeCommand, RouteCommand, UserCommand};
+pub(crate) use command::{KeyCommand, Lifetime, NodeCommand, RouteCommand, UserCommand};
 pub(crate) use execute::execute;
 pub(crate) use fetch::fetch_backup;
 pub(crate) use policy::PolicyRequest;
@@ -25,6 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use policy::{DiffView, PolicyView, WhyView};
 use serde::{Deserialize, Serialize};
 
+use crate::registry::WithNodes;
 use crate::types::{CapabilityVersion, IpNet, MachinePublic, NodeId, NodePublic, StableNodeId, Timestamp, UserId};
 
 /// What an administrator asks for. Users and nodes are named by number or name, nodes by address too.
@@ -36,6 +37,9 @@ pub(crate) enum Request {
         display_name: String,
     },
     UserList,
+    UserShow {
+        user: String,
+    },
     UserRename {
         user: String,
         name: String,
@@ -53,14 +57,21 @@ pub(crate) enum Request {
         reusable: bool,
         ephemeral: bool,
         tags: Vec<String>,
+        /// It lets nodes in again whose node key ended after it was made.
+        readmits: bool,
         lifetime_seconds: Option<u64>,
     },
     KeyList,
+    KeyShow {
+        id: u64,
+    },
     KeyExpire {
         id: u64,
+        nodes: WithNodes,
     },
     KeyDelete {
         id: u64,
+        nodes: WithNodes,
     },
     NodeList,
     NodeShow {
@@ -82,6 +93,15 @@ pub(crate) enum Request {
     },
     NodeExpire {
         node: String,
+    },
+    /// Without a lifetime, as long as that of a node that logs in now.
+    NodeExtend {
+        node: String,
+        lifetime: Option<Lifetime>,
+    },
+    NodeMove {
+        node: String,
+        user: String,
     },
     NodeDelete {
         node: String,
@@ -145,6 +165,29 @@ pub(crate) enum Reply {
     Gone(GoneView),
 }
 
+impl Reply {
+    /// What the administrator should know besides: what changed with it, what was left as it is.
+    pub(crate) fn notes(&self) -> &[String] {
+        match self {
+            Self::NewKey(new) => &new.record.notes,
+            Self::Key(key) => &key.notes,
+            Self::Node(node) => &node.notes,
+            Self::Gone(gone) => &gone.notes,
+            Self::User(_)
+            | Self::Users(_)
+            | Self::Keys(_)
+            | Self::Nodes(_)
+            | Self::Pending(_)
+            | Self::Routes(_)
+            | Self::Policy(_)
+            | Self::PolicySet(_)
+            | Self::Policies(_)
+            | Self::PolicyDiff(_)
+            | Self::Why(_) => &[],
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct UserView {
     pub(crate) id: UserId,
@@ -179,11 +222,17 @@ pub(crate) struct KeyView {
     pub(crate) reusable: bool,
     pub(crate) ephemeral: bool,
     pub(crate) tags: Vec<String>,
+    /// Whether it lets nodes in again whose node key ended after it was made.
+    pub(crate) readmits: bool,
     pub(crate) created: Timestamp,
     pub(crate) expires: Option<Timestamp>,
     pub(crate) used: Option<Timestamp>,
     /// Whether it still admits a node.
     pub(crate) valid: bool,
+    /// The nodes whose last admission it was.
+    pub(crate) nodes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -197,6 +246,10 @@ pub(crate) struct NodeView {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) online: bool,
     pub(crate) expired: bool,
+    /// It ended its key itself.
+    pub(crate) logged_out: bool,
+    /// The number of the key that admitted it; absent for an approval by hand.
+    pub(crate) admitted_by: Option<u64>,
     pub(crate) ephemeral: bool,
     pub(crate) created: Timestamp,
     pub(crate) last_seen: Option<Timestamp>,
@@ -210,6 +263,8 @@ pub(crate) struct NodeView {
     pub(crate) approved_routes: Vec<IpNet>,
     pub(crate) machine_key: MachinePublic,
     pub(crate) node_key: NodePublic,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -236,4 +291,6 @@ pub(crate) struct RouteView {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct GoneView {
     pub(crate) gone: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notes: Vec<String>,
 }

@@ -13,7 +13,7 @@ pub(super) fn text(reply: &Reply) -> String {
         Reply::Users(list) => users(list),
         // Alone on the line, so that a script can take it.
         Reply::NewKey(new) => format!("{}\n", new.key),
-        Reply::Key(key) => keys(std::slice::from_ref(key)),
+        Reply::Key(key) => keys(std::slice::from_ref(key)) + &admitted(key),
         Reply::Keys(list) => keys(list),
         Reply::Node(one) => node(one),
         Reply::Nodes(list) => nodes(list),
@@ -57,6 +57,14 @@ fn keys(keys: &[KeyView]) -> String {
     table(["ID", "USER", "STATE", "KIND", "TAGS", "EXPIRES", "USED"], rows)
 }
 
+fn admitted(key: &KeyView) -> String {
+    let readmits = if key.readmits { "lets nodes in again whose key ended since it was made\n" } else { "" };
+    match key.nodes.as_slice() {
+        [] => readmits.to_owned(),
+        nodes => format!("{readmits}admitted {}\n", printable(&nodes.join(", "))),
+    }
+}
+
 fn nodes(nodes: &[NodeView]) -> String {
     let rows = nodes.iter().map(|node| {
         [
@@ -66,18 +74,24 @@ fn nodes(nodes: &[NodeView]) -> String {
             list(&node.addresses),
             state(node).to_owned(),
             last_seen(node),
+            key_expires(node),
             list(&node.tags),
         ]
     });
-    table(["ID", "NAME", "USER", "ADDRESSES", "STATE", "LAST SEEN", "TAGS"], rows)
+    table(["ID", "NAME", "USER", "ADDRESSES", "STATE", "LAST SEEN", "KEY EXPIRES", "TAGS"], rows)
 }
 
 fn state(node: &NodeView) -> &'static str {
-    match (node.expired, node.online) {
-        (true, _) => "expired",
-        (false, true) => "online",
-        (false, false) => "offline",
+    match (node.expired, node.logged_out, node.online) {
+        (true, true, _) => "logged out",
+        (true, false, _) => "expired",
+        (false, _, true) => "online",
+        (false, _, false) => "offline",
     }
+}
+
+fn key_expires(node: &NodeView) -> String {
+    node.key_expiry.map_or_else(|| "never".to_owned(), time)
 }
 
 /// The record tells when it last left; while it is there that is of no use to anybody.
@@ -92,12 +106,13 @@ fn node(node: &NodeView) -> String {
         ("name", node.name.clone()),
         ("user", node.user.clone()),
         ("tags", list(&node.tags)),
+        ("admitted by", node.admitted_by.map_or_else(|| "approval by hand".to_owned(), |key| format!("key {key}"))),
         ("addresses", list(&node.addresses)),
         ("state", state(node).to_owned()),
         ("ephemeral", if node.ephemeral { "yes" } else { "no" }.to_owned()),
         ("created", time(node.created)),
         ("last seen", last_seen(node)),
-        ("key expires", node.key_expiry.map_or_else(|| "never".to_owned(), time)),
+        ("key expires", key_expires(node)),
         ("host name", node.hostname.clone()),
         ("system", node.os.clone()),
         ("client", client),

@@ -165,6 +165,7 @@ fn key(id: u64, reusable: bool) -> KeyRecord {
         reusable,
         ephemeral: true,
         tags: vec!["tag:a".parse().unwrap(), "tag:b".parse().unwrap()],
+        readmits: reusable,
         created: at(1),
         expires: Some(at(100)),
         used: None,
@@ -175,6 +176,7 @@ fn key(id: u64, reusable: bool) -> KeyRecord {
 fn node(id: u8) -> NodeRecord {
     NodeRecord {
         key_expiry: Some(at(50)),
+        logged_out: true,
         label_fixed: true,
         tags: vec!["tag:a".parse().unwrap()],
         ephemeral: true,
@@ -202,6 +204,7 @@ pub(super) fn bare_node(id: u8) -> NodeRecord {
         machine: MachinePublic::from_bytes([id; 32]),
         key: NodePublic::from_bytes([id; 32]),
         key_expiry: None,
+        logged_out: false,
         ipv4: [100, 64, 0, id].into(),
         ipv6: format!("fd7a:115c:a1e0::{id:x}").parse().unwrap(),
         label: format!("web-{id}").parse().unwrap(),
@@ -222,6 +225,7 @@ fn changed(node: NodeRecord) -> NodeRecord {
         machine: MachinePublic::from_bytes([77; 32]),
         key: NodePublic::from_bytes([78; 32]),
         key_expiry: None,
+        logged_out: false,
         label: "other".parse().unwrap(),
         label_fixed: false,
         tags: Vec::new(),

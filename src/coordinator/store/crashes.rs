@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::tests::{ledger, now, register, says};
 use super::*;
 use crate::policy::Role;
-use crate::registry::{Config, KeyId, NewKey, Records, State};
+use crate::registry::{Config, KeyId, Life, NewKey, Records, State, WithNodes};
 use crate::types::{CapabilityVersion, MachinePublic, NodeId, UserId};
 use crate::wire::control::RegisterRequest;
 
@@ -35,7 +35,8 @@ async fn every_command(store: SqliteStore, mut done: impl FnMut(usize, &State)) 
     command!(|state| state.create_user("bob".parse()?, "Bob".to_owned(), now()));
     command!(|state| state.rename_user(UserId(2), "rob".parse()?));
     command!(|state| state.set_role(UserId(2), Role::Admin));
-    let wish = NewKey { user: UserId(1), reusable: false, ephemeral: true, tags: Vec::new(), lifetime: None };
+    let wish =
+        NewKey { user: UserId(1), reusable: false, ephemeral: true, tags: Vec::new(), readmits: false, lifetime: None };
     let one_off = ledger.try_run(now(), |state| state.create_key(wish, now(), [8; 32])).await.unwrap();
     acknowledge(ledger.state());
     for machine in 1..=3 {
@@ -54,14 +55,16 @@ async fn every_command(store: SqliteStore, mut done: impl FnMut(usize, &State)) 
     let code = ledger.state().pending_list().next().unwrap().code.clone();
     command!(|state| state.approve(&code, UserId(2), &[], now(), [6; 32]));
     command!(|state| state.rename_node(NodeId(1), "door".parse().unwrap()));
-    command!(|state| state.set_tags(NodeId(2), &["tag:web".parse()?]));
+    command!(|state| state.set_tags(NodeId(2), &["tag:web".parse()?], now()));
+    command!(|state| state.move_node(NodeId(2), UserId(2)));
     command!(|state| state.approve_routes(NodeId(2), &["10.0.0.0/8".parse().unwrap()]));
     command!(|state| state.expire_node(NodeId(3), now()));
     command!(|state| state.delete_node(NodeId(3)));
     command!(|state| state.set_policy("{}", "ada", None, now()));
     command!(|state| state.set_policy("{\"acls\": []}", "ada", None, now()));
-    command!(|state| state.expire_key(KeyId(1), now()));
-    command!(|state| state.delete_key(KeyId(1)));
+    command!(|state| state.extend_node(NodeId(1), Life::For(Duration::from_secs(60)), now()));
+    command!(|state| state.expire_key(KeyId(1), WithNodes::LogOut, now()));
+    command!(|state| state.delete_key(KeyId(1), WithNodes::Stay, now()));
     ledger.state_mut().update(MachinePublic::from_bytes([1; 32]), &says(1, 9), now()).unwrap();
     ledger.save(now()).await.unwrap();
     acknowledge(ledger.state());
@@ -188,7 +191,8 @@ async fn goes_on(path: &Path) {
     let mut ledger = Ledger::open(SqliteStore::open(path).await.unwrap(), Config::default(), now()).await.unwrap();
     let before: BTreeSet<_> = ledger.state().nodes().map(|node| node.record.ipv4).collect();
     let user = ledger.try_run(now(), |state| state.create_user("new".parse()?, String::new(), now())).await.unwrap();
-    let wish = NewKey { user: user.id, reusable: false, ephemeral: false, tags: Vec::new(), lifetime: None };
+    let wish =
+        NewKey { user: user.id, reusable: false, ephemeral: false, tags: Vec::new(), readmits: false, lifetime: None };
     let key = ledger.try_run(now(), |state| state.create_key(wish, now(), [9; 32])).await.unwrap();
     assert_eq!(register(&mut ledger, 99, key.text.expose()).await.unwrap(), "");
     let after: BTreeSet<_> = ledger.state().nodes().map(|node| node.record.ipv4).collect();

@@ -189,7 +189,7 @@ async fn keep(connection: &mut SqliteConnection, change: &Change) -> Result<(), 
         Change::NodeGone(id) => sqlx::query("DELETE FROM nodes WHERE id = ?").bind(integer(id.0)),
         Change::Policy(policy) => return keep_policy(connection, policy).await,
         Change::PolicyGone(version) => sqlx::query("DELETE FROM policies WHERE version = ?").bind(integer(*version)),
-        Change::Pending(_) | Change::PendingGone(_) => return Ok(()),
+        Change::Pending(_) | Change::PendingGone(_) | Change::Rejected(..) => return Ok(()),
     };
     query.execute(connection).await.map(drop).map_err(|error| failed(describe(change), error))
 }
@@ -215,8 +215,8 @@ async fn keep_policy(connection: &mut SqliteConnection, policy: &PolicyRecord) -
 
 async fn keep_key(connection: &mut SqliteConnection, key: &KeyRecord) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO auth_keys (id, user_id, secret_hash, reusable, ephemeral, tags, created, expires, used)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+        "INSERT INTO auth_keys (id, user_id, secret_hash, reusable, ephemeral, tags, readmits, created, expires, used)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (id) DO UPDATE SET expires = excluded.expires",
     )
     .bind(integer(key.id.0))
@@ -225,6 +225,7 @@ async fn keep_key(connection: &mut SqliteConnection, key: &KeyRecord) -> Result<
     .bind(key.reusable)
     .bind(key.ephemeral)
     .bind(json(&key.tags))
+    .bind(key.readmits)
     .bind(key.created.to_string())
     .bind(key.expires.map(|at| at.to_string()))
     .bind(key.used.map(|at| at.to_string()))
@@ -249,11 +250,11 @@ async fn use_key(connection: &mut SqliteConnection, id: KeyId, at: Timestamp) ->
 
 async fn keep_node(connection: &mut SqliteConnection, node: &NodeRecord) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO nodes (id, stable_id, user_id, machine_key, node_key, key_expiry, ipv4, ipv6, label, label_fixed,
-         tags, ephemeral, created, last_seen, admitted_by, approved_routes, disco_key, endpoints, home_derp, cap, routes,
-         hostinfo) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-         ON CONFLICT (id) DO UPDATE SET machine_key = excluded.machine_key, node_key = excluded.node_key,
-         key_expiry = excluded.key_expiry, label = excluded.label, label_fixed = excluded.label_fixed,
+        "INSERT INTO nodes (id, stable_id, user_id, machine_key, node_key, key_expiry, logged_out, ipv4, ipv6, label,
+         label_fixed, tags, ephemeral, created, last_seen, admitted_by, approved_routes, disco_key, endpoints, home_derp, cap, routes,
+         hostinfo) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id, machine_key = excluded.machine_key, node_key = excluded.node_key,
+         key_expiry = excluded.key_expiry, logged_out = excluded.logged_out, label = excluded.label, label_fixed = excluded.label_fixed,
          tags = excluded.tags, ephemeral = excluded.ephemeral, last_seen = excluded.last_seen,
          admitted_by = excluded.admitted_by, approved_routes = excluded.approved_routes,
          disco_key = excluded.disco_key, endpoints = excluded.endpoints, home_derp = excluded.home_derp,
@@ -265,6 +266,7 @@ async fn keep_node(connection: &mut SqliteConnection, node: &NodeRecord) -> Resu
     .bind(node.machine.to_string())
     .bind(node.key.to_string())
     .bind(node.key_expiry.map(|at| at.to_string()))
+    .bind(node.logged_out)
     .bind(node.ipv4.to_string())
     .bind(node.ipv6.to_string())
     .bind(node.label.to_string())
@@ -324,6 +326,7 @@ fn key_of(row: &SqliteRow) -> sqlx::Result<KeyRecord> {
         reusable: row.try_get("reusable")?,
         ephemeral: row.try_get("ephemeral")?,
         tags: list(row, "tags")?,
+        readmits: row.try_get("readmits")?,
         created: parsed(row, "created")?,
         expires: optional(row, "expires")?,
         used: optional(row, "used")?,
@@ -339,6 +342,7 @@ fn node_of(row: &SqliteRow) -> sqlx::Result<NodeRecord> {
         machine: parsed(row, "machine_key")?,
         key: parsed(row, "node_key")?,
         key_expiry: optional(row, "key_expiry")?,
+        logged_out: row.try_get("logged_out")?,
         ipv4: parsed(row, "ipv4")?,
         ipv6: parsed(row, "ipv6")?,
         label: parsed(row, "label")?,
@@ -416,6 +420,6 @@ fn describe(change: &Change) -> String {
         Change::NodeGone(id) => format!("delete node {id}"),
         Change::Policy(policy) => format!("keep version {} of the policy", policy.version),
         Change::PolicyGone(version) => format!("delete version {version} of the policy"),
-        Change::Pending(_) | Change::PendingGone(_) => "keep nothing".to_owned(),
+        Change::Pending(_) | Change::PendingGone(_) | Change::Rejected(..) => "keep nothing".to_owned(),
     }
 }

@@ -169,7 +169,7 @@ pub(super) async fn register<S: Store>(ledger: &mut Ledger<S>, machine: u8, key:
 pub(super) async fn ledger<S: Store>(store: S, reusable: bool) -> (Ledger<S>, String) {
     let mut ledger = Ledger::open(store, Config::default(), now()).await.unwrap();
     let user = ledger.try_run(now(), |state| state.create_user("ada".parse()?, String::new(), now())).await.unwrap();
-    let wish = NewKey { user: user.id, reusable, ephemeral: false, tags: Vec::new(), lifetime: None };
+    let wish = NewKey { user: user.id, reusable, ephemeral: false, tags: Vec::new(), readmits: false, lifetime: None };
     let key = ledger.try_run(now(), |state| state.create_key(wish, now(), [7; 32])).await.unwrap();
     (ledger, key.text.expose().to_owned())
 }
@@ -312,7 +312,8 @@ async fn a_failed_save_is_tried_again_after_a_pause() {
 async fn an_ephemeral_node_is_deleted_only_when_the_disk_agrees() {
     let mut ledger = Ledger::open(Counting::default(), Config::default(), now()).await.unwrap();
     let user = ledger.try_run(now(), |state| state.create_user("ada".parse()?, String::new(), now())).await.unwrap();
-    let wish = NewKey { user: user.id, reusable: false, ephemeral: true, tags: Vec::new(), lifetime: None };
+    let wish =
+        NewKey { user: user.id, reusable: false, ephemeral: true, tags: Vec::new(), readmits: false, lifetime: None };
     let key = ledger.try_run(now(), |state| state.create_key(wish, now(), [7; 32])).await.unwrap();
     register(&mut ledger, 1, key.text.expose()).await.unwrap();
     ledger.store_mut().fails = true;

@@ -58,7 +58,7 @@ fn a_renamed_node_keeps_the_name_whatever_the_machine_calls_itself() {
 fn a_key_that_an_administrator_ends_admits_nobody_more() {
     let (mut world, _, key) = World::with_key();
     let id = world.state.keys().next().unwrap().id;
-    let decision = world.state.expire_key(id, world.now).unwrap();
+    let decision = world.state.expire_key(id, WithNodes::Stay, world.now).unwrap();
     world.run(decision);
     assert_eq!(world.answer(1, &request(1, "web", &key)).error, "this pre-authentication key has expired");
 }
@@ -71,7 +71,7 @@ fn tags_own_a_node_and_its_key_does_not_expire() {
     let key = world.key(user, |_| {});
     let id = world.join(1, "web", &key);
     assert_eq!(world.state.node(id).unwrap().record.key_expiry, Some(world.now + Duration::from_secs(3600)));
-    let decision = world.state.set_tags(id, &["tag:web".parse().unwrap()]).unwrap();
+    let decision = world.state.set_tags(id, &["tag:web".parse().unwrap()], world.now).unwrap();
     world.run(decision);
     world.advance(Duration::from_secs(7200));
     assert!(!world.state.node(id).unwrap().expired);

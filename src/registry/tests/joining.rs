@@ -51,7 +51,7 @@ fn an_unknown_an_expired_and_a_malformed_key_admit_nobody() {
     let short = world.key(user, |key| key.lifetime = Some(Duration::from_secs(60)));
     let deleted = world.key(user, |_| {});
     let id = world.state.keys().last().unwrap().id;
-    let decision = world.state.delete_key(id).unwrap();
+    let decision = world.state.delete_key(id, WithNodes::Stay, world.now).unwrap();
     world.run(decision);
     world.advance(Duration::from_secs(60));
     let wrong = short.replace(&short[short.len() - 4..], "0000");

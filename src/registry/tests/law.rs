@@ -166,7 +166,7 @@ fn administer(world: &mut World, users: [UserId; 2], happening: Happening) {
         }
         Happening::Expire { machine } => world.state.expire_node(of(world, machine), world.now),
         Happening::Delete { machine } => world.state.delete_node(of(world, machine)),
-        Happening::Tag { machine, tagged } => world.state.set_tags(of(world, machine), &tags(tagged)),
+        Happening::Tag { machine, tagged } => world.state.set_tags(of(world, machine), &tags(tagged), world.now),
         Happening::Approve { machine, routes: bits } => world.state.approve_routes(of(world, machine), &routes(bits)),
         Happening::RenameUser { user, name } => {
             let name = ["ada", "eve", "joe"][usize::from(name)].parse().unwrap();

@@ -7,6 +7,7 @@ mod joining;
 mod law;
 mod maps;
 mod policy;
+mod rights;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -113,7 +114,8 @@ impl World {
     }
 
     fn key(&mut self, user: UserId, wish: impl FnOnce(&mut NewKey)) -> String {
-        let mut new = NewKey { user, reusable: false, ephemeral: false, tags: Vec::new(), lifetime: None };
+        let mut new =
+            NewKey { user, reusable: false, ephemeral: false, tags: Vec::new(), readmits: false, lifetime: None };
         wish(&mut new);
         let entropy = self.entropy();
         let decision = self.state.create_key(new, self.now, entropy).unwrap();

@@ -267,6 +267,7 @@ fn record(peer: u8, spec: &NodeSpec, created: Timestamp) -> NodeRecord {
         machine: MachinePublic::from_bytes([peer + 1; 32]),
         key: key(peer).public(),
         key_expiry: None,
+        logged_out: false,
         ipv4: Ipv4Addr::from(0x6440_0000 + number as u32),
         ipv6: Ipv6Addr::from(0xfd7a_115c_a1e0_0000_0000_0000_0000_0000 + u128::from(number)),
         label: format!("n{number}").parse().unwrap(),

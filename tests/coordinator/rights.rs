@@ -1,0 +1,67 @@
+//! What remains of a node's rights, as an administrator sees it: in the reply, in the log, in the list.
+
+use warren::types::NodePrivate;
+use warren::wire::control::RegisterRequest;
+
+use crate::node::{Machine, eventually};
+use crate::server::Server;
+
+/// What an administration command says besides its answer.
+fn notes(server: &Server, arguments: &[&str]) -> String {
+    let output = server.admin(arguments);
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {notes}");
+    notes
+}
+
+#[tokio::test]
+async fn rights_that_go_at_a_log_in_are_in_the_log_and_in_the_list() {
+    let server = Server::start(&[]);
+    let mut machine = Machine::new("web");
+    machine.connect(server.address).await.join(&server.key(&["--tag", "tag:web"])).await;
+    let node = server.json(&["node", "show", "web"]);
+    assert_eq!((&node["tags"][0], &node["admitted_by"]), (&"tag:web".into(), &1.into()));
+
+    let old = std::mem::replace(&mut machine.node, NodePrivate::from_random(rand::random()));
+    let key = server.key(&[]);
+    let again = RegisterRequest { old_node_key: old.public(), ..machine.register_request(Some(&key)) };
+    assert!(machine.connect(server.address).await.register(&again).await.machine_authorized);
+    eventually("the log says it", || server.has_logged("web: tags: tag:web before, none from here on")).await;
+    let node = server.json(&["node", "show", "web"]);
+    assert_eq!((&node["tags"], &node["admitted_by"]), (&serde_json::json!([]), &2.into()));
+    assert!(server.text(&["node", "list"]).contains("KEY EXPIRES"));
+}
+
+#[tokio::test]
+async fn commands_say_what_they_change_and_what_they_leave() {
+    let server = Server::start(&[]);
+    let machine = Machine::new("web");
+    machine.connect(server.address).await.join(&server.key(&["--reusable"])).await;
+    server.text(&["user", "create", "bob"]);
+
+    assert_eq!(notes(&server, &["node", "tag", "web", "tag:web"]), "web: tags: none before, tag:web from here on\n");
+    assert_eq!(notes(&server, &["node", "move", "web", "bob"]), "web: user: ada before, bob from here on\n");
+    assert!(notes(&server, &["node", "expire", "web"]).starts_with("web: key expires: never before, 20"));
+    let extended = server.json(&["node", "extend", "web", "--for", "30d"]);
+    assert_eq!(extended["expired"], false);
+    assert!(extended["notes"][0].as_str().unwrap().starts_with("web: key expires: 20"), "{extended}");
+
+    assert_eq!(server.json(&["key", "show", "1"])["nodes"], serde_json::json!(["web"]));
+    assert!(notes(&server, &["key", "expire", "1"]).contains("stay as they are: web"));
+    assert!(notes(&server, &["key", "delete", "1", "--log-out-nodes"]).contains("must log in again: web"));
+    let node = server.json(&["node", "show", "web"]);
+    assert_eq!((&node["expired"], &node["admitted_by"]), (&true.into(), &1.into()));
+    assert_eq!(server.json(&["user", "show", "bob"])["nodes"], 1);
+}
+
+#[tokio::test]
+async fn a_deleted_node_whose_key_still_admits_is_told_of() {
+    let server = Server::start(&[]);
+    let machine = Machine::new("web");
+    machine.connect(server.address).await.join(&server.key(&["--reusable"])).await;
+    let said = notes(&server, &["node", "delete", "web"]);
+    assert_eq!(
+        said,
+        "whoever holds key 1, which admitted it, can join again: `warren-coordinator key expire 1` ends that\n"
+    );
+}
