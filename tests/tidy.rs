@@ -4,6 +4,8 @@
 
 #[path = "tidy/manual.rs"]
 mod manual;
+#[path = "tidy/outside_text.rs"]
+mod outside_text;
 
 use std::fs;
 use std::path::{Path, PathBuf};

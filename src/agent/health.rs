@@ -7,12 +7,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::types::Timestamp;
+use crate::types::text::clean;
 use crate::wire::local::{HealthEntry, HealthState, HealthWarning, Severity};
 
 /// Entries of one kind that are shown. More of them help nobody, and the coordinator can make any number.
 const OF_A_KIND: usize = 32;
 /// How long something that happened once is shown.
 const SHOWN: Duration = Duration::from_secs(15 * 60);
+/// Bytes of one entry's text: it may quote a coordinator or a relay at any length.
+const TEXT_BYTES: usize = 2 * 1024;
 
 /// All present faults.
 #[derive(Debug, Default)]
@@ -137,6 +140,7 @@ impl Health {
     }
 
     fn insert(&mut self, code: &str, severity: Severity, text: String, wall: Timestamp, expires: Option<Instant>) {
+        let text = clean(&text, TEXT_BYTES).into_owned();
         if let Some(entry) = self.entries.get_mut(code) {
             self.changed |= entry.text != text || entry.severity != severity;
             *entry = Entry { severity, text, since: entry.since, expires };

@@ -8,6 +8,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
+use crate::io::CleanFields;
+
 /// Libraries that log whole messages to the kernel at finer levels, our private key included.
 const TALKATIVE: [&str; 6] =
     ["netlink_proto", "netlink_packet", "netlink_request", "wireguard_control", "genetlink", "rtnetlink"];
@@ -15,7 +17,11 @@ const TALKATIVE: [&str; 6] =
 /// Begins to log what the filter lets through. Whatever it says, no key gets into the log.
 pub fn init(filter: &str) -> Result<(), String> {
     let wanted = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).without_time();
+    let lines = fmt::layer()
+        .fmt_fields(CleanFields)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time();
     let lines = lines.with_filter(wanted).with_filter(filter_fn(tells_no_key));
     tracing_subscriber::registry().with(lines).try_init().map_err(|error| error.to_string())
 }

@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use warren::cli::{Args, Exit, run};
+use warren::types::text::Lines;
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("warren: start: {error}");
+            eprintln!("warren: start: {}", Lines(error));
             return Exit::Failed.into();
         }
     };
@@ -18,7 +19,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             if !error.is_closed_pipe() {
-                eprintln!("warren: {error}");
+                eprintln!("warren: {}", Lines(&error));
             }
             error.exit().into()
         }

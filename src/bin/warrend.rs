@@ -3,27 +3,28 @@
 use std::process::ExitCode;
 
 use warren::agent::{Config, init_logging, serve};
+use warren::types::text::{Line, Lines};
 
 fn main() -> ExitCode {
     let config = match Config::read(std::env::args_os()) {
         Ok(config) => config,
         Err((text, 0)) => {
-            print!("{text}");
+            print!("{}", Lines(text));
             return ExitCode::SUCCESS;
         }
         Err((text, status)) => {
-            eprintln!("{text}");
+            eprintln!("{}", Lines(text));
             return status.into();
         }
     };
     if let Err(error) = init_logging(&config.log) {
-        eprintln!("warrend: invalid value '{}' for '--log <FILTER>': {error}", config.log);
+        eprintln!("warrend: invalid value '{}' for '--log <FILTER>': {}", Line(&config.log), Lines(error));
         return ExitCode::from(2);
     }
     match serve(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("warrend: {error}");
+            eprintln!("warrend: {}", Lines(error));
             ExitCode::FAILURE
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::args::{Login, SignIn, Up};
 use super::client::{Client, Notices};
 use super::{Error, Exit, print_json};
+use crate::types::text::Line;
 use crate::wire::local::{BackendState, Mask, MaskedPrefs, Prefs, StartOptions};
 
 /// `warren up`.
@@ -99,7 +100,7 @@ async fn wait(
         }
         for reason in status.health.into_iter().filter(|_| !json) {
             if !reasons.contains(&reason) {
-                eprintln!("warren: waiting: {reason}");
+                eprintln!("warren: waiting: {}", Line(&reason));
                 reasons.push(reason);
             }
         }

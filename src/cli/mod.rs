@@ -21,6 +21,7 @@ use thiserror::Error;
 pub use args::{Args, Command};
 pub use client::Client;
 
+use crate::types::text::Screen;
 use crate::wire::local::{MaskedPrefs, PlanReply, Status, VersionReply};
 
 /// How a command ends; the numbers are stable.
@@ -109,10 +110,11 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Carries out a command; what it has to say goes to `out`.
+/// Carries out a command; what it has to say goes to `out`, clean for a terminal.
 pub async fn run(args: Args, out: &mut (impl Write + Send)) -> Result<Exit, Error> {
     let client = Client::new(&args.socket);
     let json = args.json;
+    let out = &mut Screen::new(out, json);
     match args.command {
         Command::Up(up) => login::up(&client, up, json, out).await,
         Command::Login(login) => login::login(&client, login, json, out).await,

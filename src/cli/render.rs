@@ -1,14 +1,19 @@
 //! What people read.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::IpAddr;
 
 use super::args::Ip;
 use super::{Error, Exit, print_json};
+use crate::types::text::{LINE_BYTES, Line, clean};
 use crate::types::{Timestamp, UserId};
 use crate::wire::control::UserProfile;
 use crate::wire::local::{BackendState, PeerStatus, PlanReply, Status};
+
+/// Bytes of the name of a peer's system in the list, so that no peer makes it wider than a screen.
+const SYSTEM_BYTES: usize = 24;
 
 /// `warren status`: this machine, its peers, and what is wrong. Fails where the machine is not in.
 pub(super) fn status(out: &mut impl Write, status: &Status) -> Result<Exit, Error> {
@@ -30,7 +35,7 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> Result<Exit, Erro
     if !remarks.is_empty() {
         writeln!(out, "\n# Health:")?;
         for remark in remarks {
-            writeln!(out, "#     - {remark}")?;
+            writeln!(out, "#     - {}", Line(remark))?;
         }
     }
     Ok(if is_in { Exit::Ok } else { Exit::Failed })
@@ -98,7 +103,13 @@ fn what_to_do(status: &Status) -> String {
 fn row(peer: &PeerStatus, status: &Status, now: Timestamp, is_self: bool) -> [String; 5] {
     let address = peer.tailscale_ips.first().map_or_else(|| "-".to_owned(), ToString::to_string);
     let how = if is_self { own_state(status) } else { reachability(peer, now) };
-    [address, name(peer, &status.magic_dns_suffix), owner(peer, &status.user), dash(&peer.os), how]
+    [
+        address,
+        name(peer, &status.magic_dns_suffix),
+        owner(peer, &status.user),
+        dash(&clean(&peer.os, SYSTEM_BYTES)),
+        how,
+    ]
 }
 
 fn own_state(status: &Status) -> String {
@@ -179,11 +190,13 @@ fn ago(seconds: i64) -> String {
     }
 }
 
-/// Columns as wide as their widest cell; the last one is not padded.
+/// Columns as wide as their widest cell; the last one is not padded. No cell can pass for two, or for a row.
 pub(super) fn table<const N: usize>(out: &mut impl Write, rows: &[[String; N]]) -> Result<(), Error> {
+    let rows: Vec<[Cow<'_, str>; N]> =
+        rows.iter().map(|row| row.each_ref().map(|cell| clean(cell, LINE_BYTES))).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             line.push_str(&format!("{cell:<width$}  "));
@@ -259,6 +272,31 @@ mod tests {
 100.64.0.3  a-rather-long-name  ada  linux  offline
 100.64.0.4  behind              ada  linux  active; relay warren
 100.64.0.2  web                 ada  linux  active; direct 10.0.0.2:41741, tx 148 rx 92
+"
+        );
+    }
+
+    /// A peer says what its system is called, its user what it is called, a coordinator what is wrong.
+    #[test]
+    fn no_text_of_others_forges_a_row_or_tells_the_terminal_what_to_do() {
+        let mut network = network();
+        let web = network.peer.get_mut(&NodePublic::from_bytes([2; 32])).unwrap();
+        web.os = "linux  -\n100.64.0.9  db  ada  linux  active; direct 10.0.0.9:41741\u{1b}[1A\u{1b}[2K".into();
+        network.user.get_mut(&UserId(1)).unwrap().login_name = "\u{202e}ada\u{200b}\t".into();
+        network.health = vec!["fine\n#     - the disk is full\u{9b}2J".into()];
+
+        let (text, _) = printed(&network);
+
+        assert_eq!(
+            text,
+            "\
+100.64.0.1  here                \u{fffd}ada\u{fffd}\u{fffd}  linux                 -
+100.64.0.3  a-rather-long-name  \u{fffd}ada\u{fffd}\u{fffd}  linux                 offline
+100.64.0.4  behind              \u{fffd}ada\u{fffd}\u{fffd}  linux                 active; relay warren
+100.64.0.2  web                 \u{fffd}ada\u{fffd}\u{fffd}  linux -\u{fffd}100.64.0.9 …  active; direct 10.0.0.2:41741, tx 148 rx 92
+
+# Health:
+#     - fine\u{fffd}# - the disk is full\u{fffd}2J
 "
         );
     }

@@ -11,6 +11,7 @@ use super::policy_cli::PolicyCommand;
 use super::state_dir::StateDir;
 use super::{backup, serve};
 use crate::io::log_to_stderr;
+use crate::types::text::Lines;
 
 /// It was refused, or failed.
 const FAILED: u8 = 1;
@@ -144,7 +145,7 @@ fn run_server(options: Options, places: Places) -> ExitCode {
         Err(error) => return failed(&error.to_string()),
     };
     if let Err(error) = log_to_stderr(&settings.log) {
-        eprintln!("warren-coordinator: configuration: log: {error}");
+        eprintln!("warren-coordinator: configuration: log: {}", Lines(error));
         return ExitCode::from(USAGE);
     }
     match runtime.block_on(serve::run(settings)) {
@@ -166,7 +167,7 @@ fn keep(
     };
     Ok(match runtime.block_on(work(&dir, &socket)) {
         Ok(done) => {
-            println!("{done}");
+            println!("{}", Lines(done));
             ExitCode::SUCCESS
         }
         Err(error) => failed(&error),
@@ -186,11 +187,11 @@ fn administer(places: Places, request: admin::Request, json: bool) -> Result<Exi
 }
 
 fn failed(error: &str) -> ExitCode {
-    eprintln!("warren-coordinator: {error}");
+    eprintln!("warren-coordinator: {}", Lines(error));
     ExitCode::from(FAILED)
 }
 
 fn misconfigured(error: &ConfigError) -> ExitCode {
-    eprintln!("warren-coordinator: {error}");
+    eprintln!("warren-coordinator: {}", Lines(error));
     ExitCode::from(USAGE)
 }

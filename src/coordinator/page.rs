@@ -3,6 +3,11 @@
 use axum::response::{Html, IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
+use crate::types::text::clean;
+
+/// Bytes of a name or a code on a page.
+const NAME_BYTES: usize = 255;
+
 /// What a person should do with the code of a node that waits for approval.
 pub(crate) fn register(code: &str, hostname: &str) -> Response {
     let (code, hostname) = (escape(code), escape(hostname));
@@ -54,6 +59,7 @@ fn page(status: StatusCode, body: &str) -> Response {
 }
 
 fn escape(text: &str) -> String {
+    let text = clean(text, NAME_BYTES);
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -71,13 +77,15 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::text::is_seen;
 
     #[tokio::test]
     async fn what_a_node_calls_itself_cannot_become_markup() {
-        let response = register("abcd-efgh", "<script>alert('x')</script>");
+        let response = register("abcd-efgh", "<script>alert('x')</script>\u{202e}\0");
         let body = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
         let text = std::str::from_utf8(&body).unwrap();
         assert!(text.contains("&lt;script&gt;alert(&#39;x&#39;)") && !text.contains("<script"));
+        assert!(text.contains("script&gt;\u{fffd}\u{fffd} join") && text.chars().all(|c| c == '\n' || is_seen(c)));
         assert!(text.contains("warren-coordinator node approve abcd-efgh --user NAME"));
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::admin::show;
 use super::admin::{PolicyRequest, Request};
 use crate::policy::{Compiled, Policy, PolicyErrors, Topology, limit};
 
@@ -86,8 +87,8 @@ fn examine(
     let bytes = read(file).map_err(|error| format!("read {}: {error}", file.display()))?;
     Policy::parse(&bytes).and_then(check).map_err(|errors| refused(file, &errors, json))?;
     match json {
-        true => println!("{}", json!({ "ok": true, "errors": [] })),
-        false => println!("{}: ok", file.display()),
+        true => show(&format!("{}\n", json!({ "ok": true, "errors": [] })), true)?,
+        false => show(&format!("{}: ok\n", file.display()), false)?,
     }
     Ok(None)
 }
@@ -101,8 +102,8 @@ fn text(file: &Path, json: bool) -> Result<String, String> {
 
 fn refused(file: &Path, errors: &PolicyErrors, json: bool) -> String {
     if json {
-        println!("{}", listed(errors));
-        return format!("{} is refused", file.display());
+        let shown = show(&format!("{}\n", listed(errors)), true);
+        return shown.err().unwrap_or_else(|| format!("{} is refused", file.display()));
     }
     format!("{} is refused\n{errors}", file.display())
 }

@@ -18,7 +18,7 @@ mod vital;
 mod websocket;
 
 pub use listening::{bind, bind_udp, tls, tune};
-pub use logging::log_to_stderr;
+pub use logging::{CleanFields, log_to_stderr};
 #[cfg(feature = "relay")]
 pub use metrics::serve_metrics;
 pub use noise_stream::NoiseStream;

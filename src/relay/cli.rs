@@ -12,6 +12,7 @@ use clap::Parser;
 use http::Uri;
 
 use crate::io::log_to_stderr;
+use crate::types::text::Lines;
 
 use super::acme::AcmeSettings;
 use super::serve;
@@ -247,7 +248,7 @@ fn dialable(option: &str, url: Uri) -> Result<Uri, String> {
 }
 
 fn complain(error: &str, status: u8) -> ExitCode {
-    eprintln!("warren-relay: {error}");
+    eprintln!("warren-relay: {}", Lines(error));
     ExitCode::from(status)
 }
 

@@ -10,6 +10,7 @@ mod limits;
 mod name;
 mod net;
 mod span;
+pub mod text;
 
 pub use id::{CapabilityVersion, NodeId, RegionId, StableNodeId, UserId};
 pub use key::{

@@ -1,5 +1,6 @@
 //! The administrator's side of the socket.
 
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -8,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use super::{Reply, Request, table};
+use crate::types::text::{Line, Screen};
 
 /// A listing of all nodes at their limit.
 const REPLY_BYTES: usize = 256 * 1024 * 1024;
@@ -20,11 +22,15 @@ pub(crate) async fn run(socket: &Path, request: &Request, json: bool) -> Result<
         && new.user_created
         && !json
     {
-        eprintln!("user {} was made", new.record.user);
+        eprintln!("user {} was made", Line(&new.record.user));
     }
-    print(&text)?;
+    // A policy that goes into a file is what was set, to the byte.
+    if matches!(reply, Reply::Policy(_)) && !json && !io::stdout().is_terminal() {
+        return written(io::stdout().lock().write_all(text.as_bytes()));
+    }
+    show(&text, json)?;
     if !json {
-        reply.notes().iter().for_each(|note| eprintln!("{}", table::printable(note)));
+        reply.notes().iter().for_each(|note| eprintln!("{}", Line(note)));
     }
     Ok(())
 }
@@ -57,10 +63,14 @@ fn as_json(reply: &Reply) -> Result<String, String> {
     serde_json::to_string_pretty(&content).map(|text| text + "\n").map_err(|error| error.to_string())
 }
 
+/// Prints what is for people, or JSON: no name in it tells a terminal what to do.
+pub(crate) fn show(text: &str, json: bool) -> Result<(), String> {
+    written(Screen::new(io::stdout().lock(), json).write_all(text.as_bytes()))
+}
+
 /// A reader that has seen enough, as `head`, is no error.
-fn print(text: &str) -> Result<(), String> {
-    use std::io::Write;
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
+fn written(result: io::Result<()>) -> Result<(), String> {
+    match result {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(format!("standard output: {error}")),
         _ => Ok(()),
     }

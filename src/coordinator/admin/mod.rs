@@ -13,7 +13,7 @@ mod policy_text;
 mod socket;
 mod table;
 
-pub(crate) use client::run;
+pub(crate) use client::{run, show};
 pub(crate) use command::{KeyCommand, Lifetime, NodeCommand, RouteCommand, UserCommand};
 pub(crate) use execute::execute;
 pub(crate) use fetch::fetch_backup;

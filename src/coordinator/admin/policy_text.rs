@@ -32,7 +32,7 @@ pub(super) fn diff(view: &DiffView) -> String {
     let mut text = String::new();
     for (sign, rows) in [('+', &view.gains), ('-', &view.loses)] {
         for RowView { from, to, access } in rows {
-            let [from, to, access] = [from, to, access].map(|names| printable(&names.join(", ")));
+            let [from, to, access] = [from, to, access].map(|names| printable(&names.join(", ")).into_owned());
             let _ = writeln!(text, "{sign} {from} -> {to}: {access}");
         }
     }

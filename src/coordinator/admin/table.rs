@@ -1,10 +1,15 @@
 //! Replies as text: a table for a list, lines of name and value for one thing.
 
+use std::borrow::Cow;
 use std::fmt::{Display, Write};
 
 use super::policy_text;
 use super::{KeyView, NodeView, PendingView, Reply, RouteView, UserView};
 use crate::types::Timestamp;
+use crate::types::text::clean;
+
+/// Bytes of a cell: all the routes of a large gateway.
+const CELL_BYTES: usize = 64 * 1024;
 
 /// The text, with a final newline.
 pub(super) fn text(reply: &Reply) -> String {
@@ -154,14 +159,15 @@ fn list<T: Display>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// A machine chooses its own name; it must not choose what a terminal does.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+/// On one line, and nothing in it that a terminal would obey.
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
+    clean(text, CELL_BYTES)
 }
 
 pub(super) fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    let rows: Vec<[String; N]> =
-        std::iter::once(head.map(str::to_owned)).chain(rows.map(|row| row.map(|cell| printable(&cell)))).collect();
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned))
+        .chain(rows.map(|row| row.map(|cell| printable(&cell).into_owned())))
+        .collect();
     let mut widths = [0; N];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -182,7 +188,7 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell_and_hold_no_control_characters() {
-        let rows = [["1".to_owned(), "a\u{1b}[31m".to_owned()], ["100".to_owned(), "b".to_owned()]];
-        assert_eq!(table(["ID", "NAME"], rows.into_iter()), "ID   NAME\n1    a\u{fffd}[31m\n100  b\n");
+        let rows = [["1".to_owned(), "a\u{1b}[31m\u{202e}".to_owned()], ["100".to_owned(), "b".to_owned()]];
+        assert_eq!(table(["ID", "NAME"], rows.into_iter()), "ID   NAME\n1    a\u{fffd}[31m\u{fffd}\n100  b\n");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::limit;
+use crate::types::text::clean_text;
 use crate::types::{RegionId, bounded_vec};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,7 +30,9 @@ pub struct DerpHomeParams {
 pub struct DerpRegion {
     #[serde(rename = "RegionID")]
     pub region_id: RegionId,
+    #[serde(deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub region_code: String,
+    #[serde(deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub region_name: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub avoid: bool,
@@ -42,16 +45,26 @@ pub struct DerpRegion {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct DerpNode {
+    #[serde(deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub name: String,
     #[serde(rename = "RegionID")]
     pub region_id: RegionId,
+    #[serde(deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub host_name: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub cert_name: String,
     /// An address, empty for "look it up", or `none`.
-    #[serde(rename = "IPv4", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "IPv4",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "clean_text::<_, { limit::NAME }>"
+    )]
     pub ipv4: String,
-    #[serde(rename = "IPv6", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "IPv6",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "clean_text::<_, { limit::NAME }>"
+    )]
     pub ipv6: String,
     /// 0 for 3478, -1 for none.
     #[serde(rename = "STUNPort", skip_serializing_if = "is_zero")]
@@ -63,7 +76,11 @@ pub struct DerpNode {
     pub derp_port: i32,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub insecure_for_tests: bool,
-    #[serde(rename = "STUNTestIP", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "STUNTestIP",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "clean_text::<_, { limit::NAME }>"
+    )]
     pub stun_test_ip: String,
     #[serde(rename = "CanPort80", skip_serializing_if = "std::ops::Not::not")]
     pub can_port80: bool,

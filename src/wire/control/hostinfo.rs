@@ -8,32 +8,53 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::limit;
+use crate::types::text::{clean_text, clean_texts};
 use crate::types::{IpNet, RegionId, bounded_vec};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Hostinfo {
-    #[serde(rename = "IPNVersion", alias = "IpnVersion", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "IPNVersion",
+        alias = "IpnVersion",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "clean_text::<_, { limit::NAME }>"
+    )]
     pub ipn_version: String,
-    #[serde(rename = "BackendLogID", alias = "BackendLogId", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "BackendLogID",
+        alias = "BackendLogId",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "clean_text::<_, { limit::NAME }>"
+    )]
     pub backend_log_id: String,
-    #[serde(rename = "OS", alias = "Os", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "OS",
+        alias = "Os",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "clean_text::<_, { limit::NAME }>"
+    )]
     pub os: String,
-    #[serde(rename = "OSVersion", alias = "OsVersion", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "OSVersion",
+        alias = "OsVersion",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "clean_text::<_, { limit::NAME }>"
+    )]
     pub os_version: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub distro: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub distro_version: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub distro_code_name: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub app: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub package: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub device_model: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub hostname: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub shields_up: bool,
@@ -47,11 +68,19 @@ pub struct Hostinfo {
     pub sharee_node: bool,
     #[serde(rename = "NoLogsNoSupport", skip_serializing_if = "std::ops::Not::not")]
     pub no_logs_no_support: bool,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub machine: String,
-    #[serde(rename = "GoArch", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "GoArch",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "clean_text::<_, { limit::NAME }>"
+    )]
     pub go_arch: String,
-    #[serde(rename = "GoVersion", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "GoVersion",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "clean_text::<_, { limit::NAME }>"
+    )]
     pub go_version: String,
     /// Subnets this node offers to route, 0.0.0.0/0 and ::/0 for an exit node.
     #[serde(
@@ -61,7 +90,10 @@ pub struct Hostinfo {
         deserialize_with = "bounded_vec::<_, _, { limit::PREFIXES }>"
     )]
     pub routable_ips: Vec<IpNet>,
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, { limit::TAGS }>")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "clean_texts::<_, { limit::TAGS }, { limit::TEXT }>"
+    )]
     pub request_tags: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, { limit::SMALL }>")]
     pub services: Vec<Service>,
@@ -70,7 +102,7 @@ pub struct Hostinfo {
     #[serde(
         rename = "sshHostKeys",
         skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "bounded_vec::<_, _, { limit::SMALL }>"
+        deserialize_with = "clean_texts::<_, { limit::SMALL }, { limit::TEXT }>"
     )]
     pub ssh_host_keys: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,16 +111,22 @@ pub struct Hostinfo {
     pub userspace_router: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_connector: Option<bool>,
-    #[serde(rename = "ExitNodeID", alias = "ExitNodeId", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "ExitNodeID",
+        alias = "ExitNodeId",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "clean_text::<_, { limit::NAME }>"
+    )]
     pub exit_node_id: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Service {
+    #[serde(deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub proto: String,
     pub port: u16,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::TEXT }>")]
     pub description: String,
 }
 
@@ -115,12 +153,12 @@ pub struct NetInfo {
     pub pcp: Option<bool>,
     #[serde(rename = "PreferredDERP", alias = "PreferredDerp")]
     pub preferred_derp: RegionId,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub link_type: String,
     /// Seconds to each relay, by region and family: `900-v4`.
     #[serde(rename = "DERPLatency", alias = "DerpLatency", skip_serializing_if = "BTreeMap::is_empty")]
     pub derp_latency: BTreeMap<String, f64>,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub firewall_mode: String,
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{CapMap, DerpMap, DnsConfig, FilterRule, Hostinfo, Listed, Node, UserProfile, limit, time};
+use crate::types::text::{clean_maybe_texts, clean_text};
 use crate::types::{CapabilityVersion, DiscoPublic, NodeId, NodePublic, RegionId, bounded_vec};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -15,7 +16,7 @@ use crate::types::{CapabilityVersion, DiscoPublic, NodeId, NodePublic, RegionId,
 pub struct MapRequest {
     pub version: CapabilityVersion,
     /// `zstd` or empty.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub compress: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub keep_alive: bool,
@@ -25,7 +26,7 @@ pub struct MapRequest {
     pub stream: bool,
     #[serde(alias = "HostInfo", skip_serializing_if = "Option::is_none")]
     pub hostinfo: Option<Hostinfo>,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub map_session_handle: String,
     #[serde(skip_serializing_if = "is_zero")]
     pub map_session_seq: i64,
@@ -56,7 +57,7 @@ impl EndpointType {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct MapResponse {
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub map_session_handle: String,
     #[serde(skip_serializing_if = "is_zero")]
     pub seq: i64,
@@ -83,7 +84,7 @@ pub struct MapResponse {
     pub online_change: BTreeMap<NodeId, bool>,
     #[serde(rename = "DNSConfig", skip_serializing_if = "Option::is_none")]
     pub dns_config: Option<DnsConfig>,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub domain: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub collect_services: Option<bool>,
@@ -95,7 +96,10 @@ pub struct MapResponse {
     pub packet_filters: BTreeMap<String, Option<Vec<FilterRule>>>,
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, { limit::PEERS }>")]
     pub user_profiles: Vec<UserProfile>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "clean_maybe_texts::<_, { limit::SMALL }, { limit::TEXT }>"
+    )]
     pub health: Option<Vec<String>>,
     #[serde(rename = "SSHPolicy", skip_serializing_if = "Option::is_none")]
     pub ssh_policy: Option<Box<RawValue>>,
@@ -103,7 +107,11 @@ pub struct MapResponse {
     pub control_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub debug: Option<Debug>,
-    #[serde(rename = "PopBrowserURL", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "PopBrowserURL",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "clean_text::<_, { limit::TEXT }>"
+    )]
     pub pop_browser_url: String,
 }
 
@@ -137,12 +145,12 @@ pub struct PeerChange {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct PingRequest {
-    #[serde(rename = "URL")]
+    #[serde(rename = "URL", deserialize_with = "clean_text::<_, { limit::TEXT }>")]
     pub url: String,
     #[serde(rename = "URLIsNoise", skip_serializing_if = "std::ops::Not::not")]
     pub url_is_noise: bool,
     /// Comma-separated; empty for a plain HEAD request.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub types: String,
     #[serde(rename = "IP", skip_serializing_if = "Option::is_none")]
     pub ip: Option<std::net::IpAddr>,

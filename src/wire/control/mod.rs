@@ -43,6 +43,10 @@ pub mod limit {
     pub const DNS: usize = 10_000;
     /// Relay nodes of a region.
     pub const DERP_NODES: usize = 64;
+    /// Bytes of a name, an address or a version: the longest name of DNS.
+    pub const NAME: usize = 255;
+    /// Bytes of a sentence or a URL.
+    pub const TEXT: usize = 2_048;
     /// Health lines, services and other small lists.
     pub const SMALL: usize = 256;
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{Hostinfo, limit, time};
+use crate::types::text::{clean_text, clean_texts};
 use crate::types::{
     CapabilityVersion, DiscoPublic, IpNet, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId, UserId,
     bounded_vec,
@@ -24,6 +25,7 @@ pub struct Node {
     #[serde(rename = "StableID")]
     pub stable_id: StableNodeId,
     /// The full DNS name with a final dot.
+    #[serde(deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub name: String,
     pub user: UserId,
     pub key: NodePublic,
@@ -39,7 +41,11 @@ pub struct Node {
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, { limit::ENDPOINTS }>")]
     pub endpoints: Vec<SocketAddr>,
     /// `127.3.3.40:REGION`, as clients before version 111 read it.
-    #[serde(rename = "DERP", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "DERP",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "clean_text::<_, { limit::NAME }>"
+    )]
     pub legacy_derp: String,
     #[serde(rename = "HomeDERP", skip_serializing_if = "is_default")]
     pub home_derp: RegionId,
@@ -49,7 +55,10 @@ pub struct Node {
     pub created: Option<Timestamp>,
     #[serde(skip_serializing_if = "is_default")]
     pub cap: CapabilityVersion,
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, { limit::TAGS }>")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "clean_texts::<_, { limit::TAGS }, { limit::TEXT }>"
+    )]
     pub tags: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, { limit::PREFIXES }>")]
     pub primary_routes: Vec<IpNet>,
@@ -77,9 +86,15 @@ pub struct Node {
 pub struct UserProfile {
     #[serde(rename = "ID")]
     pub id: UserId,
+    #[serde(deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub login_name: String,
+    #[serde(deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub display_name: String,
-    #[serde(rename = "ProfilePicURL", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "ProfilePicURL",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "clean_text::<_, { limit::TEXT }>"
+    )]
     pub profile_pic_url: String,
 }
 

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Hostinfo, time};
+use super::{Hostinfo, limit, time};
+use crate::types::text::clean_text;
 use crate::types::{CapabilityVersion, MachinePublic, NodePublic, UserId};
 
 /// The answer to `GET /key`.
@@ -27,12 +28,12 @@ pub struct RegisterRequest {
     #[serde(skip_serializing_if = "Option::is_none", with = "time")]
     pub expiry: Option<Timestamp>,
     /// The `AuthURL` of an earlier answer: wait until that is approved.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::TEXT }>")]
     pub followup: String,
     pub hostinfo: Option<Hostinfo>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ephemeral: bool,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub tailnet: String,
 }
 
@@ -52,9 +53,10 @@ pub struct RegisterResponse {
     pub node_key_expired: bool,
     pub machine_authorized: bool,
     /// Where a person approves this node; empty when it is in.
-    #[serde(rename = "AuthURL")]
+    #[serde(rename = "AuthURL", deserialize_with = "clean_text::<_, { limit::TEXT }>")]
     pub auth_url: String,
     /// Written also when empty: the official Rust client does not read an answer without it.
+    #[serde(deserialize_with = "clean_text::<_, { limit::TEXT }>")]
     pub error: String,
 }
 
@@ -63,6 +65,7 @@ pub struct RegisterResponse {
 pub struct User {
     #[serde(rename = "ID")]
     pub id: UserId,
+    #[serde(deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub display_name: String,
     #[serde(skip_serializing_if = "Option::is_none", with = "time")]
     pub created: Option<Timestamp>,
@@ -73,7 +76,10 @@ pub struct User {
 pub struct Login {
     #[serde(rename = "ID")]
     pub id: UserId,
+    #[serde(deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub provider: String,
+    #[serde(deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub login_name: String,
+    #[serde(deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub display_name: String,
 }
