@@ -3,7 +3,7 @@
 export PATH := $(CURDIR)/target/tools:$(HOME)/.cargo/bin:$(PATH)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build test demo matrix kernels bench captures fmt lint clean
+.PHONY: help build test demo matrix kernels bench captures fuzz fmt lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -40,10 +40,17 @@ captures: ## compare the policy compiler with captured answers; WARREN_POLICY_CA
 fmt: ## format the sources
 	cargo fmt
 
-lint: ## check format, lints and the layers of the source tree
+fuzz: ## search for bytes that a decoder falls over; TIME=60 seconds each, NAME=policy for one
+	@tests/vm/setup.sh build fuzz
+	tests/fuzz/run.sh $(or $(TIME),60) $(NAME)
+
+lint: ## check format, lints, the layers of the source tree, and the crates that we link
+	@tests/vm/setup.sh build lint
 	cargo fmt --check
 	cargo clippy --all-targets --test '*' -- -D warnings
 	cargo test --test tidy
+	cargo deny --locked check bans licenses sources
+	@tests/vm/advisories.sh
 
 clean: ## remove everything built or downloaded
 	rm -rf target

