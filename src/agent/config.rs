@@ -42,6 +42,11 @@ pub struct Config {
     #[arg(long, env = "WARREN_MAX_MAP_AGE", value_name = "TIME", value_parser = parse_duration)]
     pub max_map_age: Option<Duration>,
 
+    /// Let the subnets of --accept-routes carry packets to this host's name servers, for hosts whose name servers are
+    /// behind a peer; without this the way to a name server stays as it is
+    #[arg(long, env = "WARREN_ROUTE_RESOLVERS")]
+    pub route_resolvers: bool,
+
     /// How the firewall is to be
     #[command(flatten)]
     pub firewall: FirewallFlags,

@@ -32,6 +32,7 @@ mod pipes;
 mod portmap_io;
 mod privilege;
 mod proxy;
+mod resolvers;
 mod run;
 mod serve;
 mod state;

@@ -59,6 +59,7 @@ pub async fn run<K: Kernel + Send + 'static>(parts: Parts<K>) {
     let (to_kernel, mut from_kernel) = pipes::kernel(kernel);
     let (saves, mut saved) = pipes::disk(Arc::new(dir));
     let mut pipes = Outward::new(to_kernel, saves, mark, Ways::new(network));
+    let mut resolvers = super::resolvers::watch();
     loop {
         let now = clock::now();
         core.proceed(now);
@@ -69,6 +70,7 @@ pub async fn run<K: Kernel + Send + 'static>(parts: Parts<K>) {
             Some(call) = calls.recv() => take(&mut core, call, &mut calls, Core::handle_call),
             Some(news) = from_kernel.recv() => handle_kernel(&mut core, news),
             Some(networks) = networks.recv() => core.handle_networks(networks, clock::now()),
+            Some(found) = resolvers.recv() => core.handle_resolvers(found),
             Some((file, result)) = saved.recv() => core.handle_saved(file, result, clock::now()),
             Some(received) = pipes.received.recv() => take(&mut core, received, &mut pipes.received, Core::handle_received),
             Some(datagram) = pipes.ways.datagrams.recv() => {

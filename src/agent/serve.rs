@@ -31,6 +31,7 @@ async fn agent(config: &Config) -> Result<(), StartError> {
         port: config.port,
         max_map_age: config.max_map_age,
         firewall: config.firewall.options(),
+        route_resolvers: config.route_resolvers,
         explicit_endpoints: config.endpoints.clone(),
         ..Settings::default()
     };

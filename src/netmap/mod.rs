@@ -19,6 +19,8 @@ mod rejection;
 mod told;
 
 #[cfg(test)]
+mod bounds;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -159,7 +161,7 @@ impl Netmap {
 
     /// Everything that was left out, and why.
     pub fn rejections(&self) -> impl Iterator<Item = &Rejection> {
-        let of_peers = self.told.refused.values().chain(self.peers.rejections());
+        let of_peers = self.told.overfull.values().chain(self.told.refused.values()).chain(self.peers.rejections());
         self.ours.rejections.iter().chain(of_peers).chain(&self.filter_rejections)
     }
 

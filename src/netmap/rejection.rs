@@ -67,6 +67,21 @@ pub enum Reason {
     /// A prefix that this host is directly attached to.
     #[error("this host is itself on {0}; change the route, or the host's own network")]
     HostNetwork(IpNet),
+    /// A route to more of the public addresses than anybody's own network has.
+    #[error(
+        "a route to public addresses is a /{0} or longer; all of the internet goes to a peer only where it was chosen as exit node"
+    )]
+    TooWide(u8),
+    /// The same by many routes together.
+    #[error(
+        "with the others it is more of the internet than the networks of a few organisations have; all of it goes to a peer only where it was chosen as exit node"
+    )]
+    TooMuchOfInternet,
+    /// An address within a route that the host itself depends on.
+    #[error(
+        "this host asks it for names, or it is the coordinator's or a relay's, so packets to it go on as they did; `warrend --route-resolvers` lets peers carry those to name servers"
+    )]
+    InUse,
     /// Too many.
     #[error("{0}")]
     TooMany(LimitError),

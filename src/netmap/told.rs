@@ -4,6 +4,7 @@
 //! send whole: what is unusable today may become usable when something else leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -22,6 +23,21 @@ const PEERS: Limit = Limit::new("peers told of", limit::PEERS);
 const WEIGHT: Limit = Limit::new("bytes of peers", 64 << 20);
 /// Users that deltas may add up to: no more than there can be nodes.
 const USERS: Limit = Limit::new("users told of", limit::PEERS);
+/// What all users together may take: 800 bytes for each there can be. Names are short, pictures' addresses are not.
+const USER_BYTES: Limit = Limit::new("bytes of users", 16 << 20);
+/// What all parts of the packet filter together may take: three times what its entries do where there are as many as
+/// are taken.
+const FILTER_BYTES: Limit = Limit::new("bytes of packet filter", 64 << 20);
+/// What we ourselves, the names and the relays may take, each as text: a thousand subnets, ten thousand records or a
+/// thousand relays, several times over.
+const OWN_BYTES: Limit = Limit::new("bytes about this node", 1 << 20);
+const DNS_BYTES: Limit = Limit::new("bytes of DNS settings", 8 << 20);
+const DERP_BYTES: Limit = Limit::new("bytes of relay map", 4 << 20);
+/// A domain name is no longer (RFC 1035).
+const DOMAIN_BYTES: Limit = Limit::new("bytes of the network's name", 255);
+/// What the coordinator has to say to people, and how long each line is.
+const HEALTH_LINES: usize = 32;
+const HEALTH_CHARS: usize = 500;
 /// Parts of the packet filter; a coordinator may send one for each rule of its policy.
 const FILTER_PARTS: Limit = Limit::new("parts of the packet filter", 20_000);
 /// The part that an unnamed packet filter is.
@@ -49,9 +65,19 @@ pub(super) struct Told {
     /// Peers that could not be read or that there was no room for, and why.
     #[serde(skip)]
     pub(super) refused: BTreeMap<NodeId, Rejection>,
-    /// The sum of what the peers take.
+    /// Lists that there was no room for, by what they are of.
     #[serde(skip)]
-    weight: usize,
+    pub(super) overfull: BTreeMap<&'static str, Rejection>,
+    #[serde(skip)]
+    pub(super) sums: Sums,
+}
+
+/// What lists take that are told bit by bit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sums {
+    peers: usize,
+    users: usize,
+    filters: usize,
 }
 
 /// What a message touched, so that the rest need not be judged again.
@@ -72,8 +98,11 @@ impl Told {
         if let Some(derp) = message.derp_map {
             self.apply_derp(derp);
         }
-        if let Some(node) = message.node {
-            self.node = Some(Arc::new(node));
+        if let Some(mut node) = message.node {
+            node.hostinfo = node.hostinfo.map(what_we_show);
+            if self.has_room("this node", OWN_BYTES, text_bytes(&node)) {
+                self.node = Some(Arc::new(node));
+            }
         }
         if !message.peers.is_empty() {
             for id in self.peers.keys().copied().collect::<Vec<_>>() {
@@ -99,29 +128,56 @@ impl Told {
             self.modify(id, &mut touched, |node| node.online = Some(online));
         }
         for user in message.user_profiles {
-            if USERS.check(self.users.len() + 1).is_ok() || self.users.contains_key(&user.id) {
-                self.users.insert(user.id, user);
-            }
+            self.take_user(user);
         }
         touched.filter = self.apply_filters(message.packet_filter, message.packet_filters);
-        if let Some(dns) = message.dns_config {
+        if let Some(dns) = message.dns_config
+            && self.has_room("DNS", DNS_BYTES, text_bytes(&dns))
+        {
             self.dns = dns;
         }
-        if !message.domain.is_empty() {
+        if !message.domain.is_empty() && self.has_room("domain", DOMAIN_BYTES, message.domain.len()) {
             self.domain = message.domain;
         }
         if let Some(health) = message.health {
-            self.health = health;
+            let shortened = |line: &String| line.chars().take(HEALTH_CHARS).collect();
+            self.health = health.iter().take(HEALTH_LINES).map(shortened).collect();
         }
         touched
+    }
+
+    /// Whether something fits; where it does not, what was there stays, and that is said until something fits again.
+    fn has_room(&mut self, what: &'static str, limit: Limit, bytes: usize) -> bool {
+        let room = limit.check(bytes);
+        match room {
+            Ok(()) => drop(self.overfull.remove(what)),
+            Err(error) => {
+                let object = format!("the map's word on {what}");
+                self.overfull.insert(what, Rejection { object, reason: Reason::TooMany(error) });
+            }
+        }
+        room.is_ok()
+    }
+
+    fn take_user(&mut self, user: UserProfile) {
+        let weigh = |user: &UserProfile| size_of::<(UserId, UserProfile)>() + text_bytes(user);
+        let before = self.users.get(&user.id).map_or(0, weigh);
+        let bytes = self.sums.users - before + weigh(&user);
+        let count = self.users.len() + usize::from(before == 0);
+        if self.has_room("users", USERS, count) && self.has_room("users", USER_BYTES, bytes) {
+            self.sums.users = bytes;
+            self.users.insert(user.id, user);
+        }
     }
 
     /// Region scores are merged by themselves: they may come without regions.
     fn apply_derp(&mut self, derp: DerpMap) {
         let only_scores = derp.regions.is_empty() && derp.home_params.is_some() && !derp.omit_default_regions;
-        if only_scores {
-            self.derp.home_params = derp.home_params;
-        } else {
+        let derp = match only_scores {
+            true => DerpMap { home_params: derp.home_params, ..self.derp.clone() },
+            false => derp,
+        };
+        if self.has_room("relays", DERP_BYTES, text_bytes(&derp)) {
             self.derp = derp;
         }
     }
@@ -135,16 +191,21 @@ impl Told {
         if let Some(None) = named.get("*") {
             named.remove("*");
             self.filters.clear();
+            self.sums.filters = 0;
         }
         let unnamed = unnamed.map(|rules| (UNNAMED_PART.to_owned(), Some(rules)));
         for (part, rules) in unnamed.into_iter().chain(named) {
-            match rules {
-                None => drop(self.filters.remove(&part)),
-                Some(rules) => {
-                    if FILTER_PARTS.check(self.filters.len() + 1).is_ok() || self.filters.contains_key(&part) {
-                        self.filters.insert(part, rules);
-                    }
-                }
+            // A part for which there is no room is none: its rights of before may be those that it takes away.
+            let before = self.filters.remove(&part).map_or(0, |rules| filter_weight(&part, &rules));
+            self.sums.filters -= before;
+            let Some(rules) = rules else { continue };
+            let bytes = self.sums.filters + filter_weight(&part, &rules);
+            let count = self.filters.len() + 1;
+            if self.has_room("the packet filter", FILTER_PARTS, count)
+                && self.has_room("the packet filter", FILTER_BYTES, bytes)
+            {
+                self.sums.filters = bytes;
+                self.filters.insert(part, rules);
             }
         }
         changed
@@ -169,14 +230,14 @@ impl Told {
 
     fn insert(&mut self, node: Arc<Node>, touched: &mut Touched) {
         let (id, weight) = (node.id, weight(&node));
-        let room = PEERS.check(self.peers.len() + 1).and(WEIGHT.check(self.weight + weight));
+        let room = PEERS.check(self.peers.len() + 1).and(WEIGHT.check(self.sums.peers + weight));
         if let Err(error) = room {
             if PEERS.check(self.refused.len() + 1).is_ok() {
                 self.refused.insert(id, Rejection::peer(&node, Reason::TooMany(error)));
             }
             return;
         }
-        self.weight += weight;
+        self.sums.peers += weight;
         self.peers.insert(id, node);
         touched.peers.insert(id);
     }
@@ -184,7 +245,7 @@ impl Told {
     fn remove(&mut self, id: NodeId, touched: &mut Touched) -> Option<Arc<Node>> {
         self.refused.remove(&id);
         let node = self.peers.remove(&id)?;
-        self.weight = self.weight.saturating_sub(weight(&node));
+        self.sums.peers = self.sums.peers.saturating_sub(weight(&node));
         touched.peers.insert(id);
         Some(node)
     }
@@ -217,6 +278,38 @@ fn weight(node: &Node) -> usize {
         name.len() + 2 * size_of::<String>() + list.as_ref().map_or(0, arguments)
     };
     size_of::<Node>() + lists + texts + node.cap_map.iter().map(capability).sum::<usize>()
+}
+
+/// What a part of the packet filter takes in memory, near enough.
+fn filter_weight(part: &str, rules: &[FilterRule]) -> usize {
+    let weight = |rule: &FilterRule| {
+        let sources: usize = rule.src_ips.iter().map(|source| size_of::<String>() + source.len()).sum();
+        let destinations: usize = rule.dst_ports.iter().map(|to| size_of_val(to) + to.ip.len()).sum();
+        let grants = if rule.cap_grant.is_empty() { 0 } else { 4 * text_bytes(&rule.cap_grant) };
+        let origin = rule.origin.as_ref().map_or(0, |origin| origin.reference.len());
+        size_of::<FilterRule>() + sources + destinations + grants + origin + size_of_val(&*rule.ip_proto)
+    };
+    size_of::<(String, Vec<FilterRule>)>() + part.len() + rules.iter().map(weight).sum::<usize>()
+}
+
+/// How long something is as text. Its memory is a small multiple of that.
+fn text_bytes(value: &impl Serialize) -> usize {
+    struct Counter(usize);
+
+    impl io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let mut counter = Counter(0);
+    // What cannot be written has no place on the disk either.
+    serde_json::to_writer(&mut counter, value).map_or(usize::MAX, |()| counter.0)
 }
 
 fn patch(node: &mut Node, change: PeerChange) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::netmap::{Netmap, Peer as MapPeer, Reason, Rejection, overlap};
 use crate::types::{IpNet, Limit, OVERLAY_V4, OVERLAY_V6, in_overlay};
 
+use super::allowance::Allowance;
 use super::own;
 use super::planner::Planner;
 use super::prefs::{Host, Path, Paths, Prefs};
@@ -69,6 +70,8 @@ pub(super) fn accepted_peers<'a>(
 ) -> Vec<Accepted<'a>> {
     let clash = |prefix: &IpNet| host.networks.iter().find(|network| overlap(network, prefix)).map(IpNet::trunc);
     let addresses_may_clash = host.networks.iter().any(|network| in_overlay(network.addr()));
+    let is_kept = |route: &'a IpNet| host.kept.iter().any(|kept| *route == IpNet::from(*kept)).then_some(route);
+    let mut allowance = Allowance::default();
     let mut routes = 0;
     let mut accepted = Vec::with_capacity(netmap.peers().len());
     for peer in netmap.peers() {
@@ -85,7 +88,13 @@ pub(super) fn accepted_peers<'a>(
                 left_out.push(peer.rejection("route", *route, Reason::HostNetwork(network)));
             } else if let Err(error) = ROUTES.check(routes) {
                 left_out.push(peer.rejection("route", *route, Reason::TooMany(error)));
+            } else if let Err(reason) = allowance.take(route) {
+                left_out.push(peer.rejection("route", *route, reason));
+            } else if let Some(kept) = is_kept(route) {
+                left_out.push(peer.rejection("route", *kept, Reason::InUse));
             } else {
+                let within = kept_in(route, host).map(|kept| peer.rejection("address", kept, Reason::InUse));
+                left_out.extend(within);
                 prefixes.push(*route);
             }
         }
@@ -95,6 +104,11 @@ pub(super) fn accepted_peers<'a>(
         accepted.push(Accepted { map: peer, prefixes });
     }
     accepted
+}
+
+/// The addresses within a route that stay the host's.
+fn kept_in<'a>(route: &'a IpNet, host: &'a Host) -> impl Iterator<Item = IpNet> + 'a {
+    host.kept.iter().filter(|kept| route.contains(*kept)).map(|kept| IpNet::from(*kept))
 }
 
 /// Our routing table.
@@ -117,6 +131,9 @@ pub(super) fn routes(addresses: &BTreeSet<IpNet>, host: &Host, peers: &[Accepted
         routes.insert(Route { destination: network.trunc(), target: RouteTarget::Throw, metric: METRIC });
     }
     for destination in peers.iter().flat_map(Accepted::routes).filter(|route| is_ours(route)) {
+        for kept in kept_in(destination, host) {
+            routes.insert(Route { destination: kept, target: RouteTarget::Throw, metric: METRIC });
+        }
         routes.insert(Route { destination: *destination, target: RouteTarget::Tunnel, metric: METRIC });
     }
     routes

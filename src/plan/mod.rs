@@ -7,6 +7,7 @@
 
 pub mod own;
 
+mod allowance;
 mod classes;
 mod desired;
 mod diff;

@@ -1,7 +1,7 @@
 //! What the operator of this host wants, and what the host brings along.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::types::{IpNet, NodePrivate, NodePublic};
 
@@ -46,6 +46,8 @@ pub struct Host {
     pub key: NodePrivate,
     /// The networks it is attached to, but for our own link: no peer may carry those.
     pub networks: BTreeSet<IpNet>,
+    /// Addresses that it goes on reaching as it did, whatever peers carry: whom it asks for names, the coordinator, relays.
+    pub kept: BTreeSet<IpAddr>,
     /// The ports that the agent has, where it looks for paths.
     pub probes: Option<Probes>,
 }

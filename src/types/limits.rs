@@ -1,10 +1,11 @@
 //! Limits with a name: how much of a thing we take from a stranger.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use thiserror::Error;
 
 /// A bound on how many or how large, and what it bounds.
@@ -74,6 +75,41 @@ where
     }
 
     deserializer.deserialize_any(Bounded::<T, MOST>(PhantomData))
+}
+
+/// The same for a map.
+pub fn bounded_map<'de, D, K, V, const MOST: usize>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+where
+    D: Deserializer<'de>,
+    K: Deserialize<'de> + Ord,
+    V: Deserialize<'de>,
+{
+    struct Bounded<K, V, const MOST: usize>(PhantomData<(K, V)>);
+
+    impl<'de, K: Deserialize<'de> + Ord, V: Deserialize<'de>, const MOST: usize> Visitor<'de> for Bounded<K, V, MOST> {
+        type Value = BTreeMap<K, V>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a map of at most {MOST} entries")
+        }
+
+        fn visit_unit<E>(self) -> Result<BTreeMap<K, V>, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<BTreeMap<K, V>, A::Error> {
+            let mut entries = BTreeMap::new();
+            while let Some(key) = map.next_key()? {
+                if entries.len() == MOST {
+                    return Err(serde::de::Error::invalid_length(MOST + 1, &self));
+                }
+                entries.insert(key, map.next_value()?);
+            }
+            Ok(entries)
+        }
+    }
+
+    deserializer.deserialize_any(Bounded::<K, V, MOST>(PhantomData))
 }
 
 #[cfg(test)]

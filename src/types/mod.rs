@@ -16,7 +16,7 @@ pub use id::{CapabilityVersion, NodeId, RegionId, StableNodeId, UserId};
 pub use key::{
     ChallengePublic, DiscoPrivate, DiscoPublic, KeyError, MachinePrivate, MachinePublic, NodePrivate, NodePublic,
 };
-pub use limits::{Limit, LimitError, bounded_vec};
+pub use limits::{Limit, LimitError, bounded_map, bounded_vec};
 pub use name::{HostLabel, NameError};
 pub use net::{EXIT_ROUTES, OVERLAY_V4, OVERLAY_V6, SITES_V6, in_overlay, is_default_route, may_be_routed};
 pub use span::{DurationError, parse_duration};

@@ -213,7 +213,8 @@ fn map_response(bytes: &[u8]) -> bool {
     let Ok(message) = serde_json::from_slice::<MapResponse>(bytes) else { return false };
     let mut netmap = Netmap::default();
     let prefs = Prefs { want_running: true, accept_routes: true, ..Prefs::default() };
-    let host = Host { key: NodePrivate::from_random([1; 32]), networks: BTreeSet::new(), probes: None };
+    let host =
+        Host { key: NodePrivate::from_random([1; 32]), networks: BTreeSet::new(), kept: BTreeSet::new(), probes: None };
     for _ in 0..2 {
         netmap.apply(message.clone(), Timestamp::UNIX_EPOCH);
         drop(desired(&netmap, &prefs, &Paths::default(), &host));

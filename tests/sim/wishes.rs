@@ -249,3 +249,37 @@ end the connections that the firewall does not admit
 "
     );
 }
+
+#[test]
+fn a_route_leaves_the_way_to_what_the_host_depends_on_as_it_is() {
+    let mut world = small_world();
+    world.peers[1].routes = vec!["10.0.0.0/8", "10.9.0.53/32"];
+    world.kept = ["10.1.2.53", "10.9.0.53", "192.0.2.53"].map(|address| address.parse().unwrap()).into();
+    let wish = world.wish();
+    let throws = wish.routes.iter().filter(|route| route.target == RouteTarget::Throw);
+    let throws: Vec<String> = throws.map(|route| route.destination.to_string()).collect();
+    assert_eq!(throws, ["10.1.2.53/32", "10.9.0.53/32"]);
+    let tunnelled = |text: &str| {
+        let destination = text.parse().unwrap();
+        wish.routes.iter().any(|route| route.target == RouteTarget::Tunnel && route.destination == destination)
+    };
+    assert!(tunnelled("10.0.0.0/8") && !tunnelled("10.9.0.53/32"));
+    let left_out = left_out(&world);
+    assert_eq!(left_out.len(), 3, "{left_out:?}");
+    assert!(left_out[0].starts_with("address 10.1.2.53/32 of peer 2 () is left out: this host asks it for names"));
+}
+
+#[test]
+fn the_internet_is_not_accepted_in_pieces() {
+    let mut world = small_world();
+    // All of IPv4 but for what is special, in prefixes short of all.
+    let pieces: Vec<String> = (1..=9).chain(11..=99).map(|first| format!("{first}.0.0.0/8")).collect();
+    let pieces = pieces.into_iter().chain(["128.0.0.0/3".to_owned(), "2000::/3".to_owned()]);
+    world.peers[1].routes = pieces.map(|piece| &*piece.leak()).collect();
+    let wish = world.wish();
+    let public = wish.routes.iter().filter(|route| !warren::types::in_overlay(route.destination.addr()));
+    assert_eq!(public.count(), 4);
+    let left_out = left_out(&world);
+    assert_eq!(left_out.len(), 98 + 2 - 4);
+    assert!(left_out.iter().all(|text| text.contains("chosen as exit node")), "{left_out:?}");
+}

@@ -40,6 +40,8 @@ pub(crate) struct World {
     pub(crate) own_key: u8,
     pub(crate) own_address: u8,
     pub(crate) networks: BTreeSet<IpNet>,
+    /// Addresses that the host depends on.
+    pub(crate) kept: BTreeSet<IpAddr>,
     /// What the coordinator lets us carry.
     pub(crate) approved: BTreeSet<IpNet>,
 }
@@ -77,7 +79,7 @@ impl World {
     }
 
     pub(crate) fn host(&self) -> Host {
-        Host { key: private_key(self.own_key), networks: self.networks.clone(), probes: None }
+        Host { key: private_key(self.own_key), networks: self.networks.clone(), kept: self.kept.clone(), probes: None }
     }
 
     /// Of peers with one key the lower number's path counts, as it does for the key.
@@ -120,6 +122,7 @@ pub(crate) fn small_world() -> World {
         own_key: 0,
         own_address: 100,
         networks: BTreeSet::new(),
+        kept: BTreeSet::new(),
         approved: BTreeSet::from(["192.168.7.0/24".parse().unwrap()]),
     }
 }
@@ -175,7 +178,16 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
             let prefs =
                 Prefs { want_running, accept_routes, advertise_routes: advertised, shields_up, ..Prefs::default() };
             let networks = networks.into_iter().map(|network: &str| network.parse().unwrap()).collect();
-            World { peers: distinct(peers), filter, prefs, own_key, own_address, networks, approved }
+            World {
+                peers: distinct(peers),
+                filter,
+                prefs,
+                own_key,
+                own_address,
+                networks,
+                kept: BTreeSet::new(),
+                approved,
+            }
         },
     )
 }

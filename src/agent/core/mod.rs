@@ -61,6 +61,8 @@ pub struct Settings {
     pub explicit_endpoints: Vec<SocketAddr>,
     /// The port of the loopback socket for relayed packets; without it, no relay is used.
     pub relay_port: Option<u16>,
+    /// Whether peers may carry packets to the host's name servers.
+    pub route_resolvers: bool,
     /// The port where probes arrive that the firewall diverts; without it, no direct path is looked for.
     pub probe_port: Option<u16>,
 }
@@ -145,6 +147,8 @@ pub struct Core {
     pings: Pings,
     /// The host's own addresses; there is no wish before they are known.
     networks: Option<Networks>,
+    /// The name servers that the host asks.
+    resolvers: BTreeSet<IpAddr>,
     planner: Planner,
     reconciler: Reconciler,
     health: Health,
@@ -215,6 +219,7 @@ impl Core {
             netmap: stored.netmap,
             confirmed: stored.confirmed,
             networks: None,
+            resolvers: BTreeSet::new(),
             planner: Planner::default(),
             reconciler: Reconciler::new(),
             health: stored.health,

@@ -1,6 +1,7 @@
 //! What this host knows of its own network: where it can be reached, its home relay, and what stands in the way.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -35,6 +36,12 @@ impl Core {
         if let Some(session) = &mut self.session {
             session.handle_network_change(now.tick);
         }
+    }
+
+    /// These are the name servers that the host asks.
+    pub fn handle_resolvers(&mut self, resolvers: BTreeSet<IpAddr>) {
+        self.stale.wish |= resolvers != self.resolvers;
+        self.resolvers = resolvers;
     }
 
     /// Something was found out about the network.

@@ -1,10 +1,17 @@
 //! From map, preferences and paths to the wish; and what we tell the coordinator of ourselves.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use super::{Core, Now, Timestamp};
+use crate::control::ServerUrl;
 use crate::plan::{self, Desired, Host, Obstacle, Trouble, Way};
 use crate::types::IpNet;
 use crate::wire::control::Hostinfo;
 use crate::wire::local::Severity;
+
+/// Addresses of relays that are kept out of the tunnel: more than a map has that people run.
+const RELAYS: usize = 512;
 
 impl Core {
     /// Computes the wish anew where something it is made of has changed.
@@ -26,7 +33,7 @@ impl Core {
         self.past.note(self.netmap.filter(), now.wall);
         let wish = match &self.node_key {
             Some(key) => {
-                let host = Host { key: key.clone(), networks, probes: self.settings.probes() };
+                let host = Host { key: key.clone(), networks, kept: self.kept(), probes: self.settings.probes() };
                 self.planner.desired(&self.netmap, &prefs, &self.paths(), &host)
             }
             None => plan::Wish::default(),
@@ -38,6 +45,16 @@ impl Core {
         self.health.set_kind("told", Severity::Medium, told, now.wall);
         self.tell_of_unapproved(is_open, now);
         self.wish_for(wish.desired, now);
+    }
+
+    /// The addresses that no peer carries. Our own packets to the coordinator and to relays go by the mark that they
+    /// have; but others of this host may depend on them too, and a host without names is as good as cut off.
+    fn kept(&self) -> BTreeSet<IpAddr> {
+        let coordinator = self.prefs.control_url.parse::<ServerUrl>().ok().and_then(|url| url.host().parse().ok());
+        let relays = self.netmap.derp().regions.values().flatten().flat_map(|region| &region.nodes);
+        let relays = relays.flat_map(|relay| [&relay.ipv4, &relay.ipv6]).filter_map(|text| text.parse().ok());
+        let resolvers = self.resolvers.iter().copied().filter(|_| !self.settings.route_resolvers);
+        resolvers.chain(coordinator).chain(relays.take(RELAYS)).collect()
     }
 
     /// Names what is offered and not carried: peers do not send it here, and what came would be dropped.

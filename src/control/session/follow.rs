@@ -70,7 +70,7 @@ impl Session {
                 Ok(None) => return,
                 Ok(Some(json)) => {
                     stream.deadline = now + WATCHDOG;
-                    serde_json::from_slice(&json).map_err(|error| error.to_string())
+                    MapResponse::read(&json)
                 }
                 Err(error) => Err(error.to_string()),
             };

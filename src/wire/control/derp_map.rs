@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::limit;
 use crate::types::text::clean_text;
-use crate::types::{RegionId, bounded_vec};
+use crate::types::{RegionId, bounded_map, bounded_vec};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct DerpMap {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub home_params: Option<DerpHomeParams>,
+    #[serde(deserialize_with = "bounded_map::<_, _, _, { limit::DERP_REGIONS }>")]
     pub regions: BTreeMap<RegionId, Option<DerpRegion>>,
     #[serde(rename = "omitDefaultRegions", skip_serializing_if = "std::ops::Not::not")]
     pub omit_default_regions: bool,

@@ -30,6 +30,9 @@ pub struct Unreadable {
     pub reason: String,
 }
 
+/// As much of a reason as is kept: it may repeat the entry.
+const REASON: usize = 200;
+
 /// As much of an entry as names it.
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -115,7 +118,9 @@ impl<'de, T: DeserializeOwned> Visitor<'de> for ListVisitor<T> {
                 Ok(entry) => listed.entries.push(entry),
                 Err(error) if listed.unreadable.len() < limit::SMALL => {
                     let named: Named = serde_json::from_str(raw.get()).unwrap_or_default();
-                    listed.unreadable.push(Unreadable { id: named.id, reason: error.to_string() });
+                    listed
+                        .unreadable
+                        .push(Unreadable { id: named.id, reason: error.to_string().chars().take(REASON).collect() });
                 }
                 Err(_) => {}
             }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{CapMap, DerpMap, DnsConfig, FilterRule, Hostinfo, Listed, Node, UserProfile, limit, time};
 use crate::types::text::{clean_maybe_texts, clean_text};
-use crate::types::{CapabilityVersion, DiscoPublic, NodeId, NodePublic, RegionId, bounded_vec};
+use crate::types::{CapabilityVersion, DiscoPublic, Limit, NodeId, NodePublic, RegionId, bounded_vec};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -113,6 +113,36 @@ pub struct MapResponse {
         deserialize_with = "clean_text::<_, { limit::TEXT }>"
     )]
     pub pop_browser_url: String,
+}
+
+impl MapResponse {
+    /// Reads a message. One of more parts than any map has is refused before memory is asked for them.
+    pub fn read(json: &[u8]) -> Result<Self, String> {
+        let (objects, values) = parts(json);
+        OBJECTS.check(objects).and(VALUES.check(values)).map_err(|error| error.to_string())?;
+        serde_json::from_slice(json).map_err(|error| error.to_string())
+    }
+}
+
+const OBJECTS: Limit = Limit::new("objects in a map message", limit::OBJECTS);
+const VALUES: Limit = Limit::new("values in a map message", limit::VALUES);
+
+/// Objects, and values of any kind, as far as they can be counted without reading them.
+fn parts(json: &[u8]) -> (usize, usize) {
+    let (mut objects, mut values) = (0, 0);
+    let (mut in_text, mut is_escaped) = (false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = in_text,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'{' => (objects, values) = (objects + 1, values + 1),
+            b'[' | b',' => values += 1,
+            _ => {}
+        }
+    }
+    (objects, values)
 }
 
 /// A change of some fields of a known peer.

@@ -27,6 +27,12 @@ pub use register::{Login, OverTlsPublicKeys, RegisterAuth, RegisterRequest, Regi
 
 /// Limits on what one message may hold.
 pub mod limit {
+    /// Objects, and values of any kind, in one map message. One of two bytes may become two hundred in memory, so
+    /// the bytes of a message bound neither. 20,000 peers have some 10 and 60 each, 500,000 entries of a packet filter
+    /// two and four.
+    pub const OBJECTS: usize = 1_500_000;
+    /// See [`OBJECTS`].
+    pub const VALUES: usize = 4_000_000;
     /// Peers in a map: the network we are built for, with room.
     pub const PEERS: usize = 20_000;
     /// Addresses, allowed IPs or routes of one node. A gateway may serve many subnets.
@@ -41,6 +47,8 @@ pub mod limit {
     pub const TAGS: usize = 256;
     /// Resolvers, domains or records in a DNS configuration.
     pub const DNS: usize = 10_000;
+    /// Relay regions.
+    pub const DERP_REGIONS: usize = 1_000;
     /// Relay nodes of a region.
     pub const DERP_NODES: usize = 64;
     /// Bytes of a name, an address or a version: the longest name of DNS.
