@@ -31,7 +31,6 @@ mod network;
 mod pipes;
 mod portmap_io;
 mod privilege;
-mod proxy;
 mod resolvers;
 mod run;
 mod serve;
@@ -39,7 +38,7 @@ mod state;
 
 use thiserror::Error;
 
-pub use self::core::{Core, Effect, Networks, Settings};
+pub use self::core::{Core, Effect, Metrics, Networks, Settings};
 pub use cleanup::cleanup;
 pub use config::Config;
 pub use health::Health;

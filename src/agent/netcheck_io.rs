@@ -4,17 +4,14 @@
 //! A pipe, not a judge: each thing is tried once, within its time, and what comes of it is told. All connections carry
 //! the mark, so that they never go through the overlay.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::{Request, Response, StatusCode, Uri, header};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::proxy::matcher::Matcher;
+use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,15 +19,11 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tower::Service;
 
 use super::clock;
-use super::control_io::chain;
-use super::control_io::connect::may_mark;
 use super::portmap_io;
-use super::proxy;
 use super::relay_tls::RelayTls;
-use crate::io::vital;
+use crate::io::{Dialler, Place, chain, vital};
 use crate::linux::DefaultRoute;
 use crate::path::netcheck::{Action, Gateway, HttpsTarget, News, limit};
 use crate::types::RegionId;
@@ -41,10 +34,8 @@ const ACTIONS: usize = limit::REGIONS * limit::NODES + 2 * limit::HTTPS;
 const NEWS: usize = 64;
 /// Actions under way at a time.
 const AT_ONCE: usize = 32;
-/// How long a name may take.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one address may take to be connected; a relay that takes longer is no home.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
+const CONNECT_TIME: Duration = Duration::from_millis(1_500);
 /// How long an HTTPS measurement may take as a whole.
 const HTTPS_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long the look for a captive portal may take.
@@ -52,18 +43,16 @@ const CAPTIVE_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// How long to wait before asking again for the gateway where that failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Starts the task; it ends when the sender is dropped. HTTPS goes through the proxies, as the connections to relays do.
+/// Starts the task; it ends when the sender is dropped. HTTPS goes as the connections to relays do.
 /// `gateways` tells the default gateway whenever it changes.
 pub fn spawn(
-    mark: Option<u32>,
-    proxies: Matcher,
+    dialler: Dialler,
     mut gateways: mpsc::Receiver<Option<Gateway>>,
 ) -> (mpsc::Sender<Action>, mpsc::Receiver<News>) {
     let (actions_in, mut actions) = mpsc::channel(ACTIONS);
     let (out, news) = mpsc::channel(NEWS);
-    let mark = mark.filter(|mark| may_mark(*mark));
-    let (to_gateway, mut from_gateway) = portmap_io::spawn(mark);
-    let io = NetcheckIo::new(mark, proxies);
+    let (to_gateway, mut from_gateway) = portmap_io::spawn(dialler.clone());
+    let io = NetcheckIo { dialler: dialler.within(CONNECT_TIME), tls: RelayTls::default() };
     tokio::spawn(vital("look at the network", async move {
         let mut tasks = JoinSet::new();
         let mut watching = true;
@@ -139,26 +128,16 @@ pub fn watch_gateway(mut route: DefaultRoute) -> mpsc::Receiver<Option<Gateway>>
 
 #[derive(Clone)]
 struct NetcheckIo {
-    connector: HttpConnector,
+    dialler: Dialler,
     tls: RelayTls,
-    proxies: Arc<Matcher>,
 }
 
 impl NetcheckIo {
-    fn new(mark: Option<u32>, proxies: Matcher) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        connector.set_mark(mark);
-        Self { connector, tls: RelayTls::default(), proxies: Arc::new(proxies) }
-    }
-
     fn start(&self, action: Action, tasks: &mut JoinSet<News>) {
         let io = self.clone();
         match action {
             Action::Resolve { host } => {
-                tasks.spawn(async move { News::Resolved { addresses: resolve(&host).await, host } });
+                tasks.spawn(async move { News::Resolved { addresses: io.resolve(&host).await, host } });
             }
             Action::MeasureHttps(target) => {
                 tasks.spawn(async move {
@@ -199,25 +178,17 @@ impl NetcheckIo {
 
     /// Connects to a relay, or to a proxy that passes on to it: then by whichever of the relay's addresses.
     async fn reach(&self, target: &HttpsTarget) -> Result<(TcpStream, IpAddr), String> {
-        let HttpsTarget { host, addresses, port, .. } = target;
-        let place = match host.parse() {
-            Ok(address) => SocketAddr::new(address, *port).to_string(),
-            Err(_) => format!("{host}:{port}"),
-        };
-        let uri: Uri = format!("https://{place}/").parse().map_err(|_| format!("{place}: not a place"))?;
-        match proxy::towards(&self.proxies, &uri) {
-            None => self.connect(host, addresses, *port).await,
-            Some(proxy) => {
-                let stream = proxy::tunnel(&proxy, uri, self.connector.clone()).await?;
-                let proxy = stream.peer_addr().map_err(|error| format!("connect to a proxy: {error}"))?;
-                Ok((stream, addresses.first().copied().unwrap_or(proxy.ip())))
-            }
-        }
+        let place = place(&target.host, &target.addresses, target.port);
+        let stream = self.dialler.dial(&place).await?;
+        let peer = stream.peer_addr().map_err(|error| format!("connect to {}: {error}", place.authority()))?.ip();
+        let proxied = target.addresses.first().filter(|_| self.dialler.is_proxied(&place));
+        Ok((stream, proxied.copied().unwrap_or(peer)))
     }
 
     /// Whether what answers in a relay's name is not the relay. Errors say that nothing answered.
     async fn is_captive(&self, host: &str, addresses: &[IpAddr], port: u16, challenge: &str) -> Result<bool, String> {
-        let (tcp, _) = self.connect(host, addresses, port).await?;
+        // A portal answers on the way, so no proxy is asked.
+        let tcp = self.dialler.dial_straight(&place(host, addresses, port).plain()).await?;
         let mut request = get("/generate_204", host)?;
         let value = challenge.parse().map_err(|_| "not a header value".to_owned())?;
         request.headers_mut().insert("x-tailscale-challenge", value);
@@ -226,35 +197,16 @@ impl NetcheckIo {
         Ok(!is_relays_own(&response, challenge))
     }
 
-    /// Connects to the first address that answers; to what the name leads to where none is known.
-    async fn connect(&self, host: &str, addresses: &[IpAddr], port: u16) -> Result<(TcpStream, IpAddr), String> {
-        let known = addresses.iter().map(|address| SocketAddr::new(*address, port).to_string());
-        let places = if addresses.is_empty() { vec![format!("{host}:{port}")] } else { known.collect() };
-        let mut last = String::new();
-        for place in places {
-            let uri: Uri = format!("http://{place}").parse().map_err(|_| format!("{place}: not an address"))?;
-            match self.connector.clone().call(uri).await {
-                Ok(stream) => {
-                    let stream = stream.into_inner();
-                    let peer = stream.peer_addr().map_err(|error| format!("connect to {place}: {error}"))?;
-                    return Ok((stream, peer.ip()));
-                }
-                Err(error) => last = format!("connect to {place}: {}", chain(&error)),
-            }
-        }
-        Err(last)
+    async fn resolve(&self, host: &str) -> Vec<IpAddr> {
+        let found = self.dialler.look_up(host).await.inspect_err(|error| tracing::debug!(error, "a relay's name"));
+        found.unwrap_or_default()
     }
 }
 
-async fn resolve(host: &str) -> Vec<IpAddr> {
-    match timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host, 0))).await {
-        Ok(Ok(found)) => found.map(|address| address.ip()).take(4 * limit::ADDRESSES).collect(),
-        Ok(Err(error)) => {
-            tracing::debug!(host, %error, "looking up a relay");
-            Vec::new()
-        }
-        Err(_) => Vec::new(),
-    }
+/// A host whose addresses were looked up already, unless there are none.
+fn place(host: &str, addresses: &[IpAddr], port: u16) -> Place {
+    let place = Place::new(host, port);
+    if addresses.is_empty() { place } else { place.at(addresses.to_vec(), [false; 2]) }
 }
 
 fn get(path: &str, host: &str) -> Result<Request<Empty<Bytes>>, String> {

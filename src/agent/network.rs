@@ -9,14 +9,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use hyper_util::client::proxy::matcher::Matcher;
 use tokio::sync::{mpsc, oneshot};
 
+use super::core::Metrics;
 use super::local_api::Answer;
 use super::netcheck_io;
 use super::relay_pump::{self, Pump, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer};
 use super::{Core, Settings, clock};
-use crate::io::vital;
+use crate::io::{Dialler, vital};
 use crate::linux::packet::{Datagram, ProbeSocket, UdpSender};
 use crate::linux::{self, DefaultRoute};
 use crate::path::netcheck::{Action, News};
@@ -83,8 +83,7 @@ impl Network {
                 unknown
             }
         };
-        let mut network =
-            Self { netcheck: Some(netcheck_io::spawn(mark, Matcher::from_env(), gateways)), ..Self::default() };
+        let mut network = Self { netcheck: Some(netcheck_io::spawn(Dialler::new(mark), gateways)), ..Self::default() };
         match ProbeSocket::bind(own::PROBE_PORT).and_then(|socket| Ok((socket, UdpSender::open(settings.port, mark)?)))
         {
             Ok((socket, sender)) => {
@@ -172,6 +171,17 @@ impl Ways {
             }
             // Nobody waits any more where this fails.
             let _ = reply.send(Answer::json(&answer));
+        });
+    }
+
+    /// The same for a monitor.
+    pub(super) fn metrics(&mut self, metrics: Metrics, reply: oneshot::Sender<Answer>) {
+        let (counters_in, counters) = oneshot::channel();
+        self.commands.push(PumpCommand::Counters(counters_in));
+        tokio::spawn(async move {
+            let relayed = counters.await.map(|counters| of_pump(&counters)).unwrap_or_default();
+            // Nobody waits any more where this fails.
+            let _ = reply.send(Answer::Text(metrics.with(&relayed)));
         });
     }
 

@@ -13,13 +13,12 @@ use hyper::client::conn::http1;
 use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
-use tokio::net::{TcpSocket, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::control_io::chain;
-use crate::io::vital;
+use crate::io::{Dialler, Place, chain, vital};
 use crate::path::portmap::{Action, News};
 use crate::wire::portmap::{MAX_DATAGRAM, MAX_XML};
 
@@ -33,15 +32,15 @@ const HTTP_TIMEOUT: Duration = Duration::from_secs(3);
 const MULTICAST_TTL: u32 = 2;
 
 /// Starts the task; it ends when the sender is dropped and what was asked for is done.
-pub(super) fn spawn(mark: Option<u32>) -> (mpsc::Sender<Action>, mpsc::Receiver<News>) {
+pub(super) fn spawn(dialler: Dialler) -> (mpsc::Sender<Action>, mpsc::Receiver<News>) {
     let (actions_in, actions) = mpsc::channel(CHANNEL);
     let (out, news) = mpsc::channel(CHANNEL);
-    tokio::spawn(vital("port mapper", PortmapIo { mark, socket: None, tasks: JoinSet::new() }.run(actions, out)));
+    tokio::spawn(vital("port mapper", PortmapIo { dialler, socket: None, tasks: JoinSet::new() }.run(actions, out)));
     (actions_in, news)
 }
 
 struct PortmapIo {
-    mark: Option<u32>,
+    dialler: Dialler,
     socket: Option<(Ipv4Addr, UdpSocket)>,
     tasks: JoinSet<News>,
 }
@@ -88,9 +87,9 @@ impl PortmapIo {
                 }
             }
             Action::Http { id, to, path, call } => {
-                let mark = self.mark;
+                let dialler = self.dialler.clone();
                 self.tasks.spawn(async move {
-                    let asked = timeout(HTTP_TIMEOUT, ask(mark, to, &path, call)).await;
+                    let asked = timeout(HTTP_TIMEOUT, ask(&dialler, to, &path, call)).await;
                     let late = |_| Err(format!("{to}: no answer in {} s", HTTP_TIMEOUT.as_secs()));
                     News::Http { id, outcome: asked.unwrap_or_else(late) }
                 });
@@ -101,7 +100,7 @@ impl PortmapIo {
     async fn send(&mut self, from: Ipv4Addr, to: SocketAddrV4, payload: &[u8]) -> io::Result<()> {
         let socket = match self.socket.take() {
             Some((bound, socket)) if bound == from => socket,
-            _ => open(self.mark, from).await?,
+            _ => open(self.dialler.mark(), from).await?,
         };
         let (_, socket) = self.socket.insert((from, socket));
         socket.send_to(payload, to).await.map(drop)
@@ -130,17 +129,13 @@ async fn receive(socket: Option<&(Ipv4Addr, UdpSocket)>, datagram: &mut [u8]) ->
 
 /// One question over HTTP; the body of whatever answer, since faults come with status 500.
 async fn ask(
-    mark: Option<u32>,
+    dialler: &Dialler,
     to: SocketAddrV4,
     path: &str,
     call: Option<(String, String)>,
 ) -> Result<Vec<u8>, String> {
-    let text = |error: io::Error| format!("connect to {to}: {error}");
-    let socket = TcpSocket::new_v4().map_err(text)?;
-    if let Some(mark) = mark {
-        SockRef::from(&socket).set_mark(mark).map_err(text)?;
-    }
-    let stream = socket.connect(to.into()).await.map_err(text)?;
+    // The gateway is on our link: no proxy is.
+    let stream = dialler.dial_straight(&Place::new(&to.ip().to_string(), to.port()).plain()).await?;
     let request = Request::builder().uri(path).header(header::HOST, to.to_string()).header(header::CONNECTION, "close");
     let request = match call {
         None => request.body(Full::new(Bytes::new())),

@@ -12,8 +12,9 @@ use crate::plan::own;
 /// Runs the agent until it is told to end, or cleans up after one.
 pub fn serve(config: &Config) -> Result<(), StartError> {
     privilege::keep_only_ours()?;
-    // One thread: the loop is one task, and its pipes mostly wait. A few more for the disk and the user database.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
+    // One thread: the loop is one task, and its pipes mostly wait. A few more for the disk and the user database, and for
+    // names, of which each dialler looks up four at a time and which may take long.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build()?;
     runtime.block_on(async {
         if config.cleanup {
             let steps = cleanup(&mut LinuxKernel::new()?).await?;

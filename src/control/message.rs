@@ -1,7 +1,7 @@
 //! What goes in and out of a [`Session`](super::Session).
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -132,6 +132,8 @@ impl fmt::Debug for Transmit {
 /// What the shell hands in.
 #[derive(Clone, Debug)]
 pub enum Received {
+    /// There is a connection, and this is the address of ours that it comes from.
+    Connected(IpAddr),
     /// A whole answer.
     Answer(RequestId, Answer),
     /// The stream's answer has begun, with status 200.

@@ -24,4 +24,4 @@ mod session;
 pub use backoff::retry_after;
 pub use message::{Answer, AuthKey, Event, Failure, Login, Received, RequestId, Setup, Transmit, limit};
 pub use server_url::{Scheme, ServerUrl, ServerUrlError};
-pub use session::Session;
+pub use session::{REQUEST_TIMEOUT, Session};

@@ -4,24 +4,29 @@ mod follow;
 mod login;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::message::limit;
 use super::{Answer, AuthKey, Event, Failure, Login, Received, RequestId, ServerUrl, Setup, Transmit};
-use crate::types::{DiscoPublic, NodePublic};
+use crate::types::{DiscoPublic, Gather, IpNet, NodePublic};
 use crate::wire::control::{EndpointType, Hostinfo, RegisterRequest};
 use crate::wire::map_stream::MapStreamDecoder;
 
-/// How long an update may take.
-const UPDATE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a log-out waits for the coordinator before it is done here alone.
-const LOGOUT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request may take: it may have to wait for a connection, whose name and proxy have time of their own. One
+/// that is dead is noticed sooner by whoever holds it.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a log-out waits for the coordinator before it is done here alone: longer than a name takes.
+const LOGOUT_TIMEOUT: Duration = Duration::from_secs(20);
 /// A stream silent for so long is dead: coordinators send a sign of life every minute.
 const WATCHDOG: Duration = Duration::from_secs(120);
 /// A stream that lived so long did not fail for the reason the one before it did.
 const STABLE: Duration = Duration::from_secs(30);
+/// After the network changed: how long the changes of a moment are gathered, and how often the connection is made anew
+/// at most, from where the changes are few to where they never end.
+const NETWORK_MOMENT: Duration = Duration::from_millis(300);
+const NETWORK_PACE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// How long to wait after the coordinator refused us: only a person can change its mind.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
@@ -33,6 +38,10 @@ pub struct Session {
     phase: Phase,
     update: Update,
     backoff: Backoff,
+    /// Where the connection comes from.
+    local: Option<IpAddr>,
+    /// Changes of the network after which the connection is to be made anew.
+    moved: Gather,
     /// Whether all is in order, as the owner was last told.
     online: bool,
     /// The URL of the last ping answered: coordinators repeat themselves.
@@ -135,6 +144,8 @@ impl Session {
             phase: Phase::Stopped,
             update: Update::Due,
             backoff: Backoff::new(seed),
+            local: None,
+            moved: Gather::new(NETWORK_MOMENT, NETWORK_PACE.0, NETWORK_PACE.1),
             online: false,
             last_ping: String::new(),
             last_id: 0,
@@ -206,23 +217,38 @@ impl Session {
         }
     }
 
-    /// The host's network changed: a connection made before may be dead, and what failed may work.
-    pub fn handle_network_change(&mut self, now: Instant) {
-        self.backoff.reset();
+    /// The host's network changed, and these addresses of ours are gone. What failed may work now; a connection stays,
+    /// unless it came from one of them.
+    pub fn handle_network_change(&mut self, lost: &[IpNet], now: Instant) {
+        let is_affected = match &self.phase {
+            Phase::Stopped | Phase::NewKey | Phase::LoggingOut { .. } => false,
+            Phase::Waiting { .. } => true,
+            Phase::Registering { .. } | Phase::Ready | Phase::Streaming(_) => {
+                self.local.is_none_or(|local| lost.iter().any(|net| net.addr() == local))
+            }
+        };
+        if is_affected {
+            self.moved.want(now);
+        }
+    }
+
+    /// Makes the connection anew, or stops waiting to.
+    fn reconnect(&mut self, now: Instant) {
         let then = match &self.phase {
             Phase::Ready | Phase::Streaming(_) => Next::Stream,
             Phase::Registering { .. } => Next::Register,
             Phase::Waiting { then, .. } => *then,
             Phase::Stopped | Phase::NewKey | Phase::LoggingOut { .. } => return,
         };
+        self.backoff.reset();
         self.disconnect();
         self.phase = Phase::Waiting { until: now, then };
-        self.handle_timeout(now);
     }
 
     /// Something came back for a request.
     pub fn handle_received(&mut self, received: Received, now: Instant) {
         match received {
+            Received::Connected(local) => self.local = Some(local),
             Received::Answer(id, answer) => self.handle_answer(id, &answer, now),
             Received::Opened(id) => {
                 if let Some(stream) = self.stream(id) {
@@ -237,6 +263,9 @@ impl Session {
 
     /// The time given by [`poll_timeout`](Self::poll_timeout) has come.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.moved.take(now) {
+            self.reconnect(now);
+        }
         match &self.phase {
             Phase::Waiting { until, then } if *until <= now => match then {
                 Next::Register => self.register(now),
@@ -255,7 +284,7 @@ impl Session {
         match self.update {
             Update::Waiting { until } if until <= now => self.update = Update::Due,
             Update::Sent { deadline, .. } if deadline <= now => {
-                self.connection_failed(Failure::Silent(UPDATE_TIMEOUT), Next::Stream, now);
+                self.connection_failed(Failure::Silent(REQUEST_TIMEOUT), Next::Stream, now);
             }
             _ => {}
         }
@@ -285,7 +314,7 @@ impl Session {
             Update::Waiting { until } => Some(until),
             Update::Known | Update::Due => None,
         };
-        phase.into_iter().chain(update).min()
+        phase.into_iter().chain(update).chain(self.moved.poll_timeout()).min()
     }
 
     // ---- answers and failures ----
@@ -389,6 +418,8 @@ impl Session {
     /// Ends the connection, and everything on it.
     fn disconnect(&mut self) {
         self.abandon();
+        self.local = None;
+        self.moved.forget();
         self.transmits.push_back(Transmit::Disconnect);
     }
 

@@ -1,9 +1,10 @@
-//! What more than one program's shell needs: the codecs of `wire` laid over a socket, open ports, certificates,
-//! secret files, the log, tasks that a program cannot do without.
+//! What more than one program's shell needs: the codecs of `wire` laid over a socket, connections to others, open ports,
+//! certificates, secret files, the log, tasks that a program cannot do without.
 //!
 //! Its own module because the programs, such as the agent and the coordinator as the two ends of the control
 //! protocol, may not name each other. Nothing here decides anything.
 
+mod dial;
 mod listening;
 mod logging;
 #[cfg(feature = "relay")]
@@ -17,6 +18,7 @@ mod vital;
 #[cfg(feature = "relay")]
 mod websocket;
 
+pub use dial::{CONNECT_TIME, DIAL_TIME, Dialler, Found, LookUp, NAME_TIME, Place};
 pub use listening::{bind, bind_udp, tls, tune};
 pub use logging::{CleanFields, log_to_stderr};
 #[cfg(feature = "relay")]
@@ -29,3 +31,17 @@ pub use server_certificate::{ServerCertificate, client_config};
 pub use vital::{FATAL, Watch, lasting, locked, vital};
 #[cfg(feature = "relay")]
 pub use websocket::{WebSocketBytes, websocket_accept};
+
+/// An error and what caused it, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use http::Uri;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tracing::warn;
 
-use crate::io::tune;
+use crate::io::{Dialler, Place, tune};
 
 /// With TLS or without.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -20,6 +19,7 @@ pub(super) struct Target {
     url: Uri,
     host: String,
     port: u16,
+    dialler: Dialler,
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
@@ -33,7 +33,7 @@ impl Target {
             let name = ServerName::try_from(host.clone()).map_err(|error| format!("{url}: {error}"))?;
             Ok((connector(), name))
         });
-        Ok(Self { host, port, tls: tls.transpose()?, url })
+        Ok(Self { host, port, dialler: Dialler::new(None), tls: tls.transpose()?, url })
     }
 
     pub(super) const fn url(&self) -> &Uri {
@@ -46,7 +46,9 @@ impl Target {
     }
 
     pub(super) async fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        let place = Place::new(&self.host, self.port);
+        let place = if self.tls.is_some() { place } else { place.plain() };
+        let stream = self.dialler.dial(&place).await.map_err(std::io::Error::other)?;
         tune(&stream)?;
         Ok(match &self.tls {
             Some((tls, name)) => Box::new(tls.connect(name.clone(), stream).await?),

@@ -18,9 +18,10 @@ use tracing::{debug, info, warn};
 use super::Relay;
 use super::connection::RelayError;
 use super::dial::Target;
+use crate::io::DIAL_TIME;
 
 /// How long connecting, TLS and the upgrade may take.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT: Duration = DIAL_TIME.saturating_add(Duration::from_secs(10));
 /// The first wait before a link is made again.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// The longest.

@@ -4,6 +4,7 @@
 //! Keys of different roles are different types, so a machine key can never stand where a node key
 //! belongs. Private keys print as `[redacted]` and have no `Display`.
 
+mod gather;
 mod id;
 mod key;
 mod limits;
@@ -12,6 +13,7 @@ mod net;
 mod span;
 pub mod text;
 
+pub use gather::Gather;
 pub use id::{CapabilityVersion, NodeId, RegionId, StableNodeId, UserId};
 pub use key::{
     ChallengePublic, DiscoPrivate, DiscoPublic, KeyError, MachinePrivate, MachinePublic, NodePrivate, NodePublic,

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use warren::agent::{clock, netcheck_io};
 use warren::io::CertificatePin;
+use warren::io::Dialler;
 use warren::path::netcheck::{Action, Config, Event, Gateway, HttpsTarget, Netcheck, News};
 use warren::path::portmap;
 use warren::types::RegionId;
@@ -182,7 +183,7 @@ fn answer_http(request: &str) -> String {
 async fn mapped_by(speaks: Speaks) -> (SocketAddr, Netcheck) {
     let router = Router::new().await;
     let (gateway, gateways) = mpsc::channel(1);
-    let (actions, mut news) = netcheck_io::spawn(None, no_proxy(), gateways);
+    let (actions, mut news) = netcheck_io::spawn(Dialler::new(None).with_proxies(no_proxy()), gateways);
     gateway.send(Some(Gateway { address: GATEWAY, local: OURS })).await.unwrap();
     let config = Config { seed: [1; 32], port: PORT, explicit: Vec::new(), nonce: [2; 12] };
     let mut netcheck = Netcheck::new(config);
@@ -264,7 +265,7 @@ async fn ask(action: Action) -> News {
 
 async fn ask_through(proxies: Matcher, action: Action) -> News {
     let (_gateway, gateways) = mpsc::channel(1);
-    let (actions, mut news) = netcheck_io::spawn(None, proxies, gateways);
+    let (actions, mut news) = netcheck_io::spawn(Dialler::new(None).with_proxies(proxies), gateways);
     actions.send(action).await.unwrap();
     let told = async {
         loop {

@@ -4,6 +4,7 @@
 //! before an `https` URL, to save the outer TLS and to pass boxes that break it; we do not, because such a URL says
 //! which port its owner opened, and because the second scheme saves nothing once the key was fetched over the first.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,25 +14,25 @@ use http_body_util::{Empty, Full};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper::{Method, Request, Response, StatusCode, Uri, header};
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
-use tower::Service;
 
-use super::{IoConfig, chain, read_body};
-use crate::control::{Scheme, ServerUrl, limit};
-use crate::io::NoiseStream;
+use super::{IoConfig, read_body};
+use crate::control::{REQUEST_TIMEOUT, Scheme, ServerUrl, limit};
+use crate::io::{self, DIAL_TIME, NoiseStream, Place, chain, tune};
 use crate::types::{CapabilityVersion, MachinePublic};
 use crate::wire::control::OverTlsPublicKeys;
 use crate::wire::noise::{ClientHandshake, Ephemeral};
 
-/// How long each step may take: name and TCP, TLS, the key, the upgrade, the handshake.
-const STEP_TIMEOUT: Duration = Duration::from_secs(5);
-/// When an idle TCP connection is asked whether the other side is still there.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// How long each step may take once there is a connection: TLS, the key, the upgrade, the handshake.
+const STEP_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long all of them may take: whoever waits for the first request on the connection waits longer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(55);
+const _: () = assert!(DIAL_TIME.as_secs() < CONNECT_TIMEOUT.as_secs());
+const _: () = assert!(CONNECT_TIMEOUT.as_secs() < REQUEST_TIMEOUT.as_secs());
 const UPGRADE: &str = "tailscale-control-protocol";
 const HANDSHAKE_HEADER: &str = "x-tailscale-handshake";
 
@@ -43,6 +44,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 #[derive(Clone)]
 pub(super) struct Connection {
     requests: http2::SendRequest<Full<Bytes>>,
+    /// The address of ours that it comes from.
+    pub(super) local: IpAddr,
     server: Arc<ServerUrl>,
     /// The task that moves the bytes.
     _driver: Arc<JoinSet<()>>,
@@ -72,23 +75,32 @@ impl Connection {
 /// Makes connections.
 pub(super) struct Dialler {
     config: IoConfig,
-    connector: HttpConnector,
+    dialler: io::Dialler,
     pub(super) tls: OnceLock<TlsConnector>,
 }
 
 impl Dialler {
     pub(super) fn new(config: IoConfig) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_connect_timeout(Some(STEP_TIMEOUT));
-        connector.set_nodelay(true);
-        connector.set_keepalive(Some(TCP_KEEPALIVE));
-        connector.set_mark(config.mark.filter(|mark| may_mark(*mark)));
-        Self { config, connector, tls: OnceLock::new() }
+        let dialler = io::Dialler::new(config.mark);
+        Self { config, dialler, tls: OnceLock::new() }
+    }
+
+    /// The same with another way to places.
+    #[cfg(test)]
+    pub(super) fn with_dialler(mut self, dialler: io::Dialler) -> Self {
+        self.dialler = dialler;
+        self
     }
 
     /// The whole way to a connection.
     pub(super) async fn connect(&self) -> Result<Connection, String> {
+        let late = |_| {
+            format!("connect to {}: not done within {} s", self.config.server.authority(), CONNECT_TIMEOUT.as_secs())
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, self.try_to_connect()).await.map_err(late)?
+    }
+
+    async fn try_to_connect(&self) -> Result<Connection, String> {
         let server = &self.config.server;
         let key = self.fetch_key().await?;
         let (handshake, initiation) = ClientHandshake::start(
@@ -107,7 +119,7 @@ impl Dialler {
             .header(HANDSHAKE_HEADER, BASE64.encode(&initiation))
             .body(Empty::<Bytes>::new())
             .map_err(|error| error.to_string())?;
-        let response = self.ask(server, request, &what).await?;
+        let (response, local) = self.ask(server, request, &what).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(refused(&what, response).await);
         }
@@ -130,7 +142,7 @@ impl Dialler {
                 tracing::debug!(error = chain(&error), "the connection to the coordinator ended");
             }
         });
-        Ok(Connection { requests, server: Arc::new(server.clone()), _driver: Arc::new(tasks) })
+        Ok(Connection { requests, local, server: Arc::new(server.clone()), _driver: Arc::new(tasks) })
     }
 
     /// Asks a URL of the coordinator outside the secure channel, and drops the answer.
@@ -158,7 +170,7 @@ impl Dialler {
             .header(header::HOST, server.authority())
             .body(Empty::<Bytes>::new())
             .map_err(|error| error.to_string())?;
-        let response = self.ask(server, request, &what).await?;
+        let (response, _) = self.ask(server, request, &what).await?;
         if response.status() != StatusCode::OK {
             return Err(refused(&what, response).await);
         }
@@ -170,29 +182,38 @@ impl Dialler {
         Ok(keys.public_key)
     }
 
-    /// One HTTP/1.1 request on a connection of its own.
-    async fn ask<B>(&self, server: &ServerUrl, request: Request<B>, what: &str) -> Result<Response<Incoming>, String>
+    /// One HTTP/1.1 request on a connection of its own; its answer, and the address of ours that it came from.
+    async fn ask<B>(
+        &self,
+        server: &ServerUrl,
+        request: Request<B>,
+        what: &str,
+    ) -> Result<(Response<Incoming>, IpAddr), String>
     where
         B: Body<Data = Bytes, Error = std::convert::Infallible> + Send + 'static,
     {
-        let stream = self.dial(server).await?;
+        let (stream, local) = self.dial(server).await?;
         within(what, async {
             let (mut requests, connection) =
                 http1::handshake(TokioIo::new(stream)).await.map_err(|error| chain(&error))?;
             // Ends with the request, or lives on as the upgraded stream.
             tokio::spawn(connection.with_upgrades());
-            requests.send_request(request).await.map_err(|error| chain(&error))
+            let response = requests.send_request(request).await.map_err(|error| chain(&error))?;
+            Ok((response, local))
         })
         .await
     }
 
-    async fn dial(&self, server: &ServerUrl) -> Result<Box<dyn Stream>, String> {
+    async fn dial(&self, server: &ServerUrl) -> Result<(Box<dyn Stream>, IpAddr), String> {
         let what = format!("connect to {} port {}", server.host(), server.port());
-        let uri: Uri = server.to_string().parse().map_err(|_| format!("{what}: not a URI"))?;
-        let tcp = within(&what, async { self.connector.clone().call(uri).await.map_err(|e| chain(&e)) }).await?;
-        let tcp = tcp.into_inner();
+        let place = Place::new(server.host(), server.port());
+        let place = if server.scheme() == Scheme::Http { place.plain() } else { place };
+        let tcp = self.dialler.dial(&place).await.map_err(|error| format!("{what}: {error}"))?;
+        // That the other end is gone is noticed all the same, only later.
+        let _ = tune(&tcp);
+        let local = tcp.local_addr().map_err(|error| format!("{what}: {error}"))?.ip().to_canonical();
         if server.scheme() == Scheme::Http {
-            return Ok(Box::new(tcp));
+            return Ok((Box::new(tcp), local));
         }
         let name = ServerName::try_from(server.host().to_owned()).map_err(|error| format!("{what}: {error}"))?;
         let tls = self.tls()?;
@@ -200,7 +221,7 @@ impl Dialler {
             tls.connect(name, tcp).await.map_err(|error| chain(&error))
         })
         .await?;
-        Ok(Box::new(stream))
+        Ok((Box::new(stream), local))
     }
 
     /// TLS that trusts what this system trusts.
@@ -232,19 +253,6 @@ pub(super) fn tls_trusting(roots: rustls::RootCertStore) -> Result<TlsConnector,
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
-}
-
-/// Whether the kernel lets us mark our packets.
-pub(in crate::agent) fn may_mark(mark: u32) -> bool {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
-    match socket.and_then(|socket| socket.set_mark(mark)) {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::warn!(%error, "cannot mark our packets; with a default route through the overlay, \
-                they would go into it");
-            false
-        }
-    }
 }
 
 /// Runs one step, and names it where it fails.

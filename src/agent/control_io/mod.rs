@@ -21,7 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use self::connect::{Connection, Dialler};
 use crate::agent::clock;
 use crate::control::{Answer, Received, RequestId, ServerUrl, Transmit, limit, retry_after};
-use crate::io::vital;
+use crate::io::{chain, vital};
 use crate::types::{Limit, MachinePrivate, NodePublic};
 use crate::wire::control::RegisterRequest;
 
@@ -151,6 +151,8 @@ impl ControlIo {
         let waiting = std::mem::take(&mut self.waiting);
         match dialled {
             Ok(connection) => {
+                // A session that is slow to take it in takes every change of the network for its concern.
+                let _ = self.received.try_send(Received::Connected(connection.local));
                 self.link = Link::Up(connection);
                 for wanted in waiting {
                     self.want(wanted);
@@ -290,20 +292,6 @@ async fn read_answer(response: Response<Incoming>) -> Result<Answer, String> {
 async fn read_body(response: Response<Incoming>, limit: Limit) -> Result<Vec<u8>, String> {
     let body = Limited::new(response.into_body(), limit.most).collect().await;
     Ok(body.map_err(|error| format!("read the answer: {error}"))?.to_bytes().to_vec())
-}
-
-/// An error and what caused it, on one line.
-pub(in crate::agent) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -8,15 +8,16 @@ use http_body_util::StreamBody;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Frame;
 use hyper::service::service_fn;
+use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::io::NoiseStream;
+use crate::io::{self, NoiseStream};
 use crate::wire::control::{MapRequest, OverTlsPublicKeys};
 use crate::wire::noise::{EarlyNoise, Ephemeral, ServerHandshake, encode_early};
 
@@ -42,6 +43,20 @@ enum Manner {
     CutsShort,
     /// Takes no second request on a connection, as one that restarts.
     GoesAway,
+}
+
+/// What is told of requests.
+struct Told(mpsc::Receiver<Received>);
+
+impl Told {
+    async fn recv(&mut self) -> Option<Received> {
+        loop {
+            match self.0.recv().await {
+                Some(Received::Connected(local)) => assert!(local.is_loopback()),
+                other => return other,
+            }
+        }
+    }
 }
 
 struct Coordinator {
@@ -94,8 +109,9 @@ impl Coordinator {
         IoConfig { server: self.server.clone(), machine_key: MachinePrivate::from_random([1; 32]), mark: None }
     }
 
-    fn connect(&self) -> (mpsc::Sender<Transmit>, mpsc::Receiver<Received>) {
-        spawn(self.config())
+    fn connect(&self) -> (mpsc::Sender<Transmit>, Told) {
+        let (transmits, received) = spawn(self.config());
+        (transmits, Told(received))
     }
 
     async fn asked(&mut self) -> Asked {
@@ -369,4 +385,44 @@ async fn over_https_the_certificate_must_be_one_that_this_system_trusts() {
     let connection = trusting.connect().await.unwrap();
     connection.head(&format!("{}/machine/whoami", coordinator.server)).await.unwrap();
     assert_eq!(coordinator.asked().await.1, "/machine/whoami");
+}
+
+/// A proxy that takes every name for this host, until it has made as many tunnels; the port that it has.
+async fn proxy(tunnels: mpsc::UnboundedSender<String>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                stream.read_line(&mut head).await.unwrap();
+            }
+            let place = head.split(' ').nth(1).unwrap().to_owned();
+            let port = place.rsplit_once(':').unwrap().1.to_owned();
+            tunnels.send(place).unwrap();
+            let mut there = TcpStream::connect(format!("127.0.0.1:{port}")).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            tokio::spawn(async move { copy_bidirectional(&mut stream, &mut there).await });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn behind_a_proxy_the_coordinator_is_reached_through_it() {
+    let (tunnels_in, mut tunnels) = mpsc::unbounded_channel();
+    let proxy = proxy(tunnels_in).await;
+    let coordinator = Coordinator::start(Manner::Proper).await;
+    let place = format!("coordinator.example:{}", coordinator.server.port());
+    let server = format!("http://{place}").parse().unwrap();
+    let proxies = Matcher::builder().all(format!("http://127.0.0.1:{proxy}")).build();
+    let dialler = Dialler::new(IoConfig { server, ..coordinator.config() })
+        .with_dialler(io::Dialler::new(None).with_proxies(proxies));
+
+    dialler.connect().await.unwrap();
+
+    // The key, and the channel.
+    assert_eq!([tunnels.recv().await.unwrap(), tunnels.recv().await.unwrap()], [place.clone(), place]);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Next, Phase, Session, Stream, UPDATE_TIMEOUT, Update, WATCHDOG};
+use super::{Next, Phase, REQUEST_TIMEOUT, Session, Stream, Update, WATCHDOG};
 use crate::control::{Event, Failure, RequestId, Transmit};
 use crate::types::CapabilityVersion;
 use crate::wire::control::{MapRequest, MapResponse, PingRequest};
@@ -21,7 +21,7 @@ impl Session {
                 let id = self.next_id();
                 let request = Box::new(MapRequest { omit_peers: true, ..self.map_request() });
                 self.transmits.push_back(Transmit::Update { id, request });
-                self.update = Update::Sent { id, stale: false, deadline: now + UPDATE_TIMEOUT };
+                self.update = Update::Sent { id, stale: false, deadline: now + REQUEST_TIMEOUT };
             }
             Update::Known if matches!(self.phase, Phase::Ready) => self.open_stream(now),
             Update::Known if has_map && !self.online => {

@@ -4,13 +4,11 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::{Next, Phase, Session, Update, cut, failure_of};
+use super::{Next, Phase, REQUEST_TIMEOUT, Session, Update, cut, failure_of};
 use crate::control::{Answer, Event, Failure, Transmit};
 use crate::types::{CapabilityVersion, NodePublic};
 use crate::wire::control::{RegisterAuth, RegisterRequest, RegisterResponse};
 
-/// How long a registration may take.
-const REGISTER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long we wait for a person before asking again: longer than any coordinator or proxy between holds the
 /// request, short enough that a connection lost without a sign is noticed.
 pub(super) const APPROVAL_TIMEOUT: Duration = Duration::from_secs(600);
@@ -20,7 +18,7 @@ const APPROVAL_PAUSE: Duration = Duration::from_secs(1);
 impl Session {
     pub(super) fn register(&mut self, now: Instant) {
         let id = self.next_id();
-        let timeout = if self.credentials.auth_url.is_some() { APPROVAL_TIMEOUT } else { REGISTER_TIMEOUT };
+        let timeout = if self.credentials.auth_url.is_some() { APPROVAL_TIMEOUT } else { REQUEST_TIMEOUT };
         let request = Box::new(self.register_request());
         self.transmits.push_back(Transmit::Register { id, request });
         self.phase = Phase::Registering { id, since: now, deadline: now + timeout };

@@ -74,8 +74,8 @@ fn an_update_that_gets_no_answer_ends_the_connection() {
     let mut run = Run::streaming();
     run.session.handle_endpoints(vec![], run.now);
     run.did();
-    assert_eq!(run.pass_time(), UPDATE_TIMEOUT);
-    assert_eq!(run.did(), ["cancel stream", "cancel", "disconnect", "silent 30"]);
+    assert_eq!(run.pass_time(), REQUEST_TIMEOUT);
+    assert_eq!(run.did(), ["cancel stream", "cancel", "disconnect", "silent 60"]);
     run.pass_time();
     assert_eq!(run.did(), ["update"]);
 }
@@ -146,14 +146,51 @@ fn an_order_to_exit_is_ignored() {
 }
 
 #[test]
-fn a_changed_network_ends_every_wait_and_the_old_connection() {
+fn a_changed_network_ends_every_wait_and_the_connection_that_came_from_an_address_that_is_gone() {
+    let (ours, other) = ("192.0.2.7/24".parse().unwrap(), "172.17.0.1/16".parse().unwrap());
     let mut run = Run::streaming();
-    run.session.handle_network_change(run.now);
-    assert_eq!(run.did(), ["cancel stream", "disconnect", "update"]);
+    run.session.handle_received(Received::Connected("192.0.2.7".parse().unwrap()), run.now);
+    run.session.handle_network_change(&[other], run.now);
+    assert_eq!(run.pass_time(), WATCHDOG, "the connection does not use what is gone");
+    assert_eq!(run.did(), ["cancel stream", "disconnect", "silent 120"]);
+    run.pass_time();
+    assert_eq!(run.did(), ["update"]);
+
+    run.session.handle_received(Received::Connected("192.0.2.7".parse().unwrap()), run.now);
+    run.session.handle_network_change(&[other, ours], run.now);
+    run.session.handle_network_change(&[], run.now);
+    assert_eq!(run.pass_time(), NETWORK_MOMENT);
+    assert_eq!(run.did(), ["cancel", "disconnect", "update"]);
     run.closed(run.last);
     run.did();
-    run.session.handle_network_change(run.now);
-    assert_eq!(run.did(), ["disconnect", "update"], "without the rest of the back-off");
+    for _ in 0..4 {
+        // A coordinator that is away for long.
+        run.pass_time();
+        run.did();
+        run.closed(run.last);
+        run.did();
+    }
+    run.session.handle_network_change(&[], run.now);
+    assert!(run.pass_time() <= NETWORK_PACE.0, "without the rest of the back-off");
+    assert_eq!(run.did(), ["disconnect", "update"]);
+}
+
+#[test]
+fn a_network_that_never_holds_still_makes_few_connections() {
+    let ours = "192.0.2.7/24".parse().unwrap();
+    let mut run = Run::streaming();
+    let (begun, mut connections) = (run.now, 0);
+    for change in 0..600 {
+        // Where the connection comes from is not known, so every change is as good as the loss of it.
+        let at = begun + Duration::from_millis(100 * change);
+        while run.session.poll_timeout().is_some_and(|due| due <= at) {
+            run.pass_time();
+        }
+        run.now = at;
+        run.session.handle_network_change(&[ours], run.now);
+        connections += run.did().iter().filter(|did| *did == "disconnect").count();
+    }
+    assert!((2..=6).contains(&connections), "{connections} in a minute");
 }
 
 #[test]
@@ -257,7 +294,7 @@ proptest! {
                 Happening::Facts(number) => {
                     run.session.handle_disco_key(DiscoPublic::from_bytes([number; 32]), run.now);
                 }
-                Happening::Network => run.session.handle_network_change(run.now),
+                Happening::Network => run.session.handle_network_change(&[], run.now),
                 Happening::Answer { recent: back, status, body } => {
                     let id = recent(back);
                     open.remove(&id);
