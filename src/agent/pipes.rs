@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use super::core::Networks;
 use super::state::{StateDir, StateError, StateFile};
 use crate::io::vital;
-use crate::linux::LocalNetwork;
+use crate::linux::{LocalAddress, LocalNetwork};
+use crate::path::Standing;
 use crate::plan::{Action, Change, Figures, Kernel, KernelError, Observed, Way};
 
 /// How long to wait before asking a source of news again that failed.
@@ -107,8 +108,9 @@ pub(super) fn networks(mut network: LocalNetwork) -> mpsc::Receiver<Networks> {
             match network.addresses().await {
                 Ok(addresses) => {
                     let live = addresses.iter().filter(|local| local.has_carrier).map(|local| local.address).collect();
+                    let standings = addresses.iter().map(|local| (local.address, standing(local))).collect();
                     let all = addresses.into_iter().map(|local| local.address).collect();
-                    if out.send(Networks { all, live }).await.is_err() {
+                    if out.send(Networks { all, live, standings }).await.is_err() {
                         return;
                     }
                 }
@@ -125,6 +127,14 @@ pub(super) fn networks(mut network: LocalNetwork) -> mpsc::Receiver<Networks> {
         }
     }));
     networks
+}
+
+fn standing(local: &LocalAddress) -> Standing {
+    match (local.is_way_out, local.is_virtual) {
+        (true, _) => Standing::Uplink,
+        (false, true) => Standing::Virtual,
+        (false, false) => Standing::Plain,
+    }
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 //! never swallow.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::MulticastGroup;
 
 use crate::plan::{KernelError, own};
@@ -16,6 +18,10 @@ use super::netlink::RouteSocket;
 use super::subscription::{Subscription, route_message};
 use super::{Attempt, attempt};
 
+/// Addresses that are everybody's and nobody's neighbour: a root name server. Nothing is sent there.
+const SOMEWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(198, 41, 0, 4)), IpAddr::V6(Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30))];
+
 /// An address of an interface that is up, is not the loopback and is not ours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LocalAddress {
@@ -25,6 +31,10 @@ pub struct LocalAddress {
     pub interface: String,
     /// Whether that interface can send and receive at this moment. An address outlives a cable that is pulled.
     pub has_carrier: bool,
+    /// Whether the way to the rest of the world leaves by that interface.
+    pub is_way_out: bool,
+    /// Whether that interface is made of software that ends on this host: a bridge, one end of a pair, a tunnel.
+    pub is_virtual: bool,
 }
 
 /// The host's links and addresses other than ours, and word of their changes.
@@ -47,7 +57,8 @@ impl LocalNetwork {
     pub async fn addresses(&mut self) -> Result<Vec<LocalAddress>, KernelError> {
         let links = self.socket.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()));
         let links = attempt("list links", links).await?;
-        let links: BTreeMap<u32, (String, bool)> = links.iter().filter_map(usable_link).collect();
+        let links: BTreeMap<u32, Link> = links.iter().filter_map(usable_link).collect();
+        let ways_out = self.ways_out().await;
 
         let addresses = self.socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()));
         let addresses = attempt("list addresses", addresses).await?;
@@ -55,14 +66,32 @@ impl LocalNetwork {
             .iter()
             .filter_map(|message| {
                 let RouteNetlinkMessage::NewAddress(message) = message else { return None };
-                let (interface, has_carrier) = links.get(&message.header.index)?.clone();
+                let Link { interface, has_carrier, is_virtual } = links.get(&message.header.index)?.clone();
                 let address = link::address_of(message).filter(|_| is_settled(message))?;
-                (!link::is_link_local(address.addr())).then_some(LocalAddress { address, interface, has_carrier })
+                let is_way_out = ways_out.contains(&message.header.index);
+                let local = LocalAddress { address, interface, has_carrier, is_way_out, is_virtual };
+                (!link::is_link_local(address.addr())).then_some(local)
             })
             .collect();
         found.sort();
         found.dedup();
         Ok(found)
+    }
+
+    /// The interfaces by which the rest of the world is reached, as the kernel itself would send there. Where it does not
+    /// say, none is known.
+    async fn ways_out(&self) -> Vec<u32> {
+        let mut found = Vec::new();
+        for somewhere in SOMEWHERE {
+            let question = RouteNetlinkMessage::GetRoute(route_to(somewhere));
+            if let Ok(Some(RouteNetlinkMessage::NewRoute(route))) = self.socket.get(question).await {
+                found.extend(route.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                }));
+            }
+        }
+        found
     }
 
     /// Waits until a link or an address outside the overlay may have changed. May be dropped at any time.
@@ -79,14 +108,54 @@ impl LocalNetwork {
     }
 }
 
-/// Number and name of a link that is up, and whether it runs: `IFF_RUNNING` says that its operational state (RFC 2863)
-/// is up, or that its driver knows of none.
-fn usable_link(message: &RouteNetlinkMessage) -> Option<(u32, (String, bool))> {
+/// What is told of a link that is up.
+#[derive(Clone)]
+struct Link {
+    interface: String,
+    has_carrier: bool,
+    is_virtual: bool,
+}
+
+/// A link that is up, and its number. It runs where `IFF_RUNNING` says that its operational state (RFC 2863) is up, or
+/// that its driver knows of none.
+fn usable_link(message: &RouteNetlinkMessage) -> Option<(u32, Link)> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };
     let flags = message.header.flags;
     let name = link::name_of(message)?;
     let usable = flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback) && name != own::LINK;
-    usable.then(|| (message.header.index, (name.to_owned(), flags.contains(LinkFlags::Running))))
+    let (has_carrier, is_virtual) = (flags.contains(LinkFlags::Running), is_virtual(message));
+    usable.then(|| (message.header.index, Link { interface: name.to_owned(), has_carrier, is_virtual }))
+}
+
+/// Hardware names no kind. Of those that do, some stand for hardware below them.
+fn is_virtual(message: &LinkMessage) -> bool {
+    let infos = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    let kind = infos.into_iter().flatten().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    });
+    let stands_for_hardware = |kind: &InfoKind| {
+        matches!(
+            kind,
+            InfoKind::Bond | InfoKind::Vlan | InfoKind::Vrf | InfoKind::MacVlan | InfoKind::IpVlan | InfoKind::Hsr
+        ) || matches!(kind, InfoKind::Other(name) if name == "team")
+    };
+    kind.is_some_and(|kind| !stands_for_hardware(kind))
+}
+
+fn route_to(address: IpAddr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let (family, length, destination) = match address {
+        IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(address)),
+    };
+    message.header.address_family = family;
+    message.header.destination_prefix_length = length;
+    message.attributes.push(RouteAttribute::Destination(destination));
+    message
 }
 
 fn is_settled(message: &AddressMessage) -> bool {

@@ -11,6 +11,11 @@ use super::{Ground, TRUST};
 const MAX_TOLD: usize = 16;
 const MAX_CALLED: usize = 16;
 const MAX_SEEN: usize = 8;
+/// Endpoints of a source that are looked at.
+const MAX_NAMED: usize = 64;
+
+/// Of so many endpoints of one rank each is taken before more of another.
+const SHARE: usize = 4;
 
 /// How a candidate came to be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +48,8 @@ pub(super) struct Candidate {
     pub(super) pinged: Option<Instant>,
     /// When it last answered, and how long that took.
     pub(super) answered: Option<(Instant, Duration)>,
+    /// It carried no packets of full size: only answers to such count.
+    pub(super) narrow: bool,
     strikes: u8,
     banned_until: Option<Instant>,
 }
@@ -50,7 +57,7 @@ pub(super) struct Candidate {
 impl Candidate {
     fn new(endpoint: SocketAddr, rank: Rank, origin: Origin) -> Self {
         let (local, pinged, answered) = (None, None, None);
-        Self { endpoint, rank, origin, local, pinged, answered, strikes: 0, banned_until: None }
+        Self { endpoint, rank, origin, local, pinged, answered, narrow: false, strikes: 0, banned_until: None }
     }
 
     pub(super) fn class(&self) -> Class {
@@ -97,16 +104,9 @@ impl Candidates {
         ground: &Ground,
         now: Instant,
     ) {
-        let mut named: Vec<SocketAddr> = Vec::new();
-        for endpoint in endpoints {
-            let Some(rank) = ground.rank(endpoint) else { continue };
-            if named.len() >= origin.most() {
-                break;
-            }
-            if named.contains(&endpoint) {
-                continue;
-            }
-            named.push(endpoint);
+        let named = shared_out(endpoints, ground, origin.most());
+        for (rank, endpoint) in &named {
+            let (rank, endpoint) = (*rank, *endpoint);
             match self.get_mut(endpoint) {
                 Some(known) if origin == Origin::Told || known.origin == Origin::Seen => known.origin = origin,
                 Some(_) => {}
@@ -114,7 +114,8 @@ impl Candidates {
             }
         }
         // One that is banned is remembered all the same, lest a new name for it lift the ban.
-        let is_gone = |known: &Candidate| known.origin == origin && !named.contains(&known.endpoint);
+        let is_named = |endpoint: SocketAddr| named.iter().any(|(_, named)| *named == endpoint);
+        let is_gone = |known: &Candidate| known.origin == origin && !is_named(known.endpoint);
         self.0.retain(|known| !is_gone(known) || known.is_banned(now) || known.verified(now).is_some());
         for gone in self.0.iter_mut().filter(|known| is_gone(known)) {
             gone.origin = Origin::Seen;
@@ -174,13 +175,102 @@ impl Candidates {
         verified.min_by_key(|(latency, candidate)| (candidate.class(), *latency)).map(|(_, candidate)| candidate)
     }
 
-    /// Those that are banned: what is worth remembering of an idle peer.
+    /// Those that failed: what is worth remembering of an idle peer.
     pub(super) fn take_banned(&mut self, now: Instant) -> Box<[Candidate]> {
-        let banned = std::mem::take(&mut self.0).into_iter().filter(|candidate| candidate.is_banned(now));
+        let banned =
+            std::mem::take(&mut self.0).into_iter().filter(|candidate| candidate.is_banned(now) || candidate.narrow);
         banned.take(MAX_SEEN).collect()
     }
 
     pub(super) fn with_banned(banned: Box<[Candidate]>) -> Self {
         Self(banned.into_iter().map(|candidate| Candidate { origin: Origin::Seen, ..candidate }).collect())
+    }
+}
+
+/// The endpoints that may be candidates, `most` at most: shared out among the ranks, so that a crowd of one rank does not
+/// push the others out, and within a rank in the order in which they are named, which is the peer's.
+fn shared_out(endpoints: impl Iterator<Item = SocketAddr>, ground: &Ground, most: usize) -> Vec<(Rank, SocketAddr)> {
+    let mut ranked: Vec<(Rank, SocketAddr)> = Vec::new();
+    for endpoint in endpoints.take(MAX_NAMED) {
+        if let Some(rank) = ground.rank(endpoint)
+            && !ranked.contains(&(rank, endpoint))
+        {
+            ranked.push((rank, endpoint));
+        }
+    }
+    ranked.sort_by_key(|(rank, _)| *rank);
+    let place_in_rank = |place: usize, rank: Rank| place - ranked.partition_point(|(other, _)| *other < rank);
+    let mut rounds: Vec<(usize, Rank, SocketAddr)> = ranked
+        .iter()
+        .enumerate()
+        .map(|(place, (rank, endpoint))| (place_in_rank(place, *rank) / SHARE, *rank, *endpoint))
+        .collect();
+    rounds.sort_by_key(|(round, rank, _)| (*round, *rank));
+    rounds.into_iter().take(most).map(|(_, rank, endpoint)| (rank, endpoint)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::super::Standing;
+    use super::*;
+
+    fn endpoint(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    /// A host on a LAN, with as many bridges of containers.
+    fn ground(bridges: u8) -> Ground {
+        let bridge = |n: u8| format!("10.{}.0.1/16", 100 + n).parse().unwrap();
+        let links = (0..bridges).map(bridge).chain(["192.168.1.2/24".parse().unwrap()]).collect();
+        let standings: BTreeMap<_, _> = (0..bridges).map(|n| (bridge(n), Standing::Virtual)).collect();
+        Ground::new(links, []).with_standings(standings)
+    }
+
+    fn candidates(ground: &Ground, endpoints: &[SocketAddr]) -> Vec<SocketAddr> {
+        #[allow(clippy::disallowed_methods, reason = "any instant will do to count from")]
+        let now = Instant::now();
+        let mut candidates = Candidates::default();
+        candidates.replace(Origin::Told, endpoints.iter().copied(), ground, now);
+        candidates.iter().map(|candidate| candidate.endpoint).collect()
+    }
+
+    #[test]
+    fn a_crowd_of_bridges_does_not_push_out_the_address_on_the_lan() {
+        let bridges = (100..130).map(|n| endpoint(&format!("10.{n}.0.1:41741")));
+        let others = ["203.0.113.5:41741", "10.8.0.5:41741", "192.168.1.5:41741"].map(endpoint);
+        let named: Vec<_> = bridges.chain(others).collect();
+
+        for bridges in [0, 17, 30] {
+            let candidates = candidates(&ground(bridges), &named);
+            assert_eq!(candidates.len(), MAX_TOLD);
+            assert_eq!(candidates[0], endpoint("192.168.1.5:41741"), "probed first");
+            // An address beyond a router is one of a crowd where the bridges are not known for what they are.
+            assert!(candidates.contains(&endpoint("203.0.113.5:41741")), "{candidates:?}");
+            assert!(bridges < 30 || candidates.contains(&endpoint("10.8.0.5:41741")), "{candidates:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_best_of_each_rank_is_among_those_that_are_taken(
+            named in prop::collection::vec((0_u8..5, any::<u8>()), 0..200),
+        ) {
+            let nets = ["192.168.1", "10.100.0", "203.0.113", "10.8.0", "198.51.100"];
+            let named: Vec<_> = named.iter().map(|(net, host)| {
+                endpoint(&format!("{}.{host}:41741", nets[usize::from(*net)]))
+            }).collect();
+            let ground = ground(3);
+            let taken = shared_out(named.iter().copied(), &ground, MAX_TOLD);
+            prop_assert!(taken.len() <= MAX_TOLD);
+            for endpoint in named.iter().take(MAX_NAMED) {
+                let Some(rank) = ground.rank(*endpoint) else { continue };
+                let first = named.iter().find(|other| ground.rank(**other) == Some(rank)).unwrap();
+                prop_assert!(taken.contains(&(rank, *first)), "{first} of {rank:?}");
+            }
+        }
     }
 }

@@ -9,6 +9,8 @@
 //!   (roaming), which is kept and not fought.
 //! - Distress *demotes*: no pong for [`TRUST`] while nothing comes in either, or WireGuard getting nothing through
 //!   although pongs come. What failed is left alone for a pause that doubles.
+//! - A direct path that carries small packets and none of [`FULL_SIZE`] is given up too, and asked with large pings from
+//!   then on.
 //! - Among candidates that answer, the class decides (on a link of ours, then global, then private addresses of other
 //!   places), then latency, if it is better by a fifth and 5 ms, and not within [`DWELL`] of the last change.
 //! - Whoever is idle for [`ACTIVE`] goes back to the relay, and costs a few hundred bytes and nothing else.
@@ -37,7 +39,7 @@ mod secrets;
 mod view;
 
 pub use book::Book;
-pub use rank::Ground;
+pub use rank::{Ground, Standing};
 pub use view::{Event, Evidence, PathView, PeerInfo, Target, Transmit, Via, Way, Wish};
 
 use std::time::Duration;
@@ -66,6 +68,16 @@ pub const UPGRADE: Duration = Duration::from_secs(60);
 const PING_AGAIN: Duration = Duration::from_secs(1);
 /// The same when a link of ours has gone.
 const PING_URGENT: Duration = Duration::from_millis(200);
+/// The payload of a WireGuard packet as large as the tunnel makes them: of 1,280 bytes, with its header and its seal. A
+/// direct path has to carry it; the relay does.
+pub const FULL_SIZE: usize = 1_280 + 32;
+/// How often a direct path is asked whether it carries packets of that size.
+const FULL_EVERY: Duration = Duration::from_secs(15);
+/// The pause before that is asked again where no answer came, from then on with a small ping beside it; how many answers
+/// have to be missing, and how many to small pings must have come, before the path is believed to be too narrow.
+const FULL_AGAIN: Duration = Duration::from_millis(500);
+const FULL_TRIES: u8 = 6;
+const FULL_SMALL: u8 = FULL_TRIES - 2;
 /// A pong after this is none.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a peer that probes us is remembered although we have no traffic with it.

@@ -1,16 +1,30 @@
 //! The order in which a peer's endpoints are tried.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use prefix_trie::PrefixSet;
 
 use crate::types::{IpNet, Ipv4Net, Ipv6Net, in_overlay};
 
+/// What an interface of ours probably leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Everything: the default route leaves by it.
+    Uplink,
+    /// Other machines.
+    #[default]
+    Plain,
+    /// This machine's own guests: bridges of containers and virtual machines, of which a host may have dozens.
+    Virtual,
+}
+
 /// Where we stand: what decides the rank of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ground {
     /// The addresses of our interfaces outside the overlay, each with the length of its on-link prefix.
     links: Vec<IpNet>,
+    standings: BTreeMap<IpNet, Standing>,
     advertised_v4: PrefixSet<Ipv4Net>,
     advertised_v6: PrefixSet<Ipv6Net>,
 }
@@ -22,6 +36,9 @@ pub(super) enum Rank {
     GlobalV6,
     GlobalV4,
     Private,
+    /// On a link of ours that leads to guests. Bridges of containers have the same addresses on every host, so this is
+    /// rarely what it seems to be.
+    OnVirtualLink,
 }
 
 /// Among ways that work, one of a lower class is better however slow it is; within a class, latency decides.
@@ -35,7 +52,7 @@ pub(super) enum Class {
 impl Rank {
     pub(super) const fn class(self) -> Class {
         match self {
-            Self::OnLink => Class::OnLink,
+            Self::OnLink | Self::OnVirtualLink => Class::OnLink,
             Self::GlobalV6 | Self::GlobalV4 => Class::Global,
             Self::Private => Class::Private,
         }
@@ -53,6 +70,12 @@ impl Ground {
             };
         }
         ground
+    }
+
+    /// The same where this is known of the links; of those that are not named, nothing is.
+    pub fn with_standings(mut self, standings: BTreeMap<IpNet, Standing>) -> Self {
+        self.standings = standings;
+        self
     }
 
     /// The usable endpoints among these, best first; equal ones keep their order.
@@ -74,8 +97,11 @@ impl Ground {
         if endpoint.port() == 0 || !is_unicast(address) || in_overlay(address) || !self.has_family_of(address) {
             return None;
         }
-        if self.links.iter().any(|link| link.contains(&address)) {
-            return Some(Rank::OnLink);
+        let on = self.links.iter().filter(|link| link.contains(&address));
+        match on.map(|link| self.standings.get(link).copied().unwrap_or_default()).min() {
+            Some(Standing::Uplink | Standing::Plain) => return Some(Rank::OnLink),
+            Some(Standing::Virtual) => return Some(Rank::OnVirtualLink),
+            None => {}
         }
         if self.is_advertised(address) {
             return None;
@@ -137,6 +163,18 @@ mod tests {
             candidates(&ground, &["10.0.0.5:1", "203.0.113.5:1", "[2001:db8:2::5]:1", "192.168.1.5:1", "10.0.0.6:1"]);
 
         assert_eq!(order, ["192.168.1.5:1", "[2001:db8:2::5]:1", "203.0.113.5:1", "10.0.0.5:1", "10.0.0.6:1"]);
+    }
+
+    #[test]
+    fn what_seems_to_be_on_a_bridge_of_ours_comes_last_unless_the_default_route_leaves_by_it() {
+        let link = |text: &str| -> IpNet { text.parse().unwrap() };
+        let standings = [(link("172.17.0.1/16"), Standing::Virtual), (link("10.0.0.2/24"), Standing::Uplink)];
+        let ground = ground(&["172.17.0.1/16", "10.0.0.2/24", "192.168.9.2/24"], &[]).with_standings(standings.into());
+
+        let order =
+            candidates(&ground, &["172.17.0.9:1", "203.0.113.5:1", "10.8.0.1:1", "192.168.9.5:1", "10.0.0.5:1"]);
+
+        assert_eq!(order, ["192.168.9.5:1", "10.0.0.5:1", "203.0.113.5:1", "10.8.0.1:1", "172.17.0.9:1"]);
     }
 
     #[test]

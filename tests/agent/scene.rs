@@ -92,7 +92,7 @@ impl Kernel for SharedKernel {
 
 fn reachable_at(addresses: &[&str]) -> Networks {
     let all: BTreeSet<IpNet> = addresses.iter().map(|address| address.parse().unwrap()).collect();
-    Networks { live: all.clone(), all }
+    Networks { live: all.clone(), all, ..Networks::default() }
 }
 
 /// A running agent.

@@ -52,7 +52,7 @@ fn agent(root: &Path) {
         row("10,000 peers: memory once the map is read", memory("VmRSS"), "MiB", Limit::None);
         let (networks_in, networks) = mpsc::channel(1);
         let all: std::collections::BTreeSet<_> = ["192.0.2.7/24".parse().unwrap()].into();
-        networks_in.send(Networks { live: all.clone(), all }).await.unwrap();
+        networks_in.send(Networks { live: all.clone(), all, ..Networks::default() }).await.unwrap();
         let socket = root.join("socket");
         let (_stop, stopped) = oneshot::channel();
         let parts = Parts {

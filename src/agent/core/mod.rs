@@ -5,6 +5,7 @@
 //! [`Core::poll_effect`], and when to come back out of [`Core::poll_timeout`]. Nothing here waits.
 
 mod answer;
+mod debug;
 mod login;
 mod network;
 mod paths;
@@ -15,12 +16,14 @@ mod watchers;
 mod why;
 mod wish;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
+
+pub use debug::Metrics;
 
 use super::clock::Now;
 use super::health::Health;
@@ -31,9 +34,9 @@ use super::state::{StateDir, StateError, StateFile};
 use crate::control::{Received, ServerUrl, Session, Transmit};
 use crate::netmap::Netmap;
 use crate::path::netcheck::{self, Netcheck};
-use crate::path::{Book, Evidence};
+use crate::path::{Book, Evidence, Standing};
 use crate::plan::{Action, Change, FirewallOptions, KernelError, Observed, Planner, Probes, Reconciler, own};
-use crate::types::{DiscoPrivate, IpNet, MachinePrivate, NodePrivate, Timestamp};
+use crate::types::{DiscoPrivate, Gather, IpNet, MachinePrivate, NodePrivate, Timestamp};
 use crate::wire::control::Hostinfo;
 use crate::wire::local::{BackendState, Notify, Prefs, RelaysReply, Severity, WhyQuestion};
 
@@ -104,6 +107,8 @@ pub enum Effect {
     },
     /// Answer with the pump's counters filled in.
     Counters(RelaysReply, oneshot::Sender<Answer>),
+    /// Answer with these figures and the pump's.
+    Metrics(Metrics, oneshot::Sender<Answer>),
     /// Tell the relay pump.
     Pump(PumpCommand),
     /// Forget what was found out of the host's addresses and routes.
@@ -123,6 +128,8 @@ pub struct Networks {
     pub all: BTreeSet<IpNet>,
     /// Those whose interface has a carrier: where packets come and go at this moment.
     pub live: BTreeSet<IpNet>,
+    /// What is known of their interfaces.
+    pub standings: BTreeMap<IpNet, Standing>,
 }
 
 /// The state of the agent.
@@ -155,8 +162,11 @@ pub struct Core {
     watchers: Watchers,
     saves: Saves,
     stale: Stale,
-    /// When facts that were gathered are to be told.
-    facts_at: Option<Instant>,
+    /// Facts that are to be told.
+    told: Gather,
+    /// Changes of the host's addresses that others are to hear of, and the addresses that went.
+    moved: Gather,
+    lost: BTreeSet<IpNet>,
     /// No map was had yet since the start: what the kernel holds may be all that carries traffic.
     adopting: bool,
     /// The state that watchers were last told.
@@ -226,7 +236,9 @@ impl Core {
             watchers: Watchers::default(),
             saves: stored.saves,
             stale: Stale { paths: true, wish: true, facts: false },
-            facts_at: None,
+            told: Gather::new(network::GATHER, network::FACTS_PACE.0, network::FACTS_PACE.1),
+            moved: Gather::new(network::GATHER, network::MOVED_PACE.0, network::MOVED_PACE.1),
+            lost: BTreeSet::new(),
             adopting: true,
             told_state: BackendState::NoState,
             settling: Vec::new(),
@@ -312,7 +324,8 @@ impl Core {
         self.reconciler.handle_timeout(now.tick);
         self.book.handle_timeout(now.tick);
         self.netcheck.handle_timeout(now.tick);
-        self.stale.facts |= self.facts_at.take_if(|at| *at <= now.tick).is_some();
+        self.stale.facts |= self.told.take(now.tick);
+        self.tell_of_networks(now);
         self.expire_pings(now);
         self.expire_netchecks(now);
         if self.netmap.expire(now.wall) {
@@ -382,7 +395,8 @@ impl Core {
             self.book.poll_timeout(),
             self.netcheck.poll_timeout(),
             self.pings.poll_timeout(),
-            self.facts_at,
+            self.told.poll_timeout(),
+            self.moved.poll_timeout(),
             self.tidy_at,
             self.health.poll_timeout(),
             self.watchers.poll_timeout(),

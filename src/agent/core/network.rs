@@ -14,27 +14,49 @@ use crate::types::IpNet;
 use crate::wire::control::{EndpointType, limit};
 use crate::wire::local::{RelayCounters, RelaysReply, Severity};
 
-/// How long new facts of the network are gathered before the coordinator, and through it every peer, is told.
-const GATHER: Duration = Duration::from_millis(300);
+/// How long changes of the network are gathered before anybody is told.
+pub(super) const GATHER: Duration = Duration::from_millis(300);
+/// How often the coordinator, and through it every peer, is told new facts while they go on changing.
+pub(super) const FACTS_PACE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// How often relays, STUN servers and the session hear of other addresses while those go on changing.
+pub(super) const MOVED_PACE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// How long a person waits for a whole look: longer than one takes.
 const LOOK: Duration = Duration::from_secs(15);
 
 impl Core {
     /// The host's own addresses are these. One without a carrier is as good as gone for every path over it.
+    ///
+    /// What we decide ourselves follows at once; whoever else is asked or told is so after the changes of a moment.
     pub fn handle_networks(&mut self, networks: Networks, now: Now) {
         let before = self.networks.replace(networks);
         let Some(networks) = self.networks.as_ref().filter(|_| before != self.networks) else { return };
-        self.stale = Stale { paths: true, wish: true, facts: true };
-        self.netcheck.handle_links(&networks.live, now.tick);
-        let Some(before) = before else { return };
+        self.stale = Stale { paths: true, wish: true, facts: self.stale.facts };
+        let Some(before) = before else {
+            self.netcheck.handle_links(&networks.live, &networks.standings, now.tick);
+            self.stale.facts = true;
+            return;
+        };
         let lost: Vec<IpNet> = before.live.difference(&networks.live).copied().collect();
         if !lost.is_empty() {
             self.book.handle_links_lost(&lost, now.tick);
         }
+        self.lost.extend(lost);
+        self.moved.want(now.tick);
+    }
+
+    /// Lets everybody outside know of other addresses, once that is due.
+    pub(super) fn tell_of_networks(&mut self, now: Now) {
+        if !self.moved.take(now.tick) {
+            return;
+        }
+        if let Some(networks) = &self.networks {
+            self.netcheck.handle_links(&networks.live, &networks.standings, now.tick);
+        }
         self.effects.push_back(Effect::Rebind);
+        let lost: Vec<IpNet> = std::mem::take(&mut self.lost).into_iter().collect();
         if let Some(session) = &mut self.session {
-            session.handle_network_change(now.tick);
+            session.handle_network_change(&lost, now.tick);
         }
     }
 
@@ -139,6 +161,20 @@ impl Core {
         self.health.keep("no-relay", Severity::Low, none, now.wall, || {
             "the coordinator names no relay: peers that cannot reach each other directly cannot talk".to_owned()
         });
+        let narrow: Vec<(String, String)> = self
+            .book
+            .narrow()
+            .filter_map(|(key, endpoint)| {
+                let name = self.netmap.peer_by_key(key)?.node.name.trim_end_matches('.').to_owned();
+                let text = format!(
+                    "the direct path to {name} ({endpoint}) loses large packets (of 1,340 bytes over IPv4, 1,360 over \
+                     IPv6), so its relay is used where there is one; a router or firewall on the way drops them: let it \
+                     pass larger packets, or fragments and the ICMP messages about them"
+                );
+                Some((name, text))
+            })
+            .collect();
+        self.health.set_kind("narrow", Severity::Medium, narrow, now.wall);
         let probes = wanted && self.settings.probe_port.is_some() && self.looked_at_network;
         let report = self.netcheck.report();
         let (captive, udp) = (report.captive == Some(true), report.udp);
@@ -189,7 +225,6 @@ impl Core {
     }
 
     fn gather_facts(&mut self, now: Now) {
-        let due = now.tick + GATHER;
-        self.facts_at = Some(self.facts_at.map_or(due, |at| at.min(due)));
+        self.told.want(now.tick);
     }
 }

@@ -72,7 +72,11 @@ impl Core {
             self.stale = Stale { paths: true, wish: true, ..self.stale };
         }
         self.netcheck.handle_switched(self.may_look_at_network(now), now.tick);
-        let Some(live) = self.networks.as_ref().map(|networks| networks.live.clone()) else { return };
+        let Some((live, standings)) =
+            self.networks.as_ref().map(|networks| (networks.live.clone(), networks.standings.clone()))
+        else {
+            return;
+        };
         if !std::mem::take(&mut self.stale.paths) {
             return;
         }
@@ -82,7 +86,7 @@ impl Core {
         let advertised = self.netmap.peers().flat_map(|peer| peer.routes.iter().copied());
         let advertised: Vec<IpNet> = advertised.chain(self.prefs.advertise_routes.iter().copied()).collect();
         self.netcheck.handle_advertised(advertised.clone());
-        let ground = Ground::new(live.into_iter().collect(), advertised);
+        let ground = Ground::new(live.into_iter().collect(), advertised).with_standings(standings);
         let mut loopbacks = Loopbacks::new(self.settings.relay_port);
         let peers: Vec<PeerInfo<'_>> =
             self.netmap.peers().filter(|_| is_open).map(|peer| info(peer, loopbacks.of(peer))).collect();

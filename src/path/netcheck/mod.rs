@@ -16,7 +16,7 @@ mod outcome;
 mod relays;
 mod report;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -27,6 +27,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use self::home::Home;
 use self::look::{Families, Look};
 use self::relays::Relays;
+use super::Standing;
 use super::portmap::PortMapper;
 use crate::types::{IpNet, RegionId, in_overlay};
 use crate::wire::control::{DerpMap, NetInfo};
@@ -74,6 +75,7 @@ pub struct Netcheck {
     active: bool,
     relays: Relays,
     links: BTreeSet<IpNet>,
+    standings: BTreeMap<IpNet, Standing>,
     advertised: Vec<IpNet>,
     home: Home,
     look: Option<Look>,
@@ -119,6 +121,7 @@ impl Netcheck {
             active: false,
             relays: Relays::default(),
             links: BTreeSet::new(),
+            standings: BTreeMap::new(),
             advertised: Vec::new(),
             home: Home::default(),
             look: None,
@@ -167,18 +170,30 @@ impl Netcheck {
         self.restart(now);
     }
 
-    /// Takes the addresses of the host's own interfaces outside the overlay.
-    pub fn handle_links(&mut self, links: &BTreeSet<IpNet>, now: Instant) {
+    /// Takes the addresses of the host's own interfaces outside the overlay, and what is known of the interfaces.
+    pub fn handle_links(&mut self, links: &BTreeSet<IpNet>, standings: &BTreeMap<IpNet, Standing>, now: Instant) {
         let links: BTreeSet<IpNet> = links.iter().filter(|link| !in_overlay(link.addr())).copied().collect();
-        if links == self.links {
+        if links == self.links && *standings == self.standings {
             return;
         }
+        let before = self.ways_out();
         self.links = links;
+        self.standings.clone_from(standings);
+        self.renew_endpoints();
+        // A bridge of containers that comes or goes changes nothing of what servers see.
+        if self.ways_out() == before && self.report.looked {
+            return;
+        }
         self.home.handle_moved();
         self.relays.forget_names();
         self.report.mapping_varies = None;
-        self.renew_endpoints();
         self.restart(now);
+    }
+
+    /// The links that lead to others, or may.
+    fn ways_out(&self) -> Vec<IpNet> {
+        let leads_out = |link: &&IpNet| self.standings.get(*link) != Some(&Standing::Virtual);
+        self.links.iter().filter(leads_out).copied().collect()
     }
 
     /// Takes the subnets that others advertise.
@@ -238,8 +253,11 @@ impl Netcheck {
         match news {
             News::Resolved { host, addresses } => {
                 self.relays.handle_resolved(&host, &addresses, now);
-                if let Some(look) = &mut self.look {
-                    look.handle_resolved(&self.relays, now);
+                match &mut self.look {
+                    Some(look) => look.handle_resolved(&self.relays, now),
+                    // The looks before it came could ask nobody: a name may take longer than they do.
+                    None if self.silent > 0 && !addresses.is_empty() => self.begin(Wanted::Full, now),
+                    None => {}
                 }
                 self.proceed(now);
             }

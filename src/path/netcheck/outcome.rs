@@ -194,7 +194,10 @@ impl Netcheck {
             // A gateway whose owner forwards our port by hand maps it to the same number.
             add(SocketAddr::new(global.ip(), port), EndpointType::STUN4_LOCAL_PORT);
         }
-        self.links.iter().for_each(|link| add(SocketAddr::new(link.addr(), port), EndpointType::LOCAL));
+        let mut links: Vec<&IpNet> = self.links.iter().collect();
+        // What leads to others is told first, and is what is left where there are too many.
+        links.sort_by_key(|link| self.standings.get(*link).copied().unwrap_or_default());
+        links.into_iter().for_each(|link| add(SocketAddr::new(link.addr(), port), EndpointType::LOCAL));
         found
     }
 

@@ -11,7 +11,7 @@ use crate::wire::control::{DerpMap, DerpNode, DerpRegion};
 /// How long a name's addresses are used before it is looked up again.
 const NAME_AGE: Duration = Duration::from_secs(10 * 60);
 /// How long after a look-up that found nothing, or was not answered, the name may be looked up again.
-const NAME_RETRY: Duration = Duration::from_secs(10);
+const NAME_RETRY: Duration = Duration::from_secs(15);
 /// The longest host name (RFC 1035 §2.3.4).
 const HOST_LEN: usize = 253;
 /// Bytes of a region's names that are shown.

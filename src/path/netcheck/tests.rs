@@ -61,7 +61,7 @@ impl Scene {
             actions: Vec::new(),
             events: Vec::new(),
         };
-        scene.netcheck.handle_links(&["10.0.0.5/24".parse().unwrap()].into(), scene.now);
+        scene.netcheck.handle_links(&["10.0.0.5/24".parse().unwrap()].into(), &BTreeMap::new(), scene.now);
         scene.netcheck.handle_derp_map(&map(distances.iter().map(|(id, _)| region(*id))), scene.now);
         scene
     }
@@ -414,11 +414,29 @@ fn other_links_are_looked_at_anew() {
     scene.run(Duration::from_secs(5));
     scene.looks();
     let links = ["10.9.0.5/24", "100.64.0.3/10", "fd7a:115c:a1e0::3/128"].map(|link| link.parse().unwrap());
-    scene.netcheck.handle_links(&links.into(), scene.now);
+    scene.netcheck.handle_links(&links.into(), &BTreeMap::new(), scene.now);
     scene.run(Duration::from_millis(300));
     assert_eq!(scene.endpoints().last().unwrap().0, format!("10.9.0.5:{PORT}"));
     assert_eq!(scene.endpoints().len(), 2);
     assert_eq!(scene.looks(), 1);
+}
+
+#[test]
+fn bridges_that_come_and_go_begin_no_look_and_are_told_last() {
+    let mut scene = Scene::on(&[(1, 10), (2, 20)]);
+    scene.run(Duration::from_secs(5));
+    scene.looks();
+    let bridges: Vec<IpNet> = (0..100).map(|n| format!("9.0.{n}.1/24").parse().unwrap()).collect();
+    let standings: BTreeMap<IpNet, Standing> = bridges.iter().map(|bridge| (*bridge, Standing::Virtual)).collect();
+    for there in (0..=100).chain((0..100).rev()).chain([100]) {
+        let links = ["10.0.0.5/24".parse().unwrap()].iter().chain(&bridges[..there]).copied().collect();
+        scene.netcheck.handle_links(&links, &standings, scene.now);
+        scene.run(Duration::from_millis(100));
+    }
+    assert_eq!(scene.looks(), 0);
+    let endpoints = scene.endpoints();
+    assert_eq!(endpoints.len(), limit::ENDPOINTS);
+    assert_eq!(endpoints[1], (format!("10.0.0.5:{PORT}"), EndpointType::LOCAL), "after what servers see");
 }
 
 #[test]

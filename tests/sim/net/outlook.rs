@@ -1,6 +1,7 @@
 //! What each host finds out about its own network: STUN through the NATs, HTTPS to the relays, its home region; and how
 //! others learn of it through the coordinator.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ impl World {
         let now = self.instant();
         let map = self.derp_map();
         let host = &mut self.hosts[host];
-        host.netcheck.handle_links(&host.addresses.iter().copied().collect(), now);
+        host.netcheck.handle_links(&host.addresses.iter().copied().collect(), &BTreeMap::new(), now);
         host.netcheck.handle_derp_map(&map, now);
         host.netcheck.handle_switched(true, now);
     }
