@@ -82,11 +82,12 @@ impl Book {
                 old.iter().for_each(|old| self.common.secrets.forget(old));
             }
         }
-        let (round, deadlines) = (self.round, &mut self.deadlines);
+        let (round, deadlines, narrow) = (self.round, &mut self.deadlines, &mut self.common.narrow);
         self.peers.retain(|key, peer| {
             let stays = peer.round == round;
             if !stays {
                 other_keys = true;
+                narrow.remove(key);
                 let deadline = peer.live.as_ref().and_then(|live| live.deadline);
                 deadline.map(|at| deadlines.remove(&(at, *key)));
             }
@@ -295,6 +296,11 @@ impl Book {
     /// Whether something is going on with any peer, so that our own endpoints are worth keeping fresh.
     pub fn is_active(&self) -> bool {
         !self.deadlines.is_empty()
+    }
+
+    /// Direct paths that carry no packets of full size, of peers with which something is going on.
+    pub fn narrow(&self) -> impl Iterator<Item = (&NodePublic, &SocketAddr)> {
+        self.common.narrow.iter()
     }
 
     /// The path to a peer.

@@ -1,6 +1,6 @@
 //! What all peers share: our own keys and endpoints, chance, the limits on probes in all, and what waits to go out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,9 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::pace::{Bucket, Tick};
 use super::secrets::Secrets;
-use super::{ENDPOINTS_FRESH, Event, Ground, Target, Transmit};
+use super::{ENDPOINTS_FRESH, Event, FULL_SIZE, Ground, Target, Transmit};
 use crate::types::{DiscoPrivate, DiscoPublic, NodePublic};
-use crate::wire::disco::{Message, TransactionId};
+use crate::wire::disco::{Message, PING_LEN, TransactionId};
 
 /// Probes of candidates, of all peers together: what a start with a thousand busy peers needs, and what liars get.
 const PROBE_BURST: u32 = 4_096;
@@ -29,6 +29,8 @@ pub(super) struct Common {
     pub(super) us: DiscoPublic,
     pub(super) secrets: Secrets,
     pub(super) ground: Ground,
+    /// Direct paths that carry no packets of full size, by the peer that is engaged.
+    pub(super) narrow: BTreeMap<NodePublic, SocketAddr>,
     pub(super) own_endpoints: Vec<SocketAddr>,
     own_endpoints_at: Option<Instant>,
     fresh_asked: Option<Instant>,
@@ -50,6 +52,7 @@ impl Common {
             us: disco.public(),
             secrets: Secrets::new(disco),
             ground: Ground::default(),
+            narrow: BTreeMap::new(),
             own_endpoints: Vec::new(),
             own_endpoints_at: None,
             fresh_asked: None,
@@ -78,10 +81,12 @@ impl Common {
         span * (self.chance.next_u32() % 1_000) / 1_000
     }
 
-    /// Seals and queues a ping.
-    pub(super) fn ping(&mut self, disco: &DiscoPublic, to: Target) -> TransactionId {
+    /// Seals and queues a ping, of full size or as small as it can be.
+    pub(super) fn ping(&mut self, disco: &DiscoPublic, to: Target, full: bool) -> TransactionId {
+        const PADDING: u16 = (FULL_SIZE - PING_LEN) as u16;
         let transaction = TransactionId(self.draw());
-        self.send(disco, to, &Message::Ping { transaction, node: Some(self.node), padding: 0 });
+        let padding = if full { PADDING } else { 0 };
+        self.send(disco, to, &Message::Ping { transaction, node: Some(self.node), padding });
         transaction
     }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::rank::Class;
-use super::{HEARTBEAT, PATIENCE, PING_AGAIN, PING_URGENT, TRUST};
+use super::{FULL_AGAIN, FULL_EVERY, FULL_SMALL, FULL_TRIES, HEARTBEAT, PATIENCE, PING_AGAIN, PING_URGENT, TRUST};
 
 /// WireGuard answers one-way traffic at least this often: a keep-alive after 10 s, and 5 s for a handshake instead.
 const PATIENCE_ONE_WAY: Duration = Duration::from_secs(16);
@@ -34,6 +34,12 @@ pub(super) struct Direct {
     pub(super) ping_at: Instant,
     /// An interface has gone: it has to prove itself by then.
     urgent: Option<Instant>,
+    /// When the next ping of full size is due.
+    pub(super) full_at: Instant,
+    /// Those without an answer, since when, and the answers to small ones sent meanwhile.
+    full_missing: u8,
+    full_since: Instant,
+    small_answers: u8,
 }
 
 /// What a look at the kernel's counters showed.
@@ -71,6 +77,10 @@ impl Direct {
             waiting: None,
             ping_at: now,
             urgent: None,
+            full_at: now,
+            full_missing: 0,
+            full_since: now,
+            small_answers: 0,
         }
     }
 
@@ -91,6 +101,36 @@ impl Direct {
         self.proven = now;
         self.urgent = None;
         self.ping_at = self.ping_at.max(pinged + HEARTBEAT);
+        if self.full_missing > 0 && pinged >= self.full_since {
+            self.small_answers = self.small_answers.saturating_add(1);
+        }
+    }
+
+    /// A ping of full size was answered.
+    pub(super) fn handle_full_pong(&mut self, now: Instant) {
+        self.full_missing = 0;
+        self.full_at = now + FULL_EVERY;
+    }
+
+    /// Whether the last ping of full size has no answer yet.
+    pub(super) const fn is_full_missing(&self) -> bool {
+        self.full_missing > 0
+    }
+
+    /// A ping of full size is due. Whether it is of no use to send more: so many were lost, while small ones came through,
+    /// that the path carries none.
+    pub(super) fn handle_full_due(&mut self, now: Instant) -> bool {
+        if self.full_missing == 0 {
+            (self.full_since, self.small_answers) = (now, 0);
+        }
+        if self.full_missing < FULL_TRIES {
+            self.full_missing += 1;
+            self.full_at = now + FULL_AGAIN;
+            return false;
+        }
+        self.full_missing = 0;
+        self.full_at = now + FULL_EVERY;
+        self.small_answers >= FULL_SMALL
     }
 
     /// The kernel's counters were read, `before` being the time of the reading before. Whether WireGuard gets nothing

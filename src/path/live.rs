@@ -36,6 +36,8 @@ pub(super) enum Failure {
     Silent,
     /// Pongs, but WireGuard got nothing through.
     Useless,
+    /// Pongs, but none to pings as large as packets are.
+    Narrow,
     /// Not its fault: the address it used is gone.
     Displaced,
 }
@@ -48,6 +50,7 @@ struct Ping {
     to: Target,
     at: Instant,
     ask: Option<u64>,
+    full: bool,
 }
 
 #[derive(Debug)]
@@ -191,10 +194,17 @@ impl Live {
         let Target::Udp { to: endpoint, .. } = to else { return true };
         self.called = now;
         if let Some(candidate) = self.candidates.see(endpoint, &common.ground, now) {
-            candidate.answered = Some((now, latency));
+            candidate.narrow &= !ping.full;
             candidate.local = local.or(candidate.local);
+            if !candidate.narrow {
+                candidate.answered = Some((now, latency));
+            }
         }
         match &mut self.direct {
+            Some(direct) if direct.endpoint == endpoint && ping.full => {
+                direct.handle_full_pong(now);
+                common.narrow.remove(&who.key);
+            }
             Some(direct) if direct.endpoint == endpoint => direct.handle_pong(ping.at, local, now),
             _ => self.consider(endpoint, who, common, now),
         }
@@ -218,7 +228,7 @@ impl Live {
         }
         self.asks.push((id, now + PING_TIMEOUT));
         for target in targets {
-            self.ping(target, Some(id), who, common, now);
+            self.ping(target, (Some(id), false), who, common, now);
         }
     }
 
@@ -350,6 +360,9 @@ impl Live {
                 self.ping_direct(who, common, now);
             }
         }
+        if self.direct.as_ref().is_some_and(|direct| direct.full_at <= now) {
+            self.ask_full(who, common, now);
+        }
         if self.hold_until.is_some_and(|at| at <= now) {
             self.hold_until = None;
             self.promote_best(who, common, now);
@@ -365,7 +378,7 @@ impl Live {
 
     /// When [`Live::handle_timeout`] has something to do.
     pub(super) fn next_timeout(&self) -> Instant {
-        let direct = self.direct.as_ref().map(|direct| direct.dies_at().min(direct.ping_at));
+        let direct = self.direct.as_ref().map(|direct| direct.dies_at().min(direct.ping_at).min(direct.full_at));
         let asks = self.asks.iter().map(|(_, until)| *until);
         let traffic = self.traffic.filter(|_| self.direct.is_some()).map(|at| at + ACTIVE);
         let planned = self.search_at.into_iter().chain(self.hold_until);

@@ -148,6 +148,7 @@ impl Peer {
             self.banned = live.candidates.take_banned(now);
             self.probes = live.probes();
             self.live = None;
+            common.narrow.remove(&key);
         }
     }
 
@@ -219,7 +220,8 @@ impl Peer {
         // A move that was wished for is given time; and a path that just failed is not taken back.
         live.astray = live.astray.saturating_add(1);
         let is_given_time = was_moving && live.astray <= ASTRAY;
-        let is_banned = live.candidates.get(endpoint).is_some_and(|candidate| candidate.is_banned(now));
+        let is_banned = |candidate: &Candidate| candidate.is_banned(now) || candidate.narrow;
+        let is_banned = live.candidates.get(endpoint).is_some_and(is_banned);
         if !is_given_time && !is_banned {
             self.adopt(who, endpoint, common, now);
         }
@@ -234,7 +236,10 @@ impl Peer {
         live.handle_traffic(who, common, now);
         match &mut live.direct {
             // After a start there may be thousands.
-            Some(direct) if !known => direct.ping_at = now + spread,
+            Some(direct) if !known => {
+                direct.ping_at = now + spread;
+                direct.full_at = now + spread + super::HEARTBEAT;
+            }
             _ => live.ping_direct(who, common, now),
         }
         self.moving = false;

@@ -23,6 +23,9 @@ pub const MAX_LEN: usize = 9_000;
 /// Endpoints taken from one `CallMeMaybe`; a node has interfaces × (local, mapped) of them, liars have more.
 pub const MAX_CALLED_ENDPOINTS: usize = 64;
 
+/// Bytes of a ping without padding, sealed.
+pub const PING_LEN: usize = HEADER_LEN + TAG_LEN + 2 + 12 + KEY_LEN;
+
 const KEY_LEN: usize = 32;
 const NONCE_LEN: usize = 24;
 const TAG_LEN: usize = 16;
@@ -225,6 +228,17 @@ mod tests {
         let expected: &[&[u8]] = &[b"\x01\x00", &[3; 12], &[7; 32], &[0; 2]];
         assert_eq!(ping.encode(), expected.concat());
         assert_eq!(round_trip(&ping), ping);
+    }
+
+    #[test]
+    fn a_ping_is_as_long_as_its_padding_makes_it() {
+        let (ours, theirs) = keys();
+        for padding in [0, 1_188] {
+            let node = Some(NodePublic::from_bytes([7; 32]));
+            let ping = Message::Ping { transaction: TransactionId([3; 12]), node, padding };
+            let datagram = Shared::new(&ours, &theirs.public()).seal(&ours.public(), [9; 24], &ping);
+            assert_eq!(datagram.len(), PING_LEN + usize::from(padding));
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod join;
 mod lab;
 mod lifecycle;
 mod matrix;
+mod narrow;
 mod nat;
 mod netcheck;
 mod outage;

@@ -53,6 +53,29 @@ fn two_nats_meet_exactly_where_theory_says_and_what_is_offered_arrives_either_wa
 }
 
 #[test]
+fn a_way_that_loses_large_packets_is_left_for_the_relay_until_it_carries_them() {
+    let mut world = pair(7, Weather::FAIR, None, None);
+    world.narrow = true;
+    world.talk_both_ways(0, 1, PACE, 900 * SECOND);
+    world.run(20 * SECOND);
+    assert!(!world.is_direct(0, 1) && !world.is_direct(1, 0), "small packets pass, and are not enough");
+    let peer = world.hosts[1].key;
+    assert!(world.hosts[0].book.narrow().any(|(key, _)| *key == peer), "it is said why");
+    world.forget_gaps();
+    world.run(400 * SECOND);
+    assert!(world.longest_gap() < SECOND, "it is not tried again with packets: {:?}", world.longest_gap());
+
+    world.narrow = false;
+    world.run(200 * SECOND);
+    assert!(world.are_direct(0, 1));
+    assert_eq!(world.hosts[0].book.narrow().count(), 0);
+
+    world.narrow = true;
+    world.run(30 * SECOND);
+    assert!(!world.is_direct(0, 1) && !world.is_direct(1, 0), "what it carried once counts for nothing");
+}
+
+#[test]
 fn other_places_of_two_hosts_meet_as_theory_says() {
     let cone = Kind::nat(Depends::Nothing, Depends::Nothing);
     let port_restricted = Kind::nat(Depends::Nothing, Depends::AddressAndPort);

@@ -8,6 +8,12 @@ pub(super) const MAX_PAYLOAD: usize = 65_507;
 const UDP: u8 = 17;
 const UDP_HEADER: u16 = 8;
 const IPV4_HEADER: u16 = 20;
+const IPV6_HEADER: u16 = 40;
+/// RFC 8200 §4.5: its number and its length.
+const FRAGMENT: u8 = 44;
+const FRAGMENT_HEADER: u16 = 8;
+/// What every link carries that IPv6 runs on.
+const LEAST_MTU: usize = 1_280;
 /// The usual time to live.
 const TTL: u8 = 64;
 
@@ -46,6 +52,40 @@ fn write_v6(buffer: &mut Vec<u8>, source: SocketAddrV6, destination: SocketAddrV
     buffer.extend([UDP, TTL]);
     buffer.extend(addresses.as_flattened());
     write_udp(buffer, addresses.as_flattened(), [source.port(), destination.port()], length, payload);
+}
+
+/// Cuts a packet that [`write`] wrote into two that every link of IPv6 carries, as the kernel does with WireGuard's where
+/// the link of the next hop is too narrow (RFC 791 §3.2, RFC 8200 §4.5). Nothing where two are not enough.
+pub(super) fn fragments(packet: &[u8], identification: u32) -> Option<[Vec<u8>; 2]> {
+    const MORE_V4: u16 = 0x2000;
+    const MORE_V6: u16 = 1;
+    let is_v4 = packet.first()? >> 4 == 4;
+    let header = usize::from(if is_v4 { IPV4_HEADER } else { IPV6_HEADER });
+    let extra = usize::from(if is_v4 { 0 } else { FRAGMENT_HEADER });
+    let (head, payload) = packet.split_at_checked(header)?;
+    let first = (LEAST_MTU - header - extra) / 8 * 8;
+    let (one, other) = payload.split_at_checked(first).filter(|(_, other)| (1..=first).contains(&other.len()))?;
+    let cut = |offset: usize, part: &[u8], is_last: bool| {
+        let mut fragment = head.to_vec();
+        let length = (part.len() + if is_v4 { header } else { extra }) as u16;
+        let offset = (offset / 8) as u16;
+        if is_v4 {
+            fragment[2..4].copy_from_slice(&length.to_be_bytes());
+            // Never zero, which would leave the choice to the kernel, for each part anew.
+            fragment[4..6].copy_from_slice(&(identification as u16 | 1).to_be_bytes());
+            let more = if is_last { 0 } else { MORE_V4 };
+            fragment[6..8].copy_from_slice(&(offset | more).to_be_bytes());
+        } else {
+            fragment[4..6].copy_from_slice(&length.to_be_bytes());
+            fragment[6] = FRAGMENT;
+            fragment.extend([UDP, 0]);
+            fragment.extend((offset << 3 | if is_last { 0 } else { MORE_V6 }).to_be_bytes());
+            fragment.extend(identification.to_be_bytes());
+        }
+        fragment.extend(part);
+        fragment
+    };
+    Some([cut(0, one, false), cut(first, other, true)])
 }
 
 /// RFC 768. The checksum covers the addresses and is never zero, which would mean none.
@@ -123,6 +163,34 @@ mod tests {
         // The words of everything else: protocol 17 and twice the length of 10.
         assert!(write(&mut buffer, source, destination, &(!(17 + 10 + 10_u16)).to_be_bytes()));
         assert_eq!(buffer[26..28], [0xff, 0xff]);
+    }
+
+    #[test]
+    fn a_packet_that_is_too_long_for_a_link_is_cut_in_two_that_make_it_whole_again() {
+        let payload: Vec<u8> = (0..1_312_u32).map(|n| n as u8).collect();
+        let whole = packet("192.0.2.1:1", "203.0.113.9:2", &payload);
+        let [one, other] = fragments(&whole, 0x1234).unwrap();
+        assert!(one.len() <= LEAST_MTU && other.len() <= LEAST_MTU);
+        for (part, length) in [(&one, 1_276_u16), (&other, 84)] {
+            assert_eq!((part.len(), &part[2..4]), (usize::from(length), &length.to_be_bytes()[..]));
+            assert_eq!(part[4..6], [0x12, 0x35]);
+        }
+        assert_eq!((&one[6..8], &other[6..8]), (&[0x20, 0][..], &[0, 157][..]));
+        assert_eq!([&one[20..], &other[20..]].concat(), whole[20..]);
+
+        let whole = packet("[2001:db8::1]:1", "[2001:db8::2]:2", &payload);
+        let [one, other] = fragments(&whole, 7).unwrap();
+        assert!(one.len() <= LEAST_MTU && other.len() <= LEAST_MTU);
+        for part in [&one, &other] {
+            assert_eq!(usize::from(u16::from_be_bytes([part[4], part[5]])), part.len() - 40);
+            assert_eq!((part[6], part[40], &part[44..48]), (44, 17, &[0, 0, 0, 7][..]));
+        }
+        assert_eq!((&one[42..44], &other[42..44]), (&[0, 1][..], &1_232_u16.to_be_bytes()[..]));
+        assert_eq!([&one[48..], &other[48..]].concat(), whole[40..]);
+
+        assert!(fragments(&packet("192.0.2.1:1", "203.0.113.9:2", &[0; 100]), 1).is_none());
+        assert!(fragments(&packet("192.0.2.1:1", "203.0.113.9:2", &[0; 9_000]), 1).is_none());
+        assert!(fragments(&[], 1).is_none());
     }
 
     #[test]

@@ -11,6 +11,8 @@ use super::header::{self, MAX_PAYLOAD};
 
 /// `IPPROTO_RAW` of `in.h`: the packet brings its IP header along. Such a socket never receives.
 const IPPROTO_RAW: i32 = 255;
+/// The packet is longer than the link carries.
+const EMSGSIZE: i32 = nix::errno::Errno::EMSGSIZE as i32;
 /// Source addresses that are remembered; candidates of peers that are active, twice over.
 const SOURCES: usize = 4096;
 
@@ -86,6 +88,8 @@ struct Raw {
     /// None where the host has no IPv6.
     v6: Option<Socket>,
     buffer: Vec<u8>,
+    /// Counts the packets that were cut in two.
+    cut: u32,
 }
 
 impl Raw {
@@ -100,7 +104,7 @@ impl Raw {
             io::Result::Ok(socket)
         };
         let v6 = open(Domain::IPV6).inspect_err(|error| tracing::info!(%error, "no packets of ours over IPv6"));
-        Ok(Self { v4: open(Domain::IPV4)?, v6: v6.ok(), buffer: Vec::new() })
+        Ok(Self { v4: open(Domain::IPV4)?, v6: v6.ok(), buffer: Vec::new(), cut: 0 })
     }
 
     fn send(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
@@ -115,7 +119,18 @@ impl Raw {
         // Raw sockets know no ports: over IPv6 one other than zero is refused.
         let mut address = to;
         address.set_port(0);
-        socket.send_to(&self.buffer, &SockAddr::from(address)).map(drop)
+        let address = SockAddr::from(address);
+        match socket.send_to(&self.buffer, &address) {
+            // The kernel cuts packets of a socket like this one nowhere. WireGuard's it does, and ours go their way.
+            Err(error) if error.raw_os_error() == Some(EMSGSIZE) => {
+                self.cut = self.cut.wrapping_add(2);
+                for part in header::fragments(&self.buffer, self.cut).ok_or(error)? {
+                    socket.send_to(&part, &address)?;
+                }
+                Ok(())
+            }
+            sent => sent.map(drop),
+        }
     }
 }
 

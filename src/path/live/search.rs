@@ -96,25 +96,54 @@ impl Live {
         if !self.probes.take(PROBE_BURST, PROBES_PER_SECOND, tick) || !common.may_probe(now) {
             return;
         }
-        if let Some(candidate) = self.candidates.get_mut(endpoint) {
+        let candidate = self.candidates.get_mut(endpoint);
+        let full = candidate.is_some_and(|candidate| {
             candidate.pinged = Some(now);
+            candidate.narrow
+        });
+        self.ping(Target::Udp { to: endpoint, from: None }, (None, full), who, common, now);
+    }
+
+    /// Asks whether the direct path carries packets of full size, once more with a small ping to compare with, and gives it
+    /// up where it does not. Without a relay there is nothing to go to instead.
+    pub(super) fn ask_full(&mut self, who: &Who, common: &mut Common, now: Instant) {
+        let Some(direct) = &mut self.direct else { return };
+        let (endpoint, again) = (direct.endpoint, direct.is_full_missing());
+        if direct.handle_full_due(now) {
+            common.narrow.insert(who.key, endpoint);
+            if who.region.is_some() {
+                self.fail(Failure::Narrow, who, common, now);
+            }
+            return;
         }
-        self.ping(Target::Udp { to: endpoint, from: None }, None, who, common, now);
+        let to = Target::Udp { to: endpoint, from: None };
+        self.ping(to, (None, true), who, common, now);
+        if again {
+            self.ping(to, (None, false), who, common, now);
+        }
     }
 
     pub(in crate::path) fn ping_direct(&mut self, who: &Who, common: &mut Common, now: Instant) {
         let Some(direct) = &mut self.direct else { return };
         direct.handle_pinged(now);
         let to = direct.endpoint;
-        self.ping(Target::Udp { to, from: None }, None, who, common, now);
+        self.ping(Target::Udp { to, from: None }, (None, false), who, common, now);
     }
 
-    pub(super) fn ping(&mut self, to: Target, ask: Option<u64>, who: &Who, common: &mut Common, now: Instant) {
+    /// Sends a ping: for whoever asked, and of which size.
+    pub(super) fn ping(
+        &mut self,
+        to: Target,
+        (ask, full): (Option<u64>, bool),
+        who: &Who,
+        common: &mut Common,
+        now: Instant,
+    ) {
         if self.pings.len() >= MAX_PINGS {
             self.pings.remove(0);
         }
-        let transaction = common.ping(&who.disco, to);
-        self.pings.push(Ping { transaction, to, at: now, ask });
+        let transaction = common.ping(&who.disco, to, full);
+        self.pings.push(Ping { transaction, to, at: now, ask, full });
     }
 
     // ---- choosing ----
@@ -174,6 +203,7 @@ impl Live {
                 if lasted >= LASTING && failure == Failure::Silent {
                     candidate.pardon();
                 }
+                candidate.narrow |= failure == Failure::Narrow;
                 let (first, longest) = if failure == Failure::Silent { BAN_SILENT } else { BAN_USELESS };
                 candidate.ban(first, longest, now);
             }

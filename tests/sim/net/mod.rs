@@ -45,6 +45,16 @@ pub(crate) enum Payload {
     WireGuard { from: usize, packet: Packet },
 }
 
+impl Payload {
+    /// What applications send is as large as the tunnel lets through.
+    const fn is_large(&self) -> bool {
+        match self {
+            Self::Disco(bytes) => bytes.len() > 1_300,
+            Self::WireGuard { packet, .. } => matches!(packet, Packet::Data { number: Some(_), .. }),
+        }
+    }
+}
+
 /// What happens to a host.
 pub(crate) enum Happening {
     Arrive {
@@ -115,6 +125,8 @@ pub(crate) struct World {
     pub(crate) relays: Vec<Relay>,
     /// Nobody has a home relay.
     pub(crate) relayless: bool,
+    /// Large packets are lost, but for those through relays.
+    pub(crate) narrow: bool,
     pub(crate) weather: Weather,
     pub(crate) chance: Chance,
     pub(crate) now: Duration,
@@ -140,6 +152,7 @@ impl World {
                 .map(|(last, region)| Relay { region, address: Ipv4Addr::new(192, 0, 2, last), up: true })
                 .into(),
             relayless: false,
+            narrow: false,
             weather,
             chance: Chance::new(seed),
             now: Duration::ZERO,
@@ -200,7 +213,7 @@ impl World {
         self.hosts[host].network = network;
         let now = self.instant();
         let links = self.hosts[host].addresses.iter().copied().collect();
-        self.hosts[host].netcheck.handle_links(&links, now);
+        self.hosts[host].netcheck.handle_links(&links, &BTreeMap::new(), now);
         self.hosts[host].book.handle_links_lost(&lost, now);
         self.redial(host);
         self.after(Duration::ZERO, host, Happening::Map);
@@ -276,7 +289,7 @@ impl World {
     /// Sends a datagram from a host's WireGuard port.
     fn send(&mut self, host: usize, to: SocketAddr, payload: Payload) {
         let Some(from) = self.hosts[host].source_for(to.ip()) else { return };
-        if self.chance.permille(self.weather.loss) {
+        if self.chance.permille(self.weather.loss) || (self.narrow && payload.is_large()) {
             return;
         }
         let Some((reached, from, to)) = self.route(self.hosts[host].network, from, to) else { return };
