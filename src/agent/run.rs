@@ -129,6 +129,7 @@ impl Outward {
                 Effect::Datagram { to, from, payload } => self.ways.datagram(to, from, &payload),
                 Effect::Pump(command) => self.ways.commands.push(command),
                 Effect::Counters(answer, reply) => self.ways.counters(answer, reply),
+                Effect::Metrics(metrics, reply) => self.ways.metrics(metrics, reply),
                 Effect::Rebind => self.ways.rebind(),
                 Effect::GiveBackMemory => linux::give_back_memory(),
                 Effect::Netcheck(action) => self.ways.netcheck(action),

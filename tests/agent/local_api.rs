@@ -65,7 +65,10 @@ async fn tslocal_is_told_plainly_what_there_is_not() {
     let error = agent.tslocal().id_token("somebody").await.unwrap_err();
     let served = agent.tslocal().get_serve_config().await.unwrap();
 
-    assert_eq!(error.to_string(), "HTTP error 404: no call /localapi/v0/id-token");
+    assert_eq!(
+        error.to_string(),
+        "HTTP error 501: this agent does not serve `id-token`: the coordinator issues no tokens"
+    );
     assert_eq!(served.tcp.len(), 0);
 }
 

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
+mod calls;
 mod ether;
 mod joining;
 mod local_api;

@@ -39,6 +39,7 @@ impl Core {
             Ask::Ping(address, kind) => self.ping(address, kind, reply, now),
             Ask::Netcheck => self.netcheck(reply, now),
             Ask::Relays => self.effects.push_back(Effect::Counters(self.relays_reply(), reply)),
+            Ask::Metrics { all } => self.metrics(all, reply),
             Ask::Acl => self.ask_kernel(Question::Acl, reply),
             Ask::Why(question) => self.ask_why(question, reply),
             ask => {
@@ -81,6 +82,17 @@ impl Core {
             Ask::Watch(mask) => self.watch(mask, now),
             Ask::DerpMap => Answer::json(self.netmap.derp()),
             Ask::DnsConfig => Answer::json(self.netmap.dns()),
+            Ask::DnsQuery(name, kind) => self.dns_query(&name, kind)?,
+            Ask::DnsOsConfig => {
+                Answer::json(&serde_json::json!({ "Nameservers": [], "SearchDomains": [], "MatchDomains": [] }))
+            }
+            Ask::Dial(host, port) => self.dial(&host, port)?,
+            Ask::NetMap => self.net_map(),
+            Ask::BugReport(note) => self.bug_report(&note, now),
+            Ask::LockStatus => Answer::json(&serde_json::json!({ "Enabled": false })),
+            Ask::Features => Answer::json(&serde_json::json!({ "Features": {} })),
+            // Packets pass in the kernel, so there is nothing to warn of.
+            Ask::CheckGro => Answer::json(&serde_json::json!({ "Warning": "" })),
             Ask::CertDomains => Answer::json(&self.netmap.dns().cert_domains),
             Ask::Profile => Answer::json(&self.profile()),
             Ask::ServeConfig => Answer::json(&serde_json::Map::new()),
@@ -91,9 +103,14 @@ impl Core {
                 version: VERSION.to_owned(),
                 capability_version: CapabilityVersion::CURRENT.0,
             }),
-            Ask::Settled | Ask::Logout | Ask::Ping(..) | Ask::Netcheck | Ask::Relays | Ask::Acl | Ask::Why(_) => {
-                Answer::refused(500, "answered elsewhere")
-            }
+            Ask::Settled
+            | Ask::Logout
+            | Ask::Ping(..)
+            | Ask::Netcheck
+            | Ask::Relays
+            | Ask::Acl
+            | Ask::Why(_)
+            | Ask::Metrics { .. } => Answer::refused(500, "answered elsewhere"),
         })
     }
 

@@ -6,12 +6,17 @@
 //! or the operator that the preferences name; the kernel says who is at the other end.
 
 mod caller;
+mod dial;
+mod elsewhere;
+mod places;
 mod route;
 mod server;
 
 pub use caller::{Caller, Operators};
 pub use route::{Ask, Refusal, Subject, route};
 pub use server::{bind, serve};
+
+use std::net::SocketAddr;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -37,6 +42,8 @@ pub enum Answer {
     Text(String),
     /// JSON texts, one a line, until either side ends it.
     Stream(mpsc::Receiver<Vec<u8>>),
+    /// A connection to there is to be made.
+    Dial(SocketAddr),
     /// No, and why.
     Refused(Refusal),
 }

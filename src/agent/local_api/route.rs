@@ -8,8 +8,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use super::elsewhere;
 use crate::types::{NodeId, NodePublic, UserId};
-use crate::wire::local::{Mask, MaskedPrefs, PingKind, Prefs, StartOptions, WhyQuestion, path};
+use crate::wire::local::{Mask, MaskedPrefs, PingKind, Prefs, StartOptions, WhyQuestion, dns_type, path};
 
 /// What is asked of the agent.
 pub enum Ask {
@@ -48,6 +49,27 @@ pub enum Ask {
     DerpMap,
     /// What the coordinator says of names.
     DnsConfig,
+    /// The records of a name, of a type by its number.
+    DnsQuery(String, u16),
+    /// What of this host's resolver we have set.
+    DnsOsConfig,
+    /// Connect to a port of a node.
+    Dial(String, u16),
+    /// Everything that the coordinator has told.
+    NetMap,
+    /// Figures for a monitor: those that official clients have, or all.
+    Metrics {
+        /// Whether ours are wanted too.
+        all: bool,
+    },
+    /// Write the agent's state into the log, with a mark and this note.
+    BugReport(String),
+    /// The state of the network's lock.
+    LockStatus,
+    /// What may be wanted of a client that is built without it.
+    Features,
+    /// Whether a host is set up for many packets.
+    CheckGro,
     /// The domains that certificates can be had for.
     CertDomains,
     /// What this node serves to others: nothing yet.
@@ -97,9 +119,14 @@ impl Refusal {
 }
 
 impl Ask {
-    /// Whether answering it changes anything, so that not everybody may ask.
+    /// Whether answering it changes anything or tells everything, so that not everybody may ask.
     pub fn changes(&self) -> bool {
-        matches!(self, Self::EditPrefs(_) | Self::CheckPrefs(_) | Self::Start(_) | Self::Login | Self::Logout)
+        match self {
+            Self::EditPrefs(_) | Self::CheckPrefs(_) | Self::Start(_) | Self::Login | Self::Logout => true,
+            // It holds all there is; the official agent asks for as much.
+            Self::NetMap => true,
+            _ => false,
+        }
     }
 }
 
@@ -134,12 +161,33 @@ pub fn route(method: &Method, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
 fn tailscale(method: &Method, call: &str, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
     let wanted = match call {
         "prefs" if *method == Method::PATCH => Method::PATCH,
-        "check-prefs" | "start" | "login-interactive" | "logout" | "ping" => Method::POST,
-        "status" | "whois" | "peer-by-id" | "user-profile" | "prefs" | "watch-ipn-bus" | "derpmap" | "dns-config"
-        | "cert-domains" | "serve-config" | "profiles/current" | "profiles/" => Method::GET,
-        _ => return Err(Refusal::new(404, format!("no call {}{call}", path::TAILSCALE))),
+        "check-prefs" | "start" | "login-interactive" | "logout" | "ping" | "bugreport" | "debug" => Method::POST,
+        "status"
+        | "whois"
+        | "peer-by-id"
+        | "user-profile"
+        | "prefs"
+        | "watch-ipn-bus"
+        | "derpmap"
+        | "dns-config"
+        | "dns-query"
+        | "dns-osconfig"
+        | "usermetrics"
+        | "metrics"
+        | "tka/status"
+        | "optional-features"
+        | "check-udp-gro-forwarding"
+        | "cert-domains"
+        | "serve-config"
+        | "profiles/current"
+        | "profiles/" => Method::GET,
+        _ => {
+            let unknown = || Refusal::new(404, format!("no call {}{call}", path::TAILSCALE));
+            return Err(elsewhere::refusal(call).unwrap_or_else(unknown));
+        }
     };
-    if *method != wanted {
+    // Clients ask for features in either way.
+    if *method != wanted && call != "optional-features" {
         return Err(wants(wanted.as_str()));
     }
     Ok(match call {
@@ -157,6 +205,15 @@ fn tailscale(method: &Method, call: &str, uri: &Uri, body: &[u8]) -> Result<Ask,
         "ping" => ping(&query(uri)?)?,
         "derpmap" => Ask::DerpMap,
         "dns-config" => Ask::DnsConfig,
+        "dns-query" => dns_query(query(uri)?)?,
+        "dns-osconfig" => Ask::DnsOsConfig,
+        "usermetrics" => Ask::Metrics { all: false },
+        "metrics" => Ask::Metrics { all: true },
+        "bugreport" => Ask::BugReport(query::<Note>(uri)?.note.chars().take(NOTE_LEN).collect()),
+        "debug" => debug(&query::<Debug>(uri)?.action)?,
+        "tka/status" => Ask::LockStatus,
+        "optional-features" => Ask::Features,
+        "check-udp-gro-forwarding" => Ask::CheckGro,
         "cert-domains" => Ask::CertDomains,
         "serve-config" => Ask::ServeConfig,
         "profiles/current" => Ask::Profile,
@@ -192,6 +249,25 @@ struct Ping {
     r#type: String,
 }
 
+#[derive(Deserialize)]
+struct Note {
+    #[serde(default)]
+    note: String,
+}
+
+#[derive(Deserialize)]
+struct Debug {
+    #[serde(default)]
+    action: String,
+}
+
+#[derive(Deserialize)]
+struct DnsQuery {
+    name: String,
+    #[serde(default)]
+    r#type: String,
+}
+
 fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
     Query::try_from_uri(uri).map(|Query(query)| query).map_err(|error| Refusal::new(400, error.body_text()))
 }
@@ -211,6 +287,28 @@ fn flag(text: Option<&str>, default: bool) -> bool {
         Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
         _ => default,
     }
+}
+
+/// Longer ones are nobody's remark on a fault.
+const NOTE_LEN: usize = 1_024;
+
+fn debug(action: &str) -> Result<Ask, Refusal> {
+    match action {
+        "current-netmap" => Ok(Ask::NetMap),
+        "" => Err(Refusal::new(400, "no action")),
+        _ => Err(Refusal::new(501, format!("this agent does not serve `debug` with the action `{action}`"))),
+    }
+}
+
+/// The types that we have records of, and the question for all.
+fn dns_query(asked: DnsQuery) -> Result<Ask, Refusal> {
+    let kind = match asked.r#type.to_ascii_uppercase().as_str() {
+        "" | "A" => dns_type::A,
+        "AAAA" => dns_type::AAAA,
+        "ALL" | "ANY" => dns_type::ANY,
+        other => return Err(Refusal::new(501, format!("no records of type `{other}`: ask for A or AAAA"))),
+    };
+    Ok(Ask::DnsQuery(asked.name, kind))
 }
 
 fn ping(asked: &Ping) -> Result<Ask, Refusal> {

@@ -5,13 +5,13 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, REFERER};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, REFERER, UPGRADE};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -19,8 +19,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
+use super::dial;
+use super::places::{Place, Places};
 use super::{Answer, Call, Caller, Operators, Refusal, route};
 use crate::agent::VERSION;
 use crate::types::CapabilityVersion;
@@ -28,9 +30,6 @@ use crate::wire::local::{limit, path};
 
 /// How long to wait before accepting again when that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections at once, of root and of everybody else: each may hold a body of the largest size, and nobody else's
-/// watchers keep root out.
-const CONNECTIONS: usize = 64;
 /// How long a client may take to say what it wants.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -57,7 +56,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 /// Serves the socket for ever. Questions go to `calls`.
 pub async fn serve(listener: UnixListener, operators: Operators, calls: mpsc::Sender<Call>) {
     let operators = Arc::new(operators);
-    let (for_root, for_others) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(Semaphore::new(CONNECTIONS)));
+    let places = Places::default();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -69,32 +68,47 @@ pub async fn serve(listener: UnixListener, operators: Operators, calls: mpsc::Se
             }
         };
         let Ok(peer) = stream.peer_cred() else { continue };
-        let places = if peer.uid() == 0 { &for_root } else { &for_others };
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            tracing::warn!("local socket: user {} has too many connections open", peer.uid());
-            continue;
-        };
+        let Some(place) = places.take(peer.uid()) else { continue };
         let (operators, calls) = (operators.clone(), calls.clone());
-        tokio::spawn(async move {
-            connection(stream, peer, operators, calls).await;
-            drop(place);
-        });
+        tokio::spawn(connection(stream, peer, operators, calls, place));
     }
 }
 
-async fn connection(stream: UnixStream, peer: UCred, operators: Arc<Operators>, calls: mpsc::Sender<Call>) {
-    let service = service_fn(move |request| {
-        let (operators, calls) = (operators.clone(), calls.clone());
+async fn connection(
+    stream: UnixStream,
+    peer: UCred,
+    operators: Arc<Operators>,
+    calls: mpsc::Sender<Call>,
+    place: Place,
+) {
+    // The place is the connection's, also after it has become another one.
+    let place = Arc::new(Mutex::new(Some(place)));
+    let held = place.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let (operators, calls, place) = (operators.clone(), calls.clone(), place.clone());
         async move {
-            let answer = ask(request, peer, operators, calls).await;
-            Ok::<_, Infallible>(respond(answer.unwrap_or_else(Answer::Refused)))
+            let upgrade = hyper::upgrade::on(&mut request);
+            let answer = match ask(request, peer, operators, calls).await {
+                Ok(Answer::Dial(to)) => match dial::connect(to).await {
+                    Ok(there) => {
+                        let place = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+                        tokio::spawn(dial::carry(upgrade, there, place));
+                        return Ok::<_, Infallible>(switch());
+                    }
+                    Err(refusal) => Answer::Refused(refusal),
+                },
+                answer => answer.unwrap_or_else(Answer::Refused),
+            };
+            Ok(respond(answer))
         }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
         .await;
+    drop(held);
     if let Err(error) = served {
         tracing::debug!("local socket: {error}");
     }
@@ -113,7 +127,11 @@ async fn ask(
         .map_err(|_| Refusal::new(408, "the body took too long"))?
         .map_err(|error| Refusal::new(413, format!("body: {error}")))?
         .to_bytes();
-    let ask = route(&head.method, &head.uri, &body)?;
+    let is_dial = head.uri.path().strip_prefix(path::TAILSCALE) == Some("dial");
+    let ask = match is_dial && head.method == Method::POST {
+        true => dial::wanted(&head.headers)?,
+        false => route(&head.method, &head.uri, &body)?,
+    };
     let caller = match ask.changes() {
         true => {
             let look_up = move || operators.look_up(peer.uid(), peer.gid());
@@ -148,6 +166,7 @@ fn respond(answer: Answer) -> Response<Body> {
         Answer::Json(json) => (200, JSON, full(json)),
         Answer::Text(text) => (200, "text/plain", full(text.into_bytes())),
         Answer::Stream(lines) => (200, JSON, stream(lines)),
+        Answer::Dial(to) => (500, JSON, full(format!("{{\"error\":\"{to} is not dialled here\"}}").into_bytes())),
         Answer::Refused(refusal) => {
             let error = serde_json::json!({ "error": refusal.text });
             (refusal.status, JSON, full(error.to_string().into_bytes()))
@@ -161,6 +180,16 @@ fn respond(answer: Answer) -> Response<Body> {
     }
     headers.insert(HeaderName::from_static("tailscale-version"), HeaderValue::from_static(VERSION));
     headers.insert(HeaderName::from_static("tailscale-cap"), HeaderValue::from(CapabilityVersion::CURRENT.0));
+    response
+}
+
+/// The connection is another one's from here on.
+fn switch() -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::new()).boxed_unsync());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static(dial::PROTOCOL));
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response
 }
 

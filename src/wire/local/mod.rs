@@ -7,6 +7,8 @@
 #![allow(missing_docs, reason = "the fields mirror the protocol; a repeated name explains nothing")]
 
 mod acl;
+mod dns_query;
+mod net_map;
 mod netcheck;
 mod notify;
 mod own;
@@ -17,6 +19,8 @@ mod relays;
 mod status;
 
 pub use acl::{AclReply, AclRule, DeniedCount, WhyQuestion, WhyReply};
+pub use dns_query::{DnsReply, dns_message, dns_type};
+pub use net_map::NetMapReply;
 pub use netcheck::{NetcheckRegion, NetcheckReport};
 pub use notify::{HealthState, HealthWarning, Mask, Notify, PeerPath, StartOptions};
 pub use own::{HealthEntry, HealthReply, PlanReply, Severity, VersionReply};

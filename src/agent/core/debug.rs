@@ -1,0 +1,200 @@
+//! What monitors and people who look for a fault ask: figures, the map, a mark in the log, names, connections.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
+
+use data_encoding::BASE64;
+use serde::{Serialize, Serializer};
+use tokio::sync::oneshot;
+
+use super::{Core, Effect, Now};
+use crate::agent::VERSION;
+use crate::agent::local_api::{Answer, Refusal};
+use crate::types::{IpNet, in_overlay};
+use crate::wire::control::Node;
+use crate::wire::local::{DnsReply, NetMapReply, RelayCounters, Severity, dns_message};
+
+/// Figures for a monitor, but for those of the relay pump.
+#[derive(Debug)]
+pub struct Metrics {
+    text: String,
+    /// Of all peers, by the kernel's counters.
+    received_bytes: u64,
+    sent_bytes: u64,
+    /// Whether figures of our own are wanted beside those that official clients have.
+    all: bool,
+}
+
+impl Metrics {
+    /// All of them, in the text format of Prometheus.
+    pub(in crate::agent) fn with(mut self, relayed: &RelayCounters) -> String {
+        let text = &mut self.text;
+        for (name, help, whole, by_relay) in [
+            ("inbound_bytes", "Bytes received from peers", self.received_bytes, relayed.received_bytes),
+            ("outbound_bytes", "Bytes sent to peers", self.sent_bytes, relayed.sent_bytes),
+        ] {
+            let name = format!("tailscaled_{name}_total");
+            head(text, &name, "counter", help);
+            line(text, &name, r#"{path="derp"}"#, by_relay);
+            line(text, &name, r#"{path="direct"}"#, whole.saturating_sub(by_relay));
+        }
+        for (name, help, by_relay) in [
+            ("inbound_packets", "Packets received from peers through relays", relayed.received),
+            ("outbound_packets", "Packets sent to peers through relays", relayed.sent),
+        ] {
+            let name = format!("tailscaled_{name}_total");
+            head(text, &name, "counter", help);
+            line(text, &name, r#"{path="derp"}"#, by_relay);
+        }
+        if self.all {
+            let name = "warren_relay_dropped_packets_total";
+            head(text, name, "counter", "Packets that were lost between WireGuard and a relay");
+            for (reason, count) in relayed.drops() {
+                line(text, name, &format!("{{reason={reason:?}}}"), count);
+            }
+        }
+        self.text
+    }
+}
+
+/// Errors of writing to a text do not happen; so below.
+fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = write!(text, "# TYPE {name} {kind}\n# HELP {name} {help}\n");
+}
+
+fn line(text: &mut String, name: &str, labels: &str, value: u64) {
+    let _ = writeln!(text, "{name}{labels} {value}");
+}
+
+impl Core {
+    /// Figures for a monitor.
+    pub(super) fn metrics(&mut self, all: bool, reply: oneshot::Sender<Answer>) {
+        let own = self.netmap.addresses();
+        let approved = self.netmap.node().and_then(|node| node.allowed_ips.as_ref());
+        let approved = approved.map_or(0, |served| served.iter().filter(|net| !own.contains(*net)).count());
+        let warnings = self.health.entries().iter().filter(|entry| entry.severity != Severity::Low).count();
+        let home = self.netcheck.report().home.unwrap_or_default();
+        let mut text = String::new();
+        let gauges = [
+            ("tailscaled_advertised_routes", "", "Routes that this node offers", self.prefs.advertise_routes.len()),
+            ("tailscaled_approved_routes", "", "Routes of this node that the coordinator approves", approved),
+            ("tailscaled_health_messages", r#"{type="warning"}"#, "Faults that `warren status` shows", warnings),
+            ("tailscaled_home_derp_region_id", "", "The relay region where this node listens", usize::from(home.0)),
+        ];
+        let of_ours = [
+            ("warren_peers", "", "Peers in the map", self.netmap.peers().len()),
+            ("warren_coordinator_connected", "", "Whether the coordinator is connected", self.login.online.into()),
+            ("warren_settled", "", "Whether the kernel holds what it should", self.is_settled().into()),
+        ];
+        for (name, labels, help, value) in gauges.into_iter().chain(of_ours.into_iter().filter(|_| all)) {
+            head(&mut text, name, "gauge", help);
+            line(&mut text, name, labels, value as u64);
+        }
+        let device = self.reconciler.observed().and_then(|observed| observed.device.as_ref());
+        let (mut received_bytes, mut sent_bytes) = (0, 0);
+        for peer in device.iter().flat_map(|device| device.peers.values()) {
+            received_bytes += peer.rx_bytes;
+            sent_bytes += peer.tx_bytes;
+        }
+        let metrics = Metrics { text, received_bytes, sent_bytes, all };
+        self.effects.push_back(Effect::Metrics(metrics, reply));
+    }
+
+    /// Everything that the coordinator has told.
+    pub(super) fn net_map(&self) -> Answer {
+        let node = self.netmap.node();
+        Answer::json(&NetMapReply {
+            self_node: node,
+            node_key: self.node_key.as_ref().map(|key| key.public()).unwrap_or_default(),
+            machine_key: self.machine_key.public(),
+            name: node.map_or("", |node| &node.name),
+            domain: self.netmap.domain(),
+            peers: Peers(self),
+            dns: self.netmap.dns(),
+            derp_map: self.netmap.derp(),
+            user_profiles: self.netmap.users().map(|user| (user.id, user)).collect::<BTreeMap<_, _>>(),
+            tka_enabled: false,
+        })
+    }
+
+    /// Writes what is known of faults into the log, under a mark that a person can pass on.
+    pub(super) fn bug_report(&self, note: &str, now: Now) -> Answer {
+        let [one, two, three] = [(); 3].map(|()| crate::agent::clock::seed());
+        let mark = format!("BUG-{one:016x}{two:016x}-{}-{three:016x}", now.wall.strftime("%Y%m%d%H%M%SZ"));
+        let state = self.state(now);
+        tracing::info!("{mark}: version {VERSION}, state {state}, coordinator {}", self.prefs.control_url);
+        if !note.is_empty() {
+            tracing::info!("{mark}: note: {note:?}");
+        }
+        let node = self.netmap.node();
+        tracing::info!(
+            "{mark}: node {:?}, machine key {}, {} peers, connected: {}, settled: {}",
+            node.map(|node| &node.stable_id),
+            self.machine_key.public(),
+            self.netmap.peers().len(),
+            self.login.online,
+            self.is_settled()
+        );
+        for entry in self.health.entries() {
+            tracing::info!("{mark}: health {:?} {}: {}", entry.severity, entry.code, entry.text);
+        }
+        Answer::Text(format!("{mark}\n"))
+    }
+
+    /// The records of a name of the network.
+    pub(super) fn dns_query(&self, name: &str, kind: u16) -> Result<Answer, Refusal> {
+        let wanted = name.trim_end_matches('.');
+        let suffix = self.netmap.node().map(super::report::suffix).unwrap_or_default();
+        let found = self.named(wanted).map(|node| node.addresses.iter().map(IpNet::addr).collect::<Vec<_>>());
+        let is_inside = || {
+            let before = wanted.len().checked_sub(suffix.len()).and_then(|at| wanted.split_at_checked(at));
+            !suffix.is_empty() && before.is_some_and(|(_, end)| end.eq_ignore_ascii_case(suffix))
+        };
+        if found.is_none() && !is_inside() {
+            let text = format!("{name:?} is no name of this network; ask this host's resolver, with `getent hosts`");
+            return Err(Refusal::new(501, text));
+        }
+        let message = dns_message(name, kind, found.as_deref());
+        let message = message.ok_or_else(|| Refusal::new(400, format!("{name:?} is no name")))?;
+        Ok(Answer::json(&DnsReply { bytes: BASE64.encode(&message), resolvers: Vec::new() }))
+    }
+
+    /// Where a client wants to be connected to: a node, or an address behind one.
+    pub(super) fn dial(&self, host: &str, port: u16) -> Result<Answer, Refusal> {
+        let address = match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            Ok(address) => address,
+            Err(_) => {
+                let node = self.named(host.trim_end_matches('.'));
+                let node = node.ok_or_else(|| Refusal::new(502, format!("no node has the name {host:?}")))?;
+                let first = node.addresses.first().map(IpNet::addr);
+                first.ok_or_else(|| Refusal::new(502, format!("{host:?} has no address")))?
+            }
+        };
+        let is_behind = || self.netmap.peers().flat_map(|peer| &peer.routes).any(|net| net.contains(&address));
+        if !in_overlay(address) && !is_behind() {
+            return Err(Refusal::new(502, format!("{address} is not in this network: connect to it directly")));
+        }
+        Ok(Answer::Dial(SocketAddr::new(address, port)))
+    }
+
+    /// The node of a name, whole or only its first label.
+    fn named(&self, name: &str) -> Option<&Node> {
+        let is_named = |node: &&Node| {
+            let whole = node.name.trim_end_matches('.');
+            let label = whole.split('.').next().unwrap_or_default();
+            !name.is_empty() && (whole.eq_ignore_ascii_case(name) || label.eq_ignore_ascii_case(name))
+        };
+        let peers = self.netmap.told_peers().map(|node| &**node);
+        self.netmap.node().into_iter().chain(peers).find(is_named)
+    }
+}
+
+/// The peers of a core, written one after the other.
+struct Peers<'a>(&'a Core);
+
+impl Serialize for Peers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.netmap.told_peers().map(|node| &**node))
+    }
+}
