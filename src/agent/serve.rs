@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use super::local_api::{self, Operators};
 use super::network::{self, Network};
 use super::{Config, Core, Parts, Settings, StartError, StateDir, cleanup, clock, pipes, privilege, run};
+use crate::io::vital;
 use crate::linux::{LinuxKernel, LocalNetwork};
 use crate::plan::own;
 
@@ -45,15 +46,20 @@ async fn agent(config: &Config) -> Result<(), StartError> {
     let kernel = if config.firewall.share_table { kernel.share_table() } else { kernel };
     let (stopper, stop) = oneshot::channel();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(vital("watch on signals", async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                // What people change is changed through the local socket; the rest a program has from its start.
+                _ = hangup.recv() => tracing::info!("SIGHUP: nothing to reload; options and environment need a restart"),
+            }
         }
         tell_systemd(sd_notify::NotifyState::Stopping);
         // The loop may have ended already.
         let _ = stopper.send(());
-    });
+    }));
     let parts = Parts {
         core,
         dir,

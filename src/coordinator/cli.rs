@@ -8,8 +8,9 @@ use clap::{Parser, Subcommand};
 use super::admin::{self, KeyCommand, NodeCommand, RouteCommand, UserCommand};
 use super::config::{ConfigError, Options, Places};
 use super::policy_cli::PolicyCommand;
+use super::reload::Reload;
 use super::state_dir::StateDir;
-use super::{backup, serve};
+use super::{backup, doctor, serve};
 use crate::io::log_to_stderr;
 use crate::types::text::Lines;
 
@@ -53,6 +54,8 @@ enum Command {
     /// Policies: who may reach what
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Look at everything a server needs: files, clock, ports, certificate, the way of a node; takes the options of serve
+    Doctor(Box<Options>),
     /// Write the whole state into one file: users, nodes, policies and keys
     Backup {
         /// The file
@@ -104,6 +107,7 @@ impl Cli {
                 Ok(None) => return ExitCode::SUCCESS,
                 Err(error) => return failed(&error),
             },
+            Command::Doctor(options) => return examine(*options, self.places, self.json),
             Command::Backup { file, force } => {
                 keep(self.places, async |dir, socket| backup::backup(dir, socket, &file, force).await)
             }
@@ -136,7 +140,7 @@ fn parse_packet(text: &str) -> Result<(String, Option<u16>), String> {
 }
 
 fn run_server(options: Options, places: Places) -> ExitCode {
-    let settings = match options.complete(places).and_then(Options::settle) {
+    let settings = match options.clone().complete(places.clone()).and_then(Options::settle) {
         Ok(settings) => settings,
         Err(error) => return misconfigured(&error),
     };
@@ -144,13 +148,27 @@ fn run_server(options: Options, places: Places) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.to_string()),
     };
-    if let Err(error) = log_to_stderr(&settings.log) {
-        eprintln!("warren-coordinator: configuration: log: {}", Lines(error));
-        return ExitCode::from(USAGE);
-    }
-    match runtime.block_on(serve::run(settings)) {
+    let log = match log_to_stderr(&settings.log) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("warren-coordinator: configuration: log: {}", Lines(error));
+            return ExitCode::from(USAGE);
+        }
+    };
+    match runtime.block_on(serve::run(settings, Reload { options, places, log })) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
+    }
+}
+
+fn examine(options: Options, places: Places, json: bool) -> ExitCode {
+    let settings = match options.complete(places).and_then(Options::settle) {
+        Ok(settings) => settings,
+        Err(error) => return misconfigured(&error),
+    };
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(doctor::run(&settings, json)),
+        Err(error) => failed(&error.to_string()),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::admin;
 use super::clock;
@@ -23,8 +23,10 @@ use crate::relay::Relay;
 use crate::types::{MachinePublic, NodePublic};
 use crate::wire::control::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
 
-/// The longest the task sleeps: wall-clock deadlines move when the clock is set.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// The longest the task sleeps: a clock that is set is noticed after this.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// By how much a clock is set so that people should know.
+const REMARKABLE: Duration = Duration::from_secs(60);
 /// Requests that may wait for the same code; a node has one under way, and one it gave up without telling.
 const WAITERS: usize = 16;
 
@@ -101,6 +103,7 @@ enum Ask {
     Admin(Box<admin::Request>, Option<Box<Ready>>, oneshot::Sender<admin::Outcome>),
     Outlook(oneshot::Sender<Outlook>),
     Health(oneshot::Sender<Health>),
+    Graces(Duration, Duration, oneshot::Sender<()>),
     Copy(PathBuf, oneshot::Sender<Result<(), StoreError>>),
 }
 
@@ -165,6 +168,11 @@ impl Hub {
         self.ask(Ask::Health).await
     }
 
+    /// How long a node may be away from here on: until it counts as offline, and until it is deleted if it is ephemeral.
+    pub(crate) async fn set_graces(&self, offline: Duration, ephemeral: Duration) -> Result<(), Busy> {
+        self.ask(|answer| Ask::Graces(offline, ephemeral, answer)).await
+    }
+
     /// Copies the database into this new file. Others wait for some tenths of a second where it is large.
     pub(crate) async fn copy(&self, to: PathBuf) -> Result<Result<(), StoreError>, Busy> {
         self.ask(|answer| Ask::Copy(to, answer)).await
@@ -213,6 +221,12 @@ impl<S: Store> Task<S> {
                 Some(session) = self.closed.recv() => self.close(session),
                 Some(ask) = self.asks.recv() => self.answer(ask).await,
                 () = tokio::time::sleep(sleep) => {}
+            }
+            if let Some(by) = clock::heed() {
+                if by.unsigned_abs() >= REMARKABLE {
+                    warn!(%by, "this machine's clock was set; periods go on, and dates count by the new time");
+                }
+                self.ledger.handle_clock_set(by, clock::now());
             }
             self.ledger.handle_timeout(clock::now()).await;
             self.deliver();
@@ -263,6 +277,10 @@ impl<S: Store> Task<S> {
             }
             Ask::Outlook(answer) => {
                 let _ = answer.send(self.ledger.state().outlook());
+            }
+            Ask::Graces(offline, ephemeral, answer) => {
+                self.ledger.state_mut().set_graces(offline, ephemeral);
+                let _ = answer.send(());
             }
             Ask::Copy(to, answer) => {
                 let copied = self.ledger.copy(&to, clock::now()).await;

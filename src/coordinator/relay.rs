@@ -29,8 +29,9 @@ const RECONNECT_IN: Duration = Duration::from_secs(2);
 const TRY_FOR: Duration = Duration::from_secs(30);
 /// How often the registry is asked whether a client is still admitted.
 const ASK_AGAIN: Duration = Duration::from_secs(300);
-/// How often the year is looked at, which a certificate's hash depends on.
-const YEAR_CHECK: Duration = Duration::from_secs(3600);
+/// How often the year is looked at, which a certificate's hash depends on: one of a wrong year does not outlive the clock's
+/// correction by more.
+const YEAR_CHECK: Duration = Duration::from_secs(5);
 
 /// What the embedded relay listens on and who it is, before it serves.
 pub(crate) struct Opened {

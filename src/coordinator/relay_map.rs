@@ -1,6 +1,6 @@
 //! Which relays a node is told of: the embedded one, where this node can find it, and those of the operator's file.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config::{RelayPlace, RelaySettings};
 use crate::relay::{NAMELESS, SelfSigned};
@@ -15,7 +15,7 @@ const NONE: &str = "none";
 /// The relays.
 pub(crate) struct RelayMap {
     own: Option<Own>,
-    others: DerpMap,
+    others: Mutex<DerpMap>,
 }
 
 /// What is known of the embedded relay once it listens.
@@ -31,37 +31,53 @@ pub(crate) struct Own {
 
 impl RelayMap {
     pub(crate) fn new(own: Option<Own>, others: DerpMap) -> Self {
-        // A region that the operator describes is described better than by us.
-        let own = own.filter(|own| !others.regions.contains_key(&own.settings.region));
+        let map = Self { own, others: Mutex::default() };
+        map.set_others(others);
+        map
+    }
+
+    /// These are the operator's relays from here on.
+    pub(crate) fn set_others(&self, others: DerpMap) {
         // Official clients would otherwise be offered relays of others as well.
-        Self { own, others: DerpMap { omit_default_regions: true, ..others } }
+        let others = DerpMap { omit_default_regions: true, ..others };
+        *self.others.lock().unwrap_or_else(PoisonError::into_inner) = others;
+    }
+
+    fn others(&self) -> DerpMap {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The embedded relay. A region that the operator describes is described better than by us.
+    fn own(&self, others: &DerpMap) -> Option<&Own> {
+        self.own.as_ref().filter(|own| !others.regions.contains_key(&own.settings.region))
     }
 
     /// The map that all nodes share; `None` where it depends on how a node reaches us.
     pub(crate) fn shared(&self) -> Option<DerpMap> {
-        match &self.own {
-            None => Some(self.others.clone()),
-            Some(own) => own.settings.place.as_ref().map(|place| self.with(own, place)),
+        let others = self.others();
+        match self.own(&others) {
+            None => Some(others),
+            Some(own) => own.settings.place.as_ref().map(|place| with(others.clone(), own, place)),
         }
     }
 
     /// The map of a node that reaches us at this URL; `None` where all share one.
     pub(crate) fn seen_from(&self, base_url: &str) -> Option<DerpMap> {
-        let own = self.own.as_ref().filter(|own| own.settings.place.is_none())?;
+        let others = self.others();
+        let own = self.own(&others).filter(|own| own.settings.place.is_none())?;
         let url: http::Uri = base_url.parse().ok()?;
         let usual = if url.scheme_str() == Some("https") { HTTPS } else { HTTP };
         let mut place = RelayPlace::new(url.authority()?, usual);
         place.port = own.tls_port.unwrap_or(place.port);
-        Some(self.with(own, &place))
+        Some(with(others.clone(), own, &place))
     }
+}
 
-    fn with(&self, own: &Own, place: &RelayPlace) -> DerpMap {
-        let mut map = self.others.clone();
-        if let Some(region) = own.region(place) {
-            map.regions.insert(own.settings.region, Some(region));
-        }
-        map
+fn with(mut map: DerpMap, own: &Own, place: &RelayPlace) -> DerpMap {
+    if let Some(region) = own.region(place) {
+        map.regions.insert(own.settings.region, Some(region));
     }
+    map
 }
 
 impl Own {

@@ -1,33 +1,35 @@
 //! `warren-coordinator serve`: from settings to a running server, and down again.
 
 use std::fs;
+use std::future::Future;
 use std::sync::{Arc, Mutex};
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::config::Settings;
+use super::ending::Ending;
 use super::http::{Shared, Site};
 use super::hub::Task;
 use super::listen::{self, Cover};
 use super::metrics::{self, Metrics};
+use super::reload::{Reload, notify};
 use super::state_dir::StateDir;
 use super::store::{Ledger, SqliteStore};
 use super::{admin, clock, ending, limits, relay};
-use crate::io::{Rates, bind, kept_key, make_directory, tls, vital};
+use crate::io::{CertificateFiles, Rates, bind, kept_key, make_directory, vital};
 use crate::registry;
 use crate::types::MachinePrivate;
 use crate::wire::control::DerpMap;
 
 /// Serves until SIGTERM or SIGINT. The error is a sentence.
-pub(crate) async fn run(settings: Settings) -> Result<(), String> {
+pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), String> {
     let (end, ending) = ending::channel();
-    let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("SIGTERM: {error}"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("SIGINT: {error}"))?;
+    let mut signals = Signals::listen()?;
 
     make_directory(&settings.state_dir).map_err(|error| format!("{}: {error}", settings.state_dir.display()))?;
     let dir = StateDir::new(&settings.state_dir);
@@ -36,7 +38,8 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
     let listener = bind(settings.listen).map_err(|error| format!("{}: {error}", settings.listen))?;
     let socket = admin::bind(&settings.socket).map_err(|error| format!("{}: {error}", settings.socket.display()))?;
     let (mut relay, relays) = relay::open(&settings)?;
-    let ports = ports(listener, &settings, relay.as_mut())?;
+    let files = settings.tls.as_ref().map(|files| CertificateFiles::open(&files.cert, &files.key)).transpose()?;
+    let ports = ports(listener, files.as_ref(), relay.as_mut())?;
     let metrics = Arc::new(Metrics::default());
     let relays = Arc::new(relays);
     let ledger = ledger(&settings, &dir, relays.shared()).await?;
@@ -46,6 +49,9 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
     let (hub, mut registry) = Task::new(ledger, Arc::clone(&metrics));
 
     let mut tasks = JoinSet::new();
+    if let Some(files) = files.clone() {
+        tasks.spawn(vital("watch on the certificate", until(files.watch(), ending.clone())));
+    }
     let relay = relay.map(|relay| relay.start(&hub, &relays, &mut tasks, &ending));
     relay.iter().for_each(|relay| registry.set_relay(Arc::clone(relay)));
     let mut registry = tokio::spawn(vital("registry", registry.run(ending.clone())));
@@ -59,29 +65,33 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
     let shared = Arc::new(Shared {
         hub,
         key,
-        server_url: settings.server_url,
+        server_url: settings.server_url.clone(),
         relays,
         relay,
         metrics,
         large_bodies: Semaphore::new(limits::LARGE_BODIES),
         rates: Mutex::new(Rates::new(settings.handshake_rate)),
     });
-    let (site, connections) = (Arc::new(Site::new(shared)), Arc::new(Semaphore::new(settings.max_connections)));
+    let (site, connections) =
+        (Arc::new(Site::new(Arc::clone(&shared))), Arc::new(Semaphore::new(settings.max_connections)));
     for (listener, cover) in ports {
         let serving = listen::serve(listener, cover, Arc::clone(&site), Arc::clone(&connections), ending.clone());
         tasks.spawn(vital("port", serving));
     }
-    notify(NotifyState::Ready);
+    notify(&[Some(NotifyState::Ready)]);
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        // Neither ends before it is told to.
-        _ = &mut registry => return Err("the registry ended by itself".to_owned()),
-        Some(_) = tasks.join_next() => return Err("a part of the server ended by itself".to_owned()),
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => reload.run(&mut settings, files.as_ref(), &shared).await,
+            // Neither ends before it is told to.
+            _ = &mut registry => return Err("the registry ended by itself".to_owned()),
+            Some(_) = tasks.join_next() => return Err("a part of the server ended by itself".to_owned()),
+        }
     }
     info!("ending");
-    notify(NotifyState::Stopping);
+    notify(&[Some(NotifyState::Stopping)]);
     end.say();
     tasks.join_all().await;
     let (store, saved) = registry.await.map_err(|error| format!("the registry's task: {error}"))?;
@@ -92,13 +102,31 @@ pub(crate) async fn run(settings: Settings) -> Result<(), String> {
     saved.map_err(|error| format!("when nodes were last seen is not saved: {error}"))
 }
 
+/// What people and the service manager say.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, String> {
+        let open = |kind, name| signal(kind).map_err(|error| format!("{name}: {error}"));
+        Ok(Self {
+            terminate: open(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: open(SignalKind::interrupt(), "SIGINT")?,
+            hangup: open(SignalKind::hangup(), "SIGHUP")?,
+        })
+    }
+}
+
 /// The ports to serve on, and what protects each.
 fn ports(
     listener: TcpListener,
-    settings: &Settings,
+    files: Option<&Arc<CertificateFiles>>,
     relay: Option<&mut relay::Opened>,
 ) -> Result<Vec<(TcpListener, Cover)>, String> {
-    let files = settings.tls.as_ref().map(|files| tls(&files.cert, &files.key)).transpose()?;
+    let files = files.map(|files| files.acceptor());
     let (own_port, certificate) =
         relay.map_or((None, None), |relay| (relay.listener.take(), relay.certificate.as_ref()));
     let self_signed = certificate.map(|certificate| certificate.acceptor()).transpose();
@@ -142,9 +170,10 @@ async fn ledger(settings: &Settings, dir: &StateDir, derp_map: Option<DerpMap>) 
     Ok(ledger)
 }
 
-/// Where there is no service manager there is nobody to tell.
-fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        warn!(%error, "telling the service manager");
+/// What goes on until the program ends.
+async fn until(work: impl Future<Output = ()>, mut ending: Ending) {
+    tokio::select! {
+        () = work => {}
+        () = ending.wait() => {}
     }
 }

@@ -1,16 +1,11 @@
-//! What every program that listens needs: an open port, its certificate, and connections whose end is noticed.
+//! What every program that listens needs: an open port, and connections whose end is noticed.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio_rustls::TlsAcceptor;
 
 /// Connections that wait in the kernel for their turn.
 const BACKLOG: i32 = 4096;
@@ -58,20 +53,6 @@ fn open(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socke
 fn no_ipv6(error: &io::Error) -> bool {
     use nix::errno::Errno;
     error.raw_os_error().is_some_and(|code| matches!(Errno::from_raw(code), Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
-}
-
-/// Reads certificate and key; the error names the file.
-pub fn tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, String> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(cert).and_then(|certificates| certificates.collect());
-    let chain = chain.map_err(|error| format!("{}: {error}", cert.display()))?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| format!("{}: {error}", key.display()))?;
-    let mut config = rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| format!("{}: {error}", cert.display()))?;
-    // The upgrades to our protocols exist in HTTP/1.1 only.
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// A connection is silent for most of its life: let the kernel find out that its other end is gone.

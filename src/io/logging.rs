@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{DefaultFields, Writer};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::types::text::Line;
 
@@ -22,23 +23,51 @@ impl<'writer> FormatFields<'writer> for CleanFields {
     }
 }
 
+/// Changes what is logged.
+pub struct LogFilter {
+    set: Set,
+}
+
+impl LogFilter {
+    /// Logs what `filter` lets through from here on. An error is the reason why it is none; what was logged is logged on.
+    pub fn set(&self, filter: &str) -> Result<(), String> {
+        (self.set)(parse(filter)?)
+    }
+}
+
+impl fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogFilter").finish_non_exhaustive()
+    }
+}
+
 /// Logs what `filter` lets through to standard error, which the journal stamps and a terminal colours.
 ///
 /// An error is the reason why the filter is none, or that this program logs already.
-pub fn log_to_stderr(filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::builder().parse(filter).map_err(|error| error.to_string())?;
+pub fn log_to_stderr(filter: &str) -> Result<LogFilter, String> {
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(parse(filter)?)
         .fmt_fields(CleanFields)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
-    let done = if std::env::var_os("JOURNAL_STREAM").is_some() {
-        builder.without_time().try_init()
+    let (set, done): (Set, _) = if std::env::var_os("JOURNAL_STREAM").is_some() {
+        let builder = builder.without_time().with_filter_reloading();
+        let handle = builder.reload_handle();
+        (Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string())), builder.finish().try_init())
     } else {
-        builder.try_init()
+        let builder = builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        (Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string())), builder.finish().try_init())
     };
-    done.map_err(|error| error.to_string())
+    done.map_err(|error| error.to_string())?;
+    Ok(LogFilter { set })
+}
+
+type Set = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+fn parse(filter: &str) -> Result<EnvFilter, String> {
+    EnvFilter::builder().parse(filter).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Its own module because the programs, such as the agent and the coordinator as the two ends of the control
 //! protocol, may not name each other. Nothing here decides anything.
 
+mod certificate_files;
 mod dial;
 mod listening;
 mod logging;
@@ -18,9 +19,10 @@ mod vital;
 #[cfg(feature = "relay")]
 mod websocket;
 
+pub use certificate_files::CertificateFiles;
 pub use dial::{CONNECT_TIME, DIAL_TIME, Dialler, Found, LookUp, NAME_TIME, Place};
-pub use listening::{bind, bind_udp, tls, tune};
-pub use logging::{CleanFields, log_to_stderr};
+pub use listening::{bind, bind_udp, tune};
+pub use logging::{CleanFields, LogFilter, log_to_stderr};
 #[cfg(feature = "relay")]
 pub use metrics::serve_metrics;
 pub use noise_stream::NoiseStream;

@@ -34,6 +34,11 @@ impl Rates {
         Self { rate, buckets: BTreeMap::new() }
     }
 
+    /// Every address may come so often from here on.
+    pub fn set(&mut self, rate: u32) {
+        *self = Self::new(rate);
+    }
+
     /// Takes one token, or says how long until there is one.
     pub fn take(&mut self, from: IpAddr, now: Instant) -> Result<(), Duration> {
         let address = site(from);

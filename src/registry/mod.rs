@@ -17,6 +17,7 @@
 
 mod address;
 mod admin;
+mod clock_set;
 mod config;
 mod fanout;
 mod flush;

@@ -1,7 +1,7 @@
 //! Nodes that follow their map, and what time brings: going offline, expiry, clean-up.
 //!
-//! All deadlines are wall-clock times, because most outlive the process. A clock that steps forward can
-//! cut a grace period short; it never touches a node that is connected.
+//! All deadlines are times of the one clock that the shell tells, which runs evenly; what it means where that is set says
+//! `clock_set`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,6 +162,11 @@ impl State {
         for id in online {
             self.saw_last(id, now);
         }
+    }
+
+    /// How long a node may be away from here on: until it counts as offline, and until it is deleted if it is ephemeral.
+    pub fn set_graces(&mut self, offline: Duration, ephemeral: Duration) {
+        (self.config.offline_grace, self.config.ephemeral_timeout) = (offline, ephemeral);
     }
 
     /// What must be done for good because of the time: ephemeral nodes that were offline too long.

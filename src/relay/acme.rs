@@ -37,7 +37,9 @@ const RETRY_FIRST: Duration = Duration::from_secs(60);
 /// The longest.
 const RETRY_MOST: Duration = Duration::from_secs(6 * 3600);
 /// How often a certificate's end is looked at: clocks are set, machines sleep.
-const CHECK: Duration = Duration::from_secs(3600);
+const LOOK: Duration = Duration::from_secs(60);
+/// The least time between two certificates.
+const REST: Duration = Duration::from_secs(3600);
 /// How long an order may take to be checked and signed.
 const PATIENCE: RetryPolicy = RetryPolicy::new().timeout(Duration::from_secs(120));
 
@@ -96,7 +98,7 @@ impl Acme {
         let mut wait = RETRY_FIRST;
         loop {
             if !self.is_due(clock::wall()) {
-                tokio::time::sleep(CHECK).await;
+                tokio::time::sleep(LOOK).await;
                 continue;
             }
             match self.obtain().await {
@@ -104,7 +106,7 @@ impl Acme {
                     info!(domains = self.settings.domains.join(","), "a certificate was obtained");
                     wait = RETRY_FIRST;
                     // Also where the clock is wrong and it seems old: the server limits how many it issues.
-                    tokio::time::sleep(CHECK).await;
+                    tokio::time::sleep(REST).await;
                 }
                 Err(error) => {
                     self.forget_proofs();

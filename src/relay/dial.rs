@@ -11,11 +11,11 @@ use tracing::warn;
 use crate::io::{Dialler, Place, tune};
 
 /// With TLS or without.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// Where a URL leads.
-pub(super) struct Target {
+pub struct Target {
     url: Uri,
     host: String,
     port: u16,
@@ -25,7 +25,7 @@ pub(super) struct Target {
 
 impl Target {
     /// The error is a sentence.
-    pub(super) fn new(url: Uri) -> Result<Self, String> {
+    pub fn new(url: Uri) -> Result<Self, String> {
         let is_https = url.scheme_str() == Some("https");
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = url.port_u16().unwrap_or(if is_https { 443 } else { 80 });
@@ -36,16 +36,18 @@ impl Target {
         Ok(Self { host, port, dialler: Dialler::new(None), tls: tls.transpose()?, url })
     }
 
-    pub(super) const fn url(&self) -> &Uri {
+    /// The URL.
+    pub const fn url(&self) -> &Uri {
         &self.url
     }
 
     /// What a request says in `Host`.
-    pub(super) fn authority(&self) -> &str {
+    pub fn authority(&self) -> &str {
         self.url.authority().map_or("", |authority| authority.as_str())
     }
 
-    pub(super) async fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
+    /// Connects, with TLS where the URL says so.
+    pub async fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
         let place = Place::new(&self.host, self.port);
         let place = if self.tls.is_some() { place } else { place.plain() };
         let stream = self.dialler.dial(&place).await.map_err(std::io::Error::other)?;

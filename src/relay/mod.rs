@@ -33,9 +33,11 @@ pub use admission::{Admission, Applicant};
 pub use certificate::{NAMELESS, SelfSigned};
 pub use cli::Cli;
 pub use connection::{Relay, RelayConfig, RelayError};
+pub use dial::{Stream, Target};
 pub use http::answer;
 pub use metrics::register as register_metrics;
 pub use stun::serve as serve_stun;
+pub use validity::of as certificate_validity;
 
 use std::path::Path;
 

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::acme::Acme;
 use super::cli::{Clients, Settings, Tls};
@@ -22,7 +22,7 @@ use super::listen::{self, Port, Purpose};
 use super::verify::Verifier;
 use super::{Admission, Applicant, Relay, RelayConfig, kept_node_key, mesh, metrics, serve_stun};
 use crate::derp::{Limits, MeshKey};
-use crate::io::{Rates, bind, bind_udp, lasting, make_directory, tls, vital};
+use crate::io::{CertificateFiles, Rates, bind, bind_udp, lasting, make_directory, vital};
 
 const KEY_FILE: &str = "relay.key";
 /// How long the word of the restart may take to reach the clients.
@@ -39,9 +39,10 @@ const PORTAL_CHECKS: usize = 256;
 pub(super) async fn run(settings: Settings) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("SIGTERM: {error}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("SIGINT: {error}"))?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(|error| format!("SIGHUP: {error}"))?;
     make_directory(&settings.state_dir).map_err(|error| format!("{}: {error}", settings.state_dir.display()))?;
     let mut tasks = JoinSet::new();
-    let (tls, acme) = protection(&settings, &mut tasks)?;
+    let Protection { tls, files, acme } = protection(&settings, &mut tasks)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let relay = Arc::new(Relay::new(RelayConfig {
         key: kept_node_key(&settings.state_dir.join(KEY_FILE))?,
@@ -66,13 +67,16 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
     let keeping = Arc::clone(&relay);
     tasks.spawn(lasting("relay's clock", async move { keeping.keep_alive().await }));
     info!(%address, scheme, %stun, key = %relay.public(), "serving");
-    notify(NotifyState::Ready);
+    notify(&[NotifyState::Ready]);
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload(files.as_deref()),
+        }
     }
-    notify(NotifyState::Stopping);
+    notify(&[NotifyState::Stopping]);
     accepting.abort();
     relay.announce_restart(RECONNECT_IN, TRY_FOR);
     // Clients leave when we do: whoever still has to read the word has until then.
@@ -84,19 +88,41 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
 }
 
 /// TLS, and what keeps its certificate.
-fn protection(
-    settings: &Settings,
-    tasks: &mut JoinSet<()>,
-) -> Result<(Option<TlsAcceptor>, Option<Arc<Acme>>), String> {
+#[derive(Default)]
+struct Protection {
+    tls: Option<TlsAcceptor>,
+    files: Option<Arc<CertificateFiles>>,
+    acme: Option<Arc<Acme>>,
+}
+
+fn protection(settings: &Settings, tasks: &mut JoinSet<()>) -> Result<Protection, String> {
     match &settings.tls {
-        Tls::Off => Ok((None, None)),
-        Tls::Files { cert, key } => tls(cert, key).map(|tls| (Some(tls), None)),
+        Tls::Off => Ok(Protection::default()),
+        Tls::Files { cert, key } => {
+            let files = CertificateFiles::open(cert, key)?;
+            tasks.spawn(lasting("watch on the certificate", Arc::clone(&files).watch()));
+            Ok(Protection { tls: Some(files.acceptor()), files: Some(files), acme: None })
+        }
         Tls::Acme(acme) => {
             let acme = Acme::open(acme.clone(), &settings.state_dir);
             tasks.spawn(lasting("keeper of the certificate", Arc::clone(&acme).keep()));
-            Ok((Some(acme.acceptor()), Some(acme)))
+            Ok(Protection { tls: Some(acme.acceptor()), files: None, acme: Some(acme) })
         }
     }
+}
+
+/// SIGHUP: the certificate's files are read again. Options come from the command line and the environment, which a
+/// program has from its start.
+fn reload(files: Option<&CertificateFiles>) {
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        notify(&[NotifyState::Reloading, now]);
+    }
+    match files.map(CertificateFiles::reload) {
+        Some(Ok(true)) => info!(changed = "certificate", "reloaded; options need a restart"),
+        Some(Err(error)) => error!("{error}"),
+        Some(Ok(false)) | None => info!(changed = "nothing", "reloaded; options need a restart"),
+    }
+    notify(&[NotifyState::Ready]);
 }
 
 /// Starts what stands beside the relay's port: the port of captive portals, metrics, links to other relays.
@@ -155,8 +181,8 @@ fn admission(clients: &Clients) -> Result<Admission, String> {
 }
 
 /// Where there is no service manager there is nobody to tell.
-fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
         warn!(%error, "telling the service manager");
     }
 }

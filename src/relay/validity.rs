@@ -10,7 +10,7 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
 /// Beginning and end; `None` where this is no certificate.
-pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
+pub fn of(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
     let (SEQUENCE, whole, _) = element(certificate)? else { return None };
     let (SEQUENCE, mut fields, _) = element(whole)? else { return None };
     if let (VERSION, _, rest) = element(fields)? {

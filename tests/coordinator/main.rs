@@ -5,6 +5,8 @@
 mod abuse;
 mod admin;
 mod backup;
+mod disk;
+mod doctor;
 mod http;
 mod joining;
 mod maps;
@@ -16,5 +18,6 @@ mod policy_set;
 mod relay;
 #[path = "../relay/client.rs"]
 mod relay_client;
+mod reload;
 mod rights;
 mod server;

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Server {
     directory: TempDir,
+    state_dir: PathBuf,
     options: Vec<String>,
     child: Child,
     pub(crate) address: SocketAddr,
@@ -30,7 +32,33 @@ impl Server {
         let address = place();
         let (child, log) = spawn(&directory, address, &options);
         assert_eq!(listening(&log), address);
-        Self { directory, options, child, address, log }
+        let state_dir = directory.path().to_owned();
+        Self { directory, state_dir, options, child, address, log }
+    }
+
+    /// One whose state directory is a file system of one mebibyte, which only it sees: [`Server::state_dir`] is the way
+    /// there while it runs. Nothing where this host lets nobody mount.
+    pub(crate) fn start_on_a_small_disk() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "mount -t tmpfs -o size=1m none \"$0\" && exec \"$@\"";
+        let mut shell = Command::new("unshare");
+        if !nix::unistd::geteuid().is_root() {
+            shell.args(["--user", "--map-root-user"]);
+        }
+        shell.args(["--mount", "--", "sh", "-c", script]).arg(directory.path()).arg(PROGRAM);
+        let address = place();
+        let options = vec!["--stun-listen".to_owned(), "none".to_owned()];
+        let (child, log) = spawn_by(shell, directory.path(), address, &options);
+        let mut seen = Vec::new();
+        while let Ok(line) = log.recv_timeout(PATIENCE) {
+            if line.contains("address=") {
+                let state_dir = format!("/proc/{}/root{}", child.id(), directory.path().display()).into();
+                return Some(Self { directory, state_dir, options, child, address, log });
+            }
+            seen.push(line);
+        }
+        eprintln!("SKIPPED: this host lets nobody mount: {seen:?}");
+        None
     }
 
     /// Ends the process with a signal and starts another on the same state and port.
@@ -58,18 +86,12 @@ impl Server {
     }
 
     pub(crate) fn state_dir(&self) -> &std::path::Path {
-        self.directory.path()
+        &self.state_dir
     }
 
     /// An administration command.
     pub(crate) fn admin(&self, arguments: &[&str]) -> Output {
-        Command::new(PROGRAM)
-            .arg("--state-dir")
-            .arg(self.directory.path())
-            .args(arguments)
-            .env_clear()
-            .output()
-            .unwrap()
+        Command::new(PROGRAM).arg("--state-dir").arg(&self.state_dir).args(arguments).env_clear().output().unwrap()
     }
 
     /// What an administration command prints; it must succeed.
@@ -94,6 +116,25 @@ impl Server {
         self.log.try_iter().any(|line| line.contains(wanted))
     }
 
+    /// Sends the process a signal that does not end it.
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// What the log says up to a line that contains this.
+    pub(crate) fn wait_for_log(&self, wanted: &str) -> String {
+        let mut said = String::new();
+        while let Ok(line) = self.log.recv_timeout(PATIENCE) {
+            said.push_str(&line);
+            said.push('\n');
+            if line.contains(wanted) {
+                return said;
+            }
+        }
+        panic!("{wanted:?} is not logged: {said}");
+    }
+
     /// Kilobytes of memory that the process holds.
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
@@ -115,11 +156,22 @@ pub(crate) fn program(arguments: &[&str], environment: &[(&str, &str)]) -> Outpu
 }
 
 fn spawn(directory: &TempDir, listen: SocketAddr, options: &[String]) -> (Child, mpsc::Receiver<String>) {
-    let mut child = Command::new(PROGRAM)
+    spawn_by(Command::new(PROGRAM), directory.path(), listen, options)
+}
+
+fn spawn_by(
+    mut program: Command,
+    directory: &Path,
+    listen: SocketAddr,
+    options: &[String],
+) -> (Child, mpsc::Receiver<String>) {
+    let mut child = program
         .args(["serve", "--listen", &listen.to_string(), "--state-dir"])
-        .arg(directory.path())
+        .arg(directory)
         .args(options)
         .env_clear()
+        // Where `mount` and `sh` are.
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

@@ -9,6 +9,7 @@ mod client;
 mod mesh;
 #[path = "../common/place.rs"]
 mod place;
+mod reload;
 mod server;
 
 use std::io::{ErrorKind, Read, Write};

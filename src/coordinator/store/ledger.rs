@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use thiserror::Error;
 
 use super::{Proven, Store, StoreError};
@@ -119,6 +120,16 @@ impl<S: Store> Ledger<S> {
             self.prove(now).await?;
         }
         Ok(())
+    }
+
+    /// The clock was set by this much, and it is `now`.
+    pub fn handle_clock_set(&mut self, by: SignedDuration, now: Timestamp) {
+        let end = if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX };
+        let shifted = |at: Timestamp| at.checked_add(by).unwrap_or(end);
+        self.save_at = self.save_at.map(shifted);
+        self.retry_at = self.retry_at.map(shifted);
+        self.kept_at = shifted(self.kept_at);
+        self.state.handle_clock_set(by, now);
     }
 
     /// When [`Ledger::handle_timeout`] wants to be called again.

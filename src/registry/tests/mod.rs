@@ -3,6 +3,7 @@
 
 mod administration;
 mod client;
+mod clock;
 mod joining;
 mod law;
 mod maps;
