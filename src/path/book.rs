@@ -16,8 +16,6 @@ const LOOK_GAP: Duration = Duration::from_millis(500);
 const LOOK_LONGEST: Duration = Duration::from_secs(25);
 /// A look that was asked for and did not happen is asked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Nodes that may share one disco key: a machine that changes its node key is two for a while.
-const SHARERS: usize = 4;
 /// The address that stands for a relay in a pong, its port being the region.
 const RELAY_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 3, 3, 40));
 
@@ -119,26 +117,33 @@ impl Book {
         self.handle_now(now);
         let Ok(disco) = disco::sender(bytes) else { return };
         let from = self.by_disco.partition_point(|(known, _)| *known < disco);
-        let sharers = self.by_disco[from..].iter().take_while(|(known, _)| *known == disco).take(SHARERS);
-        let sharers: Vec<NodePublic> = sharers.map(|(_, key)| *key).collect();
-        let tick = self.common.tick(now);
-        if sharers.is_empty() {
+        if self.by_disco.get(from).is_none_or(|(known, _)| *known != disco) {
             return;
         }
+        let tick = self.common.tick(now);
         let Some(Ok(message)) = self.common.secrets.from(&disco, tick).map(|secret| secret.open(bytes)) else { return };
-        let is_one = |key: &NodePublic| sharers.contains(key);
+        // Anybody may claim the key of another in the map. What counts is whom the message names, and whom we asked; both can
+        // only be who holds it.
+        let claims = self.by_disco[from..].iter().take_while(|(known, _)| *known == disco).map(|(_, key)| *key);
+        let has_claim = |key: &NodePublic| self.by_disco.binary_search(&(disco, *key)).is_ok();
         match (message, via) {
             (Message::Ping { transaction, node, .. }, via) => {
-                let only = sharers.first().filter(|_| sharers.len() == 1).copied();
-                let Some(key) = node.or(only).filter(is_one) else { return };
+                let mut claims = claims;
+                let only = claims.next().filter(|_| claims.next().is_none());
+                let relayed = match via {
+                    Via::Relay { from, .. } => Some(from),
+                    Via::Udp { .. } => None,
+                };
+                let Some(key) = node.or(relayed).or(only).filter(has_claim) else { return };
                 self.handle_pinged(&key, &disco, transaction, via, now);
             }
             (Message::Pong { transaction, .. }, via) => {
-                let asked = |key: &&NodePublic| {
-                    let live = self.peers.get(*key).and_then(|peer| peer.live.as_ref());
+                let asked = |key: &NodePublic| {
+                    let live = self.peers.get(key).and_then(|peer| peer.live.as_ref());
                     live.is_some_and(|live| live.has_pinged(transaction))
                 };
-                let Some(key) = sharers.iter().find(asked).copied() else { return };
+                let mut claims = claims;
+                let Some(key) = claims.find(asked) else { return };
                 let from = match via {
                     Via::Udp { from, local } => Target::Udp { to: from, from: local },
                     Via::Relay { region, from } => Target::Relay { region, peer: from },
@@ -149,7 +154,7 @@ impl Book {
                     }
                 });
             }
-            (Message::CallMeMaybe { endpoints }, Via::Relay { from: key, .. }) if is_one(&key) => {
+            (Message::CallMeMaybe { endpoints }, Via::Relay { from: key, .. }) if has_claim(&key) => {
                 self.with(&key, now, |peer, common| {
                     if let Some(who) = peer.who(key) {
                         peer.engage(common, now).handle_call(endpoints, &who, common, now);

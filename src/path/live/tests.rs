@@ -199,6 +199,32 @@ fn a_pong_moves_the_kernel_and_the_waiting_initiation_is_sent_there() {
 }
 
 #[test]
+fn those_who_claim_a_peers_disco_key_keep_only_themselves_from_a_direct_path() {
+    let mut scene = Scene::new(&[FAR]);
+    let squatter = |n: u8| NodePublic::from_bytes(std::array::from_fn(|i| if i == 0 { n % 2 * 2 } else { n }));
+    let told = [at(FAR)];
+    let claim = |key| PeerInfo {
+        key,
+        disco: Some(DiscoPrivate::from_random([8; 32]).public()),
+        endpoints: &told,
+        home: Some(HOME),
+        relay: Some(at(RELAY)),
+    };
+    // Before and after the peer in the order of keys.
+    let peers = (10..30).map(squatter).chain([PEER]).map(claim);
+    scene.book.handle_peers(peers, ground(), scene.now);
+    scene.sent();
+    scene.hears(udp(FAR), &ping(1));
+    assert!(scene.sent().iter().any(|(_, sent)| matches!(sent, Message::Pong { .. })), "its ping is answered");
+    let call = Message::CallMeMaybe { endpoints: vec![at(NEAR)] };
+    scene.hears(Via::Relay { region: HOME, from: PEER }, &call);
+    scene.goes_direct();
+
+    // What a squatter is told to have said is not taken for the peer's, nor the reverse.
+    assert!(!matches!(scene.book.path(&squatter(10)).way, Way::Direct { .. }));
+}
+
+#[test]
 fn a_pong_for_an_unsent_ping_or_from_elsewhere_proves_nothing() {
     let mut scene = Scene::new(&[FAR]);
     scene.wakes();
