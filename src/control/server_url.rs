@@ -84,12 +84,15 @@ impl ServerUrl {
         format!("{}{tail}", self.path)
     }
 
+    /// Whether a text is short and plain enough to be an address of anything.
+    pub fn is_plain(url: &str) -> bool {
+        url.len() <= Self::MAX_LEN && url.bytes().all(|byte| byte.is_ascii_graphic())
+    }
+
     /// Whether `url` is one that this coordinator may make us ask: plain http or https, on its own host.
     pub fn is_own(&self, url: &str) -> bool {
         let origin = url.find(['?', '#']).map_or(url, |end| &url[..end]);
-        url.len() <= Self::MAX_LEN
-            && url.bytes().all(|byte| byte.is_ascii_graphic())
-            && origin.parse::<Self>().is_ok_and(|other| other.host == self.host)
+        Self::is_plain(url) && origin.parse::<Self>().is_ok_and(|other| other.host == self.host)
     }
 }
 

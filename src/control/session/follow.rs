@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Next, Phase, REQUEST_TIMEOUT, Session, Stream, Update, WATCHDOG};
-use crate::control::{Event, Failure, RequestId, Transmit};
+use crate::control::{Event, Failure, RequestId, ServerUrl, Transmit};
 use crate::types::CapabilityVersion;
 use crate::wire::control::{MapRequest, MapResponse, PingRequest};
 use crate::wire::map_stream::{MapStreamDecoder, Packing};
@@ -104,7 +104,9 @@ impl Session {
 
     /// Answers the plain kind. The others ask us to run things, which the coordinator has no business with.
     fn handle_ping(&mut self, ping: PingRequest) {
-        if ping.types.is_empty() && ping.url != self.last_ping && self.server.is_own(&ping.url) {
+        // Inside the channel every address is the coordinator's: only the path counts there.
+        let is_its = ping.url_is_noise && ServerUrl::is_plain(&ping.url) || self.server.is_own(&ping.url);
+        if ping.types.is_empty() && ping.url != self.last_ping && is_its {
             self.last_ping.clone_from(&ping.url);
             self.transmits.push_back(Transmit::Ping { url: ping.url, over_noise: ping.url_is_noise });
         }

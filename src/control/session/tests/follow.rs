@@ -137,6 +137,16 @@ fn a_ping_is_answered_once_and_only_towards_the_coordinator_itself() {
 }
 
 #[test]
+fn inside_the_channel_a_ping_is_answered_whatever_host_its_address_names() {
+    let mut run = Run::streaming();
+    let ping = |url: &str| format!(r#"{{"KeepAlive":true,"PingRequest":{{"URL":"{url}","URLIsNoise":true}}}}"#);
+    run.message(&ping("https://unused/machine/ping-response?id=1-2"));
+    assert_eq!(run.did(), ["ping https://unused/machine/ping-response?id=1-2"]);
+    run.message(&ping("https://unused/ with spaces"));
+    assert!(run.did().is_empty());
+}
+
+#[test]
 fn an_order_to_exit_is_ignored() {
     let mut run = Run::streaming();
     run.message(r#"{"Debug":{"Exit":1,"SleepSeconds":100}}"#);
