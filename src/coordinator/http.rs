@@ -21,10 +21,11 @@ use tower::ServiceExt;
 
 use super::hub::{Busy, Hub};
 use super::listen::Connection;
+use super::machines::Machines;
 use super::metrics::Metrics;
 use super::relay_map::RelayMap;
 use super::{clock, limits, noise, page};
-use crate::io::Rates;
+use crate::io::{HeldPlace, Rates};
 use crate::registry;
 use crate::relay::{self, Relay};
 use crate::types::{CapabilityVersion, MachinePrivate, MachinePublic, NodePublic};
@@ -46,8 +47,30 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// Places for the large request bodies that are read at once.
     pub(crate) large_bodies: Semaphore,
-    /// How often who asked. Locked for a few steps at a time, never across an `await`.
-    pub(crate) rates: Mutex<Rates>,
+    /// How often who came in where.
+    pub(crate) doors: Doors,
+    /// What each machine has of us at once.
+    pub(crate) machines: Arc<Machines>,
+}
+
+/// How often who came in at which door. Locked for a few steps at a time, never across an `await`.
+pub(crate) struct Doors {
+    /// New Noise channels: each costs elliptic-curve multiplications.
+    pub(crate) handshakes: Mutex<Rates>,
+    /// Questions outside of Noise that the registry answers.
+    pub(crate) questions: Mutex<Rates>,
+    /// Requests to register, by whatever machine.
+    pub(crate) registrations: Mutex<Rates>,
+}
+
+impl Doors {
+    pub(crate) fn new(handshake_rate: u32) -> Self {
+        Self {
+            handshakes: Mutex::new(Rates::new(handshake_rate)),
+            questions: Mutex::new(Rates::new(limits::QUESTION_RATE)),
+            registrations: Mutex::new(Rates::new(limits::REGISTRATION_RATE)),
+        }
+    }
 }
 
 /// The routes.
@@ -149,16 +172,24 @@ struct Health {
     /// What is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<String>,
+    /// What is not as it should be, and stops nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
-async fn health(State(shared): State<Arc<Shared>>) -> Response {
-    let output = match tokio::time::timeout(limits::HUB_PATIENCE, shared.hub.health()).await {
-        Ok(Ok(health)) => health.fault,
-        _ => Some("the registry does not answer".to_owned()),
+async fn health(State(shared): State<Arc<Shared>>, Extension(connection): Extension<Connection>) -> Response {
+    if let Err(after) = rated(&shared.doors.questions, &connection.place) {
+        return later(after);
+    }
+    let (output, warnings) = match tokio::time::timeout(limits::HUB_PATIENCE, shared.hub.health()).await {
+        Ok(Ok(health)) => (health.fault, health.warnings),
+        _ => (Some("the registry does not answer".to_owned()), Vec::new()),
     };
     match output {
-        None => axum::Json(Health { status: "pass", output }).into_response(),
-        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, axum::Json(Health { status: "fail", output })).into_response(),
+        None => axum::Json(Health { status: "pass", output, warnings }).into_response(),
+        Some(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(Health { status: "fail", output, warnings })).into_response()
+        }
     }
 }
 
@@ -175,7 +206,14 @@ struct AdmitResponse {
     allow: bool,
 }
 
-async fn verify(State(shared): State<Arc<Shared>>, body: Body) -> Response {
+async fn verify(
+    State(shared): State<Arc<Shared>>,
+    Extension(connection): Extension<Connection>,
+    body: Body,
+) -> Response {
+    if let Err(after) = rated(&shared.doors.questions, &connection.place) {
+        return later(after);
+    }
     let body = axum::body::to_bytes(body, limits::PLAIN_BODY_BYTES);
     let Ok(Ok(body)) = tokio::time::timeout(limits::BODY_TIME, body).await else {
         return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or took too long to arrive");
@@ -190,7 +228,14 @@ async fn verify(State(shared): State<Arc<Shared>>, body: Body) -> Response {
     }
 }
 
-async fn register_page(State(shared): State<Arc<Shared>>, Path(code): Path<String>) -> Response {
+async fn register_page(
+    State(shared): State<Arc<Shared>>,
+    Extension(connection): Extension<Connection>,
+    Path(code): Path<String>,
+) -> Response {
+    if let Err(after) = rated(&shared.doors.questions, &connection.place) {
+        return later(after);
+    }
     let Ok(code) = code.parse() else { return page::unknown_code() };
     match shared.hub.pending(code).await {
         Ok(Some(waiting)) => page::register(&waiting.code, &waiting.hostname),
@@ -220,13 +265,12 @@ async fn relay_request(
         return refuse(StatusCode::NOT_FOUND, "this coordinator runs no relay");
     };
     let from = connection.from;
-    relay::answer(request, embedded, from, connection).map(Body::new)
+    relay::answer(request, embedded, from, connection.place).map(Body::new)
 }
 
-/// Takes one token of the asker's bucket.
-pub(crate) fn rated(shared: &Shared, connection: &Connection) -> Result<(), Duration> {
-    let mut rates = shared.rates.lock().unwrap_or_else(PoisonError::into_inner);
-    rates.take(connection.from.ip(), clock::instant())
+/// Takes one token of the asker's bucket at a door.
+pub(crate) fn rated(door: &Mutex<Rates>, place: &HeldPlace) -> Result<(), Duration> {
+    door.lock().unwrap_or_else(PoisonError::into_inner).take(place.site(), clock::instant())
 }
 
 #[cfg(test)]

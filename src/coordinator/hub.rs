@@ -5,6 +5,7 @@
 //! node that does not read fast enough loses its stream and comes back for a full map, so nobody waits for it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +19,13 @@ use super::ending::Ending;
 use super::limits;
 use super::metrics::Metrics;
 use super::store::{Ledger, Store, StoreError};
-use crate::registry::{MapMessage, MapRefusal, NodeRecord, Outlook, Output, PendingCode, Ready, Registered, SessionId};
+use crate::io::Buckets;
+use crate::registry::{
+    MapMessage, MapRefusal, NodeRecord, NodeView, Notice, Outlook, Output, PendingCode, PingId, Ready, Registered,
+    SessionId,
+};
 use crate::relay::Relay;
-use crate::types::{MachinePublic, NodePublic};
+use crate::types::{MachinePublic, NodeId, NodePublic};
 use crate::wire::control::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
 
 /// The longest the task sleeps: a clock that is set is noticed after this.
@@ -83,6 +88,10 @@ pub(crate) struct Waiting {
 pub(crate) struct Health {
     /// How many nodes there are.
     pub(crate) nodes: usize,
+    /// What is not as it should be, and stops nothing.
+    pub(crate) warnings: Vec<String>,
+    /// How often a node's word was passed on later than it came.
+    pub(crate) held_back: u64,
     /// Why nothing can be written, where that is so.
     pub(crate) fault: Option<String>,
 }
@@ -91,10 +100,11 @@ pub(crate) struct Health {
 #[derive(Clone)]
 pub(crate) struct Hub {
     asks: mpsc::Sender<Ask>,
+    pongs: mpsc::Sender<(MachinePublic, PingId)>,
 }
 
 enum Ask {
-    Register(MachinePublic, Box<RegisterRequest>, oneshot::Sender<Registration>),
+    Register(MachinePublic, IpAddr, Box<RegisterRequest>, oneshot::Sender<Registration>),
     Update(MachinePublic, Box<MapRequest>, oneshot::Sender<Result<(), MapRefusal>>),
     Open(MachinePublic, Box<MapRequest>, Option<DerpMap>, oneshot::Sender<Result<Subscription, MapRefusal>>),
     Pending(PendingCode, oneshot::Sender<Option<Waiting>>),
@@ -112,9 +122,10 @@ impl Hub {
     pub(crate) async fn register(
         &self,
         machine: MachinePublic,
+        site: IpAddr,
         request: RegisterRequest,
     ) -> Result<Registration, Busy> {
-        self.ask(|answer| Ask::Register(machine, Box::new(request), answer)).await
+        self.ask(|answer| Ask::Register(machine, site, Box::new(request), answer)).await
     }
 
     /// A node says what it is and where it is.
@@ -135,6 +146,11 @@ impl Hub {
         relays: Option<DerpMap>,
     ) -> Result<Result<Subscription, MapRefusal>, Busy> {
         self.ask(|answer| Ask::Open(machine, Box::new(request), relays, answer)).await
+    }
+
+    /// A machine answered that it is there. Nobody waits for it; one that finds no place is asked again.
+    pub(crate) fn pong(&self, machine: MachinePublic, ping: PingId) {
+        let _ = self.pongs.try_send((machine, ping));
     }
 
     /// Who waits with this code.
@@ -195,6 +211,12 @@ pub(crate) struct Task<S> {
     streams: BTreeMap<SessionId, mpsc::Sender<Arc<MapMessage>>>,
     waiters: BTreeMap<PendingCode, Vec<oneshot::Sender<()>>>,
     metrics: Arc<Metrics>,
+    /// How many lines who caused.
+    lines: Buckets<IpAddr>,
+    /// How many lines of what else is worth knowing about whom.
+    notices: Buckets<NodeId>,
+    /// Nodes that answered that they are there. Apart from what is asked, behind which it must not wait.
+    pongs: mpsc::Receiver<(MachinePublic, PingId)>,
     /// The embedded relay, which ends what a key that is withdrawn has open there.
     relay: Option<Arc<Relay>>,
 }
@@ -204,7 +226,12 @@ impl<S: Store> Task<S> {
         let (sender, asks) = mpsc::channel(limits::HUB_QUEUE);
         let (closing, closed) = mpsc::unbounded_channel();
         let (streams, waiters) = (BTreeMap::new(), BTreeMap::new());
-        (Hub { asks: sender }, Self { ledger, asks, closed, closing, streams, waiters, metrics, relay: None })
+        let lines = Buckets::new(limits::LINE_RATE, limits::LINE_BURST);
+        let notices = Buckets::new(limits::NOTICE_RATE, limits::NOTICE_BURST);
+        let (pong, pongs) = mpsc::channel(limits::PONG_QUEUE);
+        let hub = Hub { asks: sender, pongs: pong };
+        let relay = None;
+        (hub, Self { ledger, asks, closed, closing, streams, waiters, metrics, lines, notices, pongs, relay })
     }
 
     /// From here on this relay hears of keys that are withdrawn.
@@ -219,6 +246,7 @@ impl<S: Store> Task<S> {
                 biased;
                 () = ending.wait() => break,
                 Some(session) = self.closed.recv() => self.close(session),
+                Some((machine, ping)) = self.pongs.recv() => self.ledger.state_mut().pong(machine, ping, clock::now()),
                 Some(ask) = self.asks.recv() => self.answer(ask).await,
                 () = tokio::time::sleep(sleep) => {}
             }
@@ -227,6 +255,9 @@ impl<S: Store> Task<S> {
                     warn!(%by, "this machine's clock was set; periods go on, and dates count by the new time");
                 }
                 self.ledger.handle_clock_set(by, clock::now());
+            }
+            while let Ok((machine, ping)) = self.pongs.try_recv() {
+                self.ledger.state_mut().pong(machine, ping, clock::now());
             }
             self.ledger.handle_timeout(clock::now()).await;
             self.deliver();
@@ -238,8 +269,8 @@ impl<S: Store> Task<S> {
 
     async fn answer(&mut self, ask: Ask) {
         match ask {
-            Ask::Register(machine, request, answer) => {
-                let registration = self.register(machine, &request).await;
+            Ask::Register(machine, site, request, answer) => {
+                let registration = self.register(machine, site, &request).await;
                 let _ = answer.send(registration);
             }
             Ask::Update(machine, request, answer) => {
@@ -289,21 +320,29 @@ impl<S: Store> Task<S> {
             Ask::Health(answer) => {
                 let fault = self.ledger.examine(clock::now()).await.map(ToString::to_string);
                 let fault = fault.or_else(|| self.ledger.state().policy_fault().map(str::to_owned));
-                let _ = answer.send(Health { nodes: self.ledger.state().nodes().count(), fault });
+                let state = self.ledger.state();
+                let warnings =
+                    state.two_machines(clock::now()).filter_map(|id| state.node(id)).map(two_machines).collect();
+                let (nodes, held_back) = (state.nodes().count(), state.held_back());
+                let _ = answer.send(Health { nodes, warnings, held_back, fault });
             }
         }
     }
 
-    async fn register(&mut self, machine: MachinePublic, request: &RegisterRequest) -> Registration {
+    async fn register(&mut self, machine: MachinePublic, site: IpAddr, request: &RegisterRequest) -> Registration {
         let now = clock::now();
         self.ledger.state_mut().heard(machine, &request.node_key, now);
         let before: Vec<_> = self.ledger.state().nodes_of_machine(machine).cloned().collect();
-        let registered = self.ledger.run(now, |state| state.register(machine, request, now, rand::random()));
+        let registered = self.ledger.run(now, |state| state.register_from(site, machine, request, now, rand::random()));
         match registered.await {
             Ok(Registered::Answer(response)) => {
-                report(request, &response);
                 self.report_rights(request, &before);
-                self.report_tags(request);
+                if self.lines.take(site, clock::instant()).is_ok() {
+                    report(request, &response);
+                    self.report_tags(request);
+                } else {
+                    self.metrics.unlogged.inc();
+                }
                 Registration::Answer(response)
             }
             Ok(Registered::Busy { retry_after }) => Registration::Later(retry_after),
@@ -394,6 +433,7 @@ impl<S: Store> Task<S> {
                         let _ = waiter.send(());
                     }
                 }
+                Output::Noticed(notice) => self.report_notice(notice),
                 Output::Withdrawn { key } => {
                     if let Some(relay) = &self.relay {
                         relay.withdraw(&key);
@@ -402,6 +442,27 @@ impl<S: Store> Task<S> {
             }
         }
         self.metrics.streams.set(i64::try_from(self.streams.len()).unwrap_or(i64::MAX));
+    }
+
+    /// What an operator should know, in the log; of each node not more often than it can be read.
+    fn report_notice(&mut self, notice: Notice) {
+        let (Notice::Silent(id) | Notice::TwoMachines(id) | Notice::DiscoTaken { node: id, .. }) = notice;
+        if self.notices.take(id, clock::instant()).is_err() {
+            self.metrics.unlogged.inc();
+            return;
+        }
+        let label = |id| self.ledger.state().node(id).map_or_else(String::new, |node| node.record.label.to_string());
+        let node = label(id);
+        match notice {
+            Notice::Silent(_) => warn!(node, "a node does not answer though its connection stands; it counts as gone"),
+            Notice::TwoMachines(_) => warn!(
+                node,
+                "two machines use this node's key, as after a copy of its disk; sign one of them out and in again"
+            ),
+            Notice::DiscoTaken { holder, .. } => {
+                warn!(node, holder = label(holder), "a node claims the disco key of another; it keeps its own");
+            }
+        }
     }
 
     fn send(&mut self, session: SessionId, message: &Arc<MapMessage>) {
@@ -416,6 +477,10 @@ impl<S: Store> Task<S> {
             Err(mpsc::error::TrySendError::Closed(_)) => debug!(?session, "a message for a stream that just closed"),
         }
     }
+}
+
+fn two_machines(node: NodeView<'_>) -> String {
+    format!("two machines use the key of the node {}; sign one of them out and in again", node.record.label)
 }
 
 /// Tells the operator. Keys stay out of it, and what the machine calls itself is quoted.

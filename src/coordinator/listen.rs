@@ -2,7 +2,8 @@
 //!
 //! The number of connections is bounded before one is accepted: past it the kernel's backlog fills, and
 //! whoever waits there is served when another leaves. A connection that does not finish its TLS handshake
-//! or its request head in time is closed. `/ts2021` and `/derp` take their connection over and keep its permit.
+//! or its request head in time is closed. `/ts2021` and `/derp` take their connection over and keep its
+//! place, which is a stranger's until a node is at the other end.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,14 +13,13 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use super::ending::Ending;
 use super::http::Site;
 use super::limits;
-use crate::io::tune;
+use crate::io::{HeldPlace, Places, tune};
 
 /// The first byte of a TLS connection, and of no HTTP request (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -32,7 +32,7 @@ pub(crate) struct Connection {
     /// Whether TLS protects it.
     pub(crate) tls: bool,
     /// Held as long as the connection lives, also by what takes it over.
-    pub(crate) _permit: Arc<OwnedSemaphorePermit>,
+    pub(crate) place: Arc<HeldPlace>,
     /// Turns true when the program ends.
     pub(crate) ending: Ending,
 }
@@ -69,11 +69,11 @@ pub(crate) async fn serve(
     listener: TcpListener,
     cover: Cover,
     site: Arc<Site>,
-    connections: Arc<Semaphore>,
+    places: Arc<Places>,
     mut ending: Ending,
 ) {
     loop {
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
+        let Some(room) = places.room().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = ending.wait() => return,
@@ -86,11 +86,18 @@ pub(crate) async fn serve(
                 continue;
             }
         };
+        let Some(place) = places.enter(from.ip(), room) else { continue };
         if let Err(error) = tune(&stream) {
             debug!(%from, %error, "setting socket options");
         }
-        let connection = Connection { from, tls: false, _permit: Arc::new(permit), ending: ending.clone() };
-        tokio::spawn(serve_one(stream, cover.clone(), Arc::clone(&site), connection));
+        let connection = Connection { from, tls: false, place: Arc::clone(&place), ending: ending.clone() };
+        let serving = serve_one(stream, cover.clone(), Arc::clone(&site), connection);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = serving => {}
+                () = place.dismissed() => debug!(%from, "a connection makes room for others"),
+            }
+        });
     }
 }
 

@@ -1,22 +1,25 @@
 //! What nodes ask inside the Noise channel: to register, and for the map.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::{Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use tokio::sync::SemaphorePermit;
 
 use super::ending::Ending;
-use super::http::{Shared, later, refuse, too_old};
+use super::http::{Shared, later, rated, refuse, too_old};
 use super::hub::Registration;
-use super::limits;
+use super::machines::Claim;
 use super::map_body::{self, MapBody};
 use super::noise::UnderWay;
+use super::{clock, limits};
+use crate::io::HeldPlace;
 use crate::policy::SshAction;
 use crate::registry::{self, MapRefusal};
 use crate::types::{CapabilityVersion, MachinePublic};
@@ -33,6 +36,10 @@ pub(crate) struct Client {
     pub(crate) base_url: Box<str>,
     /// Turns true when the program ends.
     pub(crate) ending: Ending,
+    /// The connection's place.
+    pub(crate) place: Arc<HeldPlace>,
+    /// The machine's share in what one machine may have, from its first request on: only then is it sure who asks.
+    pub(crate) claim: OnceLock<Claim>,
 }
 
 /// Requests of the protocol that this coordinator knows of and does not serve.
@@ -59,10 +66,12 @@ pub(crate) async fn answer(
     if let Some(refusal) = too_old(client.version) {
         return Ok(refusal);
     }
+    client.claim.get_or_init(|| shared.machines.claim(client.machine, &client.place));
     let path = request.uri().path();
     let response = match (request.method(), path) {
         (&Method::POST, "/machine/register") => register(&shared, &client, request.into_body()).await,
         (&Method::POST, "/machine/map") => map(&shared, &client, request.into_body(), under_way).await,
+        (&Method::HEAD | &Method::GET, "/machine/ping-response") => Ok(pong(&shared, &client, request.uri().query())),
         (&Method::GET, path) if path.starts_with("/machine/ssh/action/") => Ok(session_refused()),
         (_, "/machine/register" | "/machine/map") => Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "POST, please")),
         (_, path) if UNSERVED.iter().any(|unserved| path.starts_with(unserved)) => {
@@ -81,13 +90,24 @@ pub(crate) async fn answer(
 type Answer = Result<Response, Response>;
 
 async fn register(shared: &Shared, client: &Client, body: Incoming) -> Answer {
-    let request: RegisterRequest = read(shared, body).await?;
+    may_ask(shared, client).map_err(later)?;
+    rated(&shared.doors.registrations, &client.place).map_err(later)?;
+    let mut request: RegisterRequest = read(shared, body).await?;
+    registry::bound(&mut request.hostinfo);
+    if request.auth.as_ref().is_some_and(|auth| auth.auth_key.len() > limits::AUTH_KEY_BYTES) {
+        return Err(refuse(StatusCode::BAD_REQUEST, "this is longer than any pre-authentication key"));
+    }
     let mut ending = client.ending.clone();
     let deadline = tokio::time::Instant::now() + limits::FOLLOWUP_TIME;
     loop {
-        let registration = shared.hub.register(client.machine, request.clone()).await;
+        let registration = shared.hub.register(client.machine, client.place.site(), request.clone()).await;
         let (woken, meanwhile) = match registration.map_err(IntoResponse::into_response)? {
-            Registration::Answer(response) => return Ok(reply(client, response)),
+            Registration::Answer(response) => {
+                if response.machine_authorized {
+                    client.place.belongs();
+                }
+                return Ok(reply(client, response));
+            }
             Registration::Later(after) => return Err(later(after)),
             Registration::Failed => return Err(unwritten()),
             Registration::Wait { woken, meanwhile } => (woken, meanwhile),
@@ -111,10 +131,13 @@ fn reply(client: &Client, mut response: RegisterResponse) -> Response {
 }
 
 async fn map(shared: &Shared, client: &Client, body: Incoming, under_way: UnderWay) -> Answer {
-    let request: MapRequest = read(shared, body).await?;
+    may_ask(shared, client).map_err(later)?;
+    let mut request: MapRequest = read(shared, body).await?;
+    registry::bound(&mut request.hostinfo);
     if !request.stream {
         let updated = shared.hub.update(client.machine, request).await;
         updated.map_err(IntoResponse::into_response)?.map_err(|refusal| refused(&refusal))?;
+        client.place.belongs();
         return Ok(Response::new(Body::empty()));
     }
     let packing = match request.compress.as_str() {
@@ -128,16 +151,39 @@ async fn map(shared: &Shared, client: &Client, body: Incoming, under_way: UnderW
     let opened = shared.hub.open(client.machine, request, relays).await;
     match opened.map_err(IntoResponse::into_response)? {
         Ok(subscription) => {
-            Ok(Response::new(Body::from_stream(MapBody::new(subscription, packing, keep_alive, under_way))))
+            client.place.belongs();
+            let body = MapBody::new(subscription, packing, keep_alive, under_way);
+            shared.machines.replace_map(node_key, body.outgoing());
+            Ok(Response::new(Body::from_stream(body)))
         }
         // Clients take a status for trouble on the way and keep the network that they know; this they take for an end.
         Err(MapRefusal::Unknown) => {
             let goodbye = registry::State::goodbye(node_key, client.machine);
-            map_body::farewell(&goodbye, packing, client.ending.clone(), under_way)
+            map_body::farewell(goodbye, packing, client.ending.clone(), under_way)
                 .map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("writing the answer: {error}")))
         }
         Err(refusal) => Err(refused(&refusal)),
     }
+}
+
+/// The node answers that it is there.
+fn pong(shared: &Shared, client: &Client, query: Option<&str>) -> Response {
+    if let Err(after) = may_ask(shared, client) {
+        return later(after);
+    }
+    let id = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("id="));
+    match id.and_then(|id| id.parse().ok()) {
+        Some(id) => {
+            shared.hub.pong(client.machine, id);
+            Response::new(Body::empty())
+        }
+        None => refuse(StatusCode::NOT_FOUND, "no such ping"),
+    }
+}
+
+/// Takes one token of the machine's bucket.
+fn may_ask(shared: &Shared, client: &Client) -> Result<(), Duration> {
+    shared.machines.may_ask(client.machine, clock::instant())
 }
 
 /// The answer about an SSH session that the policy lets pass only after a check, which this coordinator cannot make. An
@@ -150,7 +196,11 @@ fn session_refused() -> Response {
 
 fn refused(refusal: &MapRefusal) -> Response {
     let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
-    refuse(status, refusal.to_string())
+    let mut response = refuse(status, refusal.to_string());
+    if let Some(after) = refusal.retry_after() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
+    }
+    response
 }
 
 fn unwritten() -> Response {

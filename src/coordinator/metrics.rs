@@ -5,15 +5,15 @@ use std::sync::Arc;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use super::ending::Ending;
 use super::http::refuse;
-use super::hub::Hub;
-use crate::io::serve_metrics;
+use super::hub::{Health, Hub};
+use crate::io::{Places, serve_metrics};
 use crate::relay::{self, Relay};
 
 /// The figures.
@@ -23,6 +23,10 @@ pub(crate) struct Metrics {
     pub(crate) streams: Gauge,
     /// Map streams ended because their node read too slowly.
     pub(crate) dropped: Counter,
+    /// Connections ended because their node took nothing of its map.
+    pub(crate) stalled: Counter,
+    /// Lines that were not logged, because the same address caused many.
+    pub(crate) unlogged: Counter,
     /// Noise handshakes that succeeded.
     pub(crate) handshakes: Counter,
     /// Requests told to come again later.
@@ -30,13 +34,41 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    fn text(&self, nodes: usize, relay: Option<&Relay>) -> Result<String, std::fmt::Error> {
+    fn text(&self, health: &Health, relay: Option<&Relay>, places: &Places) -> Result<String, std::fmt::Error> {
         let mut registry = Registry::with_prefix("warren_coordinator");
         registry.register("map_streams", "Map streams open", self.streams.clone());
-        registry.register("nodes", "Nodes registered", gauge(nodes));
+        registry.register("nodes", "Nodes registered", gauge(health.nodes));
+        registry.register("warnings", "Nodes whose key two machines use", gauge(health.warnings.len()));
+        registry.register(
+            "node_changes_held_back",
+            "Changes of nodes passed on later than they came, for coming too often",
+            ConstCounter::new(health.held_back),
+        );
         registry.register("map_streams_dropped", "Map streams ended for reading too slowly", self.dropped.clone());
         registry.register("handshakes", "Noise handshakes that succeeded", self.handshakes.clone());
         registry.register("requests_deferred", "Requests told to come again later", self.refused.clone());
+        registry.register("map_streams_stalled", "Connections ended for taking nothing of a map", self.stalled.clone());
+        registry.register(
+            "log_lines_suppressed",
+            "Lines not logged, of addresses that cause many",
+            self.unlogged.clone(),
+        );
+        let (strangers, refused, displaced) = places.counts();
+        registry.register(
+            "connections_of_strangers",
+            "Connections that no node proved to be its own",
+            gauge(strangers),
+        );
+        registry.register(
+            "connections_refused",
+            "Connections closed because their address had too many",
+            ConstCounter::new(refused),
+        );
+        registry.register(
+            "connections_displaced",
+            "Connections of strangers that made room",
+            ConstCounter::new(displaced),
+        );
         if let Some(relay) = relay {
             relay::register_metrics(registry.sub_registry_with_prefix("relay"), relay);
         }
@@ -58,17 +90,17 @@ pub(crate) async fn serve(
     listener: TcpListener,
     hub: Hub,
     metrics: Arc<Metrics>,
-    relay: Option<Arc<Relay>>,
+    (relay, places): (Option<Arc<Relay>>, Arc<Places>),
     mut ending: Ending,
 ) {
     let text = move || {
-        let (hub, metrics, relay) = (hub.clone(), Arc::clone(&metrics), relay.clone());
-        async move { answer(&hub, &metrics, relay.as_deref()).await }
+        let (hub, metrics, relay, places) = (hub.clone(), Arc::clone(&metrics), relay.clone(), Arc::clone(&places));
+        async move { answer(&hub, &metrics, relay.as_deref(), &places).await }
     };
     serve_metrics(listener, text, async move { ending.wait().await }).await;
 }
 
-async fn answer(hub: &Hub, metrics: &Metrics, relay: Option<&Relay>) -> Result<String, Response> {
-    let nodes = hub.health().await.map_err(IntoResponse::into_response)?.nodes;
-    metrics.text(nodes, relay).map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+async fn answer(hub: &Hub, metrics: &Metrics, relay: Option<&Relay>, places: &Places) -> Result<String, Response> {
+    let health = hub.health().await.map_err(IntoResponse::into_response)?;
+    metrics.text(&health, relay, places).map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }

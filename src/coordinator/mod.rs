@@ -25,6 +25,7 @@ mod hub;
 mod limits;
 mod listen;
 mod machine;
+mod machines;
 mod map_body;
 mod metrics;
 mod noise;

@@ -5,8 +5,8 @@
 //! gets an HTTP error in words. After it come our half, the early payload and HTTP/2, one after the other
 //! without waiting for the client.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
@@ -24,6 +24,7 @@ use super::http::{Shared, base_url, later, rated, refuse};
 use super::limits;
 use super::listen::Connection;
 use super::machine::{self, Client};
+use super::map_body::Outgoing;
 use crate::io::{NoiseStream, WebSocketBytes, websocket_accept};
 use crate::types::ChallengePublic;
 use crate::wire::noise::{EarlyNoise, Ephemeral, INITIATION_LEN, ServerHandshake, encode_early};
@@ -58,7 +59,7 @@ struct Accepted {
 
 #[allow(clippy::result_large_err, reason = "the error is the response itself, made once a connection")]
 fn prepare(shared: &Shared, connection: &Connection, request: &mut Request) -> Result<(Accepted, Response), Response> {
-    rated(shared, connection).map_err(later)?;
+    rated(&shared.doors.handshakes, &connection.place).map_err(later)?;
     let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
         return Err(refuse(
             StatusCode::BAD_REQUEST,
@@ -133,6 +134,8 @@ impl Accepted {
                 version: self.handshake.version(),
                 base_url: self.base_url.into(),
                 ending: connection.ending.clone(),
+                place: Arc::clone(&connection.place),
+                claim: OnceLock::new(),
             };
             Ok::<_, String>((io, client))
         };
@@ -182,6 +185,8 @@ where
 struct Activity {
     begun: AtomicU64,
     under_way: AtomicUsize,
+    /// The maps that are on their way.
+    maps: Mutex<Vec<Weak<Outgoing>>>,
 }
 
 /// A request that is under way until this is dropped.
@@ -192,6 +197,21 @@ impl Activity {
         self.begun.fetch_add(1, Ordering::Relaxed);
         self.under_way.fetch_add(1, Ordering::Relaxed);
         UnderWay(Arc::clone(self))
+    }
+
+    /// Whether the node has long taken nothing of a map that it asked for.
+    fn is_stalled(&self) -> bool {
+        let maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.iter().filter_map(Weak::upgrade).any(|map| map.is_stalled(tokio::time::Instant::now()))
+    }
+}
+
+impl UnderWay {
+    /// The answer is this map.
+    pub(crate) fn is_map(&self, map: &Arc<Outgoing>) {
+        let mut maps = self.0.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.retain(|map| map.strong_count() > 0);
+        maps.push(Arc::downgrade(map));
     }
 }
 
@@ -206,6 +226,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::default());
+    let (place, metrics) = (Arc::clone(&connection.place), Arc::clone(&shared.metrics));
     let mut ending = connection.ending.clone();
     let service = service_fn({
         let activity = Arc::clone(&activity);
@@ -227,7 +248,12 @@ where
         tokio::select! {
             served = serving.as_mut() => return served.map_err(|error| error.to_string()),
             () = ending.wait() => break,
+            () = place.dismissed() => return Err("it makes room for others".to_owned()),
             () = tokio::time::sleep(limits::IDLE_TIME) => {
+                if activity.is_stalled() {
+                    metrics.stalled.inc();
+                    return Err("the node does not read what it asked for".to_owned());
+                }
                 let idle = activity.under_way.load(Ordering::Relaxed) == 0;
                 if idle && activity.begun.load(Ordering::Relaxed) == begun {
                     break;

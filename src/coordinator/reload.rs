@@ -75,7 +75,7 @@ impl Reload {
             }
         }
         if settings.handshake_rate != new.handshake_rate {
-            shared.rates.lock().unwrap_or_else(PoisonError::into_inner).set(new.handshake_rate);
+            shared.doors.handshakes.lock().unwrap_or_else(PoisonError::into_inner).set(new.handshake_rate);
             settings.handshake_rate = new.handshake_rate;
             changed.push("handshake_rate");
         }

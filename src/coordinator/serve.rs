@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -13,15 +13,16 @@ use tracing::{error, info};
 
 use super::config::Settings;
 use super::ending::Ending;
-use super::http::{Shared, Site};
+use super::http::{Doors, Shared, Site};
 use super::hub::Task;
 use super::listen::{self, Cover};
+use super::machines::Machines;
 use super::metrics::{self, Metrics};
 use super::reload::{Reload, notify};
 use super::state_dir::StateDir;
 use super::store::{Ledger, SqliteStore};
 use super::{admin, clock, ending, limits, relay};
-use crate::io::{CertificateFiles, Rates, bind, kept_key, make_directory, vital};
+use crate::io::{CertificateFiles, Places, bind, kept_key, make_directory, possible_connections, vital};
 use crate::registry;
 use crate::types::MachinePrivate;
 use crate::wire::control::DerpMap;
@@ -41,11 +42,11 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     let files = settings.tls.as_ref().map(|files| CertificateFiles::open(&files.cert, &files.key)).transpose()?;
     let ports = ports(listener, files.as_ref(), relay.as_mut())?;
     let metrics = Arc::new(Metrics::default());
+    let places = Places::new(possible_connections(settings.max_connections));
     let relays = Arc::new(relays);
     let ledger = ledger(&settings, &dir, relays.shared()).await?;
     dir.check_key(!ledger.state().is_empty())?;
-    let key: MachinePrivate =
-        kept_key(&dir.key(), str::parse, || Ok(MachinePrivate::from_random(rand::random()).expose_text()))?;
+    let key = noise_key(&dir)?;
     let (hub, mut registry) = Task::new(ledger, Arc::clone(&metrics));
 
     let mut tasks = JoinSet::new();
@@ -58,7 +59,8 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     tasks.spawn(vital("administration", admin::serve(socket, hub.clone(), dir, ending.clone())));
     if let Some(address) = settings.metrics {
         let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
-        let serving = metrics::serve(listener, hub.clone(), Arc::clone(&metrics), relay.clone(), ending.clone());
+        let figures = (relay.clone(), Arc::clone(&places));
+        let serving = metrics::serve(listener, hub.clone(), Arc::clone(&metrics), figures, ending.clone());
         tasks.spawn(vital("port of metrics", serving));
     }
     report(&settings, &ports, &key)?;
@@ -70,12 +72,12 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
         relay,
         metrics,
         large_bodies: Semaphore::new(limits::LARGE_BODIES),
-        rates: Mutex::new(Rates::new(settings.handshake_rate)),
+        doors: Doors::new(settings.handshake_rate),
+        machines: Machines::new(),
     });
-    let (site, connections) =
-        (Arc::new(Site::new(Arc::clone(&shared))), Arc::new(Semaphore::new(settings.max_connections)));
+    let site = Arc::new(Site::new(Arc::clone(&shared)));
     for (listener, cover) in ports {
-        let serving = listen::serve(listener, cover, Arc::clone(&site), Arc::clone(&connections), ending.clone());
+        let serving = listen::serve(listener, cover, Arc::clone(&site), Arc::clone(&places), ending.clone());
         tasks.spawn(vital("port", serving));
     }
     notify(&[Some(NotifyState::Ready)]);
@@ -96,8 +98,7 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     tasks.join_all().await;
     let (store, saved) = registry.await.map_err(|error| format!("the registry's task: {error}"))?;
     store.close().await;
-    let all = u32::try_from(settings.max_connections).unwrap_or(u32::MAX);
-    let _ = tokio::time::timeout(limits::FAREWELL_TIME, connections.acquire_many(all)).await;
+    let _ = tokio::time::timeout(limits::FAREWELL_TIME, places.all_free()).await;
     let _ = fs::remove_file(&settings.socket);
     saved.map_err(|error| format!("when nodes were last seen is not saved: {error}"))
 }
@@ -118,6 +119,11 @@ impl Signals {
             hangup: open(SignalKind::hangup(), "SIGHUP")?,
         })
     }
+}
+
+/// Who we are to the nodes; the first start makes it.
+fn noise_key(dir: &StateDir) -> Result<MachinePrivate, String> {
+    kept_key(&dir.key(), str::parse, || Ok(MachinePrivate::from_random(rand::random()).expose_text()))
 }
 
 /// The ports to serve on, and what protects each.

@@ -1,4 +1,4 @@
-//! How often one address may open a connection: a token bucket per address, in bounded memory.
+//! How often somebody may do something: a token bucket per asker, in bounded memory.
 //!
 //! A handshake costs us a few elliptic-curve multiplications and is free to whoever asks for it, so it is
 //! counted before it is done. IPv6 is counted by /64, which is what one site has. Loopback is not counted:
@@ -8,15 +8,17 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// Addresses whose rate is remembered; when full, the least busy are forgotten.
-const RATED_ADDRESSES: usize = 16 * 1024;
+/// Askers whose rate is remembered; when full, the least busy are forgotten.
+const RATED: usize = 16 * 1024;
 
-/// Buckets by address. An address that is not in it has a full bucket.
+/// Buckets by asker. One that is not in it has a full bucket.
 #[derive(Debug)]
-pub struct Rates {
+pub struct Buckets<K> {
     /// Tokens a second; 0 for no limit.
-    rate: u32,
-    buckets: BTreeMap<IpAddr, Bucket>,
+    rate: f64,
+    /// Tokens that may be taken at once.
+    burst: f64,
+    buckets: BTreeMap<K, Bucket>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -25,13 +27,22 @@ struct Bucket {
     filled: Instant,
 }
 
+/// Buckets by address.
+#[derive(Debug)]
+pub struct Rates(Buckets<IpAddr>);
+
 /// Seconds of the rate that may come at once.
-const BURST_SECONDS: f64 = 10.0;
+const BURST_SECONDS: u32 = 10;
 
 impl Rates {
     /// Every address may come `rate` times a second, and ten seconds' worth at once; 0 for no limit.
     pub fn new(rate: u32) -> Self {
-        Self { rate, buckets: BTreeMap::new() }
+        Self::with_burst(f64::from(rate), rate.saturating_mul(BURST_SECONDS))
+    }
+
+    /// The same with a burst of one's own.
+    pub fn with_burst(rate: f64, burst: u32) -> Self {
+        Self(Buckets::new(rate, burst))
     }
 
     /// Every address may come so often from here on.
@@ -42,18 +53,33 @@ impl Rates {
     /// Takes one token, or says how long until there is one.
     pub fn take(&mut self, from: IpAddr, now: Instant) -> Result<(), Duration> {
         let address = site(from);
-        if self.rate == 0 || address.is_loopback() {
+        if address.is_loopback() {
             return Ok(());
         }
-        if self.buckets.len() >= RATED_ADDRESSES && !self.buckets.contains_key(&address) {
+        self.0.take(address, now)
+    }
+}
+
+impl<K: Copy + Ord> Buckets<K> {
+    /// Everybody may come `rate` times a second, and `burst` times at once; 0 for no limit.
+    pub fn new(rate: f64, burst: u32) -> Self {
+        Self { rate, burst: f64::from(burst), buckets: BTreeMap::new() }
+    }
+
+    /// Takes one token, or says how long until there is one.
+    pub fn take(&mut self, asker: K, now: Instant) -> Result<(), Duration> {
+        if self.rate <= 0.0 {
+            return Ok(());
+        }
+        if self.buckets.len() >= RATED && !self.buckets.contains_key(&asker) {
             self.forget(now);
         }
-        let full = f64::from(self.rate) * BURST_SECONDS;
-        let bucket = self.buckets.entry(address).or_insert(Bucket { tokens: full, filled: now });
-        bucket.tokens = bucket.tokens_at(self.rate, now);
+        let (rate, burst) = (self.rate, self.burst);
+        let bucket = self.buckets.entry(asker).or_insert(Bucket { tokens: burst, filled: now });
+        bucket.tokens = bucket.tokens_at(rate, burst, now);
         bucket.filled = now;
         if bucket.tokens < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - bucket.tokens) / f64::from(self.rate)));
+            return Err(Duration::from_secs_f64((1.0 - bucket.tokens) / rate));
         }
         bucket.tokens -= 1.0;
         Ok(())
@@ -61,28 +87,26 @@ impl Rates {
 
     /// Forgets the full buckets, which say nothing; if there are none, everything but the emptiest half.
     fn forget(&mut self, now: Instant) {
-        let rate = self.rate;
-        let full = f64::from(rate) * BURST_SECONDS;
-        self.buckets.retain(|_, bucket| bucket.tokens_at(rate, now) < full);
-        if self.buckets.len() >= RATED_ADDRESSES {
-            let mut tokens: Vec<f64> = self.buckets.values().map(|bucket| bucket.tokens_at(rate, now)).collect();
+        let (rate, burst) = (self.rate, self.burst);
+        self.buckets.retain(|_, bucket| bucket.tokens_at(rate, burst, now) < burst);
+        if self.buckets.len() >= RATED {
+            let mut tokens: Vec<f64> = self.buckets.values().map(|bucket| bucket.tokens_at(rate, burst, now)).collect();
             tokens.sort_by(f64::total_cmp);
             let median = tokens[tokens.len() / 2];
-            self.buckets.retain(|_, bucket| bucket.tokens_at(rate, now) < median);
+            self.buckets.retain(|_, bucket| bucket.tokens_at(rate, burst, now) < median);
         }
     }
 }
 
 impl Bucket {
-    fn tokens_at(&self, rate: u32, now: Instant) -> f64 {
-        let rate = f64::from(rate);
+    fn tokens_at(&self, rate: f64, burst: f64, now: Instant) -> f64 {
         let gained = now.saturating_duration_since(self.filled).as_secs_f64() * rate;
-        (self.tokens + gained).min(rate * BURST_SECONDS)
+        (self.tokens + gained).min(burst)
     }
 }
 
 /// What counts as one asker.
-fn site(address: IpAddr) -> IpAddr {
+pub(super) fn site(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => {
             let [a, b, c, d, ..] = v6.segments();
@@ -132,9 +156,9 @@ mod tests {
     #[test]
     fn a_flood_of_addresses_stays_within_the_bound() {
         let (mut rates, now) = (Rates::new(1), origin());
-        for number in 0..u32::try_from(RATED_ADDRESSES).unwrap() * 3 {
+        for number in 0..u32::try_from(RATED).unwrap() * 3 {
             let _ = rates.take(std::net::Ipv4Addr::from(0x0a00_0000 + number).into(), now);
         }
-        assert!(rates.buckets.len() <= RATED_ADDRESSES);
+        assert!(rates.0.buckets.len() <= RATED);
     }
 }

@@ -24,12 +24,17 @@ impl State {
         for member in self.members.values_mut() {
             member.offline_at = member.offline_at.map(move_on);
             member.reap_at = member.reap_at.map(move_on);
+            member.pace.move_on(move_on);
+            member.twins.move_on(move_on);
         }
+        self.sessions.values_mut().for_each(|session| session.asking.at = move_on(session.asking.at));
         self.reaps = self.reaps.iter().map(|(at, id)| (move_on(*at), *id)).collect();
         self.timers = std::mem::take(&mut self.timers)
             .into_iter()
             .map(|(at, timer)| match timer {
-                Timer::Offline(_) | Timer::Pending(_) | Timer::Rejected(_) => (move_on(at), timer),
+                Timer::Offline(_) | Timer::Pending(_) | Timer::Rejected(_) | Timer::Say(_) | Timer::Ask(_) => {
+                    (move_on(at), timer)
+                }
                 Timer::Expire(_) => (at, timer),
             })
             .collect();
@@ -40,8 +45,8 @@ impl State {
 
     /// Keys that expired by a wrong date are good again. Those that expire now have their timers.
     fn judge_expiry(&mut self, now: Timestamp) {
-        let wrong = |member: &&super::state::Member| member.shown.expired && !member.shown.record.is_expired(now);
-        let revived: Vec<NodeId> = self.members.values().filter(wrong).map(super::state::Member::id).collect();
+        let wrong = |member: &&super::member::Member| member.shown.expired && !member.shown.record.is_expired(now);
+        let revived: Vec<NodeId> = self.members.values().filter(wrong).map(super::member::Member::id).collect();
         for id in revived {
             self.alter(id, |shown| shown.expired = false);
             let expiry = self.members.get(&id).and_then(|member| member.shown.record.key_expiry);
@@ -51,8 +56,8 @@ impl State {
 
     /// Nobody was seen in the future.
     fn correct_last_seen(&mut self, now: Timestamp) {
-        let wrong = |member: &&super::state::Member| member.shown.record.last_seen.is_some_and(|at| at > now);
-        let wrong: Vec<NodeId> = self.members.values().filter(wrong).map(super::state::Member::id).collect();
+        let wrong = |member: &&super::member::Member| member.shown.record.last_seen.is_some_and(|at| at > now);
+        let wrong: Vec<NodeId> = self.members.values().filter(wrong).map(super::member::Member::id).collect();
         for id in wrong {
             self.unsaved.insert(id);
             self.alter(id, |shown| {

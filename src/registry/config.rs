@@ -65,6 +65,8 @@ pub mod limit {
     pub const TAGS: Limit = Limit::new("tags", 64);
     /// Anyone can cause one, so few: each holds a few KiB.
     pub const PENDING: Limit = Limit::new("machines that wait for approval", 1_000);
+    /// Of them at one address (or IPv6 /64): a room of people who set up their machines.
+    pub const PENDING_OF_SITE: Limit = Limit::new("machines at one address that wait for approval", 64);
     /// Endpoints kept of one node: more than any client tries, and they are in every peer's map.
     pub const ENDPOINTS: Limit = Limit::new("endpoints of a node", 64);
     /// Versions of the policy that are kept.

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::flush::write_filter;
+use super::member::Member;
 use super::message::{Builder, CHUNK, Chunk, Group, Items, MapMessage, fields, json};
 use super::session::{Output, SessionId, add};
-use super::state::{Member, State};
+use super::state::State;
 use super::view::{self, Shown};
 use super::visibility::{Extent, Sight, ToldFilter, ViewClass};
 use crate::types::{MachinePublic, NodeId, NodePublic, Timestamp, UserId};

@@ -8,9 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::member::Member;
 use super::message::{Builder, Chunk, Items, fields, json};
 use super::session::{Output, Session, SessionId};
-use super::state::{Member, State};
+use super::state::State;
 use super::view::{self, Difference, Shown};
 use super::visibility::{Extent, FilterNews, Sight, Stale, ViewClass};
 use crate::policy::View;

@@ -36,9 +36,9 @@ pub(super) struct SshRules {
     pub(super) field: Arc<Chunk>,
 }
 
-/// Where nodes ask about SSH sessions that are held: the path counts, for the request goes inside the channel that they
-/// have to us.
-const INSIDE: &str = "https://unused";
+/// Where nodes ask about SSH sessions that are held, and answer whether they are there: the path counts, for the request
+/// goes inside the channel that they have to us.
+pub(super) const INSIDE: &str = "https://unused";
 
 /// Kinds of nodes whose SSH rules are kept written: those of many nodes are few kinds, and a text may name every node.
 const SSH_KINDS: usize = 256;

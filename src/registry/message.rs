@@ -138,6 +138,21 @@ impl Chunk {
         }
     }
 
+    /// Appends some of the text: whole pieces from this one on, at least one, until `out` has `most` bytes. The piece to go
+    /// on with, if there is one left.
+    pub fn write_some(&self, from: usize, most: usize, out: &mut Vec<u8>) -> Option<usize> {
+        for (index, piece) in self.pieces.iter().enumerate().skip(from) {
+            if index > from && out.len() >= most {
+                return Some(index);
+            }
+            if index > 0 {
+                out.extend_from_slice(self.separator.as_bytes());
+            }
+            out.extend_from_slice(piece.as_bytes());
+        }
+        None
+    }
+
     /// The text as one zstd frame, compressed on first use.
     pub fn zstd(&self) -> &[u8] {
         self.frame.get_or_init(|| {
@@ -371,6 +386,22 @@ mod tests {
             let value: serde_json::Value = serde_json::from_slice(&message.plain()).unwrap();
             let wanted: Vec<u64> = (1..=300).filter(|n| Some(*n) != except).collect();
             assert_eq!(value, serde_json::json!({"A": 1, "L": wanted, "B": 2}), "without {except:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_written_in_parts_is_the_text() {
+        let chunk = Chunk::new((0..50).map(|n: u32| Arc::from(n.to_string().repeat(7))).collect(), ",");
+        let mut whole = Vec::new();
+        chunk.write_plain(&mut whole);
+        for most in [0, 1, 20, 10_000] {
+            let (mut from, mut parts) = (Some(0), Vec::new());
+            while let Some(next) = from {
+                let mut part = Vec::new();
+                from = chunk.write_some(next, most, &mut part);
+                parts.extend(part);
+            }
+            assert_eq!(parts, whole, "{most}");
         }
     }
 

@@ -4,7 +4,7 @@
 //! store need not understand it to keep it.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -172,6 +172,8 @@ pub struct Pending {
     pub said: Said,
     /// When it stops waiting.
     pub expires: Timestamp,
+    /// Where it asked from: an IPv4 address or an IPv6 /64.
+    pub site: IpAddr,
 }
 
 /// One change to the facts.

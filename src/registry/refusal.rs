@@ -1,7 +1,10 @@
 //! Why a command was not carried out.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
+use super::twins::PUT_OFF;
 use crate::types::LimitError;
 
 /// Why an administrator's command was refused. Prints as a sentence for the user.
@@ -63,17 +66,29 @@ pub enum MapRefusal {
     /// No node of this machine has this key: it was deleted, or never registered.
     #[error("this node is not registered; log in again")]
     Unknown,
+    /// Another machine follows the map with this node's key.
+    #[error("another machine uses this node's key, as after a copy of its disk; log in again on one of them")]
+    TwoMachines,
     /// No policy is in force that could be, and everything is not allowed.
     #[error("the coordinator cannot read its policy and serves no map until its administrator sets another")]
     NoPolicy,
 }
 
 impl MapRefusal {
+    /// When to come again, where that is of use.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::TwoMachines => Some(PUT_OFF),
+            Self::TooOld(_) | Self::Unknown | Self::NoPolicy => None,
+        }
+    }
+
     /// The HTTP status to answer with.
     pub const fn status(&self) -> u16 {
         match self {
             Self::TooOld(_) => 400,
             Self::Unknown => 404,
+            Self::TwoMachines => 429,
             Self::NoPolicy => 503,
         }
     }

@@ -6,6 +6,8 @@
 //! addresses, whenever it logs in again for that user, whatever its node key is by then. What else it keeps
 //! is in the table of `rights`.
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,7 +69,20 @@ impl State {
         now: Timestamp,
         entropy: [u8; 32],
     ) -> Decision<Registered> {
-        self.try_register(machine, request, now, entropy).unwrap_or_else(|refusal| {
+        self.register_from(IpAddr::V6(Ipv6Addr::LOCALHOST), machine, request, now, entropy)
+    }
+
+    /// The same for a machine at a site of its own: an IPv4 address or an IPv6 /64. Of those that wait for approval at
+    /// one site there may be few; from loopback, behind a proxy, anybody may come.
+    pub fn register_from(
+        &self,
+        site: IpAddr,
+        machine: MachinePublic,
+        request: &RegisterRequest,
+        now: Timestamp,
+        entropy: [u8; 32],
+    ) -> Decision<Registered> {
+        self.try_register(site, machine, request, now, entropy).unwrap_or_else(|refusal| {
             let error = refusal.to_string();
             Decision::unchanged(Registered::Answer(RegisterResponse { error, ..RegisterResponse::default() }))
         })
@@ -122,6 +137,7 @@ impl State {
 
     fn try_register(
         &self,
+        site: IpAddr,
         machine: MachinePublic,
         request: &RegisterRequest,
         now: Timestamp,
@@ -149,7 +165,7 @@ impl State {
             (_, None) if self.rejected.contains_key(&machine) => Err(Refusal::conflict(
                 "an administrator of this network refused to let this machine in; ask them before you try again",
             )),
-            (_, None) => Ok(self.wait(machine, request, now, entropy)),
+            (_, None) => Ok(self.wait(site, machine, request, now, entropy)),
         }
     }
 
@@ -328,6 +344,7 @@ impl State {
     /// Puts a machine among those that wait, or finds it there.
     fn wait(
         &self,
+        site: IpAddr,
         machine: MachinePublic,
         request: &RegisterRequest,
         now: Timestamp,
@@ -344,9 +361,13 @@ impl State {
         }
         let codes = entropy.chunks_exact(5).filter_map(|bytes| bytes.try_into().ok()).map(PendingCode::from_random);
         let mut free = codes.filter(|code| !self.pending.contains_key(code));
-        let (Ok(()), Some(code)) = (limit::PENDING.check(self.pending.len() + 1), free.next()) else {
+        let of_site = self.pending.values().filter(|pending| pending.site == site).count();
+        let has_share = site.is_loopback() || earlier.is_some() || limit::PENDING_OF_SITE.check(of_site + 1).is_ok();
+        let (true, Some(code)) = (has_share, free.next()) else {
             return Decision::unchanged(Registered::Busy { retry_after: BUSY });
         };
+        let is_full = earlier.is_none() && limit::PENDING.check(self.pending.len() + 1).is_err();
+        let displaced = is_full.then(|| self.longest_waiting_where_most_wait()).flatten();
         let said = Said::at_registration(request.version, request.hostinfo.as_ref());
         let info = request.hostinfo.clone().unwrap_or_default();
         let reply = Registered::Answer(self.send_to_approval(&code));
@@ -359,10 +380,23 @@ impl State {
             requested_tags: info.request_tags.into_iter().take(limit::TAGS.most).map(shorten).collect(),
             said,
             expires: add(now, PENDING_LIFETIME),
+            site,
         };
         // One place for each machine, so that a client that keeps making keys does not fill the list.
-        let replaced = earlier.map(|earlier| Change::PendingGone(earlier.code.clone()));
-        Decision { reply, changes: replaced.into_iter().chain([Change::Pending(pending)]).collect() }
+        let gone = [earlier, displaced].into_iter().flatten();
+        let gone = gone.map(|gone| Change::PendingGone(gone.code.clone()));
+        Decision { reply, changes: gone.chain([Change::Pending(pending)]).collect() }
+    }
+
+    /// Whoever has waited longest at the site where most wait: strangers who fill the list push out their own.
+    fn longest_waiting_where_most_wait(&self) -> Option<&Pending> {
+        let mut sites: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for pending in self.pending.values() {
+            *sites.entry(pending.site).or_default() += 1;
+        }
+        let most = sites.values().copied().max()?;
+        let crowded = self.pending.values().filter(|pending| sites.get(&pending.site) == Some(&most));
+        crowded.min_by_key(|pending| pending.expires)
     }
 
     fn send_to_approval(&self, code: &PendingCode) -> RegisterResponse {

@@ -68,6 +68,11 @@ impl Routes {
         changed
     }
 
+    /// Who serves a subnet.
+    pub(super) fn servers(&self, prefix: &IpNet) -> impl Iterator<Item = NodeId> + '_ {
+        self.subnets.get(prefix).into_iter().flat_map(|subnet| subnet.servers.iter().copied())
+    }
+
     /// Who the one router of a subnet is.
     pub(super) fn primary(&self, prefix: &IpNet) -> Option<NodeId> {
         self.subnets.get(prefix)?.primary

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fanout::FullMap;
+use super::liveness::Asking;
+use super::member::{Member, subnets};
 use super::message::MapMessage;
 use super::record::{Change, Decision, PendingCode};
 use super::refusal::MapRefusal;
-use super::state::{Member, State};
+use super::state::State;
 use super::update::accept_version;
 use super::view::Shown;
 use super::visibility::{ToldFilter, ViewClass};
@@ -49,10 +51,28 @@ pub enum Output {
         /// The code it waited under.
         code: PendingCode,
     },
+    /// Tell the operator.
+    Noticed(Notice),
     /// A node key is good for nothing from here on: whoever admitted it to something has to end that.
     Withdrawn {
         /// The key.
         key: NodePublic,
+    },
+}
+
+/// What an operator should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A node follows its map no more, though its connection stands.
+    Silent(NodeId),
+    /// Two machines use one node's key.
+    TwoMachines(NodeId),
+    /// A node claims the disco key of another, and is not told to anybody by it.
+    DiscoTaken {
+        /// Who claims it.
+        node: NodeId,
+        /// Whose it is.
+        holder: NodeId,
     },
 }
 
@@ -67,6 +87,8 @@ pub(super) struct Session {
     pub(super) class: ViewClass,
     /// What it lets in, as it was last told.
     pub(super) filter: ToldFilter,
+    /// Whether it is still there.
+    pub(super) asking: Asking,
 }
 
 /// What a deadline is for.
@@ -80,6 +102,10 @@ pub(super) enum Timer {
     Pending(PendingCode),
     /// It was turned away, and may ask again.
     Rejected(MachinePublic),
+    /// What it said of itself may be passed on.
+    Say(NodeId),
+    /// It is to be asked, or judged, whether it is there.
+    Ask(SessionId),
 }
 
 impl State {
@@ -90,6 +116,10 @@ impl State {
             return Err(MapRefusal::NoPolicy);
         }
         let Some(member) = self.members.get_mut(&id) else { return Err(MapRefusal::Unknown) };
+        if member.twins.handle_opened(member.session.is_some(), now) {
+            self.outputs.push_back(Output::Noticed(Notice::TwoMachines(id)));
+        }
+        let was_silent = std::mem::take(&mut member.is_silent);
         self.last_session += 1;
         let session = SessionId(self.last_session);
         let older = member.session.replace(session);
@@ -105,9 +135,15 @@ impl State {
             self.alter(id, |shown| shown.online = true);
             self.plan_reaping(id, now);
         }
+        if was_silent {
+            let served = self.members.get(&id).map(|member| subnets(&member.shown)).unwrap_or_default();
+            self.elect(id, &served);
+        }
         let opened_as = self.members.get(&id).map(|member| member.shown.clone());
         let FullMap { message, class, filter } = self.full_map(id, now).ok_or(MapRefusal::Unknown)?;
-        self.sessions.insert(session, Session { node: id, opened_as, class, filter });
+        let asking = Asking::new(self.first_asked_at(id, session, now));
+        self.timers.insert((asking.at, Timer::Ask(session)));
+        self.sessions.insert(session, Session { node: id, opened_as, class, filter, asking });
         self.viewers.entry(class).or_default().insert(session);
         self.fanout.opened.insert(session);
         Ok(Opened { session, message: Arc::new(message) })
@@ -142,6 +178,7 @@ impl State {
     pub(super) fn forget_session(&mut self, number: SessionId) -> Option<Session> {
         let session = self.sessions.remove(&number)?;
         self.fanout.opened.remove(&number);
+        self.timers.remove(&(session.asking.at, Timer::Ask(number)));
         self.leave_class(number, session.class);
         Some(session)
     }
@@ -193,9 +230,12 @@ impl State {
                 Timer::Rejected(machine) => {
                     self.rejected.remove(machine);
                 }
+                Timer::Say(id) => self.say_held(*id, now),
+                Timer::Ask(session) => self.ask(*session, now),
             }
             self.timers.remove(&(at, timer));
         }
+        self.ask_contested(now);
         if self.fanout.is_due(now) {
             self.flush(now);
         }

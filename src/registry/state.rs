@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::address;
 use super::config::Config;
 use super::fanout::Fanout;
+use super::member::{Member, NodeView, online_in, subnets};
 use super::outlook::Ready;
 use super::record::{
     Change, Counters, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, PolicyRecord, Records, UserName, UserRecord,
@@ -15,9 +16,10 @@ use super::refusal::Refusal;
 use super::routes::{RouteView, Routes};
 use super::session::{Output, Session, SessionId, Timer, add};
 use super::view::Shown;
-use super::visibility::{Sight, ViewClass, Visibility};
+use super::visibility::{ViewClass, Visibility};
 use crate::types::{
-    CapabilityVersion, HostLabel, IpNet, MachinePublic, NodeId, NodePublic, Timestamp, UserId, is_default_route,
+    CapabilityVersion, DiscoPublic, HostLabel, IpNet, MachinePublic, NodeId, NodePublic, Timestamp, UserId,
+    is_default_route,
 };
 
 /// The coordinator's model. See the module's documentation for how it is used.
@@ -55,32 +57,12 @@ pub struct State {
     pub(super) unsaved: BTreeSet<NodeId>,
     pub(super) fanout: Fanout,
     pub(super) outputs: VecDeque<Output>,
-}
-
-/// A node and what is going on with it.
-#[derive(Debug)]
-pub(super) struct Member {
-    pub(super) shown: Shown,
-    pub(super) session: Option<SessionId>,
-    /// When peers are told that it is offline, after its stream closed.
-    pub(super) offline_at: Option<Timestamp>,
-    /// When it is deleted for being ephemeral and offline.
-    pub(super) reap_at: Option<Timestamp>,
-    /// Its entry in peers' maps as text, for each way to be shown, once someone needed it.
-    pub(super) entries: BTreeMap<Sight, Arc<str>>,
-}
-
-/// A node, for administrators.
-#[derive(Clone, Copy, Debug)]
-pub struct NodeView<'a> {
-    /// The durable facts.
-    pub record: &'a Arc<NodeRecord>,
-    /// Whether it follows its map.
-    pub online: bool,
-    /// Whether its key is past its time.
-    pub expired: bool,
-    /// The subnets that it is the one router of.
-    pub primary_routes: &'a [IpNet],
+    /// Who says to hold which disco key.
+    pub(super) by_disco: BTreeSet<(DiscoPublic, NodeId)>,
+    /// Nodes whose subnets have other routers than before.
+    pub(super) contested: BTreeSet<NodeId>,
+    /// How often a node's word was passed on later than it came.
+    pub(super) held_back: u64,
 }
 
 impl State {
@@ -111,6 +93,9 @@ impl State {
             unsaved: BTreeSet::new(),
             fanout: Fanout::default(),
             outputs: VecDeque::new(),
+            by_disco: BTreeSet::new(),
+            contested: BTreeSet::new(),
+            held_back: 0,
         }
     }
 
@@ -255,6 +240,16 @@ impl State {
             .ok_or_else(|| Refusal::not_found(format!("there is no node `{text}`")))
     }
 
+    /// The nodes whose key two machines use, as far as can be told.
+    pub fn two_machines(&self, now: Timestamp) -> impl Iterator<Item = NodeId> + '_ {
+        self.members.values().filter(move |member| member.twins.are_two(now)).map(Member::id)
+    }
+
+    /// How often a node's word was passed on later than it came, because it had come too often.
+    pub const fn held_back(&self) -> u64 {
+        self.held_back
+    }
+
     /// The routes that are offered or approved, by node.
     pub fn routes(&self) -> impl Iterator<Item = RouteView> + '_ {
         self.members.values().flat_map(|member| {
@@ -313,6 +308,7 @@ impl State {
         self.by_key.insert(record.key, id);
         self.by_machine.insert((record.machine, id));
         self.labels.insert(record.label.clone(), id);
+        self.by_disco.insert((record.said.disco, id));
         let expired = record.is_expired(now);
         if let Some(expiry) = record.key_expiry.filter(|_| !expired) {
             self.timers.insert((expiry, Timer::Expire(id)));
@@ -355,6 +351,7 @@ impl State {
         self.by_key.remove(&record.key);
         self.by_machine.remove(&(record.machine, id));
         self.labels.remove(&record.label);
+        self.by_disco.remove(&(record.said.disco, id));
         self.outputs.push_back(Output::Withdrawn { key: record.key });
         self.forget_timers(&member);
         self.fanout.touch(id, Some(&member.shown));
@@ -418,13 +415,16 @@ impl State {
     }
 
     /// Elects routers for the subnets that a node served before and serves from here on.
-    fn elect(&mut self, id: NodeId, before: &BTreeSet<IpNet>) {
+    pub(super) fn elect(&mut self, id: NodeId, before: &BTreeSet<IpNet>) {
         let Some(member) = self.members.get(&id) else { return };
         let serves = subnets(&member.shown);
         if serves.is_empty() && before.is_empty() {
             return;
         }
         let changed = self.routes.set(id, before, &serves, online_in(&self.members));
+        for prefix in before.union(&serves) {
+            self.contested.extend(self.routes.servers(prefix));
+        }
         self.refresh_primary(changed);
     }
 
@@ -443,6 +443,9 @@ impl State {
         if old.key != new.key {
             self.by_key.remove(&old.key);
             self.outputs.push_back(Output::Withdrawn { key: old.key });
+        }
+        if old.said.disco != new.said.disco {
+            self.by_disco.remove(&(old.said.disco, old.id));
         }
         if old.label != new.label {
             self.labels.remove(&old.label);
@@ -493,35 +496,4 @@ impl State {
             self.outputs.push_back(Output::Settled { code: code.clone() });
         }
     }
-}
-
-impl Member {
-    fn new(shown: Shown) -> Self {
-        Self { shown, session: None, offline_at: None, reap_at: None, entries: BTreeMap::new() }
-    }
-
-    pub(super) fn id(&self) -> NodeId {
-        self.shown.record.id
-    }
-
-    fn view(&self) -> NodeView<'_> {
-        NodeView {
-            record: &self.shown.record,
-            online: self.shown.online,
-            expired: self.shown.expired,
-            primary_routes: &self.shown.primary,
-        }
-    }
-}
-
-/// The subnets that a node serves; exit routes have no primary router.
-fn subnets(shown: &Shown) -> BTreeSet<IpNet> {
-    if shown.expired {
-        return BTreeSet::new();
-    }
-    shown.routes().iter().filter(|route| !is_default_route(route)).copied().collect()
-}
-
-fn online_in(members: &BTreeMap<NodeId, Member>) -> impl Fn(NodeId) -> bool {
-    |id| members.get(&id).is_some_and(|member| member.shown.online)
 }

@@ -8,9 +8,13 @@ use super::message::json;
 use super::names;
 use super::record::Said;
 use super::refusal::MapRefusal;
+use super::session::{Notice, Output, Timer};
 use super::state::State;
-use crate::types::{CapabilityVersion, IpNet, MachinePublic, NodeId, RegionId, Timestamp, may_be_routed};
-use crate::wire::control::{Hostinfo, MapRequest};
+use crate::types::{CapabilityVersion, DiscoPublic, IpNet, MachinePublic, NodeId, RegionId, Timestamp, may_be_routed};
+use crate::wire::control::{Hostinfo, MapRequest, NetInfo};
+
+/// Bytes of a name or a tag that are looked at.
+const SHOWN: usize = 255;
 
 pub(super) fn accept_version(version: CapabilityVersion) -> Result<(), MapRefusal> {
     State::check_version(version).map_err(|refusal| MapRefusal::TooOld(refusal.to_string()))
@@ -35,11 +39,63 @@ impl State {
         if request.read_only {
             return Ok(id);
         }
-        let record = &self.members.get(&id).ok_or(MapRefusal::Unknown)?.shown.record;
+        let Some(member) = self.members.get_mut(&id) else { return Err(MapRefusal::Unknown) };
+        if member.twins.hear(request.disco_key, now) {
+            self.outputs.push_back(Output::Noticed(Notice::TwoMachines(id)));
+        }
+        if member.session.is_some() && member.twins.puts_off(&request.disco_key, now) {
+            return Err(MapRefusal::TwoMachines);
+        }
+        let known = member.held.as_deref().unwrap_or(&member.shown.record.said);
+        let mut said = known.clone();
+        said.hear(request);
+        if said == *known {
+            return Ok(id);
+        }
+        let disco = known.disco;
+        if let Some(holder) = self.holder_before(id, &said.disco).filter(|_| said.disco != disco) {
+            said.disco = disco;
+            self.outputs.push_back(Output::Noticed(Notice::DiscoTaken { node: id, holder }));
+        }
+        self.pass_on(id, said, now);
+        Ok(id)
+    }
+
+    /// Another machine's node that holds this disco key. Nobody knows a key before its holder has said it to us, so whoever
+    /// says it second has no claim to it. (A machine may be several nodes, one after the other.)
+    fn holder_before(&self, id: NodeId, disco: &DiscoPublic) -> Option<NodeId> {
+        let machine = |id: &NodeId| self.members.get(id).map(|member| member.shown.record.machine);
+        let holders = self.by_disco.range((*disco, NodeId(0))..=(*disco, NodeId(u64::MAX))).map(|(_, holder)| holder);
+        holders.copied().find(|holder| *holder != id && machine(holder) != machine(&id))
+    }
+
+    /// Takes what a node says, now or as soon as it may be passed on.
+    fn pass_on(&mut self, id: NodeId, said: Said, now: Timestamp) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if member.held.is_none() {
+            let Err(at) = member.pace.take(now) else { return self.say(id, said, now) };
+            self.timers.insert((at, Timer::Say(id)));
+        }
+        self.held_back += 1;
+        member.held = Some(Box::new(said));
+    }
+
+    /// What a node said last may be passed on.
+    pub(super) fn say_held(&mut self, id: NodeId, now: Timestamp) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if let Some(said) = member.held.take() {
+            let _ = member.pace.take(now);
+            self.say(id, *said, now);
+        }
+    }
+
+    fn say(&mut self, id: NodeId, said: Said, now: Timestamp) {
+        let Some(member) = self.members.get(&id) else { return };
+        let record = Arc::clone(&member.shown.record);
         let mut next = record.as_ref().clone();
-        next.said.hear(request);
-        if let Some(info) = request.hostinfo.as_ref().filter(|_| !next.label_fixed) {
-            let wanted = names::wanted(&info.hostname);
+        next.said = said;
+        if !next.label_fixed && next.said.hostinfo != record.said.hostinfo {
+            let wanted = names::wanted(&next.hostinfo().hostname);
             // A node that was `web-1` among several `web` keeps that name while it calls itself `web`.
             if wanted != names::wanted(&record.hostinfo().hostname)
                 && let Some(wanted) = wanted
@@ -47,12 +103,36 @@ impl State {
                 next.label = names::unique(&wanted, |label| self.labels.get(label).is_some_and(|by| *by != id));
             }
         }
-        if next != **record {
+        if next != *record {
             self.unsaved.insert(id);
             self.put_node(Arc::new(next), now);
         }
-        Ok(id)
     }
+}
+
+/// Cuts what a stranger says of its machine to what is kept of it, so that whoever owns the state has little to look at,
+/// however much was sent. To be called by whoever read the message.
+pub fn bound(info: &mut Option<Hostinfo>) {
+    let Some(info) = info else { return };
+    let cut = |text: &mut String| {
+        if text.len() > SHOWN {
+            *text = text.chars().take(SHOWN / 4).collect();
+        }
+    };
+    cut(&mut info.hostname);
+    cut(&mut info.os);
+    info.request_tags.iter_mut().for_each(cut);
+    info.routable_ips.truncate(limit::ROUTES.most);
+    let derp = info.net_info.take().map(|net| NetInfo { preferred_derp: net.preferred_derp, ..NetInfo::default() });
+    let (routes, tags) = (std::mem::take(&mut info.routable_ips), std::mem::take(&mut info.request_tags));
+    if limit::HOSTINFO.check(json(info).len()).is_err() {
+        *info = Hostinfo {
+            os: std::mem::take(&mut info.os),
+            hostname: std::mem::take(&mut info.hostname),
+            ..Hostinfo::default()
+        };
+    }
+    (info.net_info, info.routable_ips, info.request_tags) = (derp, routes, tags);
 }
 
 impl Said {

@@ -105,25 +105,37 @@ impl Relay {
         }
     }
 
-    /// Serves one client over a connection whose HTTP upgrade is done, until either side ends it.
-    pub async fn serve<S>(&self, io: S, source: Option<IpAddr>) -> Result<(), RelayError>
+    /// Serves one client over a connection whose HTTP upgrade is done, until either side ends it. Calls `admitted` once
+    /// the client is.
+    pub async fn serve<S>(
+        &self,
+        io: S,
+        source: Option<IpAddr>,
+        admitted: impl FnOnce() + Send,
+    ) -> Result<(), RelayError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
-        let served = self.serve_client(io, source).await;
+        let served = self.serve_client(io, source, admitted).await;
         if let Err(error) = &served {
             self.tally.ended(error);
         }
         served
     }
 
-    async fn serve_client<S>(&self, io: S, source: Option<IpAddr>) -> Result<(), RelayError>
+    async fn serve_client<S>(
+        &self,
+        io: S,
+        source: Option<IpAddr>,
+        admitted: impl FnOnce() + Send,
+    ) -> Result<(), RelayError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
         let (mut reader, mut writer) = tokio::io::split(io);
         let introduced = timeout(INTRODUCTION, self.introduce(&mut reader, &mut writer, source)).await;
         let (greeting, unread) = introduced.map_err(|_| RelayError::Slow("introduce itself"))??;
+        admitted();
         let place = self.enter();
         let jitter = Duration::from_millis(rand::rng().random_range(0..=JITTER_MS));
         self.with(|server, wake| server.handle_connected(place.id, &greeting, clock::now(), jitter, wake))?;

@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::Relay;
 use super::acme::Acme;
-use crate::io::{WebSocketBytes, websocket_accept};
+use crate::io::{HeldPlace, WebSocketBytes, websocket_accept};
 use crate::wire::derp::VERSION;
 
 const PROTOCOL: &str = "DERP";
@@ -30,11 +30,11 @@ const CHALLENGE_LEN: usize = 64;
 
 type Answer = Response<Full<Bytes>>;
 
-/// Answers one request; the relay protocol goes on in a task of its own, which keeps `hold` as long as it lasts.
-pub fn answer<B>(request: Request<B>, relay: &Arc<Relay>, from: SocketAddr, hold: impl Send + 'static) -> Answer {
+/// Answers one request; the relay protocol goes on in a task of its own, which keeps `place` as long as it lasts.
+pub fn answer<B>(request: Request<B>, relay: &Arc<Relay>, from: SocketAddr, place: Arc<HeldPlace>) -> Answer {
     let path = request.uri().path();
     if path == "/derp" {
-        return upgrade(request, relay, from, hold);
+        return upgrade(request, relay, from, place);
     }
     let headers = request.headers();
     let answer = match path {
@@ -70,7 +70,7 @@ pub(super) fn small_question<B>(request: &Request<B>, acme: Option<&Acme>) -> An
     }
 }
 
-fn upgrade<B>(mut request: Request<B>, relay: &Arc<Relay>, from: SocketAddr, hold: impl Send + 'static) -> Answer {
+fn upgrade<B>(mut request: Request<B>, relay: &Arc<Relay>, from: SocketAddr, place: Arc<HeldPlace>) -> Answer {
     let Some((is_websocket, answer)) = switching(&request, relay) else {
         return with(StatusCode::UPGRADE_REQUIRED, header::UPGRADE.as_str(), PROTOCOL, "");
     };
@@ -78,12 +78,23 @@ fn upgrade<B>(mut request: Request<B>, relay: &Arc<Relay>, from: SocketAddr, hol
     let relay = Arc::clone(relay);
     tokio::spawn(async move {
         let source = Some(from.ip().to_canonical());
-        let ended = match upgraded.await {
-            Ok(io) if is_websocket => relay.serve(WebSocketBytes::accept(TokioIo::new(io)).await, source).await,
-            Ok(io) => relay.serve(TokioIo::new(io), source).await,
-            Err(error) => return debug!(%from, %error, "upgrading to the relay protocol"),
+        let serving = async {
+            let admitted = || place.belongs();
+            match upgraded.await {
+                Ok(io) if is_websocket => {
+                    relay.serve(WebSocketBytes::accept(TokioIo::new(io)).await, source, admitted).await
+                }
+                Ok(io) => relay.serve(TokioIo::new(io), source, admitted).await,
+                Err(error) => {
+                    debug!(%from, %error, "upgrading to the relay protocol");
+                    Ok(())
+                }
+            }
         };
-        drop(hold);
+        let ended = tokio::select! {
+            ended = serving => ended,
+            () = place.dismissed() => return debug!(%from, "a connection makes room for others"),
+        };
         if let Err(error) = ended {
             debug!(%from, %error, "relay connection");
         }

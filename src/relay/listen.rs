@@ -2,7 +2,7 @@
 //!
 //! The number of connections is bounded before one is accepted: past it the kernel's backlog fills. A connection
 //! that does not finish its TLS handshake or its request head in time is closed. A client of the relay protocol
-//! takes its connection over and keeps its permit.
+//! takes its connection over and keeps its place, which is a stranger's until the client is admitted.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,15 +12,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use super::acme::Acme;
 use super::{Relay, clock, http};
-use crate::io::{Rates, tune};
+use crate::io::{HeldPlace, Places, Rates, tune};
 
 /// Bytes of one request head, the least that hyper takes; an honest one has a few hundred.
 const HEAD_BYTES: usize = 8 * 1024;
@@ -38,7 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 struct Connection {
     from: SocketAddr,
     /// Held as long as the connection lives, also by what takes it over.
-    permit: Arc<OwnedSemaphorePermit>,
+    place: Arc<HeldPlace>,
     purpose: Purpose,
 }
 
@@ -55,7 +54,7 @@ pub(super) struct Port {
     pub(super) listener: TcpListener,
     pub(super) tls: Option<TlsAcceptor>,
     /// Connections at once.
-    pub(super) connections: Arc<Semaphore>,
+    pub(super) places: Arc<Places>,
     /// How often one address may come.
     pub(super) rates: Rates,
     pub(super) purpose: Purpose,
@@ -64,7 +63,7 @@ pub(super) struct Port {
 /// Accepts for as long as the relay runs. Connections end by themselves.
 pub(super) async fn serve(mut port: Port, relay: Arc<Relay>) {
     loop {
-        let Ok(permit) = Arc::clone(&port.connections).acquire_owned().await else { return };
+        let Some(room) = port.places.room().await else { return };
         let (stream, from) = match port.listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -78,19 +77,28 @@ pub(super) async fn serve(mut port: Port, relay: Arc<Relay>) {
             relay.tally().too_often();
             continue;
         }
+        let Some(place) = port.places.enter(from.ip(), room) else { continue };
         if let Err(error) = tune(&stream) {
             debug!(%from, %error, "setting socket options");
         }
-        let connection = Connection { from, permit: Arc::new(permit), purpose: port.purpose.clone() };
+        let connection = Connection { from, place: Arc::clone(&place), purpose: port.purpose.clone() };
         let (relay, tls) = (Arc::clone(&relay), port.tls.clone());
         tokio::spawn(async move {
-            let Some(tls) = tls else { return serve_http(stream, relay, connection).await };
-            match timeout(TLS_TIME, tls.accept(stream)).await {
-                Ok(Ok(stream)) => serve_http(stream, relay, connection).await,
-                Ok(Err(error)) => debug!(%from, %error, "TLS handshake"),
-                Err(_) => debug!(%from, "TLS handshake took too long"),
+            tokio::select! {
+                () = serve_one(stream, tls, relay, connection) => {}
+                () = place.dismissed() => debug!(%from, "a connection makes room for others"),
             }
         });
+    }
+}
+
+async fn serve_one(stream: TcpStream, tls: Option<TlsAcceptor>, relay: Arc<Relay>, connection: Connection) {
+    let from = connection.from;
+    let Some(tls) = tls else { return serve_http(stream, relay, connection).await };
+    match timeout(TLS_TIME, tls.accept(stream)).await {
+        Ok(Ok(stream)) => serve_http(stream, relay, connection).await,
+        Ok(Err(error)) => debug!(%from, %error, "TLS handshake"),
+        Err(_) => debug!(%from, "TLS handshake took too long"),
     }
 }
 
@@ -102,7 +110,7 @@ where
     let service = service_fn(move |request| {
         let answer = match &connection.purpose {
             Purpose::SmallQuestions(acme) => http::small_question(&request, acme.as_deref()),
-            Purpose::Relay => http::answer(request, &relay, from, Arc::clone(&connection.permit)),
+            Purpose::Relay => http::answer(request, &relay, from, Arc::clone(&connection.place)),
         };
         async { Ok::<_, std::convert::Infallible>(answer) }
     });

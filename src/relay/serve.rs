@@ -9,7 +9,6 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -22,7 +21,9 @@ use super::listen::{self, Port, Purpose};
 use super::verify::Verifier;
 use super::{Admission, Applicant, Relay, RelayConfig, kept_node_key, mesh, metrics, serve_stun};
 use crate::derp::{Limits, MeshKey};
-use crate::io::{CertificateFiles, Rates, bind, bind_udp, lasting, make_directory, vital};
+use crate::io::{
+    CertificateFiles, Places, Rates, bind, bind_udp, lasting, make_directory, possible_connections, vital,
+};
 
 const KEY_FILE: &str = "relay.key";
 /// How long the word of the restart may take to reach the clients.
@@ -51,11 +52,11 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
         admission: admission(&settings.clients)?,
     }));
 
-    let connections = Arc::new(Semaphore::new(settings.max_connections));
+    let places = Places::new(possible_connections(settings.max_connections));
     let port = Port {
         listener: open(settings.listen)?,
         tls,
-        connections: Arc::clone(&connections),
+        places: Arc::clone(&places),
         rates: Rates::new(settings.accept_rate),
         purpose: Purpose::Relay,
     };
@@ -80,8 +81,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
     accepting.abort();
     relay.announce_restart(RECONNECT_IN, TRY_FOR);
     // Clients leave when we do: whoever still has to read the word has until then.
-    let all = u32::try_from(settings.max_connections).unwrap_or(u32::MAX);
-    let _ = timeout(FAREWELL, connections.acquire_many(all)).await;
+    let _ = timeout(FAREWELL, places.all_free()).await;
     let counters = relay.counters();
     info!(packets_in = counters.packets_in, packets_out = counters.packets_out, "ended");
     Ok(())
@@ -136,7 +136,7 @@ fn start_siblings(
         let port = Port {
             listener: open(address)?,
             tls: None,
-            connections: Arc::new(Semaphore::new(PORTAL_CHECKS)),
+            places: Places::new(PORTAL_CHECKS),
             rates: Rates::new(settings.accept_rate),
             purpose: Purpose::SmallQuestions(acme),
         };

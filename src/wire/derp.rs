@@ -19,7 +19,7 @@ pub const HEADER_LEN: usize = 5;
 /// The longest packet that is relayed: a UDP datagram.
 pub const MAX_PACKET: usize = 64 << 10;
 /// What a client may send before it is known: the introduction is small.
-pub const CLIENT_INFO: Limit = Limit::new("bytes of client information", 256 << 10);
+pub const CLIENT_INFO: Limit = Limit::new("bytes of client information", 4 << 10);
 /// The longest frame a server takes from a known client: a forwarded packet with both keys.
 pub const SERVER_FRAME: Limit = Limit::new("bytes in a frame to the relay", MAX_PACKET + 2 * KEY_LEN);
 /// The longest frame a client takes from a server: the protocol's own bound.

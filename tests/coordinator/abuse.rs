@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 
 use http::{Method, StatusCode};
+use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use warren::wire::control::MapRequest;
 
 use crate::node::{Machine, get};
 use crate::server::{PATIENCE, Server};
@@ -176,4 +178,94 @@ async fn garbage_on_the_administration_socket_is_refused() {
         assert!(answer.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&answer));
     }
     assert_eq!(get(server.address, "/health").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn maps_that_are_asked_for_and_never_read_cost_little_and_the_oldest_connection_of_a_machine_ends() {
+    const NODES: usize = 200;
+    const STREAMS: usize = 32;
+    let server = Server::start(&[]);
+    let key = server.key(&["--reusable"]);
+    for number in 0..NODES {
+        let machine = Machine::new(&format!("node-{number}"));
+        let mut request = machine.register_request(Some(&key));
+        // Host keys are told to peers: a map of some 2 MB.
+        request.hostinfo.as_mut().unwrap().ssh_host_keys = vec!["k".repeat(1_000); 10];
+        machine.connect(server.address).await.register(&request).await;
+    }
+    let machine = Machine::new("greedy");
+    machine.connect(server.address).await.join(&key).await;
+    let before = server.resident_kib();
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let (handshake, initiation) = machine.handshake(server.address).await;
+        // A window of one byte: nothing flows until the node reads.
+        let node = machine.inside(crate::node::upgrade(server.address, &initiation).await, handshake, 1).await;
+        let request = MapRequest { stream: true, compress: String::new(), ..machine.map_request(&[]) };
+        let response = node.send(Method::POST, "/machine/map", serde_json::to_vec(&request).unwrap()).await;
+        // At such a pace it is taken for two machines, and put off.
+        let is_put_off = response.status() == StatusCode::TOO_MANY_REQUESTS && streams.len() > 10;
+        assert!(response.status() == StatusCode::OK || is_put_off, "{}", response.status());
+        streams.push((node, response));
+    }
+    let grown = server.resident_kib().saturating_sub(before);
+    assert!(grown < 16 * 1024, "{grown} KiB for {STREAMS} maps of 2 MB");
+    let (_, mut oldest) = streams.swap_remove(0);
+    while let Some(Ok(_)) = tokio::time::timeout(PATIENCE, oldest.body_mut().frame()).await.expect("it ends") {}
+    // Everybody else goes on.
+    let other = Machine::new("other");
+    let node = other.connect(server.address).await;
+    node.join(&key).await;
+    assert_eq!(node.map(&[]).await.next().await.unwrap().peers.len(), NODES + 1);
+}
+
+#[tokio::test]
+async fn silent_connections_make_room_and_cut_off_no_node() {
+    let server = Server::start(&["--max-connections", "40"]);
+    let key = server.key(&["--reusable"]);
+    let (web, db) = (Machine::new("web"), Machine::new("db"));
+    let node = web.connect(server.address).await;
+    node.join(&key).await;
+    let mut map = node.map(&[]).await;
+    map.next().await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..400 {
+        silent.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    db.connect(server.address).await.join(&key).await;
+    map.until(|message| !message.peers.is_empty() || !message.peers_changed.is_empty()).await;
+    assert!(silent.len() == 400 && server.admin(&["node", "list"]).status.success());
+}
+
+#[tokio::test]
+async fn a_machine_that_asks_without_end_is_put_off_and_others_are_not() {
+    let server = Server::start(&[]);
+    let key = server.key(&["--reusable"]);
+    let (loud, web) = (Machine::new("loud"), Machine::new("web"));
+    let node = loud.connect(server.address).await;
+    node.join(&key).await;
+    let request = MapRequest { omit_peers: true, ..loud.map_request(&[]) };
+    let mut put_off = false;
+    for _ in 0..200 {
+        put_off |= node.post("/machine/map", &request).await.0 == StatusCode::TOO_MANY_REQUESTS;
+    }
+    assert!(put_off);
+    let other = web.connect(server.address).await;
+    other.join(&key).await;
+    other.update(&["192.0.2.1:1"]).await;
+}
+
+#[tokio::test]
+async fn what_a_stranger_says_of_itself_fills_neither_log_nor_list() {
+    let server = Server::start(&[]);
+    let machine = Machine { name: "x".repeat(500_000), ..Machine::new("") };
+    let node = machine.connect(server.address).await;
+    let asked = node.register(&machine.register_request(None)).await;
+    assert!(!asked.auth_url.is_empty());
+    let pending = server.text(&["--json", "node", "pending"]);
+    assert!(pending.len() < 2_000 && pending.contains("xxx"), "{} bytes", pending.len());
+    assert!(!server.has_logged(&"x".repeat(300)));
+    let key = "k".repeat(100_000);
+    let (status, _) = node.post("/machine/register", &machine.register_request(Some(&key))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
 }

@@ -15,6 +15,7 @@ mod node;
 mod place;
 mod policy;
 mod policy_set;
+mod presence;
 mod relay;
 #[path = "../relay/client.rs"]
 mod relay_client;

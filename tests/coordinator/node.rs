@@ -155,8 +155,12 @@ impl Connected<'_> {
 
     /// Opens the map stream.
     pub(crate) async fn map(&self, endpoints: &[&str]) -> Map {
-        let request = MapRequest { stream: true, ..self.machine.map_request(endpoints) };
-        let response = self.send(Method::POST, "/machine/map", serde_json::to_vec(&request).unwrap()).await;
+        self.map_of(&MapRequest { stream: true, ..self.machine.map_request(endpoints) }).await
+    }
+
+    /// Opens the map stream by a request of one's own.
+    pub(crate) async fn map_of(&self, request: &MapRequest) -> Map {
+        let response = self.send(Method::POST, "/machine/map", serde_json::to_vec(request).unwrap()).await;
         assert_eq!(response.status(), StatusCode::OK);
         Map {
             body: response.into_body(),

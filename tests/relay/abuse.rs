@@ -129,3 +129,24 @@ fn a_flood_of_packets_to_one_key_keeps_others_served() {
         still_served(address, 100);
     });
 }
+
+#[test]
+fn introductions_that_are_never_finished_cost_little() {
+    let server = Server::start(&["--open"]);
+    let before = server.resident_kib();
+    let head = [2_u8, 0, 3, 0xff, 0xff];
+    let mut refused = 0;
+    let half: Vec<TcpStream> = (0..400)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address).unwrap();
+            stream.write_all(UPGRADE).unwrap();
+            // A frame of 256 KiB is announced, and all but its last byte sent.
+            let sent = stream.write_all(&head).and_then(|()| stream.write_all(&vec![7; 262_142]));
+            refused += usize::from(sent.is_err());
+            stream
+        })
+        .collect();
+    still_served(server.address, 2);
+    let grown = server.resident_kib().saturating_sub(before);
+    assert!(grown < 16 * 1024, "{grown} KiB for {} introductions, {refused} refused early", half.len());
+}

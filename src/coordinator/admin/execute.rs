@@ -346,6 +346,7 @@ fn node_view(state: &State, node: registry::NodeView<'_>) -> NodeView {
         tags: record.tags.iter().map(ToString::to_string).collect(),
         addresses: vec![record.ipv4.into(), record.ipv6.into()],
         online: node.online,
+        two_machines: node.two_machines,
         expired: node.expired,
         logged_out: record.logged_out,
         admitted_by: record.admitted_by.map(|key| key.0),

@@ -245,6 +245,9 @@ pub(crate) struct NodeView {
     pub(crate) tags: Vec<String>,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) online: bool,
+    /// Two machines use its key.
+    #[serde(default)]
+    pub(crate) two_machines: bool,
     pub(crate) expired: bool,
     /// It ended its key itself.
     pub(crate) logged_out: bool,

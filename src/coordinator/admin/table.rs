@@ -87,6 +87,9 @@ fn nodes(nodes: &[NodeView]) -> String {
 }
 
 fn state(node: &NodeView) -> &'static str {
+    if node.two_machines {
+        return "on two machines";
+    }
     match (node.expired, node.logged_out, node.online) {
         (true, true, _) => "logged out",
         (true, false, _) => "expired",

@@ -161,7 +161,7 @@ fn a_code_ends_after_an_hour_and_the_client_gets_another() {
 }
 
 #[test]
-fn one_machine_waits_once_and_too_many_are_put_off() {
+fn one_machine_waits_once_and_too_many_make_room_for_one_another() {
     let mut world = World::new();
     for key in 1..=3 {
         world.answer(1, &RegisterRequest { node_key: node_key(key), ..request(1, "web", "") });
@@ -177,7 +177,58 @@ fn one_machine_waits_once_and_too_many_are_put_off() {
         world.run(decision);
     }
     assert_eq!(world.state.pending_list().count(), limit::PENDING.most);
-    assert!(matches!(world.register(99, &request(99, "web", "")), Registered::Busy { .. }));
+    let first = world.state.pending_list().min_by_key(|pending| pending.expires).unwrap().code.clone();
+    world.advance(Duration::from_secs(1));
+    assert!(!world.answer(99, &request(99, "web", "")).auth_url.is_empty());
+    assert_eq!(world.state.pending_list().count(), limit::PENDING.most);
+    assert!(world.state.pending(&first).is_none() && world.settled.contains(&first), "and who held it asks again");
+}
+
+#[test]
+fn strangers_of_one_address_that_wait_keep_out_nobody_else() {
+    let mut world = World::new();
+    let ask = |world: &mut World, number: u32, site: &str| {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&number.to_le_bytes());
+        bytes[31] = 1;
+        let asks = RegisterRequest { node_key: NodePublic::from_bytes(bytes), ..request(1, "web", "") };
+        let machine = MachinePublic::from_bytes(bytes);
+        let decision = world.state.register_from(site.parse().unwrap(), machine, &asks, world.now, bytes);
+        world.run(decision)
+    };
+    let first = limit::PENDING_OF_SITE.most as u32;
+    for number in 0..first {
+        assert!(matches!(ask(&mut world, number, "192.0.2.1"), Registered::Answer(_)));
+    }
+    assert!(matches!(ask(&mut world, first, "192.0.2.1"), Registered::Busy { .. }));
+    assert!(matches!(ask(&mut world, first, "192.0.2.2"), Registered::Answer(_)));
+    assert!(matches!(ask(&mut world, 0, "192.0.2.1"), Registered::Answer(_)), "who waits already may ask again");
+
+    // Many addresses fill the list: the one that waits alone is not who has to go.
+    let alone =
+        world.state.pending_list().find(|pending| pending.site.to_string() == "192.0.2.2").unwrap().code.clone();
+    for number in 1_000..3_000 {
+        ask(&mut world, number, &format!("198.51.100.{}", number % 20));
+    }
+    assert_eq!(world.state.pending_list().count(), limit::PENDING.most);
+    assert!(world.state.pending(&alone).is_some());
+}
+
+#[test]
+fn what_a_stranger_says_of_itself_is_cut_before_it_is_looked_at() {
+    let mut info = Some(Hostinfo {
+        hostname: "x".repeat(1_000_000),
+        os: "ä".repeat(300),
+        request_tags: vec!["tag:".to_owned() + &"y".repeat(1_000_000)],
+        ssh_host_keys: vec!["z".repeat(1_000_000)],
+        ..Hostinfo::default()
+    });
+    bound(&mut info);
+    assert!(serde_json::to_string(&info).unwrap().len() < 2_048, "{info:?}");
+    let honest = request(1, "web", "").hostinfo;
+    let mut same = honest.clone();
+    bound(&mut same);
+    assert_eq!(format!("{same:?}"), format!("{honest:?}"));
 }
 
 #[test]

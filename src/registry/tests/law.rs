@@ -150,7 +150,9 @@ fn happen(world: &mut World, users: [UserId; 2], rotation: &mut u8, happening: H
                     ..Hostinfo::default()
                 });
             });
-            world.update(machine, &says);
+            // One that claims a key by turns with another is put off, as two machines are.
+            let _ = world.state.update(machine_key(machine), &says, world.now);
+            world.pump();
         }
         Happening::Pass { milliseconds } => world.advance(Duration::from_millis(milliseconds)),
         Happening::Restart => restart(world),
@@ -234,6 +236,12 @@ fn check(world: &mut World) -> Result<(), TestCaseError> {
     prop_assert_eq!(world.state.by_key.len(), records.len());
     prop_assert_eq!(world.state.by_machine.len(), records.len());
     prop_assert_eq!(world.state.labels.len(), records.len());
+    prop_assert_eq!(world.state.by_disco.len(), records.len());
+    let discos = records.iter().map(|record| record.said.disco).filter(|disco| !disco.is_zero());
+    let mut holders = BTreeMap::new();
+    for (disco, machine) in discos.zip(records.iter().filter(|r| !r.said.disco.is_zero()).map(|r| r.machine)) {
+        prop_assert_eq!(*holders.entry(disco).or_insert(machine), machine, "two machines hold one disco key");
+    }
     Ok(())
 }
 

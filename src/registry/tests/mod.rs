@@ -6,11 +6,12 @@ mod client;
 mod clock;
 mod joining;
 mod law;
+mod liveness;
 mod maps;
 mod policy;
 mod rights;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +19,12 @@ use client::Client;
 
 use super::*;
 use crate::types::{DiscoPublic, MachinePublic, NodeId, NodePublic, Timestamp, UserId};
-use crate::wire::control::{Hostinfo, MapRequest, RegisterAuth, RegisterRequest, RegisterResponse};
+use crate::wire::control::{Hostinfo, MapRequest, MapResponse, RegisterAuth, RegisterRequest, RegisterResponse};
 
 const VERSION: crate::types::CapabilityVersion = crate::types::CapabilityVersion::CURRENT;
+
+/// How a message begins that asks a client whether it is there.
+const PING: &[u8] = br#"{"KeepAlive":true,"PingRequest""#;
 
 /// A state, a clock, and the clients that follow it.
 struct World {
@@ -31,6 +35,10 @@ struct World {
     closed: Vec<SessionId>,
     settled: Vec<PendingCode>,
     withdrawn: Vec<NodePublic>,
+    notices: Vec<Notice>,
+    /// Whose clients do not answer when they are asked whether they are there.
+    frozen: BTreeSet<NodeId>,
+    asked: Vec<(NodeId, PingId)>,
     sent: Vec<(Vec<SessionId>, Arc<MapMessage>)>,
 }
 
@@ -49,6 +57,9 @@ impl World {
             closed: Vec::new(),
             settled: Vec::new(),
             withdrawn: Vec::new(),
+            notices: Vec::new(),
+            frozen: BTreeSet::new(),
+            asked: Vec::new(),
             sent: Vec::new(),
         }
     }
@@ -85,6 +96,9 @@ impl World {
         self.state.handle_timeout(self.now);
         while let Some(output) = self.state.poll_output() {
             match output {
+                Output::Send { sessions, message } if message.plain().starts_with(PING) => {
+                    self.answer_ping(sessions[0], &message.plain());
+                }
                 Output::Send { sessions, message } => {
                     for session in &sessions {
                         if let Some((_, client)) = self.clients.get_mut(session) {
@@ -98,8 +112,23 @@ impl World {
                     self.closed.push(session);
                 }
                 Output::Settled { code } => self.settled.push(code),
+                Output::Noticed(notice) => self.notices.push(notice),
                 Output::Withdrawn { key } => self.withdrawn.push(key),
             }
+        }
+    }
+
+    /// A client that is there answers at once.
+    fn answer_ping(&mut self, session: SessionId, message: &[u8]) {
+        let Some(id) = self.clients.get(&session).map(|(id, _)| *id) else { return };
+        let message: MapResponse = serde_json::from_slice(message).unwrap();
+        let ping = message.ping_request.unwrap();
+        assert!(message.keep_alive && ping.url_is_noise);
+        let ping: PingId = ping.url.split("id=").nth(1).unwrap().parse().unwrap();
+        self.asked.push((id, ping));
+        if !self.frozen.contains(&id) {
+            let machine = self.state.node(id).unwrap().record.machine;
+            self.state.pong(machine, ping, self.now);
         }
     }
 

@@ -26,7 +26,7 @@ impl Client {
     async fn connect(relay: &Arc<Relay>, n: u8) -> Self {
         let (io, theirs) = tokio::io::duplex(1 << 16);
         let relay = Arc::clone(relay);
-        tokio::spawn(async move { relay.serve(theirs, None).await });
+        tokio::spawn(async move { relay.serve(theirs, None, || ()).await });
         let mut client = Self { key: NodePrivate::from_random([n; 32]), io, unread: Vec::new() };
         let (_, body) = client.frame().await.unwrap();
         let Frame::ServerKey(server) = Frame::decode(crate::wire::derp::Kind::SERVER_KEY, &body).unwrap() else {
