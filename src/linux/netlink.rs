@@ -94,8 +94,9 @@ impl RouteSocket {
 
         let mut found = Vec::new();
         let mut interrupted = false;
-        // A dump without its last message was cut off, as where the socket failed: it is not all that there is.
-        let mut is_whole = flags & NLM_F_DUMP == 0;
+        // A dump without its last message was cut off, as where the socket failed: it is not all that there is. The two
+        // bits of a dump mean other things in a change.
+        let mut is_whole = flags & NLM_F_DUMP != NLM_F_DUMP;
         while let Some(answer) = answers.next().await {
             interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
             match answer.payload {
