@@ -1,13 +1,16 @@
 //! The README and the manual pages: that they are there, can be read, and name each other rightly.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const PAGES: &str = "packaging/man";
 /// What the pages are written with. Whoever reads their source knows these at once.
-const REQUESTS: &[&str] =
-    &[".\\\"", ".TH", ".if", ".nh", ".ad", ".SH", ".SS", ".PP", ".TP", ".IP", ".RS", ".RE", ".EX", ".EE", ".TS", ".TE"];
+const REQUESTS: &[&str] = &[
+    ".\\\"", ".TH", ".if", ".nh", ".ad", ".br", ".SH", ".SS", ".PP", ".TP", ".IP", ".RS", ".RE", ".EX", ".EE", ".TS",
+    ".TE",
+];
 /// Past this the README is a manual.
 const README_LINES: usize = 120;
 
@@ -50,11 +53,36 @@ fn every_page_has_its_parts_and_names_pages_that_exist() {
     }
 }
 
+/// Who is trusted with what is worth as much as the tests that hold it.
+#[test]
+fn every_line_of_the_trust_table_is_held_by_tests_that_exist() {
+    let page = fs::read_to_string(Path::new(PAGES).join("warren-security.7")).unwrap();
+    let sources = ["src", "tests"].iter().flat_map(|dir| super::rust_files(Path::new(dir)));
+    let functions: BTreeSet<String> = sources
+        .flat_map(|file| fs::read_to_string(file).unwrap().split("fn ").skip(1).map(name_at).collect::<Vec<_>>())
+        .collect();
+
+    let lines: Vec<&str> = page.split("\n.TP\n").skip(1).map(|line| line.split("\n.SH").next().unwrap()).collect();
+    assert!(lines.len() > 30, "only {} lines", lines.len());
+    for line in lines {
+        let held = line.split("\nHeld by\n").nth(1).unwrap_or_else(|| panic!("no test holds:\n{line}"));
+        for test in held.lines() {
+            let name = name_at(test.trim_start_matches("\\fI"));
+            assert!(functions.contains(&name), "no test is called `{name}`, which should hold:\n{line}");
+        }
+    }
+}
+
+fn name_at(text: &str) -> String {
+    text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+}
+
 /// By the formatter that `man` uses, where this machine has it.
 #[test]
 fn every_page_is_formatted_without_a_warning() {
     for page in pages() {
-        let Ok(output) = Command::new("groff").args(["-t", "-man", "-ww", "-Tutf8"]).arg(&page).output() else {
+        let Ok(output) = Command::new("groff").args(["-t", "-man", "-ww", "-Wbreak", "-Tutf8"]).arg(&page).output()
+        else {
             println!("no groff here: the pages were not formatted");
             return;
         };
