@@ -213,7 +213,7 @@ impl Options {
     }
 
     /// Reads a file key by key, so that an error can name its key.
-    fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+    pub(super) fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
             file: file.to_owned(),
             line: line_of(text, error.span().map_or(0, |span| span.start)),

@@ -18,6 +18,8 @@ mod backup;
 mod cli;
 mod clock;
 mod config;
+#[doc(hidden)]
+pub mod decoders;
 mod doctor;
 mod ending;
 mod http;

@@ -188,6 +188,15 @@ fn push_message(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, famil
     header.set_sequence_number(sequence);
 }
 
+/// Reads one entry of the kernel's table.
+pub fn decode(payload: &[u8]) -> bool {
+    let judge = FlowJudge::default();
+    let _ = (read_flow(payload, &judge), read_name(payload));
+    let attributes = payload.get(NETFILTER_HEADER..).unwrap_or_default();
+    let openings = NlasIterator::new(attributes).flatten().filter(|nla| nla.kind() & NLA_TYPE_MASK == TUPLE_ORIG);
+    openings.filter_map(|nla| read_tuple(nla.value())).count() > 0
+}
+
 /// The flow, where it is forbidden. One that another led to is judged by that one.
 fn read_flow(payload: &[u8], judge: &FlowJudge) -> Option<Flow> {
     let family = *payload.first()?;

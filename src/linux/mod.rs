@@ -7,6 +7,8 @@
 //! ambient, so that the `nft` program, which reads rules back, inherits it.
 
 mod conntrack;
+#[doc(hidden)]
+pub mod decoders;
 mod echo;
 mod gateway;
 mod link;

@@ -220,6 +220,21 @@ fn rules_of(listing: &str) -> Vec<Value> {
     objects.iter().filter_map(|object| Some(object.get("rule")?["expr"].clone())).collect()
 }
 
+/// Judges what we live by, by a listing of chains in which every base chain has all the rules.
+pub(super) fn decode(listing: &str) -> bool {
+    let (bases, rules) = (base_chains(listing), rules_of(listing));
+    rules.iter().for_each(|rule| drop(targets(rule)));
+    let key = |base: &Base| (base.family.clone(), base.table.clone(), base.name.clone());
+    let chains = Chains { rules: bases.iter().map(|base| (key(base), rules.clone())).collect() };
+    for sample in samples(&Firewall::default()) {
+        for base in bases.iter().filter(|base| base.takes(&sample)) {
+            chains.follow(base, &base.name, &sample, 0);
+            let _ = obstacle(base, &sample, &chains);
+        }
+    }
+    !bases.is_empty()
+}
+
 /// The chains that a rule may lead to.
 fn targets(rule: &Value) -> Vec<String> {
     let mut found = Vec::new();

@@ -46,7 +46,7 @@ impl Generation {
     }
 }
 
-fn read(answer: &[u8]) -> Option<u32> {
+pub(super) fn read(answer: &[u8]) -> Option<u32> {
     let message = NetlinkBuffer::new_checked(answer).ok()?;
     if message.message_type() != NEW_GENERATION {
         return None;

@@ -9,6 +9,7 @@ mod attributes;
 mod batch;
 mod chains;
 mod cut;
+pub(super) mod decoders;
 mod elements;
 mod foreign;
 mod generation;

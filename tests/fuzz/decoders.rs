@@ -1,0 +1,280 @@
+//! Every decoder of bytes that others write, as a function from bytes to whether they were taken.
+//!
+//! The tests replay the corpus through this list, and `make fuzz` searches for more with the same one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER_PERMISSIVE;
+use http::{Method, Uri};
+use serde::de::DeserializeOwned;
+use warren::agent::local_api;
+use warren::coordinator::decoders as coordinator;
+use warren::derp::{Client, ConnectionId, Greeting, Limits, Server};
+use warren::linux::decoders as linux;
+use warren::netmap::Netmap;
+use warren::path::{Book, Ground, PeerInfo, Via};
+use warren::plan::{Host, Paths, Prefs, desired};
+use warren::policy::{Compiled, Policy, Topology};
+use warren::types::{CapabilityVersion, DiscoPrivate, MachinePrivate, NodePrivate, NodePublic, Timestamp};
+use warren::wire::control::{DerpMap, MapRequest, MapResponse, RegisterRequest, RegisterResponse};
+use warren::wire::local;
+use warren::wire::map_stream::{MapStreamDecoder, Packing};
+use warren::wire::noise::{ClientHandshake, EarlyDecoder, Ephemeral, ServerHandshake};
+use warren::wire::portmap::{Place, igd, nat_pmp, pcp, ssdp};
+use warren::wire::{derp, disco, stun};
+
+/// Who sends the ping in the corpus of `path_book`.
+const PINGER: &str = "nodekey:50a61409b1ddd0325e9b16b700e719e9772c07000b1bd7786e907c653d20495d";
+
+/// Reads bytes of strangers; says whether it takes them.
+pub(crate) type Decode = fn(&[u8]) -> bool;
+
+pub(crate) const DECODERS: &[(&str, Decode)] = &[
+    ("admin_request", coordinator::admin_request),
+    ("coordinator_toml", coordinator::configuration),
+    ("derp_client", derp_client),
+    ("derp_frame", derp_frame),
+    ("derp_map", json::<DerpMap>),
+    ("derp_server", derp_server),
+    ("disco", |bytes| disco::sender(bytes).is_ok_and(|theirs| opens(&theirs, bytes))),
+    ("linux_flow", linux::flow),
+    ("linux_nft_elements", linux::nft_elements),
+    ("linux_nft_foreign", linux::nft_foreign),
+    ("linux_nft_listing", linux::nft_listing),
+    ("local_prefs", json::<local::MaskedPrefs>),
+    ("local_request", local_request),
+    ("local_start", json::<local::StartOptions>),
+    ("local_status", json::<local::Status>),
+    ("map_request", json::<MapRequest>),
+    ("map_response", map_response),
+    ("map_stream_plain", |bytes| map_stream(Packing::Plain, bytes)),
+    ("map_stream_zstd", |bytes| map_stream(Packing::Zstd, bytes)),
+    ("netmap_deltas", netmap_deltas),
+    ("noise_answer", noise_answer),
+    ("noise_early", |bytes| EarlyDecoder::default().read(bytes).is_ok_and(|early| early.is_some())),
+    ("noise_initiation", |bytes| ServerHandshake::read(&machine(1), bytes, ephemeral(2)).is_ok()),
+    ("noise_record", noise_record),
+    ("path_book", path_book),
+    ("policy", policy),
+    ("portmap_igd_answer", |bytes| igd::read(bytes).is_ok()),
+    ("portmap_igd_description", |bytes| igd::Service::find(bytes, &router()).is_ok()),
+    ("portmap_nat_pmp", |bytes| nat_pmp::read(bytes).is_ok()),
+    ("portmap_pcp", |bytes| pcp::read(bytes).is_ok()),
+    ("portmap_ssdp", |bytes| ssdp::read(bytes).is_ok()),
+    ("register_request", json::<RegisterRequest>),
+    ("register_response", json::<RegisterResponse>),
+    ("state_map", state_map),
+    ("state_prefs", json::<local::Prefs>),
+    ("stun_request", |bytes| stun::read_request(bytes).is_ok()),
+    ("stun_response", |bytes| stun::read_response(bytes).is_ok()),
+];
+
+fn json<T: DeserializeOwned>(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<T>(bytes).is_ok()
+}
+
+/// What is taken can also be compiled.
+fn policy(bytes: &[u8]) -> bool {
+    Policy::parse(bytes).is_ok_and(|policy| {
+        let topology = Topology::imagined(&policy);
+        let compiled = Compiled::new(Arc::new(policy), topology.clone());
+        let _ = compiled.check();
+        for id in topology.nodes.keys().take(4) {
+            let filter = compiled.filter(*id);
+            compiled.parts(&filter).for_each(|part| drop((part.digest(), part.rules())));
+            let _ = (compiled.view(*id), compiled.ssh_policy(*id, ""), compiled.attributes(*id));
+        }
+        true
+    })
+}
+
+fn derp_frame(bytes: &[u8]) -> bool {
+    match derp::header(bytes, derp::CLIENT_FRAME) {
+        Ok(Some((kind, length))) => {
+            bytes.get(5..5 + length).is_some_and(|body| derp::Frame::decode(kind, body).is_ok())
+        }
+        _ => false,
+    }
+}
+
+/// What a relay says to a client, from the first byte on.
+fn derp_client(bytes: &[u8]) -> bool {
+    let mut client = Client::new(NodePrivate::from_random([1; 32]), [2; 24], true, now());
+    let mut taken = 0;
+    while let Ok(Some((length, _))) = client.handle_bytes(&bytes[taken..], now()) {
+        taken += length;
+    }
+    client.poll_transmit(&mut Vec::new());
+    taken > 0 && taken == bytes.len()
+}
+
+/// What a client that was let in says to a relay that has another.
+fn derp_server(bytes: &[u8]) -> bool {
+    let mut server = Server::new(Limits::default());
+    let mut wake = BTreeSet::new();
+    for number in [1, 2] {
+        let client = NodePrivate::from_random([number; 32]).public();
+        let greeting = Greeting { client, is_mesh: false, is_prober: false, answers_pings: true };
+        let id = ConnectionId(number.into());
+        server.handle_connected(id, &greeting, now(), Duration::ZERO, &mut wake).unwrap();
+    }
+    let taken = server.handle_bytes(ConnectionId(1), bytes, now(), &mut wake);
+    for id in wake {
+        server.poll_transmit(id, &mut Vec::new());
+    }
+    taken.is_ok_and(|(taken, _)| taken > 0 && taken == bytes.len())
+}
+
+/// A map is taken where it can be read; it is then judged, filter and all, and planned, as a first map and as a change of
+/// itself.
+fn map_response(bytes: &[u8]) -> bool {
+    let Ok(message) = serde_json::from_slice::<MapResponse>(bytes) else { return false };
+    let mut netmap = Netmap::default();
+    let prefs = Prefs { want_running: true, accept_routes: true, ..Prefs::default() };
+    for _ in 0..2 {
+        netmap.apply(message.clone(), Timestamp::UNIX_EPOCH);
+        drop(desired(&netmap, &prefs, &Paths::default(), &host()));
+    }
+    true
+}
+
+fn host() -> Host {
+    Host { key: NodePrivate::from_random([1; 32]), networks: BTreeSet::new(), kept: BTreeSet::new(), probes: None }
+}
+
+#[allow(clippy::disallowed_methods, reason = "an arbitrary origin; only differences matter")]
+pub(crate) fn now() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+fn router() -> Place {
+    Place::read("http://192.168.1.1:5000/rootDesc.xml").unwrap()
+}
+
+fn opens(theirs: &warren::types::DiscoPublic, bytes: &[u8]) -> bool {
+    disco::Shared::new(&DiscoPrivate::from_random([1; 32]), theirs).open(bytes).is_ok()
+}
+
+/// A datagram from the network, to a node that knows one peer: it is taken where it is answered.
+fn path_book(bytes: &[u8]) -> bool {
+    let now = now();
+    let key: NodePublic = PINGER.parse().unwrap();
+    let disco = Some(DiscoPrivate::from_random([2; 32]).public());
+    let mut book = Book::new(DiscoPrivate::from_random([1; 32]), NodePublic::from_bytes([9; 32]), [3; 32]);
+    let info = PeerInfo { key, disco, endpoints: &[], home: None, relay: None };
+    let ground = Ground::new(vec!["192.0.2.1/24".parse().unwrap()], []);
+    book.handle_peers([info].into_iter(), ground, now);
+    let from = "203.0.113.5:41741".parse().unwrap();
+    book.handle_datagram(Via::Udp { from, local: None }, bytes, now);
+    book.poll_transmit().is_some()
+}
+
+fn map_stream(packing: Packing, mut bytes: &[u8]) -> bool {
+    let mut decoder = MapStreamDecoder::new(packing);
+    let mut messages = 0;
+    loop {
+        match decoder.next(&mut bytes) {
+            Ok(Some(_)) => messages += 1,
+            Ok(None) => return messages > 0,
+            Err(_) => return false,
+        }
+    }
+}
+
+fn noise_answer(mut bytes: &[u8]) -> bool {
+    let server = machine(1).public();
+    let (mut client, _) = ClientHandshake::start(&machine(3), &server, CapabilityVersion(113), ephemeral(4)).unwrap();
+    client.read(&mut bytes).is_ok_and(|transport| transport.is_some())
+}
+
+fn machine(seed: u8) -> MachinePrivate {
+    MachinePrivate::from_random([seed; 32])
+}
+
+fn ephemeral(seed: u8) -> Ephemeral {
+    Ephemeral::from_random([seed; 32])
+}
+
+/// A request to the agent's socket: a line of method and address, then the body.
+fn local_request(bytes: &[u8]) -> bool {
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let (line, body) = bytes.split_at(end);
+    let line = std::str::from_utf8(line).ok().and_then(|line| line.split_once(' '));
+    let parsed = line.and_then(|(method, uri)| Some((method.parse::<Method>().ok()?, uri.parse::<Uri>().ok()?)));
+    parsed.is_some_and(|(method, uri)| local_api::route(&method, &uri, body.get(1..).unwrap_or_default()).is_ok())
+}
+
+/// Messages of a map stream, one a line, each on top of what those before it made. Taken where all can be read.
+fn netmap_deltas(bytes: &[u8]) -> bool {
+    let mut netmap = Netmap::default();
+    let prefs = Prefs { want_running: true, accept_routes: true, ..Prefs::default() };
+    bytes.split(|byte| *byte == b'\n').take(32).all(|line| {
+        let Ok(message) = serde_json::from_slice::<MapResponse>(line) else { return false };
+        netmap.apply(message, Timestamp::UNIX_EPOCH);
+        drop(desired(&netmap, &prefs, &Paths::default(), &host()));
+        true
+    })
+}
+
+/// A map from the disk; what is kept of it is written as it was read.
+fn state_map(bytes: &[u8]) -> bool {
+    let Ok(message) = serde_json::from_slice::<MapResponse>(bytes) else { return false };
+    let mut netmap = Netmap::default();
+    netmap.replace(message, Timestamp::UNIX_EPOCH);
+    let Ok(kept) = netmap.to_message() else { return true };
+    let mut again = Netmap::default();
+    again.replace(serde_json::from_slice(&kept).unwrap(), Timestamp::UNIX_EPOCH);
+    assert_eq!(again.to_message().unwrap(), kept, "what was kept reads as something else");
+    true
+}
+
+/// Records within a channel whose handshake is done; only sealed ones are taken, so the first byte says how many to
+/// seal before the rest follows.
+fn noise_record(bytes: &[u8]) -> bool {
+    let server = machine(1);
+    let (mut client, initiation) =
+        ClientHandshake::start(&machine(3), &server.public(), CapabilityVersion(113), ephemeral(4)).unwrap();
+    let (answer, theirs) = ServerHandshake::read(&server, &initiation, ephemeral(2)).unwrap().accept().unwrap();
+    let ours = client.read(&mut &answer[..]).unwrap().unwrap();
+    let Some((count, rest)) = bytes.split_first() else { return false };
+    let (mut sealed, mut out) = (Vec::new(), Vec::new());
+    let (mut sealer, mut opener) = (theirs.sealer, ours.opener);
+    let good = usize::from(count % 4);
+    for _ in 0..good {
+        sealer.seal(rest, &mut sealed).unwrap();
+    }
+    if count & 0x80 != 0 {
+        sealed.extend(rest);
+    }
+    let mut input = &sealed[..];
+    loop {
+        match opener.open(&mut input, &mut out) {
+            Ok(true) => {}
+            Ok(false) => break !out.is_empty() && !opener.is_mid_record(),
+            Err(_) => break false,
+        }
+    }
+}
+
+// ---- inputs ----
+
+/// A decoder's messages by file name.
+pub(crate) fn corpus(decoder: &str) -> BTreeMap<String, Vec<u8>> {
+    let folder = Path::new("tests/fuzz/corpus").join(decoder);
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let read = |path: &Path| {
+        let bytes = fs::read(path).unwrap();
+        if path.extension().is_some_and(|extension| extension == "hex") { from_hex(&bytes) } else { bytes }
+    };
+    entries.map(|entry| entry.unwrap()).map(|e| (e.file_name().into_string().unwrap(), read(&e.path()))).collect()
+}
+
+fn from_hex(text: &[u8]) -> Vec<u8> {
+    let text = std::str::from_utf8(text).unwrap();
+    let digits = text.lines().map(|line| line.split('#').next().unwrap().replace(' ', "")).collect::<String>();
+    HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).unwrap()
+}
