@@ -64,9 +64,10 @@ impl Netmap {
         *self = Self::from_told(told, now);
     }
 
-    /// Drops the peers whose keys ran out by `now`. Says whether there were any.
+    /// Drops the peers whose keys ran out by `now`, and takes those back of which that is not so: the clock by which they
+    /// were judged was ahead. Says whether there were any.
     pub fn expire(&mut self, now: Timestamp) -> bool {
-        let peers = self.peers.expired(now);
+        let peers = self.peers.misjudged(now);
         self.peers.update(&peers, &self.told.peers, &self.ours, now);
         !peers.is_empty()
     }

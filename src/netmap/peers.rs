@@ -68,6 +68,8 @@ pub(super) struct Peers {
     prefixes: BTreeSet<(IpNet, Rank, NodeId)>,
     /// When the keys of peers run out, the first one first.
     expiries: BTreeSet<(Timestamp, NodeId)>,
+    /// Nodes that are left out because their keys have run out, and when that was.
+    run_out: BTreeMap<NodeId, Timestamp>,
     /// Nodes from this number on are past the limit.
     cutoff: Option<NodeId>,
 }
@@ -80,6 +82,7 @@ impl Peers {
         let mut peers = Self { cutoff: cutoff(told), ..Self::default() };
         for (id, node) in told {
             let candidate = peers.judge(node, ours, now);
+            peers.note_time(*id, Some(node), now);
             peers.replace_candidate(*id, Some(candidate));
         }
         let have_key = |(id, candidate): &(&NodeId, &Candidate)| peers.has_key(**id, candidate);
@@ -122,9 +125,10 @@ impl Peers {
         self.peers.get(&self.prefix_claimants(*prefix).next()?)
     }
 
-    /// The peers whose keys have run out by `now`.
-    pub(super) fn expired(&self, now: Timestamp) -> BTreeSet<NodeId> {
-        self.expiries.iter().take_while(|(at, _)| is_past(Some(*at), now)).map(|(_, id)| *id).collect()
+    /// The peers whose keys have run out by `now`, and the nodes that were taken for such by a clock that was ahead.
+    pub(super) fn misjudged(&self, now: Timestamp) -> BTreeSet<NodeId> {
+        let expired = self.expiries.iter().take_while(|(at, _)| is_past(Some(*at), now)).map(|(_, id)| *id);
+        expired.chain(self.run_out.iter().filter(|(_, at)| **at > now).map(|(id, _)| *id)).collect()
     }
 
     /// When the next key runs out.
@@ -146,6 +150,7 @@ impl Peers {
             for key in keys.into_iter().flatten().map(|candidate| candidate.key) {
                 ids.extend(self.key_claimants(key));
             }
+            self.note_time(*id, told.get(id), now);
             judged.insert(*id, candidate);
         }
         let mut disputed = BTreeSet::new();
@@ -163,6 +168,13 @@ impl Peers {
         }
         for id in ids {
             self.settle(id, told);
+        }
+    }
+
+    fn note_time(&mut self, id: NodeId, node: Option<&Arc<Node>>, now: Timestamp) {
+        match node.filter(|node| !node.expired).and_then(|node| node.key_expiry).filter(|at| *at <= now) {
+            Some(at) => drop(self.run_out.insert(id, at)),
+            None => drop(self.run_out.remove(&id)),
         }
     }
 

@@ -365,6 +365,30 @@ fn summary(map: &Netmap) -> String {
     format!("{told}\n{peers:?}\n{:?}\n{:?}\n{:?}", reasons(map), map.filter(), map.addresses())
 }
 
+#[test]
+fn peers_that_a_clock_ahead_took_for_expired_come_back_with_the_right_time() {
+    let mut peer = node(1);
+    peer.key_expiry = Some(at(1_000));
+    let mut gone = node(2);
+    (gone.key_expiry, gone.expired) = (Some(at(1_000)), true);
+    let mut map = map(vec![peer, gone]);
+    let ids = |map: &Netmap| map.peers().map(|peer| peer.node.id).collect::<Vec<_>>();
+    let whole = ids(&map);
+    assert_eq!(whole.len(), 1);
+
+    // By a jump forward, by a message that comes meanwhile, and at the start.
+    assert!(map.expire(at(5_000)));
+    assert!(ids(&map).is_empty() && !map.expire(at(5_000)));
+    let seen = MapResponse { online_change: [(whole[0], true)].into(), ..MapResponse::default() };
+    map.apply(seen, at(5_000));
+    assert!(ids(&map).is_empty());
+
+    assert!(map.expire(at(900)));
+    assert_eq!(ids(&map), whole);
+    assert!(!map.expire(at(900)));
+    assert!(map.expire(at(1_000)), "and its time comes");
+}
+
 /// One change at the coordinator.
 #[derive(Clone, Debug)]
 enum Change {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::common::Common;
+use super::live::begin::Sign;
 use super::peer::Peer;
 use super::{Event, Evidence, Ground, LINK_LOST, LOOK, PathView, PeerInfo, Target, Transmit, Via, Wish};
 use crate::types::{DiscoPrivate, DiscoPublic, IpNet, NodePublic, RegionId, Timestamp};
@@ -152,12 +153,14 @@ impl Book {
                     if let (Some(who), Some(live)) = (peer.who(key), &mut peer.live) {
                         live.handle_pong(transaction, from, &who, common, now);
                     }
+                    peer.handle_sign(Sign::Answer, now);
                 });
             }
             (Message::CallMeMaybe { endpoints }, Via::Relay { from: key, .. }) if has_claim(&key) => {
                 self.with(&key, now, |peer, common| {
                     if let Some(who) = peer.who(key) {
                         peer.engage(common, now).handle_call(endpoints, &who, common, now);
+                        peer.handle_sign(Sign::Question, now);
                     }
                 });
             }
@@ -185,6 +188,7 @@ impl Book {
             self.with(key, now, |peer, common| {
                 if let Some(who) = peer.who(*key) {
                     peer.engage(common, now).handle_pinged(from, &who, common, now);
+                    peer.handle_sign(Sign::Question, now);
                 }
             });
         }
@@ -207,6 +211,7 @@ impl Book {
             if let Some(live) = peer.wake(*key, common, now) {
                 live.handle_relayed(now);
             }
+            peer.handle_sign(Sign::Relayed, now);
         });
     }
 
@@ -298,6 +303,20 @@ impl Book {
         self.peers.iter().map(|(key, peer)| (*key, peer.wish())).filter(|(_, wish)| *wish != Wish::Leave)
     }
 
+    /// Whether this side should begin a handshake with a peer, because the peer cannot.
+    pub fn begins(&self, key: &NodePublic) -> bool {
+        self.peers.get(key).is_some_and(Peer::begins)
+    }
+
+    /// The peers that are there, and whose WireGuard answers nothing of ours.
+    pub fn one_way(&self) -> impl Iterator<Item = NodePublic> + '_ {
+        let is_one = |key: &NodePublic| {
+            let live = self.peers.get(key).and_then(|peer| peer.live.as_ref());
+            self.now.zip(live).is_some_and(|(now, live)| live.goes_one_way(now))
+        };
+        self.deadlines.iter().map(|(_, key)| *key).filter(move |key| is_one(key))
+    }
+
     /// Whether something is going on with any peer, so that our own endpoints are worth keeping fresh.
     pub fn is_active(&self) -> bool {
         !self.deadlines.is_empty()
@@ -333,11 +352,11 @@ impl Book {
         act: impl FnOnce(&mut Peer, &mut Common) -> R,
     ) -> Option<R> {
         let peer = self.peers.get_mut(key)?;
-        let (target, wish, local) = (peer.target(), peer.wish(), peer.local());
+        let (target, wish, local, begins) = (peer.target(), peer.wish(), peer.local(), peer.begins());
         let deadline = peer.live.as_ref().and_then(|live| live.deadline);
         let result = act(peer, &mut self.common);
         peer.settle(target, kernel);
-        if (peer.wish(), peer.local()) != (wish, local) {
+        if (peer.wish(), peer.local(), peer.begins()) != (wish, local, begins) {
             self.common.tell(Event::PathChanged { peer: *key });
         }
         match &mut peer.live {

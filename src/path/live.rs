@@ -42,6 +42,7 @@ pub(super) enum Failure {
     Displaced,
 }
 
+pub(super) mod begin;
 mod search;
 
 #[derive(Debug)]
@@ -79,6 +80,7 @@ pub(super) struct Live {
     hold_until: Option<Instant>,
     roams: u8,
     steady_until: Option<Instant>,
+    begin: begin::Begin,
     /// The entry in the book's list of deadlines.
     pub(super) deadline: Option<Instant>,
 }
@@ -104,6 +106,7 @@ impl Live {
             hold_until: None,
             roams: 0,
             steady_until: None,
+            begin: begin::Begin::default(),
             deadline: None,
         }
     }
@@ -247,6 +250,7 @@ impl Live {
         if progress.handshake {
             self.initiation = None;
         }
+        self.judge_handshakes(progress, now);
         let (Some(direct), Some(before)) = (&mut self.direct, before) else { return };
         let by_relay = self.relayed.is_some_and(|at| at + RELAYED >= before);
         if direct.handle_progress(progress, before, by_relay, now) {

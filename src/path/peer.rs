@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::candidate::{Candidate, Origin};
 use super::common::Common;
 use super::direct::Progress;
+use super::live::begin::Sign;
 use super::live::{Live, Who};
 use super::pace::{Bucket, Tick};
 use super::packed::Packed;
@@ -43,6 +44,8 @@ struct Seen {
     known: bool,
     /// Its last handshake is so young that there is a session.
     alive: bool,
+    /// Until when that is so, unless there is another one.
+    alive_until: Option<Instant>,
     /// In milliseconds since 1970; 0 for none.
     last_handshake: i64,
     rx_bytes: u64,
@@ -50,17 +53,26 @@ struct Seen {
 }
 
 impl Seen {
-    fn update(&mut self, evidence: &Evidence, wall: Timestamp) -> Progress {
+    /// How old a handshake is, the wall says once; from then on it is known, whatever becomes of that clock.
+    fn update(&mut self, evidence: &Evidence, now: Instant, wall: Timestamp) -> Progress {
         let last_handshake = evidence.last_handshake.map_or(0, Timestamp::as_millisecond);
-        let handshake = self.known && last_handshake > self.last_handshake;
-        let alive = handshake || evidence.last_handshake.is_some_and(|then| age(then, wall) < SESSION);
+        let handshake = self.known && last_handshake != 0 && last_handshake != self.last_handshake;
+        let left = |then| SESSION.saturating_sub(age(then, wall));
+        let alive_until = match evidence.last_handshake {
+            None => None,
+            Some(_) if handshake => Some(now + SESSION),
+            Some(then) if !self.known => Some(now + left(then)),
+            Some(_) => self.alive_until,
+        };
+        let alive = alive_until.is_some_and(|until| now < until);
         let progress = Progress {
             sent: evidence.tx_bytes > self.tx_bytes,
             received: evidence.rx_bytes > self.rx_bytes,
             handshake,
             in_session: alive,
         };
-        *self = Self { known: true, alive, last_handshake, rx_bytes: evidence.rx_bytes, tx_bytes: evidence.tx_bytes };
+        let (rx_bytes, tx_bytes) = (evidence.rx_bytes, evidence.tx_bytes);
+        *self = Self { known: true, alive, alive_until, last_handshake, rx_bytes, tx_bytes };
         progress
     }
 }
@@ -162,7 +174,7 @@ impl Peer {
         (now, wall): (Instant, Timestamp),
     ) {
         let first = !self.seen.known;
-        let progress = self.seen.update(evidence, wall);
+        let progress = self.seen.update(evidence, now, wall);
         let tick = common.tick(now);
         let who = self.who(key);
         if let Some(endpoint) = evidence.endpoint
@@ -278,7 +290,21 @@ impl Peer {
         }
     }
 
+    /// There is a sign of it.
+    pub(super) fn handle_sign(&mut self, sign: Sign, now: Instant) {
+        // Before the first look nothing is known.
+        let in_session = self.seen.alive || !self.seen.known;
+        if let Some(live) = &mut self.live {
+            live.handle_sign(sign, in_session, now);
+        }
+    }
+
     // ---- the outcome ----
+
+    /// Whether this side is beginning a handshake because the peer cannot.
+    pub(super) fn begins(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.begins())
+    }
 
     fn is_direct(&self) -> bool {
         self.live.as_ref().is_some_and(|live| live.direct.is_some())
@@ -335,7 +361,7 @@ impl Peer {
             }
             _ => Way::None,
         };
-        let active = now.zip(live).is_some_and(|(now, live)| live.is_active(now));
+        let active = now.zip(live).is_some_and(|(now, live)| live.is_active(now) && !live.goes_one_way(now));
         PathView { way, active }
     }
 }

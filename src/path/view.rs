@@ -122,7 +122,7 @@ pub enum Way {
 pub struct PathView {
     /// The way that its packets take.
     pub way: Way,
-    /// Whether there was traffic of late, so that the path is kept.
+    /// Whether there was traffic of late, so that the path is kept. Handshakes that get no answer are none.
     pub active: bool,
 }
 

@@ -282,3 +282,46 @@ fn a_path_that_comes_and_goes_is_used_less_and_less() {
         assert!(changes.len() <= 24, "{} changes in 60 turns: {changes:?}", changes.len());
     }
 }
+
+#[test]
+fn a_machine_that_comes_back_with_its_clock_behind_is_helped_by_its_peer() {
+    let nat = Kind::nat(Depends::Nothing, Depends::AddressAndPort);
+    for (seed, (a, b)) in [(None, None), (Some(nat), Some(nat)), (Some(Kind::BLOCKED), None)].into_iter().enumerate() {
+        let mut world = pair(seed as u64, Weather::FAIR, a, b);
+        // It has begun handshakes, which its peer remembers the time of.
+        world.talk(0, 1, PACE, 10 * SECOND);
+        world.run(10 * SECOND);
+        assert!(world.count[&(0, 1)] > 10, "seed {seed}");
+
+        // Longer than the old session is believed in.
+        world.reboot(0, 200 * SECOND, 24 * 3_600 * SECOND);
+        world.run(204 * SECOND);
+        let before = world.count[&(0, 1)];
+        world.talk(0, 1, PACE, 120 * SECOND);
+        world.run(45 * SECOND);
+
+        assert!(world.count[&(0, 1)] > before + 50, "seed {seed}: nothing comes through");
+        world.forget_gaps();
+        world.run(60 * SECOND);
+        assert!(world.longest_gap() < 2 * SECOND, "seed {seed}: {:?}", world.longest_gap());
+        assert_eq!(world.hosts[0].book.one_way().count(), 0, "seed {seed}");
+        assert!(!world.hosts[1].book.begins(&world.hosts[0].key), "seed {seed}: it is done");
+    }
+}
+
+#[test]
+fn handshakes_that_nobody_answers_are_told_of_and_end() {
+    let mut world = pair(1, Weather::FAIR, None, None);
+    world.talk(0, 1, PACE, 60 * SECOND);
+    // The other's agent answers probes, and its kernel knows nothing of ours: as with a clock that never catches up.
+    world.hosts[1].kernel.behind = Duration::ZERO;
+    world.deaf = Some((0, 1));
+    world.run(40 * SECOND);
+    let key = world.hosts[1].key;
+    assert_eq!(world.hosts[0].book.one_way().collect::<Vec<_>>(), [key]);
+    assert!(!world.hosts[0].book.path(&key).active, "what gets no answer is not active");
+
+    world.run(400 * SECOND);
+    assert_eq!(world.hosts[0].book.one_way().count(), 0, "nobody wants to talk any more");
+    assert!(!world.hosts[1].book.is_active(), "the other does not go on for ever either");
+}

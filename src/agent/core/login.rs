@@ -179,12 +179,16 @@ impl Core {
             // An administrator let the key go on: it needs no log-in any more.
             (self.login.expired, self.login.needed) = (false, false);
         }
-        if whole {
-            self.netmap.replace(map, now.wall);
-        } else {
-            self.netmap.apply(map, now.wall);
+        if let Some(at) = map.control_time {
+            self.clock.handle_told(at, now);
         }
-        self.confirmed = Some(now.wall);
+        let time = self.time(now);
+        if whole {
+            self.netmap.replace(map, time);
+        } else {
+            self.netmap.apply(map, time);
+        }
+        self.confirmed = Some(time);
         self.stale.paths = true;
         self.stale.wish = true;
         self.saves.want(StateFile::Map, now);
@@ -250,7 +254,7 @@ impl Core {
     /// While the stream is open, the map is as good as confirmed.
     pub(super) fn note_confirmed(&mut self, now: Now) {
         if self.login.online && self.netmap.node().is_some() {
-            self.confirmed = Some(now.wall);
+            self.confirmed = Some(self.time(now));
         }
     }
 
@@ -272,7 +276,7 @@ impl Core {
 
     /// Whether our own key has run out, by the coordinator's word or by the clock.
     pub(super) fn key_is_spent(&self, now: Now) -> bool {
-        self.login.expired || self.own_expiry().is_some_and(|at| at <= now.wall)
+        self.login.expired || self.own_expiry().is_some_and(|at| at <= self.time(now))
     }
 
     /// When our own key runs out.

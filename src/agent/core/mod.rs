@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 
 pub use debug::Metrics;
 
-use super::clock::Now;
+use super::clock::{CoordinatorClock, Now};
 use super::health::Health;
 use super::host;
 use super::local_api::Answer;
@@ -143,6 +143,7 @@ pub struct Core {
     disco_key: DiscoPrivate,
     login: login::Login,
     session: Option<Session>,
+    clock: CoordinatorClock,
     netmap: Netmap,
     /// When the coordinator last confirmed the map, as far as is known while there is no connection.
     confirmed: Option<Timestamp>,
@@ -226,6 +227,7 @@ impl Core {
             pings: Pings::default(),
             login: login::Login::default(),
             session: None,
+            clock: CoordinatorClock::default(),
             netmap: stored.netmap,
             confirmed: stored.confirmed,
             networks: None,
@@ -328,7 +330,7 @@ impl Core {
         self.tell_of_networks(now);
         self.expire_pings(now);
         self.expire_netchecks(now);
-        if self.netmap.expire(now.wall) {
+        if self.netmap.expire(self.time(now)) {
             self.stale.paths = true;
             self.stale.wish = true;
         }
@@ -336,6 +338,11 @@ impl Core {
         for (_, reply) in self.looking.extract_if(.., |(until, _)| *until <= now.tick).collect::<Vec<_>>() {
             let _ = reply.send(self.status_json(true, now));
         }
+    }
+
+    /// What time it is, to judge by what the coordinator says.
+    fn time(&self, now: Now) -> Timestamp {
+        self.clock.time(now)
     }
 
     /// Brings everything in step.
@@ -386,8 +393,9 @@ impl Core {
     /// When to call [`Core::handle_timeout`].
     pub fn poll_timeout(&self, now: Now) -> Option<Instant> {
         let on_the_wall = [self.netmap.next_expiry(), self.own_expiry(), self.closes_at()];
-        let soon = |at: Timestamp| now.tick + Duration::try_from(at.duration_since(now.wall)).unwrap_or_default();
-        let on_the_wall = on_the_wall.into_iter().flatten().filter(|at| *at > now.wall).map(soon);
+        let time = self.time(now);
+        let soon = |at: Timestamp| now.tick + Duration::try_from(at.duration_since(time)).unwrap_or_default();
+        let on_the_wall = on_the_wall.into_iter().flatten().filter(|at| *at > time).map(soon);
         let waiting = self.settling.iter().chain(&self.looking).chain(&self.netchecking).map(|(until, _)| *until);
         [
             self.session.as_ref().and_then(Session::poll_timeout),

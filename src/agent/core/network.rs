@@ -10,7 +10,7 @@ use super::{Core, Effect, Networks, Now, Stale};
 use crate::agent::local_api::Answer;
 use crate::agent::relay_pump::RegionState;
 use crate::path::netcheck::{Event, News};
-use crate::types::IpNet;
+use crate::types::{IpNet, NodePublic};
 use crate::wire::control::{EndpointType, limit};
 use crate::wire::local::{RelayCounters, RelaysReply, Severity};
 
@@ -20,6 +20,9 @@ pub(super) const GATHER: Duration = Duration::from_millis(300);
 pub(super) const FACTS_PACE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// How often relays, STUN servers and the session hear of other addresses while those go on changing.
 pub(super) const MOVED_PACE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// Seconds by which this machine's clock may differ from the coordinator's before it is worth a word.
+const CLOCK_OFF: i64 = 5 * 60;
 
 /// How long a person waits for a whole look: longer than one takes.
 const LOOK: Duration = Duration::from_secs(15);
@@ -186,6 +189,39 @@ impl Core {
             "no answer comes back over UDP, so peers are reached through relays alone, which is slower; let UDP out of \
              this network for direct paths"
                 .to_owned()
+        });
+    }
+
+    /// Says where handshakes go only one way, and that the clock is off, which is why they do as a rule.
+    pub(super) fn tell_of_one_way(&mut self, now: Now) {
+        let name = |key: &NodePublic| {
+            let node = self.netmap.peer_by_key(key).map(|peer| peer.node.name.trim_end_matches('.').to_owned());
+            node.filter(|name| !name.is_empty()).unwrap_or_else(|| key.short().to_string())
+        };
+        let one_way: Vec<(String, String)> = self
+            .book
+            .one_way()
+            .map(|key| {
+                let name = name(&key);
+                let text = format!(
+                    "{name} is there, but answers none of this machine's handshakes. A handshake's time must rise, so \
+                     this is what happens where this machine's clock is behind what it was: set it. Until then \
+                     connections come about once {name} begins the handshake, which Warren's agent does there within \
+                     three minutes"
+                );
+                (name, text)
+            })
+            .collect();
+        self.health.set_kind("one-way", Severity::High, one_way, now.wall);
+        let ahead = self.clock.seconds_ahead(now);
+        let is_off = ahead.abs() > CLOCK_OFF;
+        self.health.keep("clock", Severity::Medium, is_off, now.wall, || {
+            let (minutes, way) = (ahead.abs() / 60, if ahead < 0 { "behind" } else { "ahead of" });
+            format!(
+                "this machine's clock is {minutes} minutes {way} the coordinator's; times are judged by the \
+                 coordinator's meanwhile. Have it set (`timedatectl set-ntp true`): certificates, and handshakes after \
+                 a restart, depend on it"
+            )
         });
     }
 

@@ -17,6 +17,10 @@ use crate::types::{DiscoPublic, IpNet, NodePrivate, NodePublic, RegionId};
 use crate::wire::control::{DerpMap, Node};
 use crate::wire::disco;
 
+/// Seconds between the keep-alives that begin a handshake: the first is sent as this is set, and none follows before it
+/// is taken back.
+const BEGIN: u16 = 25;
+
 /// What the pump was told, so that it is told only what changes, and what it says of the relays.
 #[derive(Debug, Default)]
 pub(super) struct Relays {
@@ -129,12 +133,16 @@ impl Core {
 
     /// What the kernel's endpoints should be.
     pub(super) fn paths(&self) -> Paths {
-        let path = |wish| match wish {
-            Wish::Leave => None,
-            Wish::Initial(endpoint) => Some(Path { endpoint, moves: false, keepalive: 0 }),
-            Wish::Move(endpoint) => Some(Path { endpoint, moves: true, keepalive: 0 }),
+        let path = |key: &NodePublic, wish| {
+            let (endpoint, moves) = match wish {
+                Wish::Leave => return None,
+                Wish::Initial(endpoint) => (endpoint, false),
+                Wish::Move(endpoint) => (endpoint, true),
+            };
+            let keepalive = if self.book.begins(key) { BEGIN } else { 0 };
+            Some(Path { endpoint, moves, keepalive })
         };
-        Paths { chosen: self.book.wishes().filter_map(|(key, wish)| Some((key, path(wish)?))).collect() }
+        Paths { chosen: self.book.wishes().filter_map(|(key, wish)| Some((key, path(&key, wish)?))).collect() }
     }
 
     /// What people call a region.

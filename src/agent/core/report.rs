@@ -61,12 +61,13 @@ impl Core {
 
     fn agent_status(&self, now: Now) -> AgentStatus {
         let online = self.login.online;
-        let map_time = if online { Some(now.wall) } else { self.confirmed };
+        let time = self.time(now);
+        let map_time = if online { Some(time) } else { self.confirmed };
         AgentStatus {
             coordinator: self.prefs.control_url.clone(),
             coordinator_connected: online,
             map_time,
-            map_age_seconds: map_time.map(|at| now.wall.duration_since(at).as_secs().max(0)),
+            map_age_seconds: map_time.map(|at| time.duration_since(at).as_secs().max(0)),
             converged: self.is_settled(),
             listen_port: self.settings.port,
         }
@@ -110,7 +111,7 @@ impl Core {
         let mut peer = of_node(node);
         peer.in_network_map = true;
         peer.relay = home(node).map(|region| self.region_code(region)).unwrap_or_default();
-        peer.expired |= node.key_expiry.is_some_and(|at| at <= now.wall);
+        peer.expired |= node.key_expiry.is_some_and(|at| at <= self.time(now));
         if let Some(seen) = seen {
             add_seen(&mut peer, seen, now);
             self.add_path(&mut peer, seen);
@@ -164,9 +165,9 @@ fn of_node(node: &Node) -> PeerStatus {
 
 /// What the kernel says.
 fn add_seen(peer: &mut PeerStatus, seen: &ObservedPeer, now: Now) {
-    let in_session = seen
-        .last_handshake
-        .is_some_and(|at| std::time::Duration::try_from(now.wall.duration_since(at)).unwrap_or_default() < SESSION);
+    // One of a later time than it is was before the clock was set back: it says nothing.
+    let age = seen.last_handshake.map(|at| std::time::Duration::try_from(now.wall.duration_since(at)));
+    let in_session = age.is_some_and(|age| age.is_ok_and(|age| age < SESSION));
     peer.in_engine = true;
     peer.in_magic_sock = true;
     peer.rx_bytes = seen.rx_bytes;

@@ -117,7 +117,7 @@ impl Core {
     fn map_content(&self, now: Now) -> Option<Vec<u8>> {
         let node_key = self.node_key.as_ref()?.public();
         self.netmap.node()?;
-        let confirmed = if self.login.online { now.wall } else { self.confirmed? };
+        let confirmed = if self.login.online { self.time(now) } else { self.confirmed? };
         let mut content = serde_json::to_vec(&MapHeader { confirmed, node_key }).ok()?;
         content.push(b'\n');
         content.append(&mut self.netmap.to_message().ok()?);

@@ -83,7 +83,8 @@ impl Core {
 
     /// Whether this machine should be in the network at this moment.
     pub(super) fn open_for_traffic(&self, now: Now) -> bool {
-        let is_past = |at: Option<Timestamp>| at.is_some_and(|at| at <= now.wall);
+        let time = self.time(now);
+        let is_past = |at: Option<Timestamp>| at.is_some_and(|at| at <= time);
         self.prefs.want_running && self.node_key.is_some() && !self.key_is_spent(now) && !is_past(self.closes_at())
     }
 
@@ -104,6 +105,7 @@ impl Core {
     pub(super) fn renew_health(&mut self, now: Now) {
         self.health.handle_timeout(now.tick);
         self.renew_network_health(now);
+        self.tell_of_one_way(now);
         let troubles = self.reconciler.troubles(now.tick);
         for (kind, severity) in [
             ("kernel", Severity::High),
@@ -130,7 +132,8 @@ impl Core {
             )
         });
         self.health.set_kind("blocked", Severity::Medium, obstacles, now.wall);
-        let is_past = |at: Option<Timestamp>| at.is_some_and(|at| at <= now.wall);
+        let time = self.time(now);
+        let is_past = |at: Option<Timestamp>| at.is_some_and(|at| at <= time);
         let wanted = self.prefs.want_running && self.netmap.node().is_some();
         self.health.keep("expired", Severity::High, wanted && self.key_is_spent(now), now.wall, || {
             "this machine's key has expired and its peers refuse it; `warren up` signs in anew".to_owned()

@@ -54,6 +54,7 @@ pub(crate) struct KernelPeer {
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
     pub(crate) last_handshake: Option<Duration>,
+    keepalive: bool,
     /// Times that the endpoint changed.
     pub(crate) moves: u32,
     session: Option<Session>,
@@ -71,9 +72,38 @@ pub(crate) struct KernelPeer {
 #[derive(Debug, Default)]
 pub(crate) struct Kernel {
     pub(crate) peers: BTreeMap<usize, KernelPeer>,
+    /// By how much the clock that is written into handshakes is behind.
+    pub(crate) behind: Duration,
+}
+
+/// What every clock shows as the world begins.
+const EPOCH: Duration = Duration::from_secs(864_000);
+
+impl Kernel {
+    /// A packet as it leaves.
+    pub(crate) fn stamped(&self, packet: Packet) -> Packet {
+        match packet {
+            Packet::Initiation { time } => Packet::Initiation { time: time + EPOCH - self.behind },
+            other => other,
+        }
+    }
 }
 
 impl KernelPeer {
+    /// The first keep-alive is sent as they are switched on.
+    pub(crate) fn set_keepalive(&mut self, is_on: bool, now: Duration) -> Vec<Packet> {
+        let was_on = std::mem::replace(&mut self.keepalive, is_on);
+        let mut out = Vec::new();
+        if is_on && !was_on {
+            match self.usable(now) {
+                Some(session) => out.push(Packet::Data { session: session.id, number: None }),
+                None => self.want(now, &mut out),
+            }
+        }
+        self.note_sent(&out, now);
+        out
+    }
+
     pub(crate) fn set_endpoint(&mut self, endpoint: SocketAddr) {
         if self.endpoint != Some(endpoint) {
             self.moves += 1;

@@ -123,6 +123,8 @@ pub(crate) struct World {
     pub(crate) gateways: Vec<Option<Gateway>>,
     /// In the order of the relay map: two of the first region, one of the second.
     pub(crate) relays: Vec<Relay>,
+    /// Whose handshakes reach which kernel in vain.
+    pub(crate) deaf: Option<(usize, usize)>,
     /// Nobody has a home relay.
     pub(crate) relayless: bool,
     /// Large packets are lost, but for those through relays.
@@ -151,6 +153,7 @@ impl World {
             relays: [(1, REGIONS[0]), (2, REGIONS[0]), (3, REGIONS[1])]
                 .map(|(last, region)| Relay { region, address: Ipv4Addr::new(192, 0, 2, last), up: true })
                 .into(),
+            deaf: None,
             relayless: false,
             narrow: false,
             weather,

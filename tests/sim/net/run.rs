@@ -92,6 +92,14 @@ impl World {
         self.after(pause, host, Happening::Start);
     }
 
+    /// The machine is off for a while and begins anew: its kernel knows nothing, and its clock is behind.
+    pub(crate) fn reboot(&mut self, host: usize, away: Duration, behind: Duration) {
+        self.hosts[host].kernel.peers.clear();
+        self.hosts[host].kernel.behind = behind;
+        self.hosts[host].wall_offset = -i64::try_from(behind.as_secs()).unwrap();
+        self.kill(host, away);
+    }
+
     // ---- what comes in ----
 
     fn arrive(&mut self, host: usize, from: SocketAddr, to: SocketAddr, payload: Payload) {
@@ -146,6 +154,9 @@ impl World {
     }
 
     fn kernel_receives(&mut self, host: usize, peer: usize, packet: Packet, from: SocketAddr) {
+        if self.deaf.is_some_and(|(one, other)| [(one, other), (other, one)].contains(&(peer, host))) {
+            return;
+        }
         let fresh = self.chance.next();
         let state = self.hosts[host].kernel.peers.entry(peer).or_default();
         let (out, delivered) = state.receive(packet, from, fresh, self.now);
@@ -161,6 +172,7 @@ impl World {
     fn kernel_sends(&mut self, host: usize, peer: usize, packets: Vec<Packet>) {
         let now = self.instant();
         for packet in packets {
+            let packet = self.hosts[host].kernel.stamped(packet);
             let Some(endpoint) = self.hosts[host].kernel.peers[&peer].endpoint else { return };
             let payload = Payload::WireGuard { from: host, packet };
             let Some(behind) = behind_loopback(endpoint) else {
@@ -251,6 +263,10 @@ impl World {
                 Wish::Move(endpoint) => state.set_endpoint(endpoint),
                 _ => {}
             }
+            let begins = self.hosts[host].book.begins(&key);
+            let state = self.hosts[host].kernel.peers.entry(peer).or_default();
+            let out = state.set_keepalive(begins, self.now);
+            self.kernel_sends(host, peer, out);
         }
     }
 
