@@ -211,11 +211,15 @@ fn flushes_that_fail_lose_nothing_that_was_acknowledged_and_keep_nothing_that_wa
     if let Some(directory) = std::env::var_os(WRITE_TO) {
         return runtime.block_on(go_on_through_failures(Path::new(&directory)));
     }
-    for when in ["8+2", "9+3", "10+5", "11+7", "12+1"] {
+    // Counted anew for each connection, whose opening takes fewer.
+    for when in ["8+2", "9+3", "10+5", "11+7", "12+9"] {
         let directory = tempfile::tempdir().unwrap();
+        let calls = directory.path().join("calls");
+        runtime.block_on(async { SqliteStore::open(&directory.path().join(DATABASE)).await.unwrap().close().await });
         let inject = format!("inject=fdatasync,fsync:error=EIO:when={when}");
         let child = Command::new("strace")
-            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", &inject])
+            .args(["-f", "-qq", "-e", "trace=fdatasync,fsync", "-e", &inject, "-o"])
+            .arg(&calls)
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", &format!("coordinator::store::crashes::{TEST}"), "--nocapture"])
             .env(WRITE_TO, directory.path())
@@ -226,32 +230,30 @@ fn flushes_that_fail_lose_nothing_that_was_acknowledged_and_keep_nothing_that_wa
         };
         let told = fs::read_to_string(directory.path().join("believed"));
         let told = told.unwrap_or_else(|_| panic!("{when}: {}", String::from_utf8_lossy(&child.stderr)));
-        let [refused, is_known, believed] = told.splitn(3, '\n').collect::<Vec<_>>()[..] else { panic!("{told}") };
+        let (is_known, believed) = told.split_once('\n').unwrap();
+        assert!(fs::read_to_string(calls).unwrap().contains("(INJECTED)"), "{when}: nothing failed");
         let found = runtime.block_on(found_in(&directory.path().join(DATABASE)));
         let mut names: Vec<String> = found.users.iter().map(|user| user.name.to_string()).collect();
-        // While every flush fails, nobody can know about the last.
+        // Where the flushes of the last look failed too, nobody can know about the last command.
         if is_known == "false" && names.len() > believed.split_whitespace().count() {
             names.pop();
         }
         assert_eq!(names.join(" "), believed, "{when}");
-        assert!(refused.parse::<usize>().unwrap() > 0 || when != "12+1", "{when}: nothing failed");
     }
 }
 
-/// Makes users, whether that works or not; writes down how many were refused and who is believed to be there, and is
-/// gone without a farewell.
+/// Makes users, whether that works or not; writes down who is believed to be there, and is gone without a farewell.
 async fn go_on_through_failures(directory: &Path) {
     let store = SqliteStore::open(&directory.join(DATABASE)).await.unwrap();
     let mut ledger = Ledger::open(store, Config::default(), now()).await.unwrap();
-    let mut refused = 0;
     for number in 0..40 {
         let made =
             ledger.try_run(now(), |state| state.create_user(format!("u{number}").parse()?, String::new(), now()));
-        refused += usize::from(made.await.is_err());
+        let _ = made.await;
     }
     // Whoever asks next finds out what a failure left; where flushes fail for good, that cannot be.
     let last = ledger.try_run(now(), |state| state.set_role(UserId(1), Role::Member)).await;
     let believed: Vec<String> = ledger.state().users().map(|user| user.name.to_string()).collect();
-    fs::write(directory.join("believed"), format!("{refused}\n{}\n{}", last.is_ok(), believed.join(" "))).unwrap();
+    fs::write(directory.join("believed"), format!("{}\n{}", last.is_ok(), believed.join(" "))).unwrap();
     std::process::exit(0);
 }
