@@ -190,10 +190,11 @@ impl Netcheck {
         self.restart(now);
     }
 
-    /// The links that lead to others, or may.
+    /// The links that lead to others, or may: of a host in a container, all of them can be virtual.
     fn ways_out(&self) -> Vec<IpNet> {
         let leads_out = |link: &&IpNet| self.standings.get(*link) != Some(&Standing::Virtual);
-        self.links.iter().filter(leads_out).copied().collect()
+        let ways_out: Vec<IpNet> = self.links.iter().filter(leads_out).copied().collect();
+        if ways_out.is_empty() { self.links.iter().copied().collect() } else { ways_out }
     }
 
     /// Takes the subnets that others advertise.

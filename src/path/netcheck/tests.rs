@@ -440,6 +440,18 @@ fn bridges_that_come_and_go_begin_no_look_and_are_told_last() {
 }
 
 #[test]
+fn where_all_links_are_virtual_each_of_them_counts() {
+    let mut scene = Scene::on(&[(1, 10), (2, 20)]);
+    scene.run(Duration::from_secs(5));
+    let links = ["10.0.0.5/24", "10.9.0.5/24"].map(|link| link.parse().unwrap());
+    let standings = links.map(|link: IpNet| (link, Standing::Virtual)).into();
+    scene.looks();
+    scene.netcheck.handle_links(&links.into(), &standings, scene.now);
+    scene.run(Duration::from_millis(300));
+    assert_eq!(scene.looks(), 1);
+}
+
+#[test]
 fn an_address_inside_an_advertised_subnet_is_offered_only_where_we_are_on_its_link() {
     let mut scene = Scene::new(&[(1, 10)]);
     scene.mapped.insert(server(1), "172.16.9.9:7".parse().unwrap());
