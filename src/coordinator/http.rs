@@ -4,7 +4,7 @@
 //! another site gains nothing by asking. What counts is bounded in `limits`.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -18,6 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
+use tracing::warn;
 
 use super::hub::{Busy, Hub};
 use super::listen::Connection;
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// Places for the large request bodies that are read at once.
     pub(crate) large_bodies: Semaphore,
+    /// A request said that it came through a proxy that speaks TLS, and nobody said how nodes reach us.
+    pub(crate) unnamed_proxy: OnceLock<()>,
     /// How often who came in where.
     pub(crate) doors: Doors,
     /// What each machine has of us at once.
@@ -146,7 +149,18 @@ pub(crate) fn base_url(shared: &Shared, connection: &Connection, headers: &Heade
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.filter(|host| host.parse::<http::uri::Authority>().is_ok()).unwrap_or("localhost");
-    format!("{}://{host}", if connection.tls { "https" } else { "http" })
+    let through_tls = !connection.tls && came_by_tls(headers);
+    if through_tls {
+        // It may be said by anybody who can ask, so it is said once, and counts for who says it alone.
+        shared.unnamed_proxy.get_or_init(|| warn!("{UNNAMED_PROXY}"));
+    }
+    format!("{}://{host}", if connection.tls || through_tls { "https" } else { "http" })
+}
+
+/// Whether a proxy says that TLS ends at it.
+fn came_by_tls(headers: &HeaderMap) -> bool {
+    let said = headers.get("x-forwarded-proto").and_then(|said| said.to_str().ok()).unwrap_or_default();
+    said.split(',').next().is_some_and(|first| first.trim().eq_ignore_ascii_case("https"))
 }
 
 #[derive(Deserialize)]
@@ -166,6 +180,11 @@ async fn key(State(shared): State<Arc<Shared>>, Query(query): Query<KeyQuery>) -
     axum::Json(keys).into_response()
 }
 
+/// What an operator whose proxy was noticed should know.
+const UNNAMED_PROXY: &str = "a request came through a proxy that speaks TLS (X-Forwarded-Proto: https), and server_url is not \
+                             set: set it to the address of the proxy, so that links and the relay's place do not depend on \
+                             what it passes on";
+
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
@@ -181,10 +200,11 @@ async fn health(State(shared): State<Arc<Shared>>, Extension(connection): Extens
     if let Err(after) = rated(&shared.doors.questions, &connection.place) {
         return later(after);
     }
-    let (output, warnings) = match tokio::time::timeout(limits::HUB_PATIENCE, shared.hub.health()).await {
+    let (output, mut warnings) = match tokio::time::timeout(limits::HUB_PATIENCE, shared.hub.health()).await {
         Ok(Ok(health)) => (health.fault, health.warnings),
         _ => (Some("the registry does not answer".to_owned()), Vec::new()),
     };
+    warnings.extend(shared.unnamed_proxy.get().map(|()| UNNAMED_PROXY.to_owned()));
     match output {
         None => axum::Json(Health { status: "pass", output, warnings }).into_response(),
         Some(_) => {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
@@ -217,6 +217,8 @@ pub(crate) struct Task<S> {
     notices: Buckets<NodeId>,
     /// Nodes that answered that they are there. Apart from what is asked, behind which it must not wait.
     pongs: mpsc::Receiver<(MachinePublic, PingId)>,
+    /// What the policy and the network made of each other, and when: a look at every node, that strangers may ask for.
+    advice: Option<(Instant, Vec<String>)>,
     /// The embedded relay, which ends what a key that is withdrawn has open there.
     relay: Option<Arc<Relay>>,
 }
@@ -231,7 +233,8 @@ impl<S: Store> Task<S> {
         let (pong, pongs) = mpsc::channel(limits::PONG_QUEUE);
         let hub = Hub { asks: sender, pongs: pong };
         let relay = None;
-        (hub, Self { ledger, asks, closed, closing, streams, waiters, metrics, lines, notices, pongs, relay })
+        let advice = None;
+        (hub, Self { ledger, asks, closed, closing, streams, waiters, metrics, lines, notices, pongs, advice, relay })
     }
 
     /// From here on this relay hears of keys that are withdrawn.
@@ -321,11 +324,20 @@ impl<S: Store> Task<S> {
                 let fault = self.ledger.examine(clock::now()).await.map(ToString::to_string);
                 let fault = fault.or_else(|| self.ledger.state().policy_fault().map(str::to_owned));
                 let state = self.ledger.state();
-                let warnings =
-                    state.two_machines(clock::now()).filter_map(|id| state.node(id)).map(two_machines).collect();
+                let twins = state.two_machines(clock::now()).filter_map(|id| state.node(id)).map(two_machines);
+                let mut warnings: Vec<String> = twins.collect();
                 let (nodes, held_back) = (state.nodes().count(), state.held_back());
+                warnings.extend(self.advice());
                 let _ = answer.send(Health { nodes, warnings, held_back, fault });
             }
+        }
+    }
+
+    fn advice(&mut self) -> Vec<String> {
+        let now = clock::instant();
+        match &self.advice {
+            Some((at, advice)) if now.saturating_duration_since(*at) < limits::ADVICE_EVERY => advice.clone(),
+            _ => self.advice.insert((now, self.ledger.state().advice())).1.clone(),
         }
     }
 

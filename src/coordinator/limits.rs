@@ -114,6 +114,8 @@ pub(crate) const PONG_QUEUE: usize = 32 * 1024;
 pub(crate) const HUB_PATIENCE: Duration = Duration::from_secs(5);
 /// What a node that was told to come again later should wait.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// How often the registry is asked at most what it makes of its policy, whoever looks at `/health`.
+pub(crate) const ADVICE_EVERY: Duration = Duration::from_secs(10);
 /// How long one follow-up request waits for approval before the node asks again.
 pub(crate) const FOLLOWUP_TIME: Duration = Duration::from_secs(10 * 60);
 

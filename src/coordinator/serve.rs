@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -72,6 +72,7 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
         relay,
         metrics,
         large_bodies: Semaphore::new(limits::LARGE_BODIES),
+        unnamed_proxy: OnceLock::new(),
         doors: Doors::new(settings.handshake_rate),
         machines: Machines::new(),
     });

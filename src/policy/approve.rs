@@ -7,6 +7,7 @@ use crate::wire::control::CapMap;
 
 use super::compile::Compiled;
 use super::document::Policy;
+use super::login::canonical_login;
 use super::selector::Selector;
 use super::topology::{Node, is_subnet};
 
@@ -103,8 +104,10 @@ impl Compiled {
     /// The users of a policy that nobody answers to, for a warning: most often a misspelt login.
     pub fn unknown_users(&self) -> BTreeSet<String> {
         let named = self.policy().selectors().chain(self.policy().groups.values().flatten());
+        let known: BTreeSet<_> = self.users().values().filter_map(|user| canonical_login(&user.login)).collect();
+        let is_known = |name: &str| canonical_login(name).is_some_and(|name| known.contains(&name));
         let users = named.filter_map(|selector| match selector {
-            Selector::User(name) if !self.is_user(name) => Some(name.clone()),
+            Selector::User(name) if !is_known(name) => Some(name.clone()),
             _ => None,
         });
         users.collect()

@@ -1,6 +1,7 @@
 //! A policy's own tests, and what else can only be said against a network.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::types::{IpNet, OVERLAY_V4, OVERLAY_V6};
 
@@ -14,17 +15,89 @@ use super::selector::{Autogroup, Selector};
 use super::ssh::local_part_domain;
 use super::verdict::Packet;
 
+/// Why a test came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Unclear {
+    /// It can never come to anything.
+    Wrong(String),
+    /// What it names stands for nobody at present.
+    Nobody(String),
+}
+
+/// What a test found out.
+#[derive(Debug, Default)]
+struct Findings {
+    /// What is otherwise than it says, or cannot be.
+    wrong: Vec<String>,
+    /// What could not be asked, since nobody is there yet.
+    nobody: Vec<String>,
+}
+
+impl Findings {
+    fn note(&mut self, what: &str, text: &str, unclear: Unclear) {
+        match unclear {
+            Unclear::Wrong(reason) => self.wrong.push(format!("{what} {text:?}: {reason}")),
+            Unclear::Nobody(reason) => self.nobody.push(format!("{what} {text:?}: {reason}")),
+        }
+    }
+
+    /// The fault of a policy whose tests must all be answered.
+    fn fault(mut self, at: Span) -> Option<Fault> {
+        self.wrong.append(&mut self.nobody);
+        (!self.wrong.is_empty()).then(|| Fault { details: self.wrong, ..Fault::new(at, FAILED) })
+    }
+}
+
 /// What a policy that fails its tests is refused with; the details say which failed and how.
 const FAILED: &str = "test(s) failed";
 
 impl Compiled {
-    /// Runs the policy's tests. A policy that fails them is not to be put in force.
+    /// Runs the policy's tests, all of which must have an answer.
     pub fn check(&self) -> Result<(), PolicyErrors> {
-        let mut faults = self.unknown_domains();
-        faults.extend(self.policy().tests.iter().filter_map(|test| self.run(test)));
-        faults.extend(self.policy().ssh_tests.iter().filter_map(|test| self.run_ssh(test)));
-        faults.truncate(limit::ERRORS);
-        if faults.is_empty() { Ok(()) } else { Err(PolicyErrors::locate(faults, self.policy().text())) }
+        let tests = self.policy().tests.iter().filter_map(|test| self.run(test).fault(test.at));
+        let ssh_tests = self.policy().ssh_tests.iter().filter_map(|test| self.run_ssh(test).fault(test.at));
+        self.refused(tests.chain(ssh_tests).collect())
+    }
+
+    /// Runs the policy's tests. A policy that fails them is not to be put in force. Tests of somebody whom nobody is yet,
+    /// as of a tag before the first node has it, are tried with somebody made up; which they were comes back, in words.
+    pub fn check_so_far(&self) -> Result<Vec<String>, PolicyErrors> {
+        let (mut faults, mut notes, mut completed) = (Vec::new(), Vec::new(), None);
+        let policy = self.policy();
+        let tests = policy.tests.iter().map(|test| (test.at, self.run(test), Asked::Test(test)));
+        let ssh_tests = policy.ssh_tests.iter().map(|test| (test.at, self.run_ssh(test), Asked::Ssh(test)));
+        for (at, findings, test) in tests.chain(ssh_tests) {
+            if !findings.wrong.is_empty() || findings.nobody.is_empty() {
+                faults.extend(findings.fault(at));
+                continue;
+            }
+            let with_others: &Self = completed.get_or_insert_with(|| self.completed());
+            let imagined = match test {
+                Asked::Test(test) => with_others.run(test),
+                Asked::Ssh(test) => with_others.run_ssh(test),
+            };
+            match imagined.wrong.is_empty() {
+                true => notes.push(format!(
+                    "line {}: tried with nodes made up: {}",
+                    policy.line(at),
+                    findings.nobody.join(", ")
+                )),
+                false => faults.extend(Findings { wrong: imagined.wrong, nobody: Vec::new() }.fault(at)),
+            }
+        }
+        self.refused(faults).map(|()| notes)
+    }
+
+    fn refused(&self, faults: Vec<Fault>) -> Result<(), PolicyErrors> {
+        let mut all = self.unknown_domains();
+        all.extend(faults);
+        all.truncate(limit::ERRORS);
+        if all.is_empty() { Ok(()) } else { Err(PolicyErrors::locate(all, self.policy().text())) }
+    }
+
+    /// The same network, with a node for each user and tag of the policy that has none.
+    fn completed(&self) -> Self {
+        Self::new(Arc::clone(self.shared_policy()), self.topology().completed(self.policy()))
     }
 
     /// Domains that no user belongs to: a mistake, or an invitation to whoever owns such a domain.
@@ -48,30 +121,31 @@ impl Compiled {
         unknown.map(fault).collect()
     }
 
-    fn run(&self, test: &Test) -> Option<Fault> {
-        let mut details = Vec::new();
+    fn run(&self, test: &Test) -> Findings {
+        let mut findings = Findings::default();
         let source = &test.source.text;
         if test.accept.is_empty() && test.deny.is_empty() {
-            details.push("the test has neither accept nor deny".to_owned());
+            findings.wrong.push("the test has neither accept nor deny".to_owned());
         }
         match (self.addresses_of(&test.source), test.protocol.clone()) {
-            (Err(reason), _) | (_, Err(reason)) => details.push(format!("src {source:?}: {reason}")),
+            (Err(reason), _) => findings.note("src", source, reason),
+            (_, Err(reason)) => findings.note("src", source, Unclear::Wrong(reason)),
             (Ok(_), Ok(Some(protocol))) if !protocol.has_ports() => {
-                details.push("proto must be tcp, udp or sctp".to_owned());
+                findings.wrong.push("proto must be tcp, udp or sctp".to_owned());
             }
             (Ok(sources), Ok(protocol)) => {
                 let expectations = [(&test.accept, Outcome::Allowed), (&test.deny, Outcome::Denied)];
                 for (probe, expected) in expectations.iter().flat_map(|(list, to)| list.iter().map(move |p| (p, *to))) {
                     let to = &probe.text;
                     match self.probe(&sources, test, protocol, probe) {
-                        Err(reason) => details.push(format!("dst {to:?}: {reason}")),
+                        Err(reason) => findings.note("dst", to, reason),
                         Ok(found) if found == expected => {}
-                        Ok(found) => details.push(format!("{source} -> {to}: expected {expected}, got {found}")),
+                        Ok(found) => findings.wrong.push(format!("{source} -> {to}: expected {expected}, got {found}")),
                     }
                 }
             }
         }
-        (!details.is_empty()).then(|| Fault { details, ..Fault::new(test.at, FAILED) })
+        findings
     }
 
     fn probe(
@@ -80,8 +154,8 @@ impl Compiled {
         test: &Test,
         protocol: Option<Protocol>,
         probe: &Probe,
-    ) -> Result<Outcome, String> {
-        let (selector, port) = probe.target.clone()?;
+    ) -> Result<Outcome, Unclear> {
+        let (selector, port) = probe.target.clone().map_err(Unclear::Wrong)?;
         let targets = self.addresses_of(&Named { text: probe.text.clone(), selector: Ok(selector) })?;
         let pairs = sources.iter().flat_map(|from| targets.iter().map(move |to| (from, to)));
         let pairs = pairs.filter(|(from, to)| from.max_prefix_len() == to.max_prefix_len());
@@ -93,13 +167,13 @@ impl Compiled {
             (true, false) => Ok(Outcome::Allowed),
             (false, true) => Ok(Outcome::Denied),
             (true, true) => Ok(Outcome::Partly),
-            (false, false) => Err("source and destination have no addresses of one family".to_owned()),
+            (false, false) => Err(Unclear::Wrong("source and destination have no addresses of one family".to_owned())),
         }
     }
 
     /// What a name stands for at present; at least one address.
-    fn addresses_of(&self, named: &Named) -> Result<Vec<IpNet>, String> {
-        let selector = named.selector.as_ref().map_err(String::clone)?;
+    fn addresses_of(&self, named: &Named) -> Result<Vec<IpNet>, Unclear> {
+        let selector = named.selector.as_ref().map_err(|reason| Unclear::Wrong(reason.clone()))?;
         let nets: Vec<IpNet> = match selector {
             Selector::Any => vec![OVERLAY_V4.into(), OVERLAY_V6.into()],
             Selector::Net(net) => vec![*net],
@@ -112,31 +186,35 @@ impl Compiled {
                 if prefixes.is_empty() { addresses.collect() } else { prefixes.to_vec() }
             }
         };
-        if nets.is_empty() { Err("this stands for no address at present".to_owned()) } else { Ok(nets) }
+        if nets.is_empty() {
+            Err(Unclear::Nobody("this stands for no address at present".to_owned()))
+        } else {
+            Ok(nets)
+        }
     }
 
-    fn run_ssh(&self, test: &SshTest) -> Option<Fault> {
-        let mut details = Vec::new();
+    fn run_ssh(&self, test: &SshTest) -> Findings {
+        let mut findings = Findings::default();
         let source = &test.source.text;
         if test.accept.is_empty() && test.check.is_empty() && test.deny.is_empty() {
-            details.push("the test has neither accept, check nor deny".to_owned());
+            findings.wrong.push("the test has neither accept, check nor deny".to_owned());
         }
         match self.addresses_of(&test.source) {
-            Err(reason) => details.push(format!("src {source:?}: {reason}")),
+            Err(reason) => findings.note("src", source, reason),
             Ok(sources) => {
                 for target in &test.targets {
                     match self.ssh_targets(target, &sources) {
-                        Err(reason) => details.push(format!("dst {:?}: {reason}", target.text)),
-                        Ok(nodes) => self.ssh_logins(test, &sources, &nodes, &mut details),
+                        Err(reason) => findings.note("dst", &target.text, reason),
+                        Ok(nodes) => self.ssh_logins(test, &sources, &nodes, &mut findings.wrong),
                     }
                 }
             }
         }
-        (!details.is_empty()).then(|| Fault { details, ..Fault::new(test.at, FAILED) })
+        findings
     }
 
-    fn ssh_targets(&self, target: &Named, sources: &[IpNet]) -> Result<NodeSet, String> {
-        let selector = target.selector.as_ref().map_err(String::clone)?;
+    fn ssh_targets(&self, target: &Named, sources: &[IpNet]) -> Result<NodeSet, Unclear> {
+        let selector = target.selector.as_ref().map_err(|reason| Unclear::Wrong(reason.clone()))?;
         let nodes = match selector {
             Selector::Auto(Autogroup::SelfNodes) => {
                 let owned = self.index.owned.values();
@@ -145,12 +223,13 @@ impl Compiled {
                 owned.filter(is_source).flat_map(NodeSet::iter).collect()
             }
             Selector::Net(net @ IpNet::V6(_)) => {
-                return Err(format!("name the node by a tag, a user or its IPv4 address, not by {}", net.addr()));
+                let wrong = format!("name the node by a tag, a user or its IPv4 address, not by {}", net.addr());
+                return Err(Unclear::Wrong(wrong));
             }
             Selector::Net(net) => self.index.slots_in(net).collect(),
             selector => self.nodes_of(std::slice::from_ref(selector)),
         };
-        if nodes.is_empty() { Err("this stands for no node at present".to_owned()) } else { Ok(nodes) }
+        if nodes.is_empty() { Err(Unclear::Nobody("this stands for no node at present".to_owned())) } else { Ok(nodes) }
     }
 
     fn ssh_logins(&self, test: &SshTest, sources: &[IpNet], targets: &NodeSet, details: &mut Vec<String>) {
@@ -186,6 +265,13 @@ impl Compiled {
         numbers.for_each(|number| nodes.unite(self.index.selected(number)));
         nodes
     }
+}
+
+/// A test of either kind.
+#[derive(Clone, Copy, Debug)]
+enum Asked<'t> {
+    Test(&'t Test),
+    Ssh(&'t SshTest),
 }
 
 /// How a test came out.

@@ -332,10 +332,6 @@ impl Compiled {
         self.index.means_user(selector, user)
     }
 
-    pub(super) fn is_user(&self, name: &str) -> bool {
-        self.index.is_user(name)
-    }
-
     /// Whether a selector of the policy means a node.
     pub(super) fn means(&self, selector: &Selector, id: NodeId) -> bool {
         let number = self.index.number(selector);

@@ -54,6 +54,11 @@ impl Policy {
         Self::default()
     }
 
+    /// Whether somebody may give nodes a tag, so that rules can name it.
+    pub fn has_tag(&self, tag: &str) -> bool {
+        self.tag_owners.contains_key(tag)
+    }
+
     /// Whether the policy says anything of SSH.
     pub fn has_ssh(&self) -> bool {
         !self.ssh.is_empty()

@@ -1,12 +1,13 @@
 //! A network made up for a policy, so that its tests can run where no network is: one node for every user and
 //! every tag that it names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::types::{NodeId, OVERLAY_V4, OVERLAY_V6, UserId};
 
 use super::document::Policy;
+use super::login::canonical_login;
 use super::selector::Selector;
 use super::ssh::local_part_domain;
 use super::topology::{Node, Role, Topology, User};
@@ -25,11 +26,11 @@ impl Topology {
         });
         let accounts = policy.ssh.iter().flat_map(|rule| &rule.users);
         let domains = accounts.filter_map(|user| local_part_domain(&user.value));
-        let logins: BTreeSet<_> = logins.chain(domains.map(|domain| format!("somebody@{domain}"))).collect();
+        let logins = logins.chain(domains.map(|domain| format!("somebody@{domain}")));
+        let logins: BTreeSet<_> = logins.filter_map(|login| canonical_login(&login)).collect();
 
         let mut topology = Self::default();
         for (number, login) in (1..).zip(logins) {
-            let login = login.strip_suffix('@').map(str::to_owned).unwrap_or(login);
             topology.add(Node { name: login.clone(), user: UserId(number), ..Node::default() });
             topology.users.insert(UserId(number), User { login, role: Role::Member });
         }
@@ -37,6 +38,40 @@ impl Topology {
             topology.add(Node { name: tag.clone(), tags: vec![tag.clone()], ..Node::default() });
         }
         topology
+    }
+
+    /// The same network, with one made up for each user and tag of a policy that has none.
+    pub(super) fn completed(mut self, policy: &Policy) -> Self {
+        /// Past every number that was ever given.
+        const FAR: u64 = 1 << 62;
+        let imagined = Self::imagined(policy);
+        let known = |login: &str| self.users.iter().find(|(_, user)| user.login == login).map(|(id, _)| *id);
+        let ids: BTreeMap<UserId, UserId> = imagined
+            .users
+            .iter()
+            .map(|(id, user)| (*id, known(&user.login).unwrap_or(UserId(FAR.saturating_add(id.0)))))
+            .collect();
+        let tags: BTreeSet<&String> = self.nodes.values().flat_map(|node| &node.tags).collect();
+        let owners: BTreeSet<UserId> =
+            self.nodes.values().filter(|node| !node.is_tagged()).map(|node| node.user).collect();
+        let is_missing = |node: &Node| match node.tags.first() {
+            Some(tag) => !tags.contains(tag),
+            None => ids.get(&node.user).is_some_and(|user| !owners.contains(user)),
+        };
+        let missing = imagined.nodes.iter().filter(|(_, node)| is_missing(node));
+        let missing: Vec<(NodeId, Node)> = missing
+            .map(|(id, node)| {
+                let user = ids.get(&node.user).copied().unwrap_or_default();
+                (NodeId(FAR.saturating_add(id.0)), Node { user, ..node.clone() })
+            })
+            .collect();
+        for (id, user) in imagined.users {
+            if let Some(id) = ids.get(&id) {
+                self.users.entry(*id).or_insert(user);
+            }
+        }
+        self.nodes.extend(missing);
+        self
     }
 
     fn add(&mut self, node: Node) {

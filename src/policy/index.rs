@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use crate::types::{IpNet, NodeId, UserId, is_default_route};
 
 use super::document::Policy;
+use super::login::canonical_login;
 use super::nodeset::NodeSet;
 use super::selector::{Autogroup, Selector};
 use super::topology::{Node, Role, User, is_subnet, overlaps};
@@ -136,12 +137,6 @@ impl Index {
     pub(super) fn means_user(&self, selector: &Selector, user: UserId) -> bool {
         let means = self.user_selectors.get(&user);
         self.number(selector).zip(means).is_some_and(|(number, means)| means.contains(&number))
-    }
-
-    /// Whether anybody goes by a name, as policies write names.
-    pub(super) fn is_user(&self, name: &str) -> bool {
-        let local = name.strip_suffix('@').unwrap_or(name);
-        self.users.values().any(|user| user.login == name || user.login == local)
     }
 
     /// The number of a selector; those that the policy does not use have none.
@@ -308,32 +303,33 @@ impl Index {
 /// Users by what policies call them.
 struct Directory<'u> {
     users: &'u BTreeMap<UserId, User>,
-    by_login: BTreeMap<&'u str, Vec<UserId>>,
-    by_domain: BTreeMap<&'u str, Vec<UserId>>,
+    by_login: BTreeMap<String, Vec<UserId>>,
+    by_domain: BTreeMap<String, Vec<UserId>>,
 }
 
 impl<'u> Directory<'u> {
     fn new(users: &'u BTreeMap<UserId, User>) -> Self {
         let mut directory = Self { users, by_login: BTreeMap::new(), by_domain: BTreeMap::new() };
         for (id, user) in users {
-            directory.by_login.entry(&user.login).or_default().push(*id);
-            if let Some(domain) = user.domain() {
-                directory.by_domain.entry(domain).or_default().push(*id);
+            let Some(login) = canonical_login(&user.login) else { continue };
+            if let Some((_, domain)) = login.rsplit_once('@') {
+                directory.by_domain.entry(domain.to_owned()).or_default().push(*id);
             }
+            directory.by_login.entry(login).or_default().push(*id);
         }
         directory
     }
 
     /// The users that a selector means.
     fn users(&self, selector: &Selector, policy: &Policy) -> BTreeSet<UserId> {
-        let found = |map: &BTreeMap<&str, Vec<UserId>>, name: &str| map.get(name).cloned().unwrap_or_default();
+        let found = |map: &BTreeMap<String, Vec<UserId>>, name: &str| map.get(name).cloned().unwrap_or_default();
         let with_role = |least: Role| self.users.iter().filter(move |(_, user)| user.role >= least).map(|(id, _)| *id);
         match selector {
             Selector::User(name) => {
-                let local = name.strip_suffix('@').map(|local| found(&self.by_login, local));
-                found(&self.by_login, name).into_iter().chain(local.into_iter().flatten()).collect()
+                let login = canonical_login(name);
+                login.map(|login| found(&self.by_login, &login)).into_iter().flatten().collect()
             }
-            Selector::Domain(domain) => found(&self.by_domain, domain).into_iter().collect(),
+            Selector::Domain(domain) => found(&self.by_domain, &domain.to_lowercase()).into_iter().collect(),
             Selector::Group(name) => {
                 let members = policy.groups.get(name).map(Vec::as_slice).unwrap_or_default();
                 members.iter().flat_map(|member| self.users(member, policy)).collect()

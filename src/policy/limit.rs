@@ -12,5 +12,7 @@ pub const VALUES: Limit = Limit::new("values in a policy", 1_000_000);
 pub const RULES: Limit = Limit::new("rules in a policy", 20_000);
 /// Groups, hosts, tags, IP sets and postures, each.
 pub const NAMES: Limit = Limit::new("names of a kind", 20_000);
+/// Characters in a tag, `tag:` included: as of a host's label, and it is in every peer's map.
+pub const TAG_LENGTH: usize = 63;
 /// Errors reported at once: enough to work through, few enough to read.
 pub const ERRORS: usize = 20;

@@ -64,6 +64,12 @@ impl Autogroup {
         Self::ALL.iter().find(|(_, group)| *group == self).map_or("autogroup:", |(name, _)| name)
     }
 
+    /// The group that a misspelt name is most like: the plural of it, or the same in other case.
+    pub(super) fn nearest(text: &str) -> Option<Self> {
+        let plain = |text: &str| text.to_ascii_lowercase().replace(['-', '_'], "").trim_end_matches('s').to_owned();
+        Self::ALL.iter().find(|(name, _)| plain(name) == plain(text)).map(|(_, group)| *group)
+    }
+
     /// Whether this names nodes by who owns them.
     pub(super) fn is_identity(self) -> bool {
         matches!(self, Self::Member | Self::Tagged | Self::Admin | Self::Owner)
@@ -97,7 +103,7 @@ pub(super) fn shape(text: &str) -> Shape {
     let owned = text.to_owned();
     match text.split_once(':').map(|(kind, _)| kind) {
         Some("group") => Shape::Known(Selector::Group(owned)),
-        Some("tag") => Shape::Known(Selector::Tag(owned)),
+        Some("tag") => Shape::Known(Selector::Tag(canonical_tag(&owned))),
         Some("ipset") => Shape::Set(owned),
         Some("autogroup") => Autogroup::ALL
             .iter()
@@ -108,6 +114,11 @@ pub(super) fn shape(text: &str) -> Shape {
         Some(_) => Shape::Other,
         None => Shape::Host(owned),
     }
+}
+
+/// The one form of a tag: `tag:Prod` and `tag:prod` are one.
+pub(super) fn canonical_tag(text: &str) -> String {
+    text.to_ascii_lowercase()
 }
 
 /// An address or a prefix; host bits are dropped.

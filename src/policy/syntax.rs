@@ -26,12 +26,20 @@ const HUJSON: ParseOptions = ParseOptions {
     allow_extended_string_escapes: false,
 };
 
+/// What some editors write in front of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// The bytes of a policy as text.
 pub(super) fn decode(bytes: &[u8]) -> Result<&str, (Fault, Cow<'_, str>)> {
     let lossy = || String::from_utf8_lossy(&bytes[..bytes.len().min(limit::TEXT.most)]);
     if let Err(error) = limit::TEXT.check(bytes.len()) {
         let end = limit::TEXT.most;
         return Err((Fault::new(Span::new(end, end), error.to_string()), lossy()));
+    }
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        let message =
+            "the file begins with a byte-order mark, which is no part of HuJSON: save it as UTF-8 without one";
+        return Err((Fault::new(Span::new(0, 0), message), lossy()));
     }
     std::str::from_utf8(bytes).map_err(|error| {
         let at = error.valid_up_to();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::config::limit;
+use super::names;
 use super::record::{Change, Decision, KeyId, KeyRecord, NodeRecord, Tag, UserName, UserRecord};
 use super::refusal::Refusal;
 use super::secret::{self, KeyText};
@@ -182,6 +183,9 @@ impl State {
 
     /// Gives a node another name, which stays whatever the machine calls itself.
     pub fn rename_node(&self, id: NodeId, label: HostLabel) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        if names::means_another(&label) {
+            return Err(Refusal::invalid(format!("`{label}` would be taken for something else than this node's name")));
+        }
         if let Some(other) = self.labels.get(&label).filter(|other| **other != id) {
             return Err(Refusal::conflict(format!("the name `{label}` belongs to node {other}")));
         }

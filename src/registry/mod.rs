@@ -17,9 +17,11 @@
 
 mod address;
 mod admin;
+mod advice;
 mod clock_set;
 mod config;
 mod fanout;
+mod find;
 mod flush;
 mod gate;
 mod liveness;
@@ -36,6 +38,7 @@ mod rights;
 mod routes;
 mod secret;
 mod session;
+mod settle;
 mod state;
 mod twins;
 mod update;
@@ -60,5 +63,6 @@ pub use register::Registered;
 pub use routes::RouteView;
 pub use secret::KeyText;
 pub use session::{Notice, Opened, Output, SessionId};
+pub use settle::settled_names;
 pub use state::State;
 pub use update::bound;

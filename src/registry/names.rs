@@ -7,7 +7,16 @@ const FALLBACK: &str = "node";
 
 /// The label that a host name asks for.
 pub(super) fn wanted(hostname: &str) -> Option<HostLabel> {
-    HostLabel::from_any(hostname).or_else(|| HostLabel::from_any(FALLBACK))
+    match HostLabel::from_any(hostname) {
+        Some(label) if means_another(&label) => HostLabel::from_any(&format!("{FALLBACK}-{label}")),
+        Some(label) => Some(label),
+        None => HostLabel::from_any(FALLBACK),
+    }
+}
+
+/// Whether people who type the label may mean something else by it: a number, or the machine that they sit at.
+pub(super) fn means_another(label: &HostLabel) -> bool {
+    label.as_str() == "self" || label.as_str().bytes().all(|b| b.is_ascii_digit())
 }
 
 /// The first free label of the series that begins with `wanted`.
@@ -44,6 +53,13 @@ mod tests {
         let long = wanted(&"a".repeat(63)).unwrap();
         let label = unique(&long, |label| *label == long);
         assert_eq!(label.as_str(), format!("{}-1", "a".repeat(61)));
+    }
+
+    #[test]
+    fn a_name_that_would_be_taken_for_something_else_is_not_given() {
+        for (hostname, label) in [("3", "node-3"), ("self", "node-self"), ("3a", "3a"), ("10.0.0.1", "node-10")] {
+            assert_eq!(wanted(hostname).unwrap().as_str(), label);
+        }
     }
 
     #[test]

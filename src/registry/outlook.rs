@@ -27,6 +27,8 @@ pub struct Outlook {
 pub struct Ready {
     pub(super) text: Arc<str>,
     pub(super) compiled: Compiled,
+    /// Which of its tests could not be asked of the network itself, in words.
+    pub(super) notes: Vec<String>,
 }
 
 impl Outlook {
@@ -35,8 +37,8 @@ impl Outlook {
         let policy = Policy::parse(text.as_bytes()).map_err(|errors| Refusal::invalid(errors.to_string()))?;
         let topology = self.topology(&policy);
         let compiled = Compiled::new(Arc::new(policy), topology);
-        compiled.check().map_err(|errors| Refusal::invalid(errors.to_string()))?;
-        Ok(Ready { text: text.into(), compiled })
+        let notes = compiled.check_so_far().map_err(|errors| Refusal::invalid(errors.to_string()))?;
+        Ok(Ready { text: text.into(), compiled, notes })
     }
 
     /// Who would gain and lose what by a policy.
@@ -67,10 +69,16 @@ impl State {
     pub fn make_ready(&mut self, mut ready: Ready) -> Result<(), Refusal> {
         self.ready = None;
         if self.catch_up(&mut ready.compiled) {
-            ready.compiled.check().map_err(|errors| Refusal::invalid(errors.to_string()))?;
+            let notes = ready.compiled.check_so_far();
+            ready.notes = notes.map_err(|errors| Refusal::invalid(errors.to_string()))?;
         }
         self.ready = Some(ready);
         Ok(())
+    }
+
+    /// Which tests of the policy that is about to be set could not be asked of the network itself, in words.
+    pub fn tests_in_thought(&self) -> Vec<String> {
+        self.ready.as_ref().map(|ready| ready.notes.clone()).unwrap_or_default()
     }
 
     /// Tells a policy of the network as it is, and says whether it knew another.

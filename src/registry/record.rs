@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::refusal::Refusal;
-use crate::policy::Role;
+use crate::policy::{BAD_LOGIN, Role, canonical_login, limit};
 use crate::types::{
     CapabilityVersion, DiscoPublic, HostLabel, IpNet, Limit, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId,
     Timestamp, UserId,
@@ -298,13 +298,18 @@ impl fmt::Display for PendingCode {
     }
 }
 
-/// A user's login name: printable, without spaces, at most 255 bytes.
+/// A user's login name, in its one form: `me` for `me@` and `Me` too. At most 255 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct UserName(String);
 
 impl UserName {
     const MAX: Limit = Limit::new("characters in a user name", 255);
+
+    /// A name as an older release kept it; [`settled_names`](super::settled_names) gives it its one form.
+    pub(crate) fn kept(text: String) -> Self {
+        Self(text)
+    }
 
     /// The text.
     pub fn as_str(&self) -> &str {
@@ -317,14 +322,9 @@ impl FromStr for UserName {
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
         Self::MAX.check(text.len())?;
-        // A name of digits alone would be taken for a user's number.
-        let numeric = text.bytes().all(|b| b.is_ascii_digit());
-        if numeric || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(Refusal::invalid(
-                "a user name is text without spaces that is not a number, as in `ada` or `ada@example.org`",
-            ));
-        }
-        Ok(Self(text.to_owned()))
+        let name = canonical_login(text).ok_or_else(|| Refusal::invalid(BAD_LOGIN))?;
+        Self::MAX.check(name.len())?;
+        Ok(Self(name))
     }
 }
 
@@ -348,13 +348,13 @@ impl fmt::Display for UserName {
     }
 }
 
-/// A tag, prefix included: `tag:web`.
+/// A tag, prefix included, in its one form: `tag:web` for `tag:Web` too.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Tag(String);
 
 impl Tag {
-    const MAX: Limit = Limit::new("characters in a tag", 63);
+    const MAX: Limit = Limit::new("characters in a tag", limit::TAG_LENGTH);
 
     /// The text, prefix included.
     pub fn as_str(&self) -> &str {
@@ -367,14 +367,15 @@ impl FromStr for Tag {
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
         Self::MAX.check(text.len())?;
+        let text = text.to_ascii_lowercase();
         let name = text.strip_prefix("tag:").unwrap_or_default();
         let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase());
         if !starts_well || name.contains(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-')) {
             return Err(Refusal::invalid(
-                "a tag is `tag:`, a letter, then letters, digits and hyphens, all lower case, as in `tag:web`",
+                "a tag is `tag:`, a letter, then letters, digits and hyphens, as in `tag:web`",
             ));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text))
     }
 }
 
@@ -417,11 +418,13 @@ mod tests {
     #[test]
     fn names_and_tags_are_parsed_strictly() {
         assert!("ada@example.org".parse::<UserName>().is_ok());
-        for bad in ["", "7", "a b", "a\n", &"x".repeat(256)] {
+        assert_eq!("Me@".parse::<UserName>(), "me".parse());
+        for bad in ["", "7", "a b", "a\n", "tag:web", "*", "group:ops", &"x".repeat(256)] {
             assert!(bad.parse::<UserName>().is_err(), "{bad:?}");
         }
         assert!("tag:web-1".parse::<Tag>().is_ok());
-        for bad in ["", "web", "tag:", "tag:1", "tag:Web", "tag:a b"] {
+        assert_eq!("tag:Web".parse::<Tag>(), "tag:web".parse());
+        for bad in ["", "web", "tag:", "tag:1", "tag:a b"] {
             assert!(bad.parse::<Tag>().is_err(), "{bad:?}");
         }
     }

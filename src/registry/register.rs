@@ -237,11 +237,15 @@ impl State {
     fn tags_of(&self, key: &KeyRecord, requested: &[String]) -> Result<Vec<Tag>, Refusal> {
         let mut tags = key.tags.clone();
         let given: Vec<String> = key.tags.iter().map(|tag| tag.as_str().to_owned()).collect();
-        for tag in requested.iter().filter(|tag| !given.contains(tag)) {
+        for tag in requested {
+            let tag: Tag = tag.parse()?;
+            if tags.contains(&tag) {
+                continue;
+            }
             let Some(policy) = self.compiled() else {
                 return Err(Refusal::invalid(format!("this pre-authentication key does not give the tag `{tag}`")));
             };
-            if !policy.may_tag(key.user, &given, tag) {
+            if !policy.may_tag(key.user, &given, tag.as_str()) {
                 let owner = match (key.tags.as_slice(), self.users.get(&key.user)) {
                     ([], Some(user)) => format!("the user `{}` is", user.name),
                     _ => "the tags of this pre-authentication key are".to_owned(),
@@ -250,7 +254,7 @@ impl State {
                     "this node may not have the tag `{tag}`: {owner} not among its owners in the policy's `tagOwners`"
                 )));
             }
-            tags.push(tag.parse()?);
+            tags.push(tag);
         }
         limit::TAGS.check(tags.len())?;
         tags.sort();

@@ -1,7 +1,6 @@
 //! The state itself: its parts, and the one place where they change.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::address;
@@ -205,49 +204,6 @@ impl State {
     /// A node by node key: what a relay asks before it admits a client.
     pub fn node_by_key(&self, key: &NodePublic) -> Option<NodeView<'_>> {
         self.node(*self.by_key.get(key)?)
-    }
-
-    /// A user by name or number.
-    pub fn find_user(&self, text: &str) -> Result<&UserRecord, Refusal> {
-        let by_number = || text.parse().ok().map(UserId);
-        let by_name = || text.parse().ok().and_then(|name: UserName| self.user_names.get(&name).copied());
-        by_number()
-            .or_else(by_name)
-            .and_then(|id| self.users.get(&id))
-            .ok_or_else(|| Refusal::not_found(format!("there is no user `{text}`")))
-    }
-
-    /// A node by name (short or full), number, stable identifier or address.
-    pub fn find_node(&self, text: &str) -> Result<NodeView<'_>, Refusal> {
-        let domain = format!(".{}", self.config.base_domain);
-        let plain = text.trim_end_matches('.');
-        let label = plain.strip_suffix(&domain).unwrap_or(plain);
-        let address: Option<IpAddr> = text.parse().ok();
-        let by_number = || text.parse().ok().map(NodeId);
-        let by_label = || label.parse().ok().and_then(|label: HostLabel| self.labels.get(&label).copied());
-        let by_search = || {
-            let names = |record: &NodeRecord| {
-                record.stable_id.0 == text
-                    || address.is_some_and(|address| address == record.ipv4 || address == record.ipv6)
-            };
-            self.members.values().find(|member| names(&member.shown.record)).map(Member::id)
-        };
-        by_number()
-            .filter(|id| self.members.contains_key(id))
-            .or_else(by_label)
-            .or_else(by_search)
-            .and_then(|id| self.node(id))
-            .ok_or_else(|| Refusal::not_found(format!("there is no node `{text}`")))
-    }
-
-    /// The nodes whose key two machines use, as far as can be told.
-    pub fn two_machines(&self, now: Timestamp) -> impl Iterator<Item = NodeId> + '_ {
-        self.members.values().filter(move |member| member.twins.are_two(now)).map(Member::id)
-    }
-
-    /// How often a node's word was passed on later than it came, because it had come too often.
-    pub const fn held_back(&self) -> u64 {
-        self.held_back
     }
 
     /// The routes that are offered or approved, by node.

@@ -5,7 +5,7 @@ use http::{Request, StatusCode};
 use http_body_util::Full;
 use warren::types::NodePrivate;
 
-use crate::node::{Machine, get, plain};
+use crate::node::{Machine, get, plain, upgrade_with};
 use crate::place::place;
 use crate::server::Server;
 
@@ -90,4 +90,30 @@ async fn https_is_served_from_given_files() {
     tokio::spawn(connection);
     let request = Request::get("/key?v=145").body(Full::<Bytes>::default()).unwrap();
     assert_eq!(requests.send_request(request).await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_tls_proxy_in_front_is_believed_for_who_comes_by_it_and_told_to_the_operator() {
+    let server = Server::start(&[]);
+    let machine = Machine::new("laptop");
+    let asks = async |headers: &[(&str, &str)]| {
+        let (handshake, initiation) = machine.handshake(server.address).await;
+        let io = upgrade_with(server.address, &initiation, headers).await;
+        machine.inside(io, handshake, 65_535).await.register(&machine.register_request(None)).await.auth_url
+    };
+    assert!(asks(&[]).await.starts_with("http://"));
+    assert_eq!(get(server.address, "/health").await.1, "{\"status\":\"pass\"}");
+    assert!(asks(&[("x-forwarded-proto", "https, http")]).await.starts_with("https://"));
+    let (status, health) = get(server.address, "/health").await;
+    assert_eq!(status, StatusCode::OK, "it is no fault");
+    assert!(health.contains("server_url is not set"), "{health}");
+    assert!(server.has_logged("server_url is not set"));
+    assert!(asks(&[]).await.starts_with("http://"), "others are not concerned");
+
+    let server = Server::start(&["--server-url", "https://coordinator.example.org"]);
+    let (handshake, initiation) = machine.handshake(server.address).await;
+    let io = upgrade_with(server.address, &initiation, &[("x-forwarded-proto", "https")]).await;
+    let url = machine.inside(io, handshake, 65_535).await.register(&machine.register_request(None)).await.auth_url;
+    assert!(url.starts_with("https://coordinator.example.org/"), "{url}");
+    assert_eq!(get(server.address, "/health").await.1, "{\"status\":\"pass\"}");
 }

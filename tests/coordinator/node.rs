@@ -211,7 +211,18 @@ impl Map {
 
 /// The bytes of a connection that was upgraded with this first message.
 pub(crate) async fn upgrade(server: SocketAddr, initiation: &[u8]) -> TokioIo<hyper::upgrade::Upgraded> {
-    let request = Request::post("/ts2021")
+    upgrade_with(server, initiation, &[]).await
+}
+
+/// The same with headers as a proxy adds them.
+pub(crate) async fn upgrade_with(
+    server: SocketAddr,
+    initiation: &[u8],
+    headers: &[(&str, &str)],
+) -> TokioIo<hyper::upgrade::Upgraded> {
+    let request = Request::post("/ts2021");
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let request = request
         .header("host", server.to_string())
         .header("upgrade", "tailscale-control-protocol")
         .header("connection", "upgrade")

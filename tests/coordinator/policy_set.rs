@@ -226,3 +226,33 @@ async fn a_tag_is_for_its_owners_and_the_refusal_says_so() {
     server.text(&["user", "role", "eve", "admin"]);
     assert!(server.text(&["user", "list"]).contains("admin"));
 }
+
+#[tokio::test]
+async fn what_is_most_likely_not_meant_is_said_at_the_command_and_at_the_health_page() {
+    let server = Server::start(&[]);
+    server.text(&["user", "create", "ada"]);
+    let policy = r#"{
+        "tagOwners": {"tag:web": ["ada@"], "tag:db": ["adda@"]},
+        "acls": [{"action": "accept", "src": ["tag:web"], "dst": ["tag:db:5432"]}],
+        "tests": [{"src": "tag:web", "accept": ["tag:db:5432"], "deny": ["tag:db:22"]}],
+    }"#;
+    let output = server.admin(&["policy", "set", &file(&server, "policy.hujson", policy)]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("line 4: tried with nodes made up: src \"tag:web\""), "{said}");
+    assert!(said.contains("the policy names users that nobody is: adda@"), "{said}");
+    let health = crate::node::get(server.address, "/health").await.1;
+    assert!(health.contains("\"status\":\"pass\"") && health.contains("adda@"), "{health}");
+
+    let machine = Machine::new("web");
+    machine.connect(server.address).await.join(&server.key(&[])).await;
+    let other = Machine::new("other");
+    other.connect(server.address).await.join(&server.key(&[])).await;
+    let output = server.admin(&["node", "tag", "web", "tag:wbe"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("tagOwners does not have tag:wbe") && said.contains("web reaches nobody"), "{said}");
+
+    let failing = policy.replace("\"deny\": [\"tag:db:22\"]", "\"deny\": [\"tag:db:5432\"]");
+    let refused = error(&server.admin(&["policy", "set", &file(&server, "policy.hujson", failing)]));
+    assert!(refused.contains("expected denied, got allowed"), "{refused}");
+}

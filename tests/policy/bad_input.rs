@@ -41,6 +41,12 @@ fn each_mistake_is_named_at_its_place() {
 }
 
 #[test]
+fn a_byte_order_mark_is_called_by_its_name() {
+    let refused = refusal(b"\xef\xbb\xbf{}");
+    assert!(refused.starts_with("1:1 the file begins with a byte-order mark"), "{refused}");
+}
+
+#[test]
 fn a_policy_that_uses_every_section_is_accepted() {
     let policy = Policy::parse(EVERYTHING.as_bytes()).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(policy.text(), EVERYTHING);

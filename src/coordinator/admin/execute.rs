@@ -115,7 +115,8 @@ async fn key<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp)
             let lifetime = lifetime_seconds.map(Duration::from_secs);
             let new = NewKey { user, reusable, ephemeral, tags, readmits, lifetime };
             let made = ledger.try_run(now, |state| state.create_key(new, now, rand::random())).await?;
-            let record = key_view(ledger.state(), &made.record, now);
+            let notes = ledger.state().advice_on_tags(&made.record.tags);
+            let record = KeyView { notes, ..key_view(ledger.state(), &made.record, now) };
             Ok(Reply::NewKey(NewKeyView { key: made.text.expose().to_owned(), user_created, record }))
         }
         Request::KeyExpire { id, nodes } => {
@@ -168,7 +169,8 @@ async fn approve<S: Store>(
     };
     let node = ledger.try_run(now, |state| state.approve(&code, user, &tags, now, rand::random())).await?;
     let before = before.iter().find(|record| record.id == node.id);
-    let notes = before.map(|before| ledger.state().rights_changed(before, &node)).unwrap_or_default();
+    let mut notes = before.map(|before| ledger.state().rights_changed(before, &node)).unwrap_or_default();
+    notes.extend(ledger.state().advice_on_node(node.id));
     show(ledger.state(), node.id, notes)
 }
 
@@ -182,6 +184,7 @@ async fn reject<S: Store>(ledger: &mut Ledger<S>, code: &str, now: Timestamp) ->
 async fn change_node<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp) -> Outcome {
     let before: Vec<_> = ledger.state().nodes().map(|node| std::sync::Arc::clone(node.record)).collect();
     let mut notes = Vec::new();
+    let said_of_owner = matches!(request, Request::NodeTag { .. } | Request::NodeMove { .. });
     let changed = match request {
         Request::NodeRename { node, name } => {
             let label: HostLabel = name.parse().map_err(|error| invalid(format!("{name:?}: {error}")))?;
@@ -212,6 +215,9 @@ async fn change_node<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Ti
     };
     if let Some(before) = before.iter().find(|record| record.id == changed.id) {
         notes.splice(0..0, ledger.state().rights_changed(before, &changed));
+    }
+    if said_of_owner {
+        notes.extend(ledger.state().advice_on_node(changed.id));
     }
     show(ledger.state(), changed.id, notes)
 }

@@ -173,6 +173,7 @@ impl Reply {
             Self::Key(key) => &key.notes,
             Self::Node(node) => &node.notes,
             Self::Gone(gone) => &gone.notes,
+            Self::PolicySet(set) => &set.notes,
             Self::User(_)
             | Self::Users(_)
             | Self::Keys(_)
@@ -180,7 +181,6 @@ impl Reply {
             | Self::Pending(_)
             | Self::Routes(_)
             | Self::Policy(_)
-            | Self::PolicySet(_)
             | Self::Policies(_)
             | Self::PolicyDiff(_)
             | Self::Why(_) => &[],

@@ -50,6 +50,8 @@ pub(crate) struct PolicyView {
     /// Left out of lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) text: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -96,6 +98,7 @@ pub(crate) struct RuleView {
 
 /// Carries out one request. What the reply tells is on disk.
 pub(super) async fn execute<S: Store>(ledger: &mut Ledger<S>, request: PolicyRequest, now: Timestamp) -> Outcome {
+    let mut notes = ledger.state().tests_in_thought();
     let set = match request {
         PolicyRequest::Get { version } => return get(ledger.state(), version),
         PolicyRequest::Versions => {
@@ -112,7 +115,8 @@ pub(super) async fn execute<S: Store>(ledger: &mut Ledger<S>, request: PolicyReq
             ledger.try_run(now, |state| state.set_policy(&text, &by, if_version, now)).await?
         }
     };
-    Ok(Reply::PolicySet(view(ledger.state(), &set, false)))
+    notes.extend(ledger.state().advice());
+    Ok(Reply::PolicySet(PolicyView { notes, ..view(ledger.state(), &set, false) }))
 }
 
 fn get(state: &State, version: Option<u64>) -> Outcome {
@@ -120,8 +124,15 @@ fn get(state: &State, version: Option<u64>) -> Outcome {
         Some(version) => Some(state.policy_version(version)?),
         None => state.policy(),
     };
-    let unset =
-        || PolicyView { version: 0, by: String::new(), at: None, bytes: 0, in_force: true, text: Some(String::new()) };
+    let unset = || PolicyView {
+        version: 0,
+        by: String::new(),
+        at: None,
+        bytes: 0,
+        in_force: true,
+        text: Some(String::new()),
+        notes: Vec::new(),
+    };
     Ok(Reply::Policy(policy.map_or_else(unset, |policy| view(state, policy, true))))
 }
 
@@ -134,6 +145,7 @@ fn view(state: &State, policy: &PolicyRecord, with_text: bool) -> PolicyView {
         bytes: policy.text.len(),
         in_force: is_last && state.policy_fault().is_none(),
         text: with_text.then(|| policy.text.to_string()),
+        notes: Vec::new(),
     }
 }
 

@@ -143,7 +143,7 @@ fn changes_of(records: &Records) -> Vec<Change> {
     users.chain(keys).chain(nodes).chain(policies).chain([Change::Counters(records.counters)]).collect()
 }
 
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     // With a fraction that a store must not round.
     Timestamp::new(1_790_000_000 + second, 123_456_789).unwrap()
 }

@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 use thiserror::Error;
 
 use super::{Proven, Store, StoreError};
-use crate::registry::{Change, Config, Decision, NodeRecord, Refusal, State};
+use crate::registry::{Change, Config, Decision, NodeRecord, Refusal, State, settled_names};
 use crate::types::Timestamp;
 
 /// The longest that a change which may be saved at leisure waits.
@@ -51,7 +51,14 @@ pub enum CommandError {
 impl<S: Store> Ledger<S> {
     /// The state that the store describes.
     pub async fn open(mut store: S, config: Config, now: Timestamp) -> Result<Self, StoreError> {
-        let state = State::restore(config, store.load().await?, now);
+        let mut records = store.load().await?;
+        let (changes, words) = settled_names(&records);
+        if !changes.is_empty() {
+            store.commit(&changes).await?;
+            records = store.load().await?;
+        }
+        words.iter().for_each(|word| tracing::warn!("{word}"));
+        let state = State::restore(config, records, now);
         Ok(Self { state, store, save_at: None, retry_at: None, fault: None, kept_at: now, doubtful: Vec::new() })
     }
 

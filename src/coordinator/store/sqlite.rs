@@ -17,7 +17,9 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::connection::{Connection, failed, make_file};
 use super::{Proven, Store, StoreError};
 use crate::policy::Role;
-use crate::registry::{Change, Counters, KeyId, KeyRecord, NodeRecord, PolicyRecord, Records, Said, UserRecord};
+use crate::registry::{
+    Change, Counters, KeyId, KeyRecord, NodeRecord, PolicyRecord, Records, Said, UserName, UserRecord,
+};
 use crate::types::{CapabilityVersion, NodeId, RegionId, StableNodeId, Timestamp, UserId};
 
 /// How long to wait for a lock before calling the database in use: a coordinator that is being restarted
@@ -217,7 +219,7 @@ async fn keep_key(connection: &mut SqliteConnection, key: &KeyRecord) -> Result<
     sqlx::query(
         "INSERT INTO auth_keys (id, user_id, secret_hash, reusable, ephemeral, tags, readmits, created, expires, used)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-         ON CONFLICT (id) DO UPDATE SET expires = excluded.expires",
+         ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id, expires = excluded.expires",
     )
     .bind(integer(key.id.0))
     .bind(integer(key.user.0))
@@ -301,7 +303,7 @@ fn counters_of(row: &SqliteRow) -> sqlx::Result<Counters> {
 fn user_of(row: &SqliteRow) -> sqlx::Result<UserRecord> {
     Ok(UserRecord {
         id: UserId(number(row, "id")?),
-        name: parsed(row, "name")?,
+        name: UserName::kept(row.try_get("name")?),
         display_name: row.try_get("display_name")?,
         created: parsed(row, "created")?,
         role: Role::named(row.try_get("role")?).ok_or_else(|| malformed("role", "there is no such role"))?,

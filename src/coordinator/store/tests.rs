@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 
-use super::conformance::{self, Place, bare_node, user};
+use super::conformance::{self, Place, at, bare_node, user};
 use super::*;
 use crate::registry::{Config, Counters, NewKey, NodeRecord, Output, Registered, State};
 use crate::types::{CapabilityVersion, MachinePublic, NodeId, NodePublic, Timestamp, UserId};
@@ -84,6 +84,27 @@ async fn a_damaged_row_is_left_out_and_the_rest_is_read() {
     store.run_sql("UPDATE nodes SET node_key = 'nodekey:xyz' WHERE id = 1").await;
     assert_eq!(store.load().await.unwrap().nodes, [bare_node(2)]);
     file.close(store).await;
+}
+
+/// As a release left it that took any name.
+#[tokio::test]
+async fn users_of_an_old_database_have_one_form_of_their_names_once_it_is_opened() {
+    let file = File::new();
+    let mut store = file.open().await;
+    let nodes = [1, 2].map(|id| Change::Node(Arc::new(NodeRecord { user: UserId(id.into()), ..bare_node(id) })));
+    store.commit(&[Change::User(user(1, "me")), Change::User(user(2, "x")), Change::User(user(3, "y"))]).await.unwrap();
+    store.commit(&nodes).await.unwrap();
+    store.run_sql("UPDATE users SET name = 'me@' WHERE id = 2").await;
+    store.run_sql("UPDATE users SET name = 'tag:web' WHERE id = 3").await;
+    let ledger = Ledger::open(store, Config::default(), at(0)).await.unwrap();
+    let names = |state: &State| state.users().map(|user| user.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(ledger.state()), ["me", "tag-web"]);
+    assert!(ledger.state().nodes().all(|node| node.record.user == UserId(1)));
+    let (store, saved) = ledger.shutdown(at(1)).await;
+    saved.unwrap();
+    file.close(store).await;
+    let again = Ledger::open(file.open().await, Config::default(), at(2)).await.unwrap();
+    assert_eq!(names(again.state()), ["me", "tag-web"], "and on disk");
 }
 
 /// The test runs itself a second time as the writer, and kills that.

@@ -7,7 +7,7 @@ use jsonc_parser::ast::Value;
 use super::Reader;
 use crate::policy::error::Fault;
 use crate::policy::posture::{Condition, Posture};
-use crate::policy::selector::{Selector, Shape, parse_net, shape};
+use crate::policy::selector::{Autogroup, Selector, Shape, canonical_tag, parse_net, shape};
 use crate::policy::syntax::{self, Text};
 use crate::policy::{ipset, limit};
 
@@ -25,11 +25,16 @@ impl Reader {
         let tags = section("tagOwners")?;
         for (name, _) in &tags {
             check_tag(name)?;
-            self.policy.tag_owners.insert(name.value.clone(), Vec::new());
+            if self.policy.tag_owners.insert(canonical_tag(&name.value), Vec::new()).is_some() {
+                let tag = canonical_tag(&name.value);
+                return Err(
+                    name.fault(format!("tagOwners[{:?}]: {tag:?} is there already; case does not count", name.value))
+                );
+            }
         }
         for (name, value) in &tags {
             let owners = self.owners("owners of a tag", value)?;
-            self.policy.tag_owners.insert(name.value.clone(), owners);
+            self.policy.tag_owners.insert(canonical_tag(&name.value), owners);
         }
         self.sets(&section("ipsets")?)?;
         for (name, value) in section("postures")? {
@@ -109,7 +114,10 @@ impl Reader {
                 Some(net) => Ok(Selector::Net(*net)),
                 None => Err(format!("{name:?}: invalid address")),
             },
-            Shape::UnknownAutogroup => undefined("autogroup"),
+            Shape::UnknownAutogroup => match Autogroup::nearest(&text.value) {
+                Some(group) => Err(format!("autogroup not found: {:?}; is {:?} meant?", text.value, group.name())),
+                None => undefined("autogroup"),
+            },
             Shape::Other => Err(format!("{:?}: invalid address", text.value)),
         }
     }
@@ -158,6 +166,15 @@ fn check_tag(name: &Text) -> Result<(), Fault> {
     check_prefix(name, "tag:")?;
     if !name.value["tag:".len()..].starts_with(|c: char| c.is_ascii_alphabetic()) {
         let message = format!("tagOwners[{:?}]: tag names must start with a letter, after 'tag:'", name.value);
+        return Err(name.fault(message));
+    }
+    // What no node can have.
+    if name.value.len() > limit::TAG_LENGTH
+        || name.value["tag:".len()..].contains(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+    {
+        let most = limit::TAG_LENGTH;
+        let message =
+            format!("tagOwners[{:?}]: a tag is letters, digits and hyphens, at most {most} with 'tag:'", name.value);
         return Err(name.fault(message));
     }
     Ok(())

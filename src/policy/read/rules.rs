@@ -11,7 +11,7 @@ use crate::policy::document::{Open, Rule};
 use crate::policy::error::{Fault, Span};
 use crate::policy::limit;
 use crate::policy::ports::{Protocol, check_ports, parse_ports, parse_protocol, parse_protocol_ports};
-use crate::policy::selector::{Autogroup, Selector, split_ports};
+use crate::policy::selector::{Autogroup, Selector, canonical_tag, split_ports};
 use crate::policy::syntax::{self, Text};
 use crate::types::is_default_route;
 use crate::wire::control::{CapMap, RuleOrigin};
@@ -160,10 +160,11 @@ impl Reader {
             if !text.value.starts_with("tag:") {
                 return Err(text.fault("via can only be a tag"));
             }
-            if !self.policy.tag_owners.contains_key(&text.value) {
+            let tag = canonical_tag(&text.value);
+            if !self.policy.tag_owners.contains_key(&tag) {
                 return Err(text.fault(format!("tag {:?} not found", text.value)));
             }
-            tags.push(Selector::Tag(text.value));
+            tags.push(Selector::Tag(tag));
         }
         Ok(tags)
     }

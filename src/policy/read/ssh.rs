@@ -98,7 +98,7 @@ impl Reader {
                 Err(text.fault(format!("SSH tests dst contains unknown tag {:?}", text.value)))
             }
             Shape::Known(Selector::Auto(Autogroup::Internet | Autogroup::DangerAll) | Selector::Any) => disallowed(),
-            Shape::Known(Selector::Net(net)) if net.prefix_len() < net.max_prefix_len() => disallowed(),
+            Shape::Known(Selector::Net(_)) if text.value.contains('/') => disallowed(),
             Shape::Host(name) => match self.policy.hosts.get(&name) {
                 Some(net) if net.prefix_len() < net.max_prefix_len() => disallowed(),
                 _ => Ok(()),

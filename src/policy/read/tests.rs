@@ -51,6 +51,9 @@ impl Reader {
             [run] if run.first == run.last => run.first,
             _ => return Err("a test names a single port".to_owned()),
         };
+        if host.contains('/') {
+            return Err("a test names a single host, not a network: an address without a prefix length".to_owned());
+        }
         match self.selector(&Text { at: text.at, value: host })? {
             Selector::Net(net) if net.prefix_len() < net.max_prefix_len() => {
                 Err("a test names a single host, not a network".to_owned())

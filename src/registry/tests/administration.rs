@@ -36,6 +36,50 @@ fn things_are_found_by_every_name_they_have() {
 }
 
 #[test]
+fn a_text_that_may_mean_two_nodes_means_none() {
+    let (mut world, ada, key) = World::with_key();
+    let (web, db) = (world.join(1, "web", &key), world.join(2, "2", &key));
+    assert_eq!(world.label(db), "node-2", "a machine does not name itself like a number");
+    // As an older release let it.
+    let record = NodeRecord { label: "1".parse().unwrap(), ..NodeRecord::clone(world.state.node(db).unwrap().record) };
+    world.state.apply(vec![Change::Node(Arc::new(record))], world.now);
+    let refused = world.state.find_node("1").unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "`1` may be node 1, named `web`, or node 2, known as `1`: say `id:NUMBER` or `name:NAME`"
+    );
+    for (text, id) in [("id:1", web), ("name:1", db), ("2", db), ("id:2", db), ("name:web", web), ("WEB", web)] {
+        assert_eq!(world.state.find_node(text).unwrap().record.id, id, "{text}");
+    }
+    for text in ["id:web", "name:2", "id:9", "name:100.64.0.1"] {
+        assert_eq!(world.state.find_node(text).unwrap_err().kind(), RefusalKind::NotFound, "{text}");
+    }
+    assert_eq!(world.state.rename_node(web, "7".parse().unwrap()).unwrap_err().kind(), RefusalKind::Invalid);
+    for text in ["id:1", "name:ada", "Ada", "ada@"] {
+        assert_eq!(world.state.find_user(text).unwrap().id, ada, "{text}");
+    }
+}
+
+#[test]
+fn another_spelling_of_a_user_or_a_tag_is_no_other() {
+    let (mut world, ada, key) = World::with_key();
+    let taken = world.state.create_user("Ada@".parse().unwrap(), String::new(), world.now).unwrap_err();
+    assert_eq!(taken.to_string(), "there is a user `ada` already");
+    let policy = r#"{"tagOwners": {"tag:Prod": ["ADA@"]},
+        "acls": [{"action": "accept", "src": ["Ada@"], "dst": ["tag:PROD:22"]}]}"#;
+    let decision = world.state.set_policy(policy, "ada", None, world.now).unwrap();
+    world.run(decision);
+    let mut asks = request(1, "db", &key);
+    asks.hostinfo.as_mut().unwrap().request_tags = vec!["tag:prOD".to_owned()];
+    assert_eq!(world.answer(1, &asks).error, "");
+    let web = world.join(2, "web", &key);
+    let db = world.state.find_node("db").unwrap().record;
+    assert_eq!(db.tags, ["tag:prod".parse().unwrap()]);
+    assert_eq!(world.state.compiled().unwrap().peers(web).first().map(|peer| peer.id), Some(db.id));
+    assert_eq!(world.state.find_user("ada@").unwrap().id, ada);
+}
+
+#[test]
 fn a_renamed_node_keeps_the_name_whatever_the_machine_calls_itself() {
     let (mut world, _, key) = World::with_key();
     let (web, db) = (world.join(1, "web", &key), world.join(2, "db", &key));

@@ -221,3 +221,58 @@ fn every_node_may_run_an_ssh_server_and_take_files_and_has_what_the_policy_adds(
     let seen = &world.client(a).peers[&NodeId(3)];
     assert!(seen.cap_map.is_empty(), "what a node may do is not its peers' business");
 }
+
+#[test]
+fn a_test_of_somebody_who_is_not_there_yet_is_tried_with_somebody_made_up() {
+    let (mut world, ada, _) = World::with_key();
+    let text = |port: u16| {
+        format!(
+            r#"{{"tagOwners": {{"tag:web": ["ada@"]}}, "acls": [{{"action": "accept", "src": ["ada@"], "dst": ["tag:web:80"]}}],
+                 "tests": [{{"src": "ada@", "accept": ["tag:web:{port}"]}}]}}"#
+        )
+    };
+    let ready = world.state.outlook().compile(&text(80)).unwrap();
+    world.state.make_ready(ready).unwrap();
+    let notes = world.state.tests_in_thought();
+    assert_eq!(notes, ["line 2: tried with nodes made up: src \"ada@\": this stands for no address at present"]);
+    let refused = world.state.outlook().compile(&text(22)).unwrap_err().to_string();
+    assert!(refused.contains("ada@ -> tag:web:22: expected allowed, got denied"), "{refused}");
+
+    // Once there is somebody, they are asked.
+    let mine = world.key(ada, |_| {});
+    world.join(1, "laptop", &mine);
+    let web = world.key(ada, |key| key.tags = vec!["tag:web".parse().unwrap()]);
+    world.join(2, "web", &web);
+    let ready = world.state.outlook().compile(&text(80)).unwrap();
+    world.state.make_ready(ready).unwrap();
+    assert_eq!(world.state.tests_in_thought(), [""; 0]);
+}
+
+#[test]
+fn what_a_policy_and_the_network_do_not_know_of_each_other_is_said() {
+    let (mut world, ada, key) = World::with_key();
+    let old = world.key(ada, |key| key.tags = vec!["tag:old".parse().unwrap()]);
+    let (laptop, stray) = (world.join(1, "laptop", &key), world.join(2, "stray", &old));
+    assert_eq!(world.state.advice(), [""; 0], "where everything is allowed there is nothing to say");
+    let text = r#"{"tagOwners": {"tag:web": ["bob@", "Ada@"]}, "groups": {"group:ops": ["eve@example.org"]},
+        "acls": [{"action": "accept", "src": ["group:ops"], "dst": ["tag:web:80"]}]}"#;
+    set(&mut world, text);
+    assert_eq!(
+        world.state.advice(),
+        [
+            "the policy names users that nobody is: bob@, eve@example.org",
+            "the policy's tagOwners does not have tag:old, so that no rule can name it; nodes that have it: stray",
+        ]
+    );
+    assert_eq!(
+        world.state.advice_on_node(stray),
+        [
+            "the policy's tagOwners does not have tag:old, so that no rule can name it",
+            "by the policy in force stray reaches nobody, and nobody reaches it",
+        ]
+    );
+    assert_eq!(
+        world.state.advice_on_node(laptop),
+        ["by the policy in force laptop reaches nobody, and nobody reaches it"]
+    );
+}

@@ -1,0 +1,162 @@
+//! Names of users that an older release took and that this one gives another form.
+//!
+//! Two users whom policies took for one (`me` and `me@`) become one, who has the lesser role of the two. Two whose names
+//! only look alike (`Ada` and `ada`) stay two, and the later gets a name that no policy knows: a right may go that way,
+//! and comes back by a rename; none comes that nobody gave. What a policy cannot mean as a user (`tag:web`) is renamed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::record::{Change, KeyRecord, NodeRecord, Records, UserName, UserRecord};
+use crate::policy::{canonical_login, nearest_login};
+use crate::types::UserId;
+
+/// The changes that give every user's name its one form, and what they are, in words.
+pub fn settled_names(records: &Records) -> (Vec<Change>, Vec<String>) {
+    let mut taken: BTreeSet<String> = records.users.iter().map(|user| user.name.to_string()).collect();
+    // Who has the right form already keeps it, whoever came first.
+    let is_right = |user: &&UserRecord| canonical_login(user.name.as_str()).as_deref() == Some(user.name.as_str());
+    let mut keepers: BTreeMap<String, UserRecord> =
+        records.users.iter().filter(is_right).map(|user| (user.name.to_string(), user.clone())).collect();
+    let (mut gone, mut renamed, mut words) = (Vec::new(), Vec::new(), Vec::new());
+    let mut moves: BTreeMap<UserId, UserId> = BTreeMap::new();
+    // A spelling that policies took for the right one has the better claim to it than one that only looks alike.
+    let mut others: Vec<&UserRecord> = records.users.iter().filter(|user| !is_right(user)).collect();
+    others
+        .sort_by_key(|user| !canonical_login(user.name.as_str()).is_some_and(|form| is_same_to_policies(user, &form)));
+    for user in others {
+        let old = user.name.as_str();
+        let form = canonical_login(old);
+        let keeper = form.as_ref().and_then(|form| keepers.get_mut(form));
+        match (form.clone(), keeper) {
+            (Some(form), Some(keeper)) if is_same_to_policies(user, &form) => {
+                keeper.role = keeper.role.min(user.role);
+                moves.insert(user.id, keeper.id);
+                gone.push(Change::UserGone(user.id));
+                words.push(format!(
+                    "the users {old:?} and {form:?} were one to every policy and are one from here on: {form}, with the role \
+                     {} and the nodes and keys of both",
+                    keeper.role.name()
+                ));
+            }
+            (Some(form), None) => {
+                words.push(format!("the user {old:?} is called {form} from here on, which is the same name"));
+                keepers.insert(form.clone(), UserRecord { name: UserName::kept(form.clone()), ..user.clone() });
+                taken.insert(form);
+            }
+            _ => {
+                let name = free(&form.unwrap_or_else(|| nearest_login(old)), &taken);
+                words.push(format!(
+                    "the user {old:?} is called {name} from here on: the old name is another user's, or means something else \
+                     in a policy; `warren-coordinator user rename` gives another"
+                ));
+                taken.insert(name.clone());
+                renamed.push(UserRecord { name: UserName::kept(name), ..user.clone() });
+            }
+        }
+    }
+    renamed.extend(keepers.into_values().filter(|keeper| records.users.iter().all(|user| user != keeper)));
+    let nodes = records.nodes.iter().filter_map(|node| Some((node, *moves.get(&node.user)?)));
+    let nodes = nodes.map(|(node, user)| Change::Node(Arc::new(NodeRecord { user, ..node.clone() })));
+    let keys = records.keys.iter().filter_map(|key| Some((key, *moves.get(&key.user)?)));
+    let keys = keys.map(|(key, user)| Change::Key(KeyRecord { user, ..key.clone() }));
+    let changes = nodes.chain(keys).chain(gone).chain(renamed.into_iter().map(Change::User)).collect();
+    (changes, words)
+}
+
+/// Whether policies took two spellings for one user before names had one form.
+fn is_same_to_policies(user: &UserRecord, form: &str) -> bool {
+    user.name.as_str().strip_suffix('@') == Some(form)
+}
+
+fn free(wanted: &str, taken: &BTreeSet<String>) -> String {
+    let numbered = (2_u32..).map(|number| format!("{wanted}-{number}"));
+    let mut names = std::iter::once(wanted.to_owned()).chain(numbered);
+    names.find(|name| !taken.contains(name)).unwrap_or_else(|| wanted.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Role;
+    use crate::registry::{Config, KeyId, NewKey, State};
+    use crate::types::Timestamp;
+
+    fn settled(names: &[(&str, Role)]) -> (Vec<(u64, String, Role)>, Vec<String>) {
+        let users = (1..).zip(names).map(|(id, (name, role))| UserRecord {
+            id: UserId(id),
+            name: UserName::kept((*name).to_owned()),
+            display_name: String::new(),
+            role: *role,
+            created: Timestamp::UNIX_EPOCH,
+        });
+        let records = Records { users: users.collect(), ..Records::default() };
+        let (changes, words) = settled_names(&records);
+        let mut state = State::restore(Config::default(), records, Timestamp::UNIX_EPOCH);
+        state.apply(changes, Timestamp::UNIX_EPOCH);
+        (state.users().map(|user| (user.id.0, user.name.to_string(), user.role)).collect(), words)
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        let members: Vec<_> = names.iter().map(|name| (*name, Role::Member)).collect();
+        settled(&members).0.into_iter().map(|(_, name, _)| name).collect()
+    }
+
+    #[test]
+    fn right_names_stay_without_a_word() {
+        assert_eq!(settled(&[("ada", Role::Owner), ("bob@example.org", Role::Member)]).1, [""; 0]);
+    }
+
+    #[test]
+    fn two_users_whom_policies_took_for_one_are_one_with_the_lesser_role() {
+        let (users, words) = settled(&[("me@", Role::Owner), ("me", Role::Member)]);
+        assert_eq!(users, [(2, "me".to_owned(), Role::Member)]);
+        assert_eq!(
+            words,
+            [
+                r#"the users "me@" and "me" were one to every policy and are one from here on: me, with the role member and the nodes and keys of both"#
+            ]
+        );
+        assert_eq!(names(&["me@"]), ["me"]);
+    }
+
+    #[test]
+    fn two_users_who_only_look_alike_stay_two_and_the_later_loses_the_name() {
+        assert_eq!(names(&["ada", "Ada"]), ["ada", "ada-2"]);
+        assert_eq!(names(&["Ada", "ada"]), ["ada-2", "ada"], "who has the right form keeps it");
+        assert_eq!(names(&["Me", "me@"]), ["me-2", "me"], "as does whom policies call by it");
+        assert_eq!(names(&["Ada@Example.org"]), ["ada@example.org"]);
+    }
+
+    #[test]
+    fn what_a_policy_cannot_mean_as_a_user_is_renamed() {
+        assert_eq!(names(&["tag:web", "*", "group:ops", "tag-web"]), ["tag-web-2", "user", "group-ops", "tag-web"]);
+    }
+
+    #[test]
+    fn keys_and_nodes_go_with_their_user() {
+        let mut state = State::new(Config::default());
+        for name in ["me@", "me"] {
+            let decision = state.create_user(UserName::kept(name.to_owned()), String::new(), Timestamp::UNIX_EPOCH);
+            state.apply(decision.unwrap().changes, Timestamp::UNIX_EPOCH);
+        }
+        let new = NewKey {
+            user: UserId(1),
+            reusable: true,
+            ephemeral: false,
+            tags: Vec::new(),
+            readmits: false,
+            lifetime: None,
+        };
+        let decision = state.create_key(new, Timestamp::UNIX_EPOCH, [1; 32]).unwrap();
+        state.apply(decision.changes, Timestamp::UNIX_EPOCH);
+        let records = Records {
+            users: state.users().cloned().collect(),
+            keys: state.keys().cloned().collect(),
+            ..Records::default()
+        };
+        state.apply(settled_names(&records).0, Timestamp::UNIX_EPOCH);
+        assert_eq!(state.key(KeyId(1)).unwrap().user, UserId(2));
+        assert_eq!(state.find_user("me@").unwrap().id, UserId(2));
+    }
+}
