@@ -213,3 +213,35 @@ fn misconfigured(error: &ConfigError) -> ExitCode {
     eprintln!("warren-coordinator: {}", Lines(error));
     ExitCode::from(USAGE)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    const PAGE: &str = include_str!("../../packaging/man/warren-coordinator-operation.7");
+    const OBJECTS: &[&str] = &["user", "key", "node", "route", "policy"];
+
+    /// The table of the page: a command for each verb that an operator needs of each object, or why there is none.
+    #[test]
+    fn the_table_of_commands_names_those_there_are_and_all_of_them() {
+        let table = PAGE.split(".TS\n").nth(1).and_then(|rest| rest.split(".TE").next()).unwrap();
+        let rows: Vec<Vec<&str>> = table.lines().skip(1).map(|line| line.split('\t').collect()).collect();
+        assert!(rows.len() > 30 && rows.iter().all(|row| row.len() == 3), "{rows:?}");
+        let cells = rows.iter().map(|row| row[2]).filter(|cell| !cell.starts_with("\\- "));
+        let named: BTreeSet<String> = cells
+            .flat_map(|cell| cell.split(", "))
+            .map(|command| command.replace("\\fB", "").replace("\\fR", ""))
+            .collect();
+        let cli = Cli::command();
+        let objects = cli.get_subcommands().filter(|object| OBJECTS.contains(&object.get_name()));
+        let there = objects.flat_map(|object| {
+            let verbs = object.get_subcommands().map(clap::Command::get_name);
+            verbs.map(move |verb| format!("{} {verb}", object.get_name()))
+        });
+        assert_eq!(named, there.collect());
+    }
+}

@@ -140,6 +140,9 @@ pub struct Options {
     /// Seconds away until an ephemeral node is deleted [default: 1800]
     #[arg(long, env = "WARREN_COORDINATOR_EPHEMERAL_GRACE", value_name = "SECONDS")]
     pub ephemeral_grace: Option<u64>,
+    /// How long node keys last, as 180d, for nodes without tags that log in from here on [default: never end]
+    #[arg(long, env = "WARREN_COORDINATOR_NODE_KEY_LIFETIME", value_name = "TIME")]
+    pub node_key_lifetime: Option<String>,
     /// Connections at once [default: 40000]
     #[arg(long, env = "WARREN_COORDINATOR_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
@@ -177,6 +180,8 @@ pub struct Settings {
     pub offline_grace: Duration,
     /// How long an ephemeral node may be away before it is deleted.
     pub ephemeral_grace: Duration,
+    /// How long node keys last; `None` without end.
+    pub node_key_lifetime: Option<Duration>,
     /// Connections at once.
     pub max_connections: usize,
     /// New node connections a second from one address; 0 for no limit.
@@ -252,6 +257,7 @@ impl Options {
             domain: self.domain.or(other.domain),
             offline_grace: self.offline_grace.or(other.offline_grace),
             ephemeral_grace: self.ephemeral_grace.or(other.ephemeral_grace),
+            node_key_lifetime: self.node_key_lifetime.or(other.node_key_lifetime),
             max_connections: self.max_connections.or(other.max_connections),
             handshake_rate: self.handshake_rate.or(other.handshake_rate),
             log: self.log.or(other.log),
@@ -295,6 +301,7 @@ impl Options {
             domain: check_domain(self.domain.as_deref().unwrap_or(DEFAULT_DOMAIN))?,
             offline_grace: Duration::from_secs(self.offline_grace.unwrap_or(DEFAULT_OFFLINE_GRACE)),
             ephemeral_grace: Duration::from_secs(self.ephemeral_grace.unwrap_or(DEFAULT_EPHEMERAL_GRACE)),
+            node_key_lifetime: self.node_key_lifetime.as_deref().map_or(Ok(None), check_lifetime)?,
             max_connections,
             handshake_rate: self.handshake_rate.unwrap_or(DEFAULT_HANDSHAKE_RATE),
             log: self.log.unwrap_or_else(|| "info".to_owned()),
@@ -312,6 +319,20 @@ fn check_url(text: &str) -> Result<String, ConfigError> {
         return Err(wrong("server_url", format!("{text:?} has a path, and nodes ask at the root")));
     }
     Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// Shorter than any log-in takes would lock out whoever logs in.
+const LEAST_LIFETIME: Duration = Duration::from_secs(60 * 60);
+
+fn check_lifetime(text: &str) -> Result<Option<Duration>, ConfigError> {
+    let lifetime =
+        super::admin::lifetime(text).map_err(|error| wrong("node_key_lifetime", format!("{text:?}: {error}")))?;
+    match lifetime.0 {
+        Some(short) if short < LEAST_LIFETIME => {
+            Err(wrong("node_key_lifetime", format!("{text:?} is less than an hour")))
+        }
+        lifetime => Ok(lifetime),
+    }
 }
 
 fn check_domain(text: &str) -> Result<String, ConfigError> {
@@ -398,6 +419,8 @@ mod tests {
             (Options { server_url: Some("https://x/y".into()), ..base() }, "configuration: server_url: "),
             (Options { domain: Some("a..b".into()), ..base() }, "configuration: domain: "),
             (Options { metrics: Some("192.0.2.1:1".parse().unwrap()), ..base() }, "configuration: metrics: "),
+            (Options { node_key_lifetime: Some("1m".into()), ..base() }, "configuration: node_key_lifetime: "),
+            (Options { node_key_lifetime: Some("soon".into()), ..base() }, "configuration: node_key_lifetime: "),
             (Options { max_connections: Some(0), ..base() }, "configuration: max_connections: "),
             (Options { derp_map: Some("/nonexistent".into()), ..base() }, "/nonexistent: "),
             (Options { relay_region: Some(1), ..base() }, "configuration: relay_region: "),

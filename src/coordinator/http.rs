@@ -48,8 +48,6 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// Places for the large request bodies that are read at once.
     pub(crate) large_bodies: Semaphore,
-    /// A request said that it came through a proxy that speaks TLS, and nobody said how nodes reach us.
-    pub(crate) unnamed_proxy: OnceLock<()>,
     /// How often who came in where.
     pub(crate) doors: Doors,
     /// What each machine has of us at once.
@@ -64,6 +62,8 @@ pub(crate) struct Doors {
     pub(crate) questions: Mutex<Rates>,
     /// Requests to register, by whatever machine.
     pub(crate) registrations: Mutex<Rates>,
+    /// A request said that it came through a proxy that speaks TLS, and nobody said how nodes reach us.
+    pub(crate) unnamed_proxy: OnceLock<()>,
 }
 
 impl Doors {
@@ -72,6 +72,7 @@ impl Doors {
             handshakes: Mutex::new(Rates::new(handshake_rate)),
             questions: Mutex::new(Rates::new(limits::QUESTION_RATE)),
             registrations: Mutex::new(Rates::new(limits::REGISTRATION_RATE)),
+            unnamed_proxy: OnceLock::new(),
         }
     }
 }
@@ -152,7 +153,7 @@ pub(crate) fn base_url(shared: &Shared, connection: &Connection, headers: &Heade
     let through_tls = !connection.tls && came_by_tls(headers);
     if through_tls {
         // It may be said by anybody who can ask, so it is said once, and counts for who says it alone.
-        shared.unnamed_proxy.get_or_init(|| warn!("{UNNAMED_PROXY}"));
+        shared.doors.unnamed_proxy.get_or_init(|| warn!("{UNNAMED_PROXY}"));
     }
     format!("{}://{host}", if connection.tls || through_tls { "https" } else { "http" })
 }
@@ -204,7 +205,7 @@ async fn health(State(shared): State<Arc<Shared>>, Extension(connection): Extens
         Ok(Ok(health)) => (health.fault, health.warnings),
         _ => (Some("the registry does not answer".to_owned()), Vec::new()),
     };
-    warnings.extend(shared.unnamed_proxy.get().map(|()| UNNAMED_PROXY.to_owned()));
+    warnings.extend(shared.doors.unnamed_proxy.get().map(|()| UNNAMED_PROXY.to_owned()));
     match output {
         None => axum::Json(Health { status: "pass", output, warnings }).into_response(),
         Some(_) => {

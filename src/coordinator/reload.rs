@@ -123,6 +123,7 @@ fn fixed(settings: &Settings) -> Vec<(&'static str, String)> {
         domain,
         offline_grace: _,
         ephemeral_grace: _,
+        node_key_lifetime,
         max_connections,
         handshake_rate: _,
         log: _,
@@ -136,6 +137,7 @@ fn fixed(settings: &Settings) -> Vec<(&'static str, String)> {
         ("whether there is a certificate (tls_cert)", tls.is_some().to_string()),
         ("what concerns the relay (relay, relay_*, stun_listen)", format!("{relay:?}")),
         ("domain", format!("{domain:?}")),
+        ("node_key_lifetime", format!("{node_key_lifetime:?}")),
         ("max_connections", format!("{max_connections:?}")),
         ("metrics", format!("{metrics:?}")),
     ]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -72,7 +72,6 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
         relay,
         metrics,
         large_bodies: Semaphore::new(limits::LARGE_BODIES),
-        unnamed_proxy: OnceLock::new(),
         doors: Doors::new(settings.handshake_rate),
         machines: Machines::new(),
     });
@@ -165,6 +164,7 @@ async fn ledger(settings: &Settings, dir: &StateDir, derp_map: Option<DerpMap>) 
         server_url: settings.server_url.clone().unwrap_or_default(),
         base_domain: settings.domain.clone(),
         derp_map,
+        key_lifetime: settings.node_key_lifetime,
         ephemeral_timeout: settings.ephemeral_grace,
         offline_grace: settings.offline_grace,
         ..registry::Config::default()

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::cleanup::gone;
 use super::config::limit;
 use super::names;
 use super::record::{Change, Decision, KeyId, KeyRecord, NodeRecord, Tag, UserName, UserRecord};
@@ -106,16 +107,28 @@ impl State {
         Ok(Decision { reply: user.clone(), changes: vec![Change::User(user)] })
     }
 
-    /// Deletes a user and their keys. Their nodes must be gone, so that no access is lost by accident.
+    /// Deletes a user and their keys. Nodes of theirs without tags must be gone, so that no access is lost by accident;
+    /// those with tags belong to their tags and go on.
     pub fn delete_user(&self, id: UserId) -> Result<Decision<UserRecord>, Refusal> {
         let user = self.user(id)?.clone();
-        let nodes = self.members.values().filter(|member| member.shown.record.user == id).count();
-        if nodes > 0 {
-            return Err(Refusal::conflict(format!("the user `{}` has {nodes} nodes; delete them first", user.name)));
+        let (own, tagged): (Vec<_>, Vec<_>) = self.nodes_of_user(id).partition(|record| record.tags.is_empty());
+        if !own.is_empty() {
+            let names = own.iter().map(|record| record.label.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(Refusal::conflict(format!(
+                "the user `{}` has nodes: {names}; `node move` or `node delete` them first",
+                user.name
+            )));
         }
+        let tagged = tagged.into_iter().map(|record| NodeRecord { user: None, ..record.as_ref().clone() });
+        let tagged = tagged.map(|record| Change::Node(Arc::new(record)));
         let keys = self.keys.values().filter(|key| key.user == id).map(|key| Change::KeyGone(key.id));
-        let changes = keys.chain([Change::UserGone(id)]).collect();
+        let changes = tagged.chain(keys).chain([Change::UserGone(id)]).collect();
         Ok(Decision { reply: user, changes })
+    }
+
+    /// The nodes that a user registered.
+    pub fn nodes_of_user(&self, id: UserId) -> impl Iterator<Item = &Arc<NodeRecord>> {
+        self.members.values().map(|member| &member.shown.record).filter(move |record| record.user == Some(id))
     }
 
     /// Makes a pre-authentication key out of `entropy`, which the caller draws for this call.
@@ -125,7 +138,10 @@ impl State {
         now: Timestamp,
         entropy: [u8; 32],
     ) -> Result<Decision<NewKeyAnswer>, Refusal> {
-        limit::KEYS.check(self.keys.len() + 1)?;
+        let forgotten = match limit::KEYS.check(self.keys.len() + 1) {
+            Ok(()) => None,
+            Err(full) => Some(self.oldest_spent(now).ok_or(full)?),
+        };
         self.user(wish.user)?;
         let mut counters = self.counters;
         counters.key += 1;
@@ -143,7 +159,8 @@ impl State {
             expires: wish.lifetime.map(|lifetime| add(now, lifetime)),
             used: None,
         };
-        let changes = vec![Change::Counters(counters), Change::Key(record.clone())];
+        let made = [Change::Counters(counters), Change::Key(record.clone())];
+        let changes = forgotten.map(Change::KeyGone).into_iter().chain(made).collect();
         Ok(Decision { reply: NewKeyAnswer { record, text }, changes })
     }
 
@@ -174,11 +191,11 @@ impl State {
 
     fn admitted_go(&self, id: KeyId, nodes: WithNodes, now: Timestamp) -> Vec<Change> {
         let go = |record: &Arc<NodeRecord>| match nodes {
-            WithNodes::Stay => None,
-            WithNodes::LogOut => Some(Change::Node(Arc::new(ended(record, now)))),
-            WithNodes::Delete => Some(Change::NodeGone(record.id)),
+            WithNodes::Stay => Vec::new(),
+            WithNodes::LogOut => vec![Change::Node(Arc::new(ended(record, now)))],
+            WithNodes::Delete => gone(record, now).to_vec(),
         };
-        self.admitted_by(id).filter_map(go).collect()
+        self.admitted_by(id).flat_map(go).collect()
     }
 
     /// Gives a node another name, which stays whatever the machine calls itself.
@@ -222,15 +239,23 @@ impl State {
         self.config.key_lifetime.filter(|_| tags.is_empty()).map(|lifetime| add(now, lifetime))
     }
 
-    /// Deletes a node. Its addresses are not given again.
-    pub fn delete_node(&self, id: NodeId) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
-        Ok(Decision { reply: Arc::clone(self.record(id)?), changes: vec![Change::NodeGone(id)] })
+    /// Deletes a node. Its addresses are nobody's for a while.
+    pub fn delete_node(&self, id: NodeId, now: Timestamp) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        let record = self.record(id)?;
+        Ok(Decision { reply: Arc::clone(record), changes: gone(record, now).to_vec() })
     }
 
     /// Makes exactly these the tags of a node. With tags it belongs to them, and its key does not expire; without it is
     /// its user's again, and its key lasts as long as that of a node that logs in now.
     pub fn set_tags(&self, id: NodeId, tags: &[Tag], now: Timestamp) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
         let tags = sorted_tags(tags)?;
+        let record = self.record(id)?;
+        if tags.is_empty() && record.user.is_none() {
+            return Err(Refusal::conflict(format!(
+                "the node `{name}` would be nobody's: its user is gone; `warren-coordinator node move {name} USER` first",
+                name = record.label
+            )));
+        }
         let expiry = self.usual_expiry(&tags, now);
         self.change_node(id, |record| {
             // A key that has ended stays so.
@@ -244,14 +269,14 @@ impl State {
     /// Makes a node another user's. What it may do follows its user at once; what else it has stays.
     pub fn move_node(&self, id: NodeId, user: UserId) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
         let (record, name) = (self.record(id)?, &self.user(user)?.name);
-        let other = self.nodes_of_machine(record.machine).find(|other| other.id != id && other.user == user);
+        let other = self.nodes_of_machine(record.machine).find(|other| other.id != id && other.user == Some(user));
         if let Some(other) = other {
             return Err(Refusal::conflict(format!(
                 "the machine of `{}` has a node of `{name}` already, `{}`; a machine has one for each user",
                 record.label, other.label
             )));
         }
-        self.change_node(id, |record| record.user = user)
+        self.change_node(id, |record| record.user = Some(user))
     }
 
     /// Makes exactly these the approved routes of a node, whether it offers them yet or not.

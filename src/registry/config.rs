@@ -59,8 +59,10 @@ pub mod limit {
     pub const NODES: Limit = Limit::new("nodes", 20_000);
     /// A user or two for each node.
     pub const USERS: Limit = Limit::new("users", 20_000);
-    /// Enough to give each node a key of its own.
+    /// Enough to give each node a key of its own. Those that admit nobody any more make room for new ones.
     pub const KEYS: Limit = Limit::new("pre-authentication keys", 20_000);
+    /// Host numbers that wait to be given again: a week of 10,000 machines a day that come and go.
+    pub const FREED: Limit = Limit::new("addresses of nodes that are gone", 100_000);
     /// Tags of one node or key: they are in every peer's map.
     pub const TAGS: Limit = Limit::new("tags", 64);
     /// Anyone can cause one, so few: each holds a few KiB.

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::message::{Chunk, json};
-use super::view::{Given, Shown};
+use super::view::{Given, Shown, TAGGED};
 use super::visibility::{Stale, ViewClass};
 use crate::policy::{Attribute, Change, Compiled, Kind, Node, Policy, Role, SshKind, User, View};
 use crate::types::{NodeId, UserId};
@@ -216,7 +216,7 @@ pub(super) fn node_of(shown: &Shown, policy: &Policy) -> Node {
     };
     Node {
         name: record.label.to_string(),
-        user: record.user,
+        user: record.user.unwrap_or(TAGGED),
         tags: record.tags.iter().map(|tag| tag.as_str().to_owned()).collect(),
         addresses: vec![record.ipv4.into(), record.ipv6.into()],
         advertised,

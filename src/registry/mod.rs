@@ -11,13 +11,14 @@
 //! changed node with what is true, and sends the difference (`view` says how, `fanout` to whom). The
 //! JSON of a node is written once and shared by all who see it ([`MapMessage`]).
 //!
-//! Invariants: a number or an address is never given twice, even after deletion; a node's DNS name is
+//! Invariants: a number is never given twice, even after deletion, and an address not for a week; a node's DNS name is
 //! unique; a one-off key admits one node; a map with its deltas applied equals the full map; what a node is shown
 //! and lets in is what the policy in force says, and everything only while nobody set one.
 
 mod address;
 mod admin;
 mod advice;
+mod cleanup;
 mod clock_set;
 mod config;
 mod fanout;

@@ -86,8 +86,9 @@ pub struct NodeRecord {
     pub id: NodeId,
     /// The public text identifier.
     pub stable_id: StableNodeId,
-    /// Who registered it. Tags, where present, own it in this user's place.
-    pub user: UserId,
+    /// Who registered it. Tags, where present, own it in this user's place; a node with tags goes on where the user is
+    /// gone. Never absent without tags.
+    pub user: Option<UserId>,
     /// Who the machine is to us.
     pub machine: MachinePublic,
     /// Who the node is to its peers.
@@ -138,7 +139,7 @@ pub struct Said {
     pub hostinfo: Arc<str>,
 }
 
-/// Numbers that only rise, so that nothing is given twice, even after deletion.
+/// Numbers that only rise, so that no number is given twice, even after deletion, and no address soon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// The last user number given.
@@ -147,7 +148,8 @@ pub struct Counters {
     pub key: u64,
     /// The last node number given.
     pub node: u64,
-    /// The last host number (place in the address ranges) given.
+    /// How many host numbers (places in the address ranges) were passed on the way to the last one given. Past the end of
+    /// the ranges it goes on from their beginning.
     pub host: u32,
 }
 
@@ -196,6 +198,10 @@ pub enum Change {
     Node(Arc<NodeRecord>),
     /// A node is gone.
     NodeGone(NodeId),
+    /// A host number is nobody's any more, since then.
+    HostFreed(u32, Timestamp),
+    /// A host number may be given again.
+    HostReady(u32),
     /// The policy is, from here on, this version.
     Policy(Arc<PolicyRecord>),
     /// A version is kept no longer.
@@ -243,6 +249,8 @@ pub struct Records {
     pub keys: Vec<KeyRecord>,
     /// The nodes.
     pub nodes: Vec<NodeRecord>,
+    /// Host numbers that may not be given again yet, each with when it was freed.
+    pub freed: Vec<(u32, Timestamp)>,
     /// The versions of the policy that are kept, the oldest first.
     pub policies: Vec<PolicyRecord>,
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address;
+use super::cleanup::gone;
 use super::config::limit;
 use super::names;
 use super::record::{Change, Decision, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, Said, Tag, UserRecord};
@@ -194,7 +195,7 @@ impl State {
         }
         let reply = self.welcome(&next, now);
         let changes = match is_logout && record.ephemeral {
-            true => vec![Change::NodeGone(record.id)],
+            true => gone(record, now).to_vec(),
             false if next == **record => Vec::new(),
             false => vec![Change::Node(Arc::new(next))],
         };
@@ -210,11 +211,11 @@ impl State {
         entropy: [u8; 32],
     ) -> Result<Decision<Registered>, Refusal> {
         let key = self.valid_key(text, now)?;
-        if let Some(record) = self.node_of(machine, key.user) {
-            rights::readmits(key, record, now)?;
-        }
         let info = request.hostinfo.as_ref();
         let tags = self.tags_of(key, info.map(|info| info.request_tags.as_slice()).unwrap_or_default())?;
+        if let Some(record) = self.node_of(machine, key.user, &tags) {
+            rights::readmits(key, record, now)?;
+        }
         let admission = Admission {
             machine,
             node_key: request.node_key,
@@ -285,13 +286,13 @@ impl State {
     ) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
         let key_expiry = self.usual_expiry(admission.tags, now);
         if let Some(other) = self.node_by_key(&admission.node_key).map(|node| node.record)
-            && (other.machine != admission.machine || other.user != admission.user)
+            && (other.machine != admission.machine || other.user.is_some_and(|user| user != admission.user))
         {
             return Err(Refusal::conflict("this node key belongs to a node of another user; log out first"));
         }
-        if let Some(record) = self.node_of(admission.machine, admission.user) {
+        if let Some(record) = self.node_of(admission.machine, admission.user, admission.tags) {
             let mut next = record.as_ref().clone();
-            next.key = admission.node_key;
+            (next.key, next.user) = (admission.node_key, Some(admission.user));
             (next.key_expiry, next.logged_out) = (key_expiry, false);
             if rights::changes_hands(&record.tags, admission.tags) {
                 next.approved_routes.clear();
@@ -314,8 +315,8 @@ impl State {
     ) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
         limit::NODES.check(self.members.len() + 1)?;
         let mut counters = self.counters;
-        let (host, ipv4, ipv6) =
-            address::next(counters.host).ok_or_else(|| Refusal::full("the overlay has no address left"))?;
+        let (host, ipv4, ipv6) = address::next(counters.host, |host| self.is_host_taken(host))
+            .ok_or_else(|| Refusal::full("the overlay has no address left"))?;
         counters.host = host;
         counters.node += 1;
         let hostname = hostname_of(&admission.said);
@@ -324,7 +325,7 @@ impl State {
         let record = Arc::new(NodeRecord {
             id: crate::types::NodeId(counters.node),
             stable_id: StableNodeId(format!("n{stable}")),
-            user: admission.user,
+            user: Some(admission.user),
             machine: admission.machine,
             key: admission.node_key,
             key_expiry,
@@ -409,7 +410,7 @@ impl State {
     }
 
     fn welcome(&self, record: &NodeRecord, now: Timestamp) -> Registered {
-        let (user, login) = view::login(record.owner(), self.users.get(&record.user));
+        let (user, login) = view::login(record.owner(), record.user.and_then(|user| self.users.get(&user)));
         Registered::Answer(RegisterResponse {
             user,
             login,
@@ -419,8 +420,10 @@ impl State {
         })
     }
 
-    fn node_of(&self, machine: MachinePublic, user: UserId) -> Option<&Arc<NodeRecord>> {
-        self.nodes_of_machine(machine).find(|record| record.user == user)
+    /// The machine's node of a user; or, for a node with tags, the one that was left when its user went.
+    fn node_of(&self, machine: MachinePublic, user: UserId, tags: &[Tag]) -> Option<&Arc<NodeRecord>> {
+        let left = || self.nodes_of_machine(machine).find(|record| record.user.is_none() && !tags.is_empty());
+        self.nodes_of_machine(machine).find(|record| record.user == Some(user)).or_else(left)
     }
 
     /// The nodes of a machine: one for each user.

@@ -8,11 +8,12 @@
 //! | it logs in or is approved for another user | another node, which gets nothing of the first; the first stays as it was | | | | |
 //! | it comes back after its key ended, with a reusable key | as above, but only by a key that was made afterwards, or by one that lets nodes in again; not at all otherwise | | | | |
 //! | it comes back after it logged out itself | as above, by any key that is good | | | | |
-//! | `node tag` | exactly these | stays: the node is theirs again when it has no tags | stays | stay | never with tags; anew once the last is gone |
+//! | `node tag` | exactly these; none only where there is a user | stays: the node is theirs again when it has no tags | stays | stay | never with tags; anew once the last is gone |
 //! | `node move` | stay | the new one | stays | stay | stays |
 //! | `node expire` | stay | stays | stays | stay, and are not served | now |
 //! | `node extend` | stay | stays | stays | stay | as said; the node goes on without logging in |
 //! | `key expire`, `key delete` | stay | stays | stays: the number, though the key may be gone | stay | stays, unless `--log-out-nodes` |
+//! | `user delete` | stay | none for a node with tags, which goes on; a node without tags is in the way | stays; keys of the user go | stay | stays |
 //! | `user rename`, `user role` | stay | stays; the policy judges by the new name or role at once | stays | stay | stays |
 //! | `node delete`, `key … --delete-nodes` | nothing stays; a machine that still holds a good key joins as a new node | | | | |
 //!
@@ -52,7 +53,8 @@ pub(super) fn readmits(key: &KeyRecord, record: &NodeRecord, now: Timestamp) -> 
 impl State {
     /// What of a node's rights is another than before, for its administrator.
     pub fn rights_changed(&self, before: &NodeRecord, after: &NodeRecord) -> Vec<String> {
-        let user = |id: UserId| self.users.get(&id).map_or_else(|| format!("user {id}"), |user| user.name.to_string());
+        let name = |id: UserId| self.users.get(&id).map_or_else(|| format!("user {id}"), |user| user.name.to_string());
+        let user = |id: Option<UserId>| id.map_or_else(|| "none".to_owned(), name);
         let expiry = |at: Option<Timestamp>| {
             at.map_or_else(|| "never".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
         };

@@ -206,15 +206,14 @@ impl State {
         (self.config.offline_grace, self.config.ephemeral_timeout) = (offline, ephemeral);
     }
 
-    /// What must be done for good because of the time: ephemeral nodes that were offline too long.
+    /// What must be done for good because of the time: see `cleanup`.
     pub fn due(&self, now: Timestamp) -> Decision<()> {
-        let due = self.reaps.iter().take_while(|(at, _)| *at <= now);
-        Decision { reply: (), changes: due.map(|(_, id)| Change::NodeGone(*id)).collect() }
+        Decision { reply: (), changes: self.due_changes(now) }
     }
 
     /// When [`State::due`] has something next.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.reaps.first().map(|(at, _)| *at)
+        self.next_cleanup()
     }
 
     /// What time brings by itself; and tells connected nodes of changes, if it is time for that.

@@ -56,8 +56,8 @@ pub fn settled_names(records: &Records) -> (Vec<Change>, Vec<String>) {
         }
     }
     renamed.extend(keepers.into_values().filter(|keeper| records.users.iter().all(|user| user != keeper)));
-    let nodes = records.nodes.iter().filter_map(|node| Some((node, *moves.get(&node.user)?)));
-    let nodes = nodes.map(|(node, user)| Change::Node(Arc::new(NodeRecord { user, ..node.clone() })));
+    let nodes = records.nodes.iter().filter_map(|node| Some((node, *moves.get(&node.user?)?)));
+    let nodes = nodes.map(|(node, user)| Change::Node(Arc::new(NodeRecord { user: Some(user), ..node.clone() })));
     let keys = records.keys.iter().filter_map(|key| Some((key, *moves.get(&key.user)?)));
     let keys = keys.map(|(key, user)| Change::Key(KeyRecord { user, ..key.clone() }));
     let changes = nodes.chain(keys).chain(gone).chain(renamed.into_iter().map(Change::User)).collect();

@@ -40,6 +40,13 @@ pub struct State {
     pub(super) by_key: BTreeMap<NodePublic, NodeId>,
     pub(super) by_machine: BTreeSet<(MachinePublic, NodeId)>,
     pub(super) labels: BTreeMap<HostLabel, NodeId>,
+    /// The host numbers in use.
+    pub(super) hosts: BTreeSet<u32>,
+    /// The host numbers that may not be given again yet, by when they were freed.
+    pub(super) freed: BTreeSet<(Timestamp, u32)>,
+    pub(super) freed_hosts: BTreeMap<u32, Timestamp>,
+    /// When keys that admit nobody any more are forgotten.
+    pub(super) spent: BTreeSet<(Timestamp, KeyId)>,
     pub(super) routes: Routes,
     pub(super) pending: BTreeMap<PendingCode, Pending>,
     /// Machines that an administrator turned away, and until when.
@@ -81,6 +88,10 @@ impl State {
             by_key: BTreeMap::new(),
             by_machine: BTreeSet::new(),
             labels: BTreeMap::new(),
+            hosts: BTreeSet::new(),
+            freed: BTreeSet::new(),
+            freed_hosts: BTreeMap::new(),
+            spent: BTreeSet::new(),
             routes: Routes::default(),
             pending: BTreeMap::new(),
             rejected: BTreeMap::new(),
@@ -105,7 +116,8 @@ impl State {
         let users = records.users.into_iter().map(Change::User);
         let keys = records.keys.into_iter().map(Change::Key);
         let nodes = records.nodes.into_iter().map(|node| Change::Node(Arc::new(node)));
-        state.apply(users.chain(keys).chain(nodes).collect(), now);
+        let freed = records.freed.into_iter().map(|(host, at)| Change::HostFreed(host, at));
+        state.apply(users.chain(keys).chain(nodes).chain(freed).collect(), now);
         state.policies = records.policies.into_iter().map(|policy| (policy.version, Arc::new(policy))).collect();
         state.enforce();
         // Nobody listens yet.
@@ -123,18 +135,18 @@ impl State {
                 Change::UserGone(id) => self.remove_user(id),
                 Change::Key(key) => {
                     self.counters.key = self.counters.key.max(key.id.0);
-                    self.keys.insert(key.id, key);
+                    self.put_key(key);
                 }
                 Change::KeyUsed(id, at) => {
-                    if let Some(key) = self.keys.get_mut(&id) {
-                        key.used = Some(at);
+                    if let Some(key) = self.keys.get(&id) {
+                        self.put_key(KeyRecord { used: Some(at), ..key.clone() });
                     }
                 }
-                Change::KeyGone(id) => {
-                    self.keys.remove(&id);
-                }
+                Change::KeyGone(id) => self.remove_key(id),
                 Change::Node(record) => self.put_node(record, now),
                 Change::NodeGone(id) => self.remove_node(id),
+                Change::HostFreed(host, at) => self.free_host(host, at),
+                Change::HostReady(host) => self.give_back_host(host),
                 Change::Policy(policy) => self.put_policy(policy),
                 Change::PolicyGone(version) => {
                     self.policies.remove(&version);
@@ -206,6 +218,16 @@ impl State {
         self.node(*self.by_key.get(key)?)
     }
 
+    /// The nodes whose key two machines use, as far as can be told.
+    pub fn two_machines(&self, now: Timestamp) -> impl Iterator<Item = NodeId> + '_ {
+        self.members.values().filter(move |member| member.twins.are_two(now)).map(Member::id)
+    }
+
+    /// How often a node's word was passed on later than it came, because it had come too often.
+    pub const fn held_back(&self) -> u64 {
+        self.held_back
+    }
+
     /// The routes that are offered or approved, by node.
     pub fn routes(&self) -> impl Iterator<Item = RouteView> + '_ {
         self.members.values().flat_map(|member| {
@@ -244,7 +266,7 @@ impl State {
         self.visibility.put_user(user.id, user.name.as_str(), user.role);
         let id = user.id;
         if self.users.insert(id, user).is_some() {
-            let own = self.members.iter().filter(|(_, member)| member.shown.record.user == id);
+            let own = self.members.iter().filter(|(_, member)| member.shown.record.user == Some(id));
             self.judge_anew(&own.map(|(id, _)| *id).collect::<Vec<_>>());
         }
     }
@@ -265,6 +287,7 @@ impl State {
         self.by_machine.insert((record.machine, id));
         self.labels.insert(record.label.clone(), id);
         self.by_disco.insert((record.said.disco, id));
+        self.hosts.insert(address::host_of(record.ipv4));
         let expired = record.is_expired(now);
         if let Some(expiry) = record.key_expiry.filter(|_| !expired) {
             self.timers.insert((expiry, Timer::Expire(id)));
@@ -308,6 +331,7 @@ impl State {
         self.by_machine.remove(&(record.machine, id));
         self.labels.remove(&record.label);
         self.by_disco.remove(&(record.said.disco, id));
+        self.hosts.remove(&address::host_of(record.ipv4));
         self.outputs.push_back(Output::Withdrawn { key: record.key });
         self.forget_timers(&member);
         self.fanout.touch(id, Some(&member.shown));

@@ -85,7 +85,7 @@ pub(super) enum Difference {
 impl NodeRecord {
     /// Whom the node belongs to.
     pub(super) fn owner(&self) -> UserId {
-        if self.tags.is_empty() { self.user } else { TAGGED }
+        self.user.filter(|_| self.tags.is_empty()).unwrap_or(TAGGED)
     }
 
     /// What it says of itself, structured.

@@ -82,7 +82,7 @@ fn under_policy() {
     records.users = (0..large::USERS).map(user).collect();
     for node in &mut records.nodes {
         let number = node.id.0;
-        node.user = UserId(number % large::USERS + 1);
+        node.user = Some(UserId(number % large::USERS + 1));
         if number % 10 >= 6 {
             node.tags = vec![format!("tag:t{}", number * 17 % large::TAGS).parse().unwrap()];
         }
@@ -144,7 +144,7 @@ fn one_node_changes(state: &mut State, mut now: Timestamp) {
         told += now_and_told(state, &mut now, &mut worst.0, |state| {
             let id = NODES + number;
             let mut record = node(id, Timestamp::UNIX_EPOCH);
-            record.user = UserId(u64::from(id) % large::USERS + 1);
+            record.user = Some(UserId(u64::from(id) % large::USERS + 1));
             state.apply(vec![Change::Node(Arc::new(record))], Timestamp::UNIX_EPOCH);
         });
         now_and_told(state, &mut now, &mut worst.1, |state| {
@@ -216,6 +216,7 @@ fn records() -> Records {
         keys: Vec::new(),
         nodes: (1..=NODES).map(|number| node(number, created)).collect(),
         policies: Vec::new(),
+        ..Records::default()
     }
 }
 
@@ -227,7 +228,7 @@ fn node(number: u32, created: Timestamp) -> NodeRecord {
     NodeRecord {
         id: NodeId(number.into()),
         stable_id: StableNodeId(format!("n{number:016}")),
-        user: UserId(1),
+        user: Some(UserId(1)),
         machine,
         key,
         key_expiry: None,

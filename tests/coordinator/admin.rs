@@ -49,8 +49,11 @@ async fn nodes_are_shown_renamed_tagged_and_deleted() {
     machine.connect(server.address).await.join(&server.key(&[])).await;
     assert!(server.text(&["node", "show", "100.64.0.1"]).contains("host name:       web"));
     server.text(&["node", "rename", "web", "www"]);
-    assert_eq!(server.json(&["node", "tag", "www", "tag:web", "tag:prod"])["tags"].as_array().unwrap().len(), 2);
     assert_eq!(server.admin(&["user", "delete", "ada"]).status.code(), Some(1), "a user with nodes stays");
+    assert_eq!(server.json(&["node", "tag", "www", "tag:web", "tag:prod"])["tags"].as_array().unwrap().len(), 2);
+    let gone = server.json(&["user", "delete", "ada"]);
+    assert_eq!(gone["notes"][0], "nodes with tags go on, and belong to their tags alone: www", "{gone}");
+    assert!(server.json(&["node", "show", "www"])["user"].is_null());
     server.text(&["node", "delete", "www"]);
     assert_eq!(server.json(&["node", "list"]), serde_json::json!([]));
 }

@@ -98,12 +98,28 @@ async fn user<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp
             ledger.try_run(now, |state| state.set_role(state.find_user(&user)?.id, role)).await?
         }
         Request::UserDelete { user } => {
+            let notes = of_the_users(ledger.state(), &user);
             let gone = ledger.try_run(now, |state| state.delete_user(state.find_user(&user)?.id)).await?;
-            return Ok(Reply::Gone(GoneView { gone: format!("user {}", gone.name), notes: Vec::new() }));
+            return Ok(Reply::Gone(GoneView { gone: format!("user {}", gone.name), notes }));
         }
         look => return looked_at(ledger.state(), look, now),
     };
     Ok(Reply::User(user_view(ledger.state(), &user)))
+}
+
+/// What becomes of what a user who goes had, in words.
+fn of_the_users(state: &State, user: &str) -> Vec<String> {
+    let Ok(user) = state.find_user(user) else { return Vec::new() };
+    let mut notes = Vec::new();
+    let nodes: Vec<String> = state.nodes_of_user(user.id).map(|record| record.label.to_string()).collect();
+    if !nodes.is_empty() {
+        notes.push(format!("nodes with tags go on, and belong to their tags alone: {}", nodes.join(", ")));
+    }
+    let keys: Vec<String> = state.keys().filter(|key| key.user == user.id).map(|key| key.id.to_string()).collect();
+    if !keys.is_empty() {
+        notes.push(format!("keys that went too, with tags or without: {}", keys.join(", ")));
+    }
+    notes
 }
 
 async fn key<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp) -> Outcome {
@@ -223,7 +239,7 @@ async fn change_node<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Ti
 }
 
 async fn delete_node<S: Store>(ledger: &mut Ledger<S>, node: &str, now: Timestamp) -> Outcome {
-    let gone = ledger.try_run(now, |state| state.delete_node(node_named(state, node)?)).await?;
+    let gone = ledger.try_run(now, |state| state.delete_node(node_named(state, node)?, now)).await?;
     let notes = who_lets_it_in(ledger.state(), &gone, now, true).into_iter().collect();
     Ok(Reply::Gone(GoneView { gone: format!("node {} ({})", gone.label, gone.id), notes }))
 }
@@ -315,7 +331,7 @@ fn user_view(state: &State, user: &UserRecord) -> UserView {
         display_name: user.display_name.clone(),
         role: user.role.name().to_owned(),
         created: user.created,
-        nodes: state.nodes().filter(|node| node.record.user == user.id).count(),
+        nodes: state.nodes_of_user(user.id).count(),
     }
 }
 
@@ -348,7 +364,7 @@ fn node_view(state: &State, node: registry::NodeView<'_>) -> NodeView {
         id: record.id,
         stable_id: record.stable_id.clone(),
         name: record.label.to_string(),
-        user: user_name(state, record.user),
+        user: record.user.map(|user| user_name(state, user)),
         tags: record.tags.iter().map(ToString::to_string).collect(),
         addresses: vec![record.ipv4.into(), record.ipv6.into()],
         online: node.online,

@@ -14,7 +14,7 @@ mod socket;
 mod table;
 
 pub(crate) use client::{run, show};
-pub(crate) use command::{KeyCommand, Lifetime, NodeCommand, RouteCommand, UserCommand};
+pub(crate) use command::{KeyCommand, Lifetime, NodeCommand, RouteCommand, UserCommand, lifetime};
 pub(crate) use execute::execute;
 pub(crate) use fetch::fetch_backup;
 pub(crate) use policy::PolicyRequest;
@@ -241,7 +241,8 @@ pub(crate) struct NodeView {
     pub(crate) stable_id: StableNodeId,
     /// The label, and the first part of its DNS name.
     pub(crate) name: String,
-    pub(crate) user: String,
+    /// Who registered it; nobody any more for a node with tags whose user is gone.
+    pub(crate) user: Option<String>,
     pub(crate) tags: Vec<String>,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) online: bool,

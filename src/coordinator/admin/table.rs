@@ -75,7 +75,7 @@ fn nodes(nodes: &[NodeView]) -> String {
         [
             node.id.to_string(),
             node.name.clone(),
-            node.user.clone(),
+            user(node),
             list(&node.addresses),
             state(node).to_owned(),
             last_seen(node),
@@ -98,6 +98,10 @@ fn state(node: &NodeView) -> &'static str {
     }
 }
 
+fn user(node: &NodeView) -> String {
+    node.user.clone().unwrap_or_else(|| "-".to_owned())
+}
+
 fn key_expires(node: &NodeView) -> String {
     node.key_expiry.map_or_else(|| "never".to_owned(), time)
 }
@@ -112,7 +116,7 @@ fn node(node: &NodeView) -> String {
     let lines = [
         ("id", format!("{} ({})", node.id, node.stable_id)),
         ("name", node.name.clone()),
-        ("user", node.user.clone()),
+        ("user", user(node)),
         ("tags", list(&node.tags)),
         ("admitted by", node.admitted_by.map_or_else(|| "approval by hand".to_owned(), |key| format!("key {key}"))),
         ("addresses", list(&node.addresses)),

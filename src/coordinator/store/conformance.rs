@@ -40,7 +40,8 @@ async fn everything_committed_is_there_after_reopening(place: &impl Place) {
         counters: Counters { user: 2, key: 2, node: 2, host: 7 },
         users: vec![UserRecord { role: Role::Owner, ..user(1, "ada") }, user(2, "bob@example.org")],
         keys: vec![key(1, false), KeyRecord { used: Some(at(5)), expires: None, tags: Vec::new(), ..key(2, true) }],
-        nodes: vec![node(1), bare_node(2)],
+        nodes: vec![NodeRecord { user: None, ..node(1) }, bare_node(2)],
+        freed: vec![(5, at(4)), (9, at(3))],
         policies: vec![policy(3, "{}"), policy(4, "{\"acls\": []} // wéb\n")],
     };
     let mut store = place.open().await;
@@ -65,7 +66,10 @@ async fn the_last_value_counts_and_the_deleted_is_gone(place: &impl Place) {
     let kept = store.load().await.unwrap();
     assert_eq!((kept.users, kept.keys, kept.nodes), (vec![renamed], vec![ended], vec![moved]));
 
-    let gone = [Change::NodeGone(NodeId(1)), Change::KeyGone(KeyId(1)), Change::UserGone(UserId(1))];
+    store.commit(&[Change::HostFreed(7, at(1)), Change::HostFreed(7, at(2))]).await.unwrap();
+    assert_eq!(store.load().await.unwrap().freed, [(7, at(1))], "from the first time on");
+    let gone =
+        [Change::HostReady(7), Change::NodeGone(NodeId(1)), Change::KeyGone(KeyId(1)), Change::UserGone(UserId(1))];
     store.commit(&gone).await.unwrap();
     // What is gone already may go again.
     store.commit(&gone).await.unwrap();
@@ -140,7 +144,8 @@ fn changes_of(records: &Records) -> Vec<Change> {
     let keys = records.keys.iter().cloned().map(Change::Key);
     let nodes = records.nodes.iter().cloned().map(|node| Change::Node(Arc::new(node)));
     let policies = records.policies.iter().cloned().map(|policy| Change::Policy(Arc::new(policy)));
-    users.chain(keys).chain(nodes).chain(policies).chain([Change::Counters(records.counters)]).collect()
+    let freed = records.freed.iter().map(|(host, at)| Change::HostFreed(*host, *at));
+    users.chain(keys).chain(nodes).chain(freed).chain(policies).chain([Change::Counters(records.counters)]).collect()
 }
 
 pub(super) fn at(second: i64) -> Timestamp {
@@ -200,7 +205,7 @@ pub(super) fn bare_node(id: u8) -> NodeRecord {
     NodeRecord {
         id: NodeId(id.into()),
         stable_id: StableNodeId(format!("n{id}")),
-        user: UserId(1),
+        user: Some(UserId(1)),
         machine: MachinePublic::from_bytes([id; 32]),
         key: NodePublic::from_bytes([id; 32]),
         key_expiry: None,

@@ -59,7 +59,7 @@ async fn every_command(store: SqliteStore, mut done: impl FnMut(usize, &State)) 
     command!(|state| state.move_node(NodeId(2), UserId(2)));
     command!(|state| state.approve_routes(NodeId(2), &["10.0.0.0/8".parse().unwrap()]));
     command!(|state| state.expire_node(NodeId(3), now()));
-    command!(|state| state.delete_node(NodeId(3)));
+    command!(|state| state.delete_node(NodeId(3), now()));
     command!(|state| state.set_policy("{}", "ada", None, now()));
     command!(|state| state.set_policy("{\"acls\": []}", "ada", None, now()));
     command!(|state| state.extend_node(NodeId(1), Life::For(Duration::from_secs(60)), now()));
@@ -80,6 +80,7 @@ fn facts(state: &State) -> Records {
         users: state.users().cloned().collect(),
         keys: state.keys().cloned().collect(),
         nodes: state.nodes().map(|node| node.record.as_ref().clone()).collect(),
+        freed: state.freed().collect(),
         policies: state.policies().map(|policy| policy.as_ref().clone()).collect(),
         ..Records::default()
     }

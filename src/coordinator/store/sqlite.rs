@@ -94,6 +94,10 @@ impl Store for SqliteStore {
         let keys =
             sqlx::query("SELECT * FROM auth_keys ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
         let nodes = sqlx::query("SELECT * FROM nodes ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
+        let freed = sqlx::query("SELECT host, at FROM freed_hosts ORDER BY host")
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(read)?;
         let policies =
             sqlx::query("SELECT * FROM policies ORDER BY version").fetch_all(&mut *connection).await.map_err(read)?;
         Ok(Records {
@@ -101,6 +105,7 @@ impl Store for SqliteStore {
             users: readable("user", &users, user_of),
             keys: readable("key", &keys, key_of),
             nodes: readable("node", &nodes, node_of),
+            freed: readable("freed place", &freed, freed_of),
             // None may be left out: an older version might open what the last one closed.
             policies: policies.iter().map(policy_of).collect::<sqlx::Result<_>>().map_err(read)?,
         })
@@ -189,6 +194,12 @@ async fn keep(connection: &mut SqliteConnection, change: &Change) -> Result<(), 
         Change::KeyGone(id) => sqlx::query("DELETE FROM auth_keys WHERE id = ?").bind(integer(id.0)),
         Change::Node(node) => return keep_node(connection, node).await,
         Change::NodeGone(id) => sqlx::query("DELETE FROM nodes WHERE id = ?").bind(integer(id.0)),
+        Change::HostFreed(host, at) => {
+            sqlx::query("INSERT INTO freed_hosts (host, at) VALUES (?, ?) ON CONFLICT DO NOTHING")
+                .bind(i64::from(*host))
+                .bind(at.to_string())
+        }
+        Change::HostReady(host) => sqlx::query("DELETE FROM freed_hosts WHERE host = ?").bind(i64::from(*host)),
         Change::Policy(policy) => return keep_policy(connection, policy).await,
         Change::PolicyGone(version) => sqlx::query("DELETE FROM policies WHERE version = ?").bind(integer(*version)),
         Change::Pending(_) | Change::PendingGone(_) | Change::Rejected(..) => return Ok(()),
@@ -264,7 +275,7 @@ async fn keep_node(connection: &mut SqliteConnection, node: &NodeRecord) -> Resu
     )
     .bind(integer(node.id.0))
     .bind(node.stable_id.to_string())
-    .bind(integer(node.user.0))
+    .bind(node.user.map(|id| integer(id.0)))
     .bind(node.machine.to_string())
     .bind(node.key.to_string())
     .bind(node.key_expiry.map(|at| at.to_string()))
@@ -335,12 +346,16 @@ fn key_of(row: &SqliteRow) -> sqlx::Result<KeyRecord> {
     })
 }
 
+fn freed_of(row: &SqliteRow) -> sqlx::Result<(u32, Timestamp)> {
+    Ok((number(row, "host")?, parsed(row, "at")?))
+}
+
 fn node_of(row: &SqliteRow) -> sqlx::Result<NodeRecord> {
-    let admitted_by: Option<i64> = row.try_get("admitted_by")?;
+    let (user, admitted_by): (Option<i64>, Option<i64>) = (row.try_get("user_id")?, row.try_get("admitted_by")?);
     Ok(NodeRecord {
         id: NodeId(number(row, "id")?),
         stable_id: StableNodeId(row.try_get("stable_id")?),
-        user: UserId(number(row, "user_id")?),
+        user: user.and_then(|id| id.try_into().ok()).map(UserId),
         machine: parsed(row, "machine_key")?,
         key: parsed(row, "node_key")?,
         key_expiry: optional(row, "key_expiry")?,
@@ -420,6 +435,8 @@ fn describe(change: &Change) -> String {
         Change::KeyGone(id) => format!("delete key {id}"),
         Change::Node(node) => format!("keep node {}", node.id),
         Change::NodeGone(id) => format!("delete node {id}"),
+        Change::HostFreed(host, _) => format!("keep the freed place {host}"),
+        Change::HostReady(host) => format!("give back the place {host}"),
         Change::Policy(policy) => format!("keep version {} of the policy", policy.version),
         Change::PolicyGone(version) => format!("delete version {version} of the policy"),
         Change::Pending(_) | Change::PendingGone(_) | Change::Rejected(..) => "keep nothing".to_owned(),

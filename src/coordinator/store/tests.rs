@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 
 use super::conformance::{self, Place, at, bare_node, user};
+use super::connection::MIGRATIONS;
 use super::*;
 use crate::registry::{Config, Counters, NewKey, NodeRecord, Output, Registered, State};
 use crate::types::{CapabilityVersion, MachinePublic, NodeId, NodePublic, Timestamp, UserId};
@@ -91,7 +92,7 @@ async fn a_damaged_row_is_left_out_and_the_rest_is_read() {
 async fn users_of_an_old_database_have_one_form_of_their_names_once_it_is_opened() {
     let file = File::new();
     let mut store = file.open().await;
-    let nodes = [1, 2].map(|id| Change::Node(Arc::new(NodeRecord { user: UserId(id.into()), ..bare_node(id) })));
+    let nodes = [1, 2].map(|id| Change::Node(Arc::new(NodeRecord { user: Some(UserId(id.into())), ..bare_node(id) })));
     store.commit(&[Change::User(user(1, "me")), Change::User(user(2, "x")), Change::User(user(3, "y"))]).await.unwrap();
     store.commit(&nodes).await.unwrap();
     store.run_sql("UPDATE users SET name = 'me@' WHERE id = 2").await;
@@ -99,12 +100,40 @@ async fn users_of_an_old_database_have_one_form_of_their_names_once_it_is_opened
     let ledger = Ledger::open(store, Config::default(), at(0)).await.unwrap();
     let names = |state: &State| state.users().map(|user| user.name.to_string()).collect::<Vec<_>>();
     assert_eq!(names(ledger.state()), ["me", "tag-web"]);
-    assert!(ledger.state().nodes().all(|node| node.record.user == UserId(1)));
+    assert!(ledger.state().nodes().all(|node| node.record.user == Some(UserId(1))));
     let (store, saved) = ledger.shutdown(at(1)).await;
     saved.unwrap();
     file.close(store).await;
     let again = Ledger::open(file.open().await, Config::default(), at(2)).await.unwrap();
     assert_eq!(names(again.state()), ["me", "tag-web"], "and on disk");
+}
+
+/// As the last release with a user behind every node left it.
+#[tokio::test]
+async fn nodes_of_an_old_database_are_all_there_once_it_is_opened() {
+    use sqlx::{ConnectOptions, Connection};
+    let file = File::new();
+    let of_then = MIGRATIONS.iter().filter(|migration| migration.version <= 4).cloned().collect::<Vec<_>>();
+    let migrations = sqlx::migrate::Migrator { migrations: of_then.into(), ..sqlx::migrate::Migrator::DEFAULT };
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file.path()).create_if_missing(true);
+    let mut connection = options.connect().await.unwrap();
+    migrations.run_direct(None, &mut connection, false).await.unwrap();
+    let rows = "INSERT INTO users VALUES (1, 'ada', '', '2026-01-01T00:00:00Z', 'owner');
+        INSERT INTO nodes VALUES (3, 'n3', 1, 'mkey:0303030303030303030303030303030303030303030303030303030303030303',
+        'nodekey:0303030303030303030303030303030303030303030303030303030303030303', NULL, '100.64.0.3', 'fd7a:115c:a1e0::3',
+        'web-3', 0, '[]', 0, '2026-01-01T00:00:00Z', NULL, NULL, '[\"10.0.0.0/8\"]',
+        'discokey:0000000000000000000000000000000000000000000000000000000000000000', '[]', 0, 0, '[]', '{}', 1)";
+    sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+
+    let mut store = file.open().await;
+    let created = "2026-01-01T00:00:00Z".parse().unwrap();
+    let approved_routes = vec!["10.0.0.0/8".parse().unwrap()];
+    assert_eq!(
+        store.load().await.unwrap().nodes,
+        [NodeRecord { created, logged_out: true, approved_routes, ..bare_node(3) }]
+    );
+    file.close(store).await;
 }
 
 /// The test runs itself a second time as the writer, and kills that.
@@ -208,7 +237,7 @@ async fn a_state_comes_back_as_it_was() {
     }
     let two = NodeId(2);
     ledger.state_mut().update(MachinePublic::from_bytes([1; 32]), &says(1, 4), now()).unwrap();
-    ledger.try_run(now(), |state| state.delete_node(two)).await.unwrap();
+    ledger.try_run(now(), |state| state.delete_node(two, now())).await.unwrap();
     ledger.state_mut().open(NodeId(1), CapabilityVersion::CURRENT, now()).unwrap();
     let mut kept = facts(ledger.state());
     // It was online when the coordinator stopped.

@@ -10,8 +10,8 @@ fn users_have_unique_names_and_go_when_their_nodes_are_gone() {
 
     let id = world.join(1, "web", &key);
     let busy = world.state.delete_user(ada).unwrap_err();
-    assert_eq!(busy.to_string(), "the user `ada` has 1 nodes; delete them first");
-    let decision = world.state.delete_node(id).unwrap();
+    assert_eq!(busy.to_string(), "the user `ada` has nodes: web; `node move` or `node delete` them first");
+    let decision = world.state.delete_node(id, world.now).unwrap();
     world.run(decision);
     let decision = world.state.delete_user(ada).unwrap();
     world.run(decision);
@@ -179,6 +179,6 @@ fn an_ephemeral_node_is_deleted_some_time_after_it_went_offline() {
     assert!(world.state.node(stays).is_some());
     world.advance(Duration::from_secs(1));
     assert!(world.state.node(stays).is_none());
-    world.settle();
+    world.advance(Duration::from_secs(7 * 24 * 3600));
     assert_eq!((world.state.poll_timeout(), world.state.next_due()), (None, None), "no timer is left");
 }

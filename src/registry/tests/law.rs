@@ -43,6 +43,8 @@ enum Happening {
     Rename { machine: u8, name: u8 },
     Expire { machine: u8 },
     Delete { machine: u8 },
+    Extend { machine: u8 },
+    Move { machine: u8, user: usize },
     Tag { machine: u8, tagged: bool },
     Approve { machine: u8, routes: u8 },
     RenameUser { user: usize, name: u8 },
@@ -71,6 +73,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (machine.clone(), 0..3_u8).prop_map(|(machine, name)| Happening::Rename { machine, name }),
         1 => machine.clone().prop_map(|machine| Happening::Expire { machine }),
         1 => machine.clone().prop_map(|machine| Happening::Delete { machine }),
+        1 => machine.clone().prop_map(|machine| Happening::Extend { machine }),
+        1 => (machine.clone(), 0..2_usize).prop_map(|(machine, user)| Happening::Move { machine, user }),
         1 => (machine.clone(), any::<bool>()).prop_map(|(machine, tagged)| Happening::Tag { machine, tagged }),
         2 => (machine, 0..4_u8).prop_map(|(machine, routes)| Happening::Approve { machine, routes }),
         1 => (0..2_usize, 0..3_u8).prop_map(|(user, name)| Happening::RenameUser { user, name }),
@@ -117,7 +121,7 @@ fn happen(world: &mut World, users: [UserId; 2], rotation: &mut u8, happening: H
         Happening::Rotate { machine } => {
             let Some((id, _)) = node(world, machine) else { return };
             *rotation = rotation.wrapping_add(1) % 100;
-            let user = world.state.node(id).unwrap().record.user;
+            let user = world.state.node(id).unwrap().record.user.unwrap_or(users[0]);
             let key = world.key(user, |_| {});
             let node_key = node_key(100 + *rotation);
             world.register(machine, &RegisterRequest { node_key, ..request(machine, "web", &key) });
@@ -167,7 +171,9 @@ fn administer(world: &mut World, users: [UserId; 2], happening: Happening) {
             world.state.rename_node(of(world, machine), ["web", "a", "b"][usize::from(name)].parse().unwrap())
         }
         Happening::Expire { machine } => world.state.expire_node(of(world, machine), world.now),
-        Happening::Delete { machine } => world.state.delete_node(of(world, machine)),
+        Happening::Delete { machine } => world.state.delete_node(of(world, machine), world.now),
+        Happening::Extend { machine } => world.state.extend_node(of(world, machine), Life::Usual, world.now),
+        Happening::Move { machine, user } => world.state.move_node(of(world, machine), users[user]),
         Happening::Tag { machine, tagged } => world.state.set_tags(of(world, machine), &tags(tagged), world.now),
         Happening::Approve { machine, routes: bits } => world.state.approve_routes(of(world, machine), &routes(bits)),
         Happening::RenameUser { user, name } => {
@@ -206,6 +212,7 @@ fn restart(world: &mut World) {
         users: world.state.users().cloned().collect(),
         keys: world.state.keys().cloned().collect(),
         nodes: world.state.nodes().map(|node| node.record.as_ref().clone()).collect(),
+        freed: world.state.freed().collect(),
         policies: world.state.policies().map(|policy| policy.as_ref().clone()).collect(),
     };
     world.state = State::restore(world.state.config().clone(), records, world.now);
@@ -288,7 +295,7 @@ proptest! {
         let mut given = BTreeMap::<_, StableNodeId>::new();
         for (step, happening) in happenings.into_iter().enumerate() {
             happen(&mut world, users, &mut rotation, happening);
-            // An address once given is that node's for ever.
+            // An address once given is that node's, with so few.
             for node in world.state.nodes() {
                 let owner = given.entry(node.record.ipv4).or_insert_with(|| node.record.stable_id.clone());
                 prop_assert_eq!(&*owner, &node.record.stable_id, "{} was given twice", node.record.ipv4);

@@ -193,7 +193,7 @@ fn a_disco_key_is_whose_it_was_first_until_that_node_has_another_or_is_gone() {
     world.update(2, &says(2, 11));
     world.settle();
     assert_eq!([victim, squatter].map(|id| shown(&world, id)), [disco(12), disco(11)]);
-    let decision = world.state.delete_node(victim).unwrap();
+    let decision = world.state.delete_node(victim, world.now).unwrap();
     world.run(decision);
     world.update(3, &says(3, 12));
     assert_eq!(world.state.node(watcher).unwrap().record.said.disco, disco(12));

@@ -101,7 +101,7 @@ fn a_deleted_node_is_told_to_log_in_and_its_peers_forget_it() {
     let (watcher, gone) = (world.open(web), world.open(db));
     world.settle();
     world.sent.clear();
-    let decision = world.state.delete_node(db).unwrap();
+    let decision = world.state.delete_node(db, world.now).unwrap();
     world.run(decision);
     world.settle();
     let farewell: serde_json::Value = serde_json::from_slice(&world.sent[0].1.plain()).unwrap();

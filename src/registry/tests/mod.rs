@@ -2,6 +2,7 @@
 //! follow their maps as the protocol says.
 
 mod administration;
+mod cleanup;
 mod client;
 mod clock;
 mod joining;

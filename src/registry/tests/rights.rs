@@ -201,7 +201,7 @@ fn tags_by_hand_leave_routes_and_user_and_give_the_key_its_end_back() {
     let mut scene = Scene::new();
     scene.administer(|state, id, now| state.set_tags(id, &tags(&["tag:db"]), now));
     let record = scene.record();
-    assert_eq!((record.key_expiry, &record.approved_routes, record.user), (None, &vec![route()], scene.ada));
+    assert_eq!((record.key_expiry, &record.approved_routes, record.user), (None, &vec![route()], Some(scene.ada)));
     scene.world.advance(Duration::from_secs(10));
     scene.administer(|state, id, now| state.set_tags(id, &[], now));
     assert_eq!(scene.record().key_expiry, scene.expires(), "without tags it lasts as long as any");
@@ -227,7 +227,7 @@ fn a_node_that_is_moved_is_judged_as_its_new_users_and_keeps_the_rest() {
     world.settle();
     assert_eq!(world.client(session).peers.keys().collect::<Vec<_>>(), [&his]);
     assert_eq!(world.client(session).node.as_ref().unwrap().user, bob);
-    assert_eq!(*after, NodeRecord { user: bob, ..(*before).clone() });
+    assert_eq!(*after, NodeRecord { user: Some(bob), ..(*before).clone() });
     assert_eq!(world.state.rights_changed(&before, &after), ["web: user: ada before, bob from here on"]);
 
     // A machine has one node for each user.

@@ -263,7 +263,7 @@ fn record(peer: u8, spec: &NodeSpec, created: Timestamp) -> NodeRecord {
     NodeRecord {
         id: NodeId(number),
         stable_id: StableNodeId(format!("n{number}")),
-        user: UserId(spec.user),
+        user: Some(UserId(spec.user)),
         machine: MachinePublic::from_bytes([peer + 1; 32]),
         key: key(peer).public(),
         key_expiry: None,
