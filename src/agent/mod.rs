@@ -42,6 +42,7 @@ pub use self::core::{Core, Effect, Metrics, Networks, Settings};
 pub use cleanup::cleanup;
 pub use config::Config;
 pub use health::Health;
+pub use host::Machine;
 pub use logging::init as init_logging;
 pub use network::{DatagramSender, Missing, Network};
 pub use run::{Parts, run};

@@ -12,9 +12,12 @@ use crate::io::vital;
 use crate::linux::{LocalAddress, LocalNetwork};
 use crate::path::Standing;
 use crate::plan::{Action, Change, Figures, Kernel, KernelError, Observed, Way};
+use crate::wire::control::Hostinfo;
 
 /// How long to wait before asking a source of news again that failed.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often the host is asked for its name and its distribution: two small reads, and peers see a new name soon.
+pub(super) const HOST_PACE: Duration = Duration::from_secs(10);
 
 /// What comes from the kernel's pipe.
 #[derive(Debug)]
@@ -135,6 +138,28 @@ fn standing(local: &LocalAddress) -> Standing {
         (false, true) => Standing::Virtual,
         (false, false) => Standing::Plain,
     }
+}
+
+/// Passes on what the host says of itself, at first and whenever that changes.
+pub(super) fn host(read: impl Fn() -> Hostinfo + Send + 'static, pace: Duration) -> mpsc::Receiver<Hostinfo> {
+    let (out, facts) = mpsc::channel(1);
+    tokio::spawn(vital("host's facts", async move {
+        let mut told = None;
+        loop {
+            let facts = read();
+            if told.as_ref() != Some(&facts) {
+                told = Some(facts.clone());
+                if out.send(facts).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pace) => {}
+                () = out.closed() => return,
+            }
+        }
+    }));
+    facts
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! TLS towards the relays of a map: as the map says who they are.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
@@ -9,14 +10,23 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
+use super::clock;
 use super::control_io::connect::system_roots;
 use crate::io::{CertificatePin, ServerCertificate, client_config};
 
-/// Makes TLS for relays. The system's trust is read once, when it is needed first; clones share it.
+/// How long what was read of the system's trust serves: reading it takes some milliseconds, and many relays may be asked
+/// at once. An authority that is added or removed counts after this.
+const ROOTS_AGE: Duration = Duration::from_secs(60);
+
+/// Makes TLS for relays. Clones share what was read of the system's trust.
 #[derive(Clone, Default)]
 pub struct RelayTls {
-    roots: Arc<OnceLock<Arc<RootCertStore>>>,
+    /// Locked while it is read, never across an `await`.
+    roots: Arc<Mutex<Option<Roots>>>,
 }
+
+/// The authorities that the system trusts, and when they were read.
+type Roots = (Instant, Arc<RootCertStore>);
 
 impl RelayTls {
     /// TLS with a relay. `cert_name` is the map's `CertName`: empty, the name that its certificate carries in place of the
@@ -46,6 +56,11 @@ impl RelayTls {
     }
 
     fn roots(&self) -> Arc<RootCertStore> {
-        self.roots.get_or_init(|| Arc::new(system_roots())).clone()
+        let mut roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::now().tick;
+        match &*roots {
+            Some((read, roots)) if now.saturating_duration_since(*read) < ROOTS_AGE => Arc::clone(roots),
+            _ => Arc::clone(&roots.insert((now, Arc::new(system_roots()))).1),
+        }
     }
 }

@@ -13,11 +13,12 @@ use tokio::task::JoinSet;
 use super::clock::{self, Now};
 use super::control_io::{self, IoConfig};
 use super::core::{Core, Effect, Networks};
+use super::host;
 use super::local_api::{self, Operators};
 use super::network::{Network, Ways};
 use super::pipes::{self, FromKernel, ToKernel};
 use super::state::{StateDir, StateError, StateFile};
-use crate::control::{Received, ServerUrl, Transmit};
+use crate::control::{Pin, Received, ServerUrl, Transmit};
 use crate::io::lasting;
 use crate::linux;
 use crate::plan::Kernel;
@@ -57,6 +58,7 @@ pub async fn run<K: Kernel + Send + 'static>(parts: Parts<K>) {
     let mut socket_task = JoinSet::new();
     socket_task.spawn(lasting("local socket", local_api::serve(socket, operators, calls_in)));
     let (to_kernel, mut from_kernel) = pipes::kernel(kernel);
+    let mut host = pipes::host(host::facts, pipes::HOST_PACE);
     let (saves, mut saved) = pipes::disk(Arc::new(dir));
     let mut pipes = Outward::new(to_kernel, saves, mark, Ways::new(network));
     let mut resolvers = super::resolvers::watch();
@@ -69,6 +71,7 @@ pub async fn run<K: Kernel + Send + 'static>(parts: Parts<K>) {
             _ = &mut stop => break,
             Some(call) = calls.recv() => take(&mut core, call, &mut calls, Core::handle_call),
             Some(news) = from_kernel.recv() => handle_kernel(&mut core, news),
+            Some(facts) = host.recv() => core.handle_host(facts),
             Some(networks) = networks.recv() => core.handle_networks(networks, clock::now()),
             Some(found) = resolvers.recv() => core.handle_resolvers(found),
             Some((file, result)) = saved.recv() => core.handle_saved(file, result, clock::now()),
@@ -118,7 +121,7 @@ impl Outward {
     fn carry_out(&mut self, core: &mut Core) {
         while let Some(effect) = core.poll_effect() {
             match effect {
-                Effect::Connect(server, machine_key) => self.connect(*server, machine_key),
+                Effect::Connect(server, machine_key, pin) => self.connect(*server, machine_key, pin),
                 Effect::Transmit(transmit) => self.transmit(transmit),
                 // One action at a time is under way, so there is room.
                 Effect::Kernel(action) => report(self.kernel.actions.try_send(action), "kernel"),
@@ -138,8 +141,8 @@ impl Outward {
         }
     }
 
-    fn connect(&mut self, server: ServerUrl, machine_key: MachinePrivate) {
-        let (transmits, received) = control_io::spawn(IoConfig { server, machine_key, mark: self.mark });
+    fn connect(&mut self, server: ServerUrl, machine_key: MachinePrivate, pin: Pin) {
+        let (transmits, received) = control_io::spawn(IoConfig { server, machine_key, mark: self.mark, pin });
         self.transmits = Some(transmits);
         self.received = received;
     }

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 
 use super::local_api::{self, Operators};
 use super::network::{self, Network};
-use super::{Config, Core, Parts, Settings, StartError, StateDir, cleanup, clock, pipes, privilege, run};
+use super::{Config, Core, Machine, Parts, Settings, StartError, StateDir, cleanup, clock, pipes, privilege, run};
 use crate::io::vital;
 use crate::linux::{LinuxKernel, LocalNetwork};
 use crate::plan::own;
@@ -35,6 +35,7 @@ async fn agent(config: &Config) -> Result<(), StartError> {
         firewall: config.firewall.options(),
         route_resolvers: config.route_resolvers,
         explicit_endpoints: config.endpoints.clone(),
+        machine: Machine::here(),
         ..Settings::default()
     };
     let (network, missing) = Network::open(&mut settings, mark);

@@ -22,13 +22,18 @@ pub enum StateFile {
     NodeKey,
     /// What the operator wants.
     Prefs,
+    /// The coordinator that the node key and the map are of, and its key.
+    Coordinator,
+    /// The machine on which the keys were made.
+    Machine,
     /// What the coordinator last said.
     Map,
 }
 
 impl StateFile {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::MachineKey, Self::NodeKey, Self::Prefs, Self::Map];
+    pub const ALL: [Self; 6] =
+        [Self::MachineKey, Self::NodeKey, Self::Prefs, Self::Coordinator, Self::Machine, Self::Map];
 
     /// The name within the directory.
     pub const fn name(self) -> &'static str {
@@ -36,6 +41,8 @@ impl StateFile {
             Self::MachineKey => "machine.key",
             Self::NodeKey => "node.key",
             Self::Prefs => "prefs.json",
+            Self::Coordinator => "coordinator.json",
+            Self::Machine => "machine.json",
             Self::Map => "map.json",
         }
     }
@@ -44,6 +51,7 @@ impl StateFile {
     const fn limit(self) -> u64 {
         match self {
             Self::MachineKey | Self::NodeKey => 256,
+            Self::Coordinator | Self::Machine => 8 << 10,
             Self::Prefs => 1 << 20,
             Self::Map => 64 << 20,
         }
@@ -121,6 +129,17 @@ impl StateDir {
             let _ = fs::remove_file(&beside);
             StateError { operation: "write", path, reason: error.to_string() }
         })
+    }
+
+    /// Gives a file another name, beside the others, under which nobody looks for it. An older one of that name goes.
+    pub fn put_aside(&self, file: StateFile, why: &str) -> Result<PathBuf, StateError> {
+        let path = self.path.join(file.name());
+        let aside = self.path.join(format!("{}.{why}", file.name()));
+        let renamed = fs::rename(&path, &aside).and_then(|()| File::open(&self.path)?.sync_all());
+        match renamed {
+            Ok(()) => Ok(aside),
+            Err(error) => Err(StateError { operation: "put aside", path, reason: error.to_string() }),
+        }
     }
 
     /// Removes a file; one that is not there is no error.

@@ -7,7 +7,7 @@ use clap::{Args as Arguments, Parser, Subcommand};
 
 use super::settings::Settings;
 use super::why::Why;
-use crate::types::parse_duration;
+use crate::types::{Fingerprint, parse_duration};
 use crate::wire::local::{PingKind, Status, path};
 
 /// Talk to the Warren agent of this machine.
@@ -96,6 +96,10 @@ pub struct SignIn {
     /// The coordinator's address
     #[arg(long, visible_alias = "login-server", env = "WARREN_COORDINATOR", value_name = "URL")]
     pub coordinator: Option<String>,
+    /// The coordinator's key, as `warren-coordinator key create` prints it: no other server is talked to. Over https, any
+    /// certificate will do then
+    #[arg(long, env = "WARREN_COORDINATOR_KEY", value_name = "KEY")]
+    pub coordinator_key: Option<Fingerprint>,
     /// A key that lets this machine in; `file:PATH` reads it from a file
     #[arg(long, visible_alias = "authkey", env = "WARREN_AUTH_KEY", hide_env_values = true, value_name = "KEY")]
     pub auth_key: Option<String>,

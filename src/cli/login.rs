@@ -60,7 +60,8 @@ async fn sign_in(
     let auth_key = how.auth_key.as_deref().map(read_key).transpose()?.unwrap_or_default();
     let has_key = !auth_key.is_empty();
     let mut notices = client.watch(Mask::default()).await?;
-    client.post("start", &StartOptions { update_prefs: Some(Box::new(prefs)), auth_key }).await?;
+    let options = StartOptions { update_prefs: Some(Box::new(prefs)), auth_key, coordinator_key: how.coordinator_key };
+    client.post("start", &options).await?;
     let status = client.status(false).await?;
     if anew || (status.backend_state == BackendState::NeedsLogin && !has_key) {
         client.post("login-interactive", &()).await?;

@@ -22,7 +22,7 @@ pub use args::{Args, Command};
 pub use client::Client;
 
 use crate::types::text::Screen;
-use crate::wire::local::{MaskedPrefs, PlanReply, Status, VersionReply};
+use crate::wire::local::{HealthReply, MaskedPrefs, PlanReply, Status, VersionReply};
 
 /// How a command ends; the numbers are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +134,8 @@ pub async fn run(args: Args, out: &mut (impl Write + Send)) -> Result<Exit, Erro
                 return Err(Error::Usage("nothing to set; `warren set --help` lists what there is".to_owned()));
             }
             let prefs = client.edit_prefs(&change).await?;
+            let _: Status = client.own("settled").await?;
+            kept(&client).await?;
             if json { print_json(out, &prefs) } else { Ok(Exit::Ok) }
         }
         Command::Status(wanted) => {
@@ -157,10 +159,24 @@ pub async fn run(args: Args, out: &mut (impl Write + Send)) -> Result<Exit, Erro
 /// Waits until the kernel holds the wish, and says so.
 async fn settled(client: &Client, json: bool, out: &mut (impl Write + Send)) -> Result<Exit, Error> {
     let status: Status = client.own("settled").await?;
+    if !status.warren.converged {
+        let text = "the kernel does not hold it yet; `warren plan` lists what is left, `warren status` what is wrong";
+        return Err(Error::Failed(text.to_owned()));
+    }
+    kept(client).await?;
     if json {
         return print_json(out, &serde_json::json!({ "BackendState": status.backend_state }));
     }
     Ok(Exit::Ok)
+}
+
+/// Whether what was done is on disk as well, and outlives a restart.
+async fn kept(client: &Client) -> Result<(), Error> {
+    let health: HealthReply = client.own("health").await?;
+    match health.entries.into_iter().find(|entry| entry.code.starts_with("state:")) {
+        Some(entry) => Err(Error::Failed(format!("done, but only until the agent starts again: {}", entry.text))),
+        None => Ok(()),
+    }
 }
 
 async fn version(client: &Client, json: bool, out: &mut (impl Write + Send)) -> Result<Exit, Error> {

@@ -38,6 +38,9 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> Result<Exit, Erro
             writeln!(out, "#     - {}", Line(remark))?;
         }
     }
+    if let Some(key) = &status.warren.coordinator_key {
+        writeln!(out, "\n# Coordinator {}, key {key}", status.warren.coordinator)?;
+    }
     Ok(if is_in { Exit::Ok } else { Exit::Failed })
 }
 

@@ -8,7 +8,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::ServerUrl;
-use crate::types::{DiscoPublic, NodePublic};
+use crate::types::{DiscoPublic, Fingerprint, MachinePublic, NodePublic};
 use crate::wire::control::{
     EndpointType, Hostinfo, Login as LoginName, MapRequest, MapResponse, RegisterRequest, User,
 };
@@ -142,6 +142,10 @@ pub enum Received {
     Bytes(RequestId, Vec<u8>),
     /// The request failed, or the stream ended; says why.
     Closed(RequestId, String),
+    /// The request was not sent: the server there holds this key, and is not the coordinator that we know.
+    Stranger(RequestId, MachinePublic),
+    /// The coordinator proved to hold this key, or announced it under the one it held before.
+    ServerKey(MachinePublic),
 }
 
 /// A whole answer to a request.
@@ -175,10 +179,10 @@ pub enum Event {
     Delta(Box<MapResponse>),
     /// The coordinator says that our node key has expired: log in with `renew`.
     KeyExpired,
-    /// We are logged out here; `told` says whether the coordinator heard of it.
+    /// We are logged out here.
     LoggedOut {
-        /// Whether the coordinator acknowledged.
-        told: bool,
+        /// Why the coordinator may not have heard of it; `None` where it acknowledged.
+        unheard: Option<Failure>,
     },
     /// All is in order: the map is here and the coordinator knows our facts.
     Online,
@@ -203,6 +207,9 @@ pub enum Failure {
     /// It does not let this node in.
     #[error("the coordinator does not let this node in: {0}. Log in again, with a valid key if you use one")]
     Refused(String),
+    /// Another server answers in its place.
+    #[error("another server answers in the coordinator's place, with the key {0}; nothing was told to it")]
+    Stranger(Fingerprint),
     /// It answers with an error.
     #[error("the coordinator answered {status}: {text}; tried again later. Its log says more")]
     Status {

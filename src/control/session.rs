@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::message::limit;
 use super::{Answer, AuthKey, Event, Failure, Login, Received, RequestId, ServerUrl, Setup, Transmit};
-use crate::types::{DiscoPublic, Gather, IpNet, NodePublic};
+use crate::types::{DiscoPublic, Fingerprint, Gather, IpNet, NodePublic};
 use crate::wire::control::{EndpointType, Hostinfo, RegisterRequest};
 use crate::wire::map_stream::MapStreamDecoder;
 
@@ -27,7 +27,7 @@ const STABLE: Duration = Duration::from_secs(30);
 /// at most, from where the changes are few to where they never end.
 const NETWORK_MOMENT: Duration = Duration::from_millis(300);
 const NETWORK_PACE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
-/// How long to wait after the coordinator refused us: only a person can change its mind.
+/// How long to wait after the coordinator refused us, or another answered in its place: only a person can change that.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
 /// The client's half of the control protocol.
@@ -193,6 +193,12 @@ impl Session {
         }
     }
 
+    /// The key that was to be the next one is given up: this one stays.
+    pub fn handle_key_kept(&mut self, key: NodePublic) {
+        self.credentials.node_key = key;
+        self.credentials.old_node_key = NodePublic::default();
+    }
+
     /// What we say of this host has changed.
     pub fn handle_hostinfo(&mut self, hostinfo: Hostinfo, now: Instant) {
         if self.facts.hostinfo != hostinfo {
@@ -256,7 +262,10 @@ impl Session {
                 }
             }
             Received::Bytes(id, bytes) => self.handle_bytes(id, &bytes, now),
-            Received::Closed(id, reason) => self.handle_closed(id, reason, now),
+            Received::Closed(id, reason) => self.handle_closed(id, Failure::Unreachable(cut(&reason)), now),
+            Received::Stranger(id, key) => self.handle_closed(id, Failure::Stranger(Fingerprint::of(&key)), now),
+            // Whom we talk to is the owner's to know.
+            Received::ServerKey(_) => {}
         }
         self.proceed(now);
     }
@@ -278,7 +287,9 @@ impl Session {
             Phase::Streaming(stream) if stream.deadline <= now => {
                 self.connection_failed(Failure::Silent(WATCHDOG), Next::Stream, now);
             }
-            Phase::LoggingOut { deadline, .. } if *deadline <= now => self.logged_out(false),
+            Phase::LoggingOut { deadline, .. } if *deadline <= now => {
+                self.logged_out(Some(Failure::Silent(LOGOUT_TIMEOUT)));
+            }
             _ => {}
         }
         match self.update {
@@ -322,9 +333,14 @@ impl Session {
     fn handle_answer(&mut self, id: RequestId, answer: &Answer, now: Instant) {
         match self.purpose(id) {
             Some(Purpose::Register) => self.handle_registered(answer, now),
-            Some(Purpose::LogOut) => self.logged_out(answer.status == 200),
+            Some(Purpose::LogOut) => self.logged_out(failure_of(answer)),
             Some(Purpose::Update) => match (failure_of(answer), &self.update) {
-                (Some(failure), _) => self.update_failed(failure, next_after(answer.status), now),
+                (Some(failure), _) => {
+                    // A stream that still stands speaks against any other client error.
+                    let streams = matches!(self.phase, Phase::Streaming(_)) && !is_unknown(answer.status);
+                    let then = if streams { Next::Stream } else { next_after(answer.status) };
+                    self.update_failed(failure, then, now);
+                }
                 (None, Update::Sent { stale: true, .. }) => self.update = Update::Due,
                 (None, _) => self.update = Update::Known,
             },
@@ -336,11 +352,10 @@ impl Session {
         }
     }
 
-    fn handle_closed(&mut self, id: RequestId, reason: String, now: Instant) {
-        let failure = Failure::Unreachable(cut(&reason));
+    fn handle_closed(&mut self, id: RequestId, failure: Failure, now: Instant) {
         match self.purpose(id) {
             Some(Purpose::Register) => self.register_failed(failure, now),
-            Some(Purpose::LogOut) => self.logged_out(false),
+            Some(Purpose::LogOut) => self.logged_out(Some(failure)),
             Some(Purpose::Update) => self.update_failed(failure, Next::Stream, now),
             Some(Purpose::Stream) => self.stream_failed(failure, Next::Stream, now),
             None => {}
@@ -379,14 +394,19 @@ impl Session {
         self.wait(failure, then, now);
     }
 
-    /// Without the update there is no stream; with a stream, only the update is tried again.
+    /// Without the update there is no stream; with a stream, only the update is tried again, unless the coordinator says
+    /// that it does not know us.
     fn update_failed(&mut self, failure: Failure, then: Next, now: Instant) {
-        if matches!(self.phase, Phase::Streaming(_)) {
-            self.update = Update::Waiting { until: now + self.fail(failure) };
-        } else {
-            self.update = Update::Due;
-            self.wait(failure, then, now);
+        match &self.phase {
+            Phase::Streaming(_) if then == Next::Stream => {
+                self.update = Update::Waiting { until: now + self.fail(failure) };
+                return;
+            }
+            Phase::Streaming(stream) => self.transmits.push_back(Transmit::Cancel(stream.id)),
+            _ => {}
         }
+        self.update = Update::Due;
+        self.wait(failure, then, now);
     }
 
     fn wait(&mut self, failure: Failure, then: Next, now: Instant) {
@@ -400,7 +420,7 @@ impl Session {
                 *wait = self.backoff.imposed(Some(*wait));
                 *wait
             }
-            Failure::Refused(_) => self.backoff.spread(REFUSED_PAUSE),
+            Failure::Refused(_) | Failure::Stranger(_) => self.backoff.spread(REFUSED_PAUSE),
             _ => self.backoff.next(),
         };
         self.online = false;
@@ -459,6 +479,11 @@ enum Purpose {
 /// A coordinator that no longer knows the node key says so with some client error; then only a log-in helps.
 const fn next_after(status: u16) -> Next {
     if matches!(status, 400..=499) && status != 429 { Next::Register } else { Next::Stream }
+}
+
+/// Whether a coordinator that answers so does not know the node.
+const fn is_unknown(status: u16) -> bool {
+    matches!(status, 401 | 403 | 404 | 410)
 }
 
 fn failure_of(answer: &Answer) -> Option<Failure> {

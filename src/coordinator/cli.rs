@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use super::admin::{self, KeyCommand, NodeCommand, RouteCommand, UserCommand};
+use super::admin::{self, KeyCommand, NodeCommand, RouteCommand, ServerKeyCommand, UserCommand};
 use super::config::{ConfigError, Options, Places};
 use super::policy_cli::PolicyCommand;
 use super::reload::Reload;
@@ -39,6 +39,11 @@ pub struct Cli {
 enum Command {
     /// Run the server
     Serve(Box<Options>),
+    /// Say how the server is, and the key by which nodes know it
+    Status,
+    /// Change the key by which nodes know the server
+    #[command(subcommand)]
+    ServerKey(ServerKeyCommand),
     /// Users, whom nodes belong to
     #[command(subcommand)]
     User(UserCommand),
@@ -98,6 +103,8 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let done = match self.command {
             Command::Serve(options) => return run_server(*options, self.places),
+            Command::Status => administer(self.places, admin::Request::Status, self.json),
+            Command::ServerKey(command) => administer(self.places, command.into(), self.json),
             Command::User(command) => administer(self.places, command.into(), self.json),
             Command::Key(command) => administer(self.places, command.into(), self.json),
             Command::Node(command) => administer(self.places, command.into(), self.json),

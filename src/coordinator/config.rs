@@ -14,6 +14,7 @@ use clap::Args;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::relay::{AcmeSettings, LETS_ENCRYPT};
 use crate::wire::control::DerpMap;
 
 mod relay;
@@ -24,6 +25,8 @@ pub use relay::{RelayPlace, RelaySettings, StunListen};
 pub const DEFAULT_FILE: &str = "/etc/warren/coordinator.toml";
 const DEFAULT_STATE_DIR: &str = "/var/lib/warren-coordinator";
 const DEFAULT_PORT: u16 = 8080;
+/// Where an ACME server asks for its proof.
+const ACME_PORT: u16 = 443;
 /// A domain under `.internal`, which ICANN keeps for private use.
 const DEFAULT_DOMAIN: &str = "warren.internal";
 /// A change of network or a restarted client is back within a few seconds.
@@ -104,6 +107,16 @@ pub struct Options {
     /// Private key in PEM
     #[arg(long, env = "WARREN_COORDINATOR_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+    /// Obtain a certificate for this domain from an ACME server, which asks port 443 for a proof; HTTPS is served, at
+    /// [::]:443 unless --listen says otherwise
+    #[arg(long = "acme-domain", env = "WARREN_COORDINATOR_ACME_DOMAINS", value_name = "DOMAIN", value_delimiter = ',')]
+    pub acme_domains: Option<Vec<String>>,
+    /// Directory of the ACME server [default: Let's Encrypt]
+    #[arg(long, env = "WARREN_COORDINATOR_ACME_DIRECTORY", value_name = "URL")]
+    pub acme_directory: Option<String>,
+    /// Certificate in PEM to trust the ACME server by, in place of this host's
+    #[arg(long, env = "WARREN_COORDINATOR_ACME_ROOT", value_name = "FILE")]
+    pub acme_root: Option<PathBuf>,
     /// Further relays in JSON, as the official DERPMap [default: none]
     #[arg(long, env = "WARREN_COORDINATOR_DERP_MAP", value_name = "FILE")]
     pub derp_map: Option<PathBuf>,
@@ -170,6 +183,8 @@ pub struct Settings {
     pub server_url: Option<String>,
     /// Certificate chain and private key; `None` for plain HTTP.
     pub tls: Option<TlsFiles>,
+    /// Where a certificate is obtained from, in place of files.
+    pub acme: Option<AcmeSettings>,
     /// The embedded relay; `None` where it is off.
     pub relay: Option<RelaySettings>,
     /// Further relays.
@@ -245,6 +260,9 @@ impl Options {
             server_url: self.server_url.or(other.server_url),
             tls_cert: self.tls_cert.or(other.tls_cert),
             tls_key: self.tls_key.or(other.tls_key),
+            acme_domains: self.acme_domains.or(other.acme_domains),
+            acme_directory: self.acme_directory.or(other.acme_directory),
+            acme_root: self.acme_root.or(other.acme_root),
             derp_map: self.derp_map.or(other.derp_map),
             relay: self.relay.or(other.relay),
             relay_region: self.relay_region.or(other.relay_region),
@@ -275,8 +293,22 @@ impl Options {
         self.state_dir.clone().unwrap_or_else(|| DEFAULT_STATE_DIR.into())
     }
 
+    /// Where the certificate comes from an ACME server, its domain says where we are, and the proof asks for port 443.
+    fn settle_acme(&mut self) -> Result<Option<AcmeSettings>, ConfigError> {
+        let domains: Vec<String> = self.acme_domains.iter().flatten().map(|name| name.to_ascii_lowercase()).collect();
+        let Some(first) = domains.first() else { return Ok(None) };
+        if self.tls_cert.is_some() || self.tls_key.is_some() {
+            return Err(wrong("acme_domains", "a certificate comes from an ACME server or from files, not from both"));
+        }
+        self.listen.get_or_insert((Ipv6Addr::UNSPECIFIED, ACME_PORT).into());
+        self.server_url.get_or_insert_with(|| format!("https://{first}"));
+        let directory = self.acme_directory.clone().unwrap_or_else(|| LETS_ENCRYPT.to_owned());
+        Ok(Some(AcmeSettings { domains, directory, root: self.acme_root.clone(), by_http: false }))
+    }
+
     /// Fills in the defaults and checks what a type cannot.
-    pub fn settle(self) -> Result<Settings, ConfigError> {
+    pub fn settle(mut self) -> Result<Settings, ConfigError> {
+        let acme = self.settle_acme()?;
         let tls = match (&self.tls_cert, &self.tls_key) {
             (Some(cert), Some(key)) => Some(TlsFiles { cert: cert.clone(), key: key.clone() }),
             (None, None) => None,
@@ -296,6 +328,7 @@ impl Options {
             listen: self.listen.unwrap_or((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()),
             server_url: self.server_url.as_deref().map(check_url).transpose()?,
             tls,
+            acme,
             relay: relay::settle(&self)?,
             derp_map: self.derp_map.as_deref().map(relay::read_derp_map).transpose()?.unwrap_or_default(),
             domain: check_domain(self.domain.as_deref().unwrap_or(DEFAULT_DOMAIN))?,
@@ -388,6 +421,24 @@ mod tests {
     }
 
     #[test]
+    fn a_domain_for_a_certificate_says_where_the_server_is() {
+        let options = parse("acme_domains = [\"C.example\"]").unwrap();
+        let settings = options.clone().settle().unwrap();
+        assert_eq!(settings.listen, "[::]:443".parse().unwrap());
+        assert_eq!(settings.server_url.as_deref(), Some("https://c.example"));
+        assert_eq!(settings.acme.unwrap().directory, LETS_ENCRYPT);
+        let relay = settings.relay.unwrap();
+        assert!(!relay.is_pinned, "the relay has the same certificate");
+        assert_eq!(relay.place, Some(RelayPlace { host: "c.example".to_owned(), port: 443 }));
+
+        let listen = Some("[::]:8443".parse().unwrap());
+        let settings =
+            Options { listen, server_url: Some("https://c.example:8443".into()), ..options }.settle().unwrap();
+        assert_eq!(settings.listen.port(), 8443);
+        assert_eq!(settings.server_url.as_deref(), Some("https://c.example:8443"));
+    }
+
+    #[test]
     fn a_flag_wins_over_the_file() {
         let flags = Options { domain: Some("flag.example".to_owned()), ..Options::default() };
         let file = parse("domain = \"file.example\"\noffline_grace = 3").unwrap();
@@ -415,6 +466,10 @@ mod tests {
         let base = Options::default;
         for (options, begins) in [
             (Options { tls_cert: Some("c".into()), ..base() }, "configuration: tls_key: "),
+            (
+                Options { acme_domains: Some(vec!["a.example".into()]), tls_cert: Some("c".into()), ..base() },
+                "configuration: acme_domains: ",
+            ),
             (Options { server_url: Some("ftp://x".into()), ..base() }, "configuration: server_url: "),
             (Options { server_url: Some("https://x/y".into()), ..base() }, "configuration: server_url: "),
             (Options { domain: Some("a..b".into()), ..base() }, "configuration: domain: "),

@@ -25,11 +25,12 @@ use super::listen::Connection;
 use super::machines::Machines;
 use super::metrics::Metrics;
 use super::relay_map::RelayMap;
+use super::server_key::ServerKeys;
 use super::{clock, limits, noise, page};
 use crate::io::{HeldPlace, Rates};
 use crate::registry;
 use crate::relay::{self, Relay};
-use crate::types::{CapabilityVersion, MachinePrivate, MachinePublic, NodePublic};
+use crate::types::{CapabilityVersion, MachinePublic, NodePublic};
 use crate::wire::control::OverTlsPublicKeys;
 
 /// What every handler may use.
@@ -37,7 +38,7 @@ pub(crate) struct Shared {
     /// The registry.
     pub(crate) hub: Hub,
     /// Who we are to the nodes.
-    pub(crate) key: MachinePrivate,
+    pub(crate) keys: Arc<ServerKeys>,
     /// How nodes reach us, if the operator said so.
     pub(crate) server_url: Option<String>,
     /// Where the relays are.
@@ -177,7 +178,7 @@ async fn key(State(shared): State<Arc<Shared>>, Query(query): Query<KeyQuery>) -
         return refusal;
     }
     // The legacy key served protocols from before Noise, which nobody speaks here.
-    let keys = OverTlsPublicKeys { legacy_public_key: MachinePublic::default(), public_key: shared.key.public() };
+    let keys = OverTlsPublicKeys { legacy_public_key: MachinePublic::default(), public_key: shared.keys.public() };
     axum::Json(keys).into_response()
 }
 

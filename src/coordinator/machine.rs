@@ -23,7 +23,7 @@ use crate::io::HeldPlace;
 use crate::policy::SshAction;
 use crate::registry::{self, MapRefusal};
 use crate::types::{CapabilityVersion, MachinePublic};
-use crate::wire::control::{MapRequest, RegisterRequest, RegisterResponse};
+use crate::wire::control::{MapRequest, RegisterRequest, RegisterResponse, ServerKey};
 use crate::wire::map_stream::Packing;
 
 /// Who is at the other end of a Noise channel.
@@ -72,6 +72,7 @@ pub(crate) async fn answer(
         (&Method::POST, "/machine/register") => register(&shared, &client, request.into_body()).await,
         (&Method::POST, "/machine/map") => map(&shared, &client, request.into_body(), under_way).await,
         (&Method::HEAD | &Method::GET, "/machine/ping-response") => Ok(pong(&shared, &client, request.uri().query())),
+        (&Method::GET, ServerKey::PATH) => Ok(axum::Json(ServerKey { key: shared.keys.public() }).into_response()),
         (&Method::GET, path) if path.starts_with("/machine/ssh/action/") => Ok(session_refused()),
         (_, "/machine/register" | "/machine/map") => Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "POST, please")),
         (_, path) if UNSERVED.iter().any(|unserved| path.starts_with(unserved)) => {

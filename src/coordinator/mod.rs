@@ -37,6 +37,7 @@ mod relay;
 mod relay_map;
 mod reload;
 mod serve;
+mod server_key;
 mod state_dir;
 pub mod store;
 

@@ -21,13 +21,13 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tracing::debug;
 
 use super::http::{Shared, base_url, later, rated, refuse};
-use super::limits;
 use super::listen::Connection;
 use super::machine::{self, Client};
 use super::map_body::Outgoing;
+use super::{clock, limits};
 use crate::io::{NoiseStream, WebSocketBytes, websocket_accept};
 use crate::types::ChallengePublic;
-use crate::wire::noise::{EarlyNoise, Ephemeral, INITIATION_LEN, ServerHandshake, encode_early};
+use crate::wire::noise::{EarlyNoise, INITIATION_LEN, ServerHandshake, encode_early};
 
 /// The name of the protocol, in `Upgrade` and as WebSocket subprotocol.
 const PROTOCOL: &str = "tailscale-control-protocol";
@@ -84,8 +84,8 @@ fn prepare(shared: &Shared, connection: &Connection, request: &mut Request) -> R
     let Some(initiation) = decode(&text) else {
         return Err(refuse(StatusCode::BAD_REQUEST, format!("{HANDSHAKE} is not {INITIATION_LEN} bytes in base64")));
     };
-    let handshake = ServerHandshake::read(&shared.key, &initiation, Ephemeral::from_random(rand::random()))
-        .map_err(|error| refuse(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let handshake = shared.keys.handshake(&initiation, clock::now());
+    let handshake = handshake.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.to_string()))?;
     let base_url = base_url(shared, connection, request.headers());
     Ok((Accepted { handshake, on_upgrade, websocket, base_url }, response))
 }

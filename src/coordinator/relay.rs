@@ -19,7 +19,8 @@ use crate::relay::{Admission, Applicant, Relay, RelayConfig, SelfSigned, kept_no
 use crate::types::NodePrivate;
 
 const KEY_FILE: &str = "relay.key";
-const TLS_KEY_FILE: &str = "relay-tls.key";
+/// The key of the certificate that we make ourselves.
+pub(crate) const TLS_KEY_FILE: &str = "relay-tls.key";
 const STUN_PORT: u16 = 3478;
 /// How long the word of the end may take to reach the clients.
 const FAREWELL: Duration = Duration::from_millis(500);

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
 
 use super::config::Settings;
@@ -19,12 +20,13 @@ use super::listen::{self, Cover};
 use super::machines::Machines;
 use super::metrics::{self, Metrics};
 use super::reload::{Reload, notify};
+use super::server_key::ServerKeys;
 use super::state_dir::StateDir;
 use super::store::{Ledger, SqliteStore};
 use super::{admin, clock, ending, limits, relay};
-use crate::io::{CertificateFiles, Places, bind, kept_key, make_directory, possible_connections, vital};
+use crate::io::{CertificateFiles, Places, bind, make_directory, possible_connections, vital};
 use crate::registry;
-use crate::types::MachinePrivate;
+use crate::relay::{Acme, SelfSigned};
 use crate::wire::control::DerpMap;
 
 /// Serves until SIGTERM or SIGINT. The error is a sentence.
@@ -39,14 +41,13 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     let listener = bind(settings.listen).map_err(|error| format!("{}: {error}", settings.listen))?;
     let socket = admin::bind(&settings.socket).map_err(|error| format!("{}: {error}", settings.socket.display()))?;
     let (mut relay, relays) = relay::open(&settings)?;
-    let files = settings.tls.as_ref().map(|files| CertificateFiles::open(&files.cert, &files.key)).transpose()?;
-    let ports = ports(listener, files.as_ref(), relay.as_mut())?;
-    let metrics = Arc::new(Metrics::default());
+    let (files, acme) = certificates(&settings, &dir)?;
+    let ports = ports(listener, &dir, files.as_ref().map(|files| files.acceptor()), relay.as_mut(), acme.as_ref())?;
     let places = Places::new(possible_connections(settings.max_connections));
-    let relays = Arc::new(relays);
+    let (metrics, relays) = (Arc::new(Metrics::default()), Arc::new(relays));
     let ledger = ledger(&settings, &dir, relays.shared()).await?;
     dir.check_key(!ledger.state().is_empty())?;
-    let key = noise_key(&dir)?;
+    let keys = Arc::new(ServerKeys::open(dir.path())?);
     let (hub, mut registry) = Task::new(ledger, Arc::clone(&metrics));
 
     let mut tasks = JoinSet::new();
@@ -56,17 +57,17 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     let relay = relay.map(|relay| relay.start(&hub, &relays, &mut tasks, &ending));
     relay.iter().for_each(|relay| registry.set_relay(Arc::clone(relay)));
     let mut registry = tokio::spawn(vital("registry", registry.run(ending.clone())));
-    tasks.spawn(vital("administration", admin::serve(socket, hub.clone(), dir, ending.clone())));
+    tasks.spawn(vital("administration", admin::serve(socket, hub.clone(), Arc::clone(&keys), dir, ending.clone())));
     if let Some(address) = settings.metrics {
         let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
         let figures = (relay.clone(), Arc::clone(&places));
         let serving = metrics::serve(listener, hub.clone(), Arc::clone(&metrics), figures, ending.clone());
         tasks.spawn(vital("port of metrics", serving));
     }
-    report(&settings, &ports, &key)?;
+    report(&settings, &ports, &keys)?;
     let shared = Arc::new(Shared {
         hub,
-        key,
+        keys,
         server_url: settings.server_url.clone(),
         relays,
         relay,
@@ -80,6 +81,7 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
         let serving = listen::serve(listener, cover, Arc::clone(&site), Arc::clone(&places), ending.clone());
         tasks.spawn(vital("port", serving));
     }
+    acme.into_iter().for_each(|acme| drop(tasks.spawn(vital("certificate", until(acme.keep(), ending.clone())))));
     notify(&[Some(NotifyState::Ready)]);
 
     loop {
@@ -121,38 +123,46 @@ impl Signals {
     }
 }
 
-/// Who we are to the nodes; the first start makes it.
-fn noise_key(dir: &StateDir) -> Result<MachinePrivate, String> {
-    kept_key(&dir.key(), str::parse, || Ok(MachinePrivate::from_random(rand::random()).expose_text()))
+/// Where the certificate comes from: one of the two at most.
+type Certificates = (Option<Arc<CertificateFiles>>, Option<Arc<Acme>>);
+
+fn certificates(settings: &Settings, dir: &StateDir) -> Result<Certificates, String> {
+    let files = settings.tls.as_ref().map(|files| CertificateFiles::open(&files.cert, &files.key)).transpose()?;
+    Ok((files, settings.acme.clone().map(|acme| Acme::open(acme, dir.path()))))
 }
 
 /// The ports to serve on, and what protects each.
 fn ports(
     listener: TcpListener,
-    files: Option<&Arc<CertificateFiles>>,
+    dir: &StateDir,
+    files: Option<TlsAcceptor>,
     relay: Option<&mut relay::Opened>,
+    acme: Option<&Arc<Acme>>,
 ) -> Result<Vec<(TcpListener, Cover)>, String> {
-    let files = files.map(|files| files.acceptor());
-    let (own_port, certificate) =
-        relay.map_or((None, None), |relay| (relay.listener.take(), relay.certificate.as_ref()));
+    let vouched = files.or_else(|| acme.map(Acme::acceptor));
+    let (own_port, certificate) = match relay {
+        Some(relay) => (relay.listener.take(), relay.certificate.clone()),
+        // Nodes that know our key take it for what it is.
+        None => (None, Some(SelfSigned::open(&dir.path().join(relay::TLS_KEY_FILE))?)),
+    };
     let self_signed = certificate.map(|certificate| certificate.acceptor()).transpose();
-    let self_signed = self_signed.map_err(|error| format!("the relay's certificate: {error}"))?;
-    Ok(match (own_port, files, self_signed) {
-        (None, Some(files), _) => vec![(listener, Cover::Tls(files))],
+    let self_signed = self_signed.map_err(|error| format!("our own certificate: {error}"))?;
+    Ok(match (own_port, vouched, self_signed) {
+        (None, Some(vouched), _) => vec![(listener, Cover::Tls(vouched))],
         (None, None, Some(ours)) => vec![(listener, Cover::Either(ours))],
-        (Some(port), Some(files), _) => vec![(listener, Cover::Tls(files.clone())), (port, Cover::Tls(files))],
-        (Some(port), None, Some(ours)) => vec![(listener, Cover::Plain), (port, Cover::Tls(ours))],
+        (Some(port), Some(vouched), _) => vec![(listener, Cover::Tls(vouched.clone())), (port, Cover::Tls(vouched))],
+        (Some(port), None, Some(ours)) => vec![(listener, Cover::Either(ours.clone())), (port, Cover::Tls(ours))],
         (_, None, None) => vec![(listener, Cover::Plain)],
     })
 }
 
 /// Says where the server is.
-fn report(settings: &Settings, ports: &[(TcpListener, Cover)], key: &MachinePrivate) -> Result<(), String> {
+fn report(settings: &Settings, ports: &[(TcpListener, Cover)], keys: &ServerKeys) -> Result<(), String> {
     let Some((listener, _)) = ports.first() else { return Ok(()) };
     let address = listener.local_addr().map_err(|error| error.to_string())?;
-    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let scheme = if settings.tls.is_some() || settings.acme.is_some() { "https" } else { "http" };
     let relay = settings.relay.as_ref().map_or("none".to_owned(), |relay| format!("region {}", relay.region));
-    info!(%address, scheme, socket = %settings.socket.display(), key = %key.public(), relay, "serving");
+    info!(%address, scheme, socket = %settings.socket.display(), key = %keys.fingerprint(), relay, "serving");
     Ok(())
 }
 

@@ -45,21 +45,25 @@ const PATIENCE: RetryPolicy = RetryPolicy::new().timeout(Duration::from_secs(120
 
 type Fault = Box<dyn Error + Send + Sync>;
 
+/// The directory of the server that is asked unless another is named.
+pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+
 /// What the operator decided.
 #[derive(Clone, Debug)]
-pub(super) struct AcmeSettings {
-    pub(super) domains: Vec<String>,
+pub struct AcmeSettings {
+    /// Whom the certificate is for.
+    pub domains: Vec<String>,
     /// URL of the server's directory.
-    pub(super) directory: String,
+    pub directory: String,
     /// A certificate to trust the server by, in place of this host's.
-    pub(super) root: Option<PathBuf>,
+    pub root: Option<PathBuf>,
     /// Whether the proof is a word over plain HTTP.
-    pub(super) by_http: bool,
+    pub by_http: bool,
 }
 
 /// Keeps a certificate.
 #[derive(Debug)]
-pub(super) struct Acme {
+pub struct Acme {
     settings: AcmeSettings,
     state_dir: PathBuf,
     held: Mutex<Held>,
@@ -76,7 +80,7 @@ struct Held {
 
 impl Acme {
     /// With the certificate of an earlier start, if there is one.
-    pub(super) fn open(settings: AcmeSettings, state_dir: &Path) -> Arc<Self> {
+    pub fn open(settings: AcmeSettings, state_dir: &Path) -> Arc<Self> {
         let acme = Self { settings, state_dir: state_dir.to_owned(), held: Mutex::default() };
         match fs::read(acme.file(CERTIFICATE)).map_err(Fault::from).and_then(|pem| certified(&pem)) {
             Ok(key) => acme.held().current = Some(key),
@@ -86,15 +90,15 @@ impl Acme {
     }
 
     /// The server's side of TLS.
-    pub(super) fn acceptor(self: &Arc<Self>) -> TlsAcceptor {
+    pub fn acceptor(self: &Arc<Self>) -> TlsAcceptor {
         let resolver = Arc::clone(self) as Arc<dyn ResolvesServerCert>;
         let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(resolver);
         config.alpn_protocols = vec![b"http/1.1".to_vec(), ALPN.to_vec()];
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// Obtains and renews for as long as the relay runs, which accepts already: it is asked for proofs.
-    pub(super) async fn keep(self: Arc<Self>) {
+    /// Obtains and renews for as long as the server runs, which accepts already: it is asked for proofs.
+    pub async fn keep(self: Arc<Self>) {
         let mut wait = RETRY_FIRST;
         loop {
             if !self.is_due(clock::wall()) {

@@ -14,7 +14,7 @@ use http::Uri;
 use crate::io::log_to_stderr;
 use crate::types::text::Lines;
 
-use super::acme::AcmeSettings;
+use super::acme::{AcmeSettings, LETS_ENCRYPT};
 use super::serve;
 
 /// It failed.
@@ -24,7 +24,6 @@ const USAGE: u8 = 2;
 const HTTPS_PORT: u16 = 443;
 /// What relays without TLS use in tests; 80 belongs to a web server.
 const HTTP_PORT: u16 = 3340;
-const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 const STUN: &str = "[::]:3478";
 
 /// A relay for nodes that cannot reach each other directly

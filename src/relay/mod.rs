@@ -29,6 +29,7 @@ mod stun;
 mod validity;
 mod verify;
 
+pub use acme::{Acme, AcmeSettings, LETS_ENCRYPT};
 pub use admission::{Admission, Applicant};
 pub use certificate::{NAMELESS, SelfSigned};
 pub use cli::Cli;

@@ -4,6 +4,7 @@
 //! Keys of different roles are different types, so a machine key can never stand where a node key
 //! belongs. Private keys print as `[redacted]` and have no `Display`.
 
+mod fingerprint;
 mod gather;
 mod id;
 mod key;
@@ -13,6 +14,7 @@ mod net;
 mod span;
 pub mod text;
 
+pub use fingerprint::{Fingerprint, FingerprintError};
 pub use gather::Gather;
 pub use id::{CapabilityVersion, NodeId, RegionId, StableNodeId, UserId};
 pub use key::{

@@ -8,14 +8,14 @@ use warren::plan::Observed;
 use warren::wire::local::{BackendState, MaskedPrefs, Status};
 
 /// An agent that has just been installed.
-async fn new_agent() -> (TempDir, Agent) {
+pub async fn new_agent() -> (TempDir, Agent) {
     let root = tempdir().unwrap();
     let agent = Agent::start(root.path(), SharedKernel::default()).await;
     (root, agent)
 }
 
 /// An agent that came in with a key, under this name.
-async fn joined(server: &Server, name: &str) -> (TempDir, Agent) {
+pub async fn joined(server: &Server, name: &str) -> (TempDir, Agent) {
     let (root, agent) = new_agent().await;
     let key = server.key(&[]);
     let up = ["up", "--coordinator", &server.url(), "--auth-key", &key, "--hostname", name];

@@ -8,6 +8,7 @@
 
 mod calls;
 mod ether;
+mod identity;
 mod joining;
 mod local_api;
 mod netcheck;

@@ -101,9 +101,10 @@ async fn a_disk_that_cannot_be_written_leaves_the_network_up_and_is_named() {
     agent.until_running().await;
     fs::create_dir_all(agent.dir.join("prefs.json.new/in-the-way")).unwrap();
 
-    let (exit, _) = agent.warren(&["set", "--hostname", "other"]).await;
+    let (exit, said) = agent.warren(&["set", "--hostname", "other"]).await;
 
-    assert_eq!(exit, 0);
+    assert_eq!(exit, 1);
+    assert!(said.starts_with("done, but only until the agent starts again") && said.contains("prefs.json"), "{said}");
     let status = agent.until("complaining", |status| names(status, "prefs.json")).await;
     assert_eq!(status.backend_state, BackendState::Running);
     assert!(agent.kernel.state().device.is_some());

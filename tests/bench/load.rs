@@ -73,7 +73,7 @@ impl Node {
     async fn run(mut self, server: ServerUrl, key: AuthKey, joining: &Semaphore, mut orders: mpsc::Receiver<u16>) {
         let turn = joining.acquire().await;
         let machine_key = MachinePrivate::from_random(rand::random());
-        let (transmits, mut received) = control_io::spawn(IoConfig { server: server.clone(), machine_key, mark: None });
+        let (transmits, mut received) = control_io::spawn(IoConfig::new(server.clone(), machine_key));
         let mut session = Session::new(self.setup(server), rand::random());
         session.handle_start(Login { auth_key: Some(key), renew: false }, now());
         let mut turn = Some(turn);

@@ -22,3 +22,4 @@ mod relay_client;
 mod reload;
 mod rights;
 mod server;
+mod server_key;

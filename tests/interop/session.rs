@@ -49,7 +49,9 @@ async fn our_session_joins_headscale_by_key_and_by_a_person_and_leaves() {
     assert_eq!(map.peers.len(), 1, "no person is needed again");
 
     bob.session.handle_logout(now());
-    assert!(bob.until(|event| if let Event::LoggedOut { told } = event { Some(told) } else { None }).await);
+    assert!(
+        bob.until(|event| if let Event::LoggedOut { unheard } = event { Some(unheard.is_none()) } else { None }).await
+    );
     alice
         .until_delta(|map| {
             map.peers_changed_patch.iter().any(|patch| patch.node_id == bob_id) || !map.peers_changed.is_empty()
@@ -80,7 +82,7 @@ impl Node {
     fn new(headscale: &Headscale, name: &str, key: u8) -> Self {
         let machine_key = MachinePrivate::from_random([key; 32]);
         let server = headscale.url.clone();
-        let (transmits, received) = control_io::spawn(IoConfig { server: server.clone(), machine_key, mark: None });
+        let (transmits, received) = control_io::spawn(IoConfig::new(server.clone(), machine_key));
         let hostinfo = Hostinfo { hostname: name.to_owned(), os: "linux".to_owned(), ..Hostinfo::default() };
         let setup = Setup {
             server,

@@ -77,6 +77,30 @@ async fn a_relay_that_answers_plain_http_proves_its_domain_there() {
     assert!(head.starts_with("http/1.1 404"), "a proof is for once: {head}");
 }
 
+#[cfg(feature = "coordinator")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_obtains_a_certificate_for_its_domain_as_well() {
+    use std::io::{Read, Write};
+    let authority = Authority::start().await;
+    let (root, _) = localhost();
+    let directory = authority.url("directory");
+    let options = ["--acme-domain", DOMAIN, "--acme-root", &root, "--acme-directory", &directory];
+    let server = crate::coordinator::Server::start(&[&options[..], &["--stun-listen", "none"]].concat());
+    authority.proves_by.send_replace(Some(Proof::Tls(server.address)));
+
+    let asks = |mut stream: rustls::StreamOwned<_, std::net::TcpStream>| {
+        let request = format!("GET /key?v=145 HTTP/1.1\r\nHost: {DOMAIN}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("mkey:"), "{answer}");
+    };
+    authority.connected(server.address, asks).await;
+
+    assert_eq!(authority.issued.load(Ordering::Relaxed), 1);
+    assert!(server.state_dir().join("acme-certificate.pem").exists());
+}
+
 /// How the domain is proved, and where it leads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Proof {
@@ -132,27 +156,38 @@ impl Authority {
 
     /// A client of the relay by its domain and this authority; the certificate that it was shown.
     async fn client(&self, server: &Server) -> CertificateDer<'static> {
+        self.connected(server.address, |stream| {
+            let mut client = Client::over(Box::new(stream), 2).admitted();
+            // The one before it may not have been seen to leave: what the relay says of that is passed over.
+            client.settle();
+        })
+        .await
+    }
+
+    /// Connects by the domain and this authority, and does something there; the certificate that was shown.
+    async fn connected(
+        &self,
+        address: SocketAddr,
+        talk: impl FnOnce(rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream>) + Send + 'static,
+    ) -> CertificateDer<'static> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.root.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = Arc::new(config.unwrap().with_root_certificates(roots).with_no_client_auth());
-        let address = server.address;
-        let talk = move || loop {
+        let connected = move || loop {
             let mut io = open(address);
             let mut tls = rustls::ClientConnection::new(Arc::clone(&config), DOMAIN.try_into().unwrap()).unwrap();
             if let Err(error) = tls.complete_io(&mut io) {
-                // Until it has a certificate, the relay has nothing to show. What it shows has to be right.
+                // Until it has a certificate, the server has nothing to show. What it shows has to be right.
                 assert!(!error.to_string().contains("invalid peer certificate"), "{error}");
                 continue;
             }
             let shown = tls.peer_certificates().unwrap()[0].clone().into_owned();
-            let mut client = Client::over(Box::new(rustls::StreamOwned::new(tls, io)), 2).admitted();
-            // The one before it may not have been seen to leave: what the relay says of that is passed over.
-            client.settle();
+            talk(rustls::StreamOwned::new(tls, io));
             return shown;
         };
-        tokio::task::spawn_blocking(talk).await.unwrap()
+        tokio::task::spawn_blocking(connected).await.unwrap()
     }
 
     fn nonce(&self) -> String {

@@ -6,6 +6,10 @@ mod abuse;
 mod acme;
 mod beside;
 mod client;
+#[cfg(feature = "coordinator")]
+#[allow(dead_code, reason = "the coordinator's own tests use the rest")]
+#[path = "../coordinator/server.rs"]
+mod coordinator;
 mod mesh;
 #[path = "../common/place.rs"]
 mod place;

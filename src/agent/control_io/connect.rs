@@ -1,11 +1,11 @@
-//! The connection to the coordinator: dial, fetch its key, upgrade, handshake, HTTP/2.
+//! The connection to the coordinator: dial, upgrade, handshake, HTTP/2; and its key, where that is not known yet.
 //!
 //! The scheme and port of the URL are what is dialled, and nothing else. Official clients try plain HTTP on port 80
 //! before an `https` URL, to save the outer TLS and to pass boxes that break it; we do not, because such a URL says
 //! which port its owner opened, and because the second scheme saves nothing once the key was fetched over the first.
 
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,10 +21,10 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use super::{IoConfig, read_body};
-use crate::control::{REQUEST_TIMEOUT, Scheme, ServerUrl, limit};
-use crate::io::{self, DIAL_TIME, NoiseStream, Place, chain, tune};
+use crate::control::{Pin, REQUEST_TIMEOUT, Scheme, ServerUrl, limit};
+use crate::io::{self, DIAL_TIME, NoiseStream, Place, chain, client_config, tune};
 use crate::types::{CapabilityVersion, MachinePublic};
-use crate::wire::control::OverTlsPublicKeys;
+use crate::wire::control::{OverTlsPublicKeys, ServerKey};
 use crate::wire::noise::{ClientHandshake, Ephemeral};
 
 /// How long each step may take once there is a connection: TLS, the key, the upgrade, the handshake.
@@ -35,6 +35,21 @@ const _: () = assert!(DIAL_TIME.as_secs() < CONNECT_TIMEOUT.as_secs());
 const _: () = assert!(CONNECT_TIMEOUT.as_secs() < REQUEST_TIMEOUT.as_secs());
 const UPGRADE: &str = "tailscale-control-protocol";
 const HANDSHAKE_HEADER: &str = "x-tailscale-handshake";
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The server there holds this key, and is not the coordinator that we know. Nothing was told to it.
+    Stranger(MachinePublic),
+    /// What was done, to which address, and what came of it.
+    Failed(String),
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
 
 /// A byte stream, with or without TLS.
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -70,19 +85,30 @@ impl Connection {
         let request = Request::head(url).body(Full::default()).map_err(|error| error.to_string())?;
         self.send(request).await.map(drop)
     }
+
+    /// The key that the coordinator goes by, by its own word under the key that we know. Another kind of coordinator has
+    /// no answer.
+    pub(super) async fn server_key(self) -> Option<MachinePublic> {
+        let request = Request::get(self.uri(ServerKey::PATH)).body(Full::default()).ok()?;
+        let response = self.send(request).await.ok().filter(|response| response.status() == StatusCode::OK)?;
+        let body = read_body(response, limit::KEY_ANSWER).await.ok()?;
+        let said: ServerKey = serde_json::from_slice(&body).ok()?;
+        Some(said.key).filter(|key| !key.is_zero())
+    }
 }
 
 /// Makes connections.
 pub(super) struct Dialler {
     config: IoConfig,
     dialler: io::Dialler,
-    pub(super) tls: OnceLock<TlsConnector>,
+    /// Whom this system trusts. Asked each time: that changes while we run.
+    pub(super) roots: fn() -> rustls::RootCertStore,
 }
 
 impl Dialler {
     pub(super) fn new(config: IoConfig) -> Self {
         let dialler = io::Dialler::new(config.mark);
-        Self { config, dialler, tls: OnceLock::new() }
+        Self { config, dialler, roots: system_roots }
     }
 
     /// The same with another way to places.
@@ -92,20 +118,40 @@ impl Dialler {
         self
     }
 
-    /// The whole way to a connection.
-    pub(super) async fn connect(&self) -> Result<Connection, String> {
+    /// The whole way to a connection, and the key that the coordinator proved to hold.
+    ///
+    /// A key that is known is not asked for: whoever holds it is the coordinator, and nobody else can read what we say.
+    pub(super) async fn connect(&self, pin: &Pin) -> Result<(Connection, MachinePublic), Fault> {
         let late = |_| {
-            format!("connect to {}: not done within {} s", self.config.server.authority(), CONNECT_TIMEOUT.as_secs())
+            let place = self.config.server.authority();
+            Fault::Failed(format!("connect to {place}: not done within {} s", CONNECT_TIMEOUT.as_secs()))
         };
-        tokio::time::timeout(CONNECT_TIMEOUT, self.try_to_connect()).await.map_err(late)?
+        tokio::time::timeout(CONNECT_TIMEOUT, self.try_to_connect(pin)).await.map_err(late)?
     }
 
-    async fn try_to_connect(&self) -> Result<Connection, String> {
+    async fn try_to_connect(&self, pin: &Pin) -> Result<(Connection, MachinePublic), Fault> {
+        let Some(known) = pin.key() else {
+            let key = self.fetch_key().await?;
+            if !pin.takes(&key) {
+                return Err(Fault::Stranger(key));
+            }
+            return Ok((self.open_channel(&key).await?, key));
+        };
+        match self.open_channel(known).await {
+            Ok(connection) => Ok((connection, *known)),
+            // Whoever answers may be somebody else: then that is what there is to say.
+            Err(reason) => match self.fetch_key().await {
+                Ok(found) if !pin.takes(&found) => Err(Fault::Stranger(found)),
+                _ => Err(Fault::Failed(reason)),
+            },
+        }
+    }
+
+    async fn open_channel(&self, key: &MachinePublic) -> Result<Connection, String> {
         let server = &self.config.server;
-        let key = self.fetch_key().await?;
         let (handshake, initiation) = ClientHandshake::start(
             &self.config.machine_key,
-            &key,
+            key,
             CapabilityVersion::CURRENT,
             Ephemeral::from_random(rand::random()),
         )
@@ -159,7 +205,7 @@ impl Dialler {
         self.ask(&server, request, &format!("HEAD {url}")).await.map(drop)
     }
 
-    /// The coordinator's key. Over `https`, TLS vouches for it.
+    /// The key of whoever answers. Over `https`, TLS vouches for it.
     async fn fetch_key(&self) -> Result<MachinePublic, String> {
         let server = &self.config.server;
         let path = server.path(&format!("/key?v={}", CapabilityVersion::CURRENT));
@@ -224,13 +270,14 @@ impl Dialler {
         Ok((Box::new(stream), local))
     }
 
-    /// TLS that trusts what this system trusts.
-    fn tls(&self) -> Result<&TlsConnector, String> {
-        if let Some(tls) = self.tls.get() {
-            return Ok(tls);
+    /// TLS that trusts what this system trusts. Where a person said which key the coordinator has, any certificate will
+    /// do: whoever does not hold that key reads nothing of the channel inside.
+    fn tls(&self) -> Result<TlsConnector, String> {
+        if self.config.pin.is_vouched() {
+            let config = client_config(|_| Ok(())).map_err(|error| format!("TLS: {error}"))?;
+            return Ok(TlsConnector::from(Arc::new(config)));
         }
-        let trusting = tls_trusting(system_roots())?;
-        Ok(self.tls.get_or_init(|| trusting))
+        tls_trusting((self.roots)())
     }
 }
 

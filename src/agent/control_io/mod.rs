@@ -18,11 +18,11 @@ use hyper::{Method, Request, Response, StatusCode, header};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-use self::connect::{Connection, Dialler};
+use self::connect::{Connection, Dialler, Fault};
 use crate::agent::clock;
-use crate::control::{Answer, Received, RequestId, ServerUrl, Transmit, limit, retry_after};
+use crate::control::{Answer, Pin, Received, RequestId, ServerUrl, Transmit, limit, retry_after};
 use crate::io::{chain, vital};
-use crate::types::{Limit, MachinePrivate, NodePublic};
+use crate::types::{Limit, MachinePrivate, MachinePublic, NodePublic};
 use crate::wire::control::RegisterRequest;
 
 /// How many messages wait on each of the two channels.
@@ -44,6 +44,15 @@ pub struct IoConfig {
     /// The mark on our packets, so that they never go through the overlay they make. Setting it needs
     /// `CAP_NET_ADMIN`.
     pub mark: Option<u32>,
+    /// What is known of its key.
+    pub pin: Pin,
+}
+
+impl IoConfig {
+    /// Of a coordinator that nothing is known of, with packets that need no mark.
+    pub const fn new(server: ServerUrl, machine_key: MachinePrivate) -> Self {
+        Self { server, machine_key, mark: None, pin: Pin::FirstUse }
+    }
 }
 
 /// Starts the task. It ends when the sender is dropped.
@@ -52,12 +61,14 @@ pub fn spawn(config: IoConfig) -> (mpsc::Sender<Transmit>, mpsc::Receiver<Receiv
     let (to_session, received) = mpsc::channel(CHANNEL);
     tokio::spawn(vital("connection to the coordinator", async move {
         let mut io = ControlIo {
+            pin: config.pin.clone(),
             dialler: Arc::new(Dialler::new(config)),
             link: Link::Down,
             waiting: Vec::new(),
             requests: JoinSet::new(),
             handles: BTreeMap::new(),
             pings: JoinSet::new(),
+            announced: JoinSet::new(),
             received: to_session,
         };
         loop {
@@ -73,6 +84,11 @@ pub fn spawn(config: IoConfig) -> (mpsc::Sender<Transmit>, mpsc::Receiver<Receiv
                     }
                 }
                 Some(_) = io.pings.join_next() => {}
+                Some(announced) = io.announced.join_next() => {
+                    if let Ok(Some(key)) = announced {
+                        io.pin.learn(key);
+                    }
+                }
             }
         }
     }));
@@ -80,6 +96,8 @@ pub fn spawn(config: IoConfig) -> (mpsc::Sender<Transmit>, mpsc::Receiver<Receiv
 }
 
 struct ControlIo {
+    /// The coordinator's key as it is known by now: it may change while we run.
+    pin: Pin,
     dialler: Arc<Dialler>,
     link: Link,
     /// Requests that wait for the connection.
@@ -87,15 +105,20 @@ struct ControlIo {
     requests: JoinSet<RequestId>,
     handles: BTreeMap<RequestId, AbortHandle>,
     pings: JoinSet<()>,
+    /// Asks the coordinator for the key that it goes by.
+    announced: JoinSet<Option<MachinePublic>>,
     received: mpsc::Sender<Received>,
 }
 
 enum Link {
     Down,
     /// One task, whose result is the connection.
-    Dialling(JoinSet<Result<Connection, String>>),
+    Dialling(JoinSet<Dialled>),
     Up(Connection),
 }
+
+/// A connection, and the key of whoever is at its other end.
+type Dialled = Result<(Connection, MachinePublic), Fault>;
 
 /// A request for the secure channel.
 struct Wanted {
@@ -123,6 +146,7 @@ impl ControlIo {
             Transmit::Disconnect => {
                 self.waiting.clear();
                 self.requests.abort_all();
+                self.announced.abort_all();
                 self.handles.clear();
                 self.link = Link::Down;
             }
@@ -139,36 +163,54 @@ impl ControlIo {
             Link::Dialling(_) => self.waiting.push(wanted),
             Link::Up(_) | Link::Down => {
                 let dialler = Arc::clone(&self.dialler);
-                let mut dialling = JoinSet::new();
-                dialling.spawn(async move { dialler.connect().await });
+                let (pin, mut dialling) = (self.pin.clone(), JoinSet::new());
+                dialling.spawn(async move { dialler.connect(&pin).await });
                 self.link = Link::Dialling(dialling);
                 self.waiting.push(wanted);
             }
         }
     }
 
-    fn handle_dialled(&mut self, dialled: Result<Connection, String>) {
+    fn handle_dialled(&mut self, dialled: Dialled) {
         let waiting = std::mem::take(&mut self.waiting);
         match dialled {
-            Ok(connection) => {
+            Ok((connection, key)) => {
                 // A session that is slow to take it in takes every change of the network for its concern.
                 let _ = self.received.try_send(Received::Connected(connection.local));
+                self.learn(connection.clone(), key);
                 self.link = Link::Up(connection);
                 for wanted in waiting {
                     self.want(wanted);
                 }
             }
-            Err(reason) => {
+            Err(fault) => {
                 self.link = Link::Down;
                 for Wanted { id, .. } in waiting {
-                    let (received, reason) = (self.received.clone(), reason.clone());
+                    let answer = match &fault {
+                        Fault::Stranger(key) => Received::Stranger(id, *key),
+                        Fault::Failed(reason) => Received::Closed(id, reason.clone()),
+                    };
+                    let received = self.received.clone();
                     // In a task of its own: this loop must never wait for the session, which may be waiting for it.
                     self.start((id, async move {
-                        let _ = received.send(Received::Closed(id, reason)).await;
+                        let _ = received.send(answer).await;
                     }));
                 }
             }
         }
+    }
+
+    /// From here on this key is the coordinator's, or the one that it announces on this connection.
+    fn learn(&mut self, connection: Connection, key: MachinePublic) {
+        self.pin.learn(key);
+        let received = self.received.clone();
+        self.announced.spawn(async move {
+            let _ = received.send(Received::ServerKey(key)).await;
+            let said = tokio::time::timeout(PING_TIMEOUT, connection.server_key()).await.ok().flatten();
+            let successor = said.filter(|said| *said != key)?;
+            let _ = received.send(Received::ServerKey(successor)).await;
+            Some(successor)
+        });
     }
 
     fn start(&mut self, (id, work): (RequestId, impl Future<Output = ()> + Send + 'static)) {
@@ -208,12 +250,12 @@ impl ControlIo {
 
 impl Link {
     /// The outcome of dialling; never, while nobody dials.
-    async fn dialled(&mut self) -> Result<Connection, String> {
+    async fn dialled(&mut self) -> Dialled {
         let Self::Dialling(task) = self else { return std::future::pending().await };
         match task.join_next().await {
             Some(Ok(outcome)) => outcome,
-            Some(Err(error)) => Err(format!("dial: {error}")),
-            None => Err("dial: nothing under way".to_owned()),
+            Some(Err(error)) => Err(Fault::Failed(format!("dial: {error}"))),
+            None => Err(Fault::Failed("dial: nothing under way".to_owned())),
         }
     }
 }

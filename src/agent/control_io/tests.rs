@@ -18,7 +18,8 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::io::{self, NoiseStream};
-use crate::wire::control::{MapRequest, OverTlsPublicKeys};
+use crate::types::Fingerprint;
+use crate::wire::control::{MapRequest, OverTlsPublicKeys, ServerKey};
 use crate::wire::noise::{EarlyNoise, Ephemeral, ServerHandshake, encode_early};
 
 const TLS_CERTIFICATE: &[u8] = include_bytes!("../../../tests/coordinator/data/localhost.crt");
@@ -43,6 +44,8 @@ enum Manner {
     CutsShort,
     /// Takes no second request on a connection, as one that restarts.
     GoesAway,
+    /// Says within the channel that it goes by another key from here on.
+    Rotates,
 }
 
 /// What is told of requests.
@@ -106,7 +109,16 @@ impl Coordinator {
     }
 
     fn config(&self) -> IoConfig {
-        IoConfig { server: self.server.clone(), machine_key: MachinePrivate::from_random([1; 32]), mark: None }
+        IoConfig::new(self.server.clone(), MachinePrivate::from_random([1; 32]))
+    }
+
+    fn connect_with(&self, pin: Pin) -> (mpsc::Sender<Transmit>, Told) {
+        let (transmits, received) = spawn(self.pinned(pin));
+        (transmits, Told(received))
+    }
+
+    fn pinned(&self, pin: Pin) -> IoConfig {
+        IoConfig { pin, ..self.config() }
     }
 
     fn connect(&self) -> (mpsc::Sender<Transmit>, Told) {
@@ -121,6 +133,34 @@ impl Coordinator {
 
 fn key() -> MachinePrivate {
     MachinePrivate::from_random([2; 32])
+}
+
+/// The key after it.
+fn successor() -> MachinePublic {
+    MachinePublic::from_bytes([4; 32])
+}
+
+const fn known(key: MachinePublic) -> Pin {
+    Pin::Known { key, vouched: false }
+}
+
+/// What comes next of the requests; which key the coordinator holds is told at any moment.
+async fn next(received: &mut Told) -> Option<Received> {
+    loop {
+        match received.recv().await {
+            Some(Received::ServerKey(_)) => {}
+            other => return other,
+        }
+    }
+}
+
+/// The next word on the coordinator's key.
+async fn server_key(received: &mut Told) -> MachinePublic {
+    loop {
+        if let Received::ServerKey(key) = received.recv().await.unwrap() {
+            return key;
+        }
+    }
 }
 
 fn reply(status: u16, body: impl Into<Bytes>) -> Reply {
@@ -161,7 +201,9 @@ async fn outer(
         return Ok(reply(403, "come back with a newer version\n"));
     }
     let initiation = BASE64.decode(request.headers()["x-tailscale-handshake"].as_bytes()).unwrap();
-    let handshake = ServerHandshake::read(&key(), &initiation, Ephemeral::from_random([3; 32])).unwrap();
+    let Ok(handshake) = ServerHandshake::read(&key(), &initiation, Ephemeral::from_random([3; 32])) else {
+        return Ok(reply(400, "not for us\n"));
+    };
     tokio::spawn(async move {
         let upgraded = hyper::upgrade::on(request).await.unwrap();
         let mut noise = NoiseStream::accept(TokioIo::new(upgraded), handshake).await.unwrap();
@@ -199,6 +241,10 @@ async fn inner(
     record: mpsc::UnboundedSender<Asked>,
 ) -> Result<Reply, Infallible> {
     let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+    if path == ServerKey::PATH {
+        let said = ServerKey { key: if manner == Manner::Rotates { successor() } else { key().public() } };
+        return Ok(reply(200, serde_json::to_vec(&said).unwrap()));
+    }
     let keys = request.headers().get_all("ts-lb").iter().count();
     let body = request.into_body().collect().await.unwrap().to_bytes().to_vec();
     record.send((method, path.clone(), keys, body.clone())).unwrap();
@@ -245,13 +291,13 @@ async fn requests_share_one_connection_and_each_gets_its_answer() {
     let (method, path, keys, body) = coordinator.asked().await;
     assert_eq!((&*method, &*path, keys), ("POST", "/machine/register", 2));
     assert!(serde_json::from_slice::<RegisterRequest>(&body).is_ok());
-    let Some(Received::Answer(RequestId(1), answer)) = received.recv().await else { panic!("no answer") };
+    let Some(Received::Answer(RequestId(1), answer)) = next(&mut received).await else { panic!("no answer") };
     assert_eq!(answer, Answer { status: 200, retry_after: None, body: b"{}".to_vec() });
 
     transmits.send(stream(2)).await.unwrap();
     assert_eq!(coordinator.asked().await.1, "/machine/map");
-    assert!(matches!(received.recv().await, Some(Received::Opened(RequestId(2)))));
-    let Some(Received::Bytes(RequestId(2), bytes)) = received.recv().await else { panic!("no bytes") };
+    assert!(matches!(next(&mut received).await, Some(Received::Opened(RequestId(2)))));
+    let Some(Received::Bytes(RequestId(2), bytes)) = next(&mut received).await else { panic!("no bytes") };
     assert_eq!(bytes, b"piece");
 }
 
@@ -260,9 +306,9 @@ async fn a_stream_that_the_coordinator_ends_is_told() {
     let coordinator = Coordinator::start(Manner::CutsShort).await;
     let (transmits, mut received) = coordinator.connect();
     transmits.send(stream(2)).await.unwrap();
-    received.recv().await;
-    received.recv().await;
-    let reason = closed(received.recv().await.unwrap());
+    next(&mut received).await;
+    next(&mut received).await;
+    let reason = closed(next(&mut received).await.unwrap());
     assert_eq!(reason, "POST /machine/map: the coordinator ended the stream");
 }
 
@@ -271,11 +317,11 @@ async fn a_cancelled_request_says_nothing_more_and_the_connection_stays() {
     let mut coordinator = Coordinator::start(Manner::Proper).await;
     let (transmits, mut received) = coordinator.connect();
     transmits.send(stream(1)).await.unwrap();
-    received.recv().await;
-    received.recv().await;
+    next(&mut received).await;
+    next(&mut received).await;
     transmits.send(Transmit::Cancel(RequestId(1))).await.unwrap();
     transmits.send(register_with(2)).await.unwrap();
-    assert!(matches!(received.recv().await, Some(Received::Answer(RequestId(2), _))));
+    assert!(matches!(next(&mut received).await, Some(Received::Answer(RequestId(2), _))));
     coordinator.asked().await;
     coordinator.asked().await;
     assert!(coordinator.asked.is_empty());
@@ -286,13 +332,13 @@ async fn after_a_disconnect_the_next_request_dials_again() {
     let coordinator = Coordinator::start(Manner::Proper).await;
     let (transmits, mut received) = coordinator.connect();
     transmits.send(stream(1)).await.unwrap();
-    received.recv().await;
-    received.recv().await;
+    next(&mut received).await;
+    next(&mut received).await;
     transmits.send(Transmit::Disconnect).await.unwrap();
     transmits.send(register_with(2)).await.unwrap();
     let mut answered = false;
     while !answered {
-        match received.recv().await.unwrap() {
+        match next(&mut received).await.unwrap() {
             Received::Answer(RequestId(2), _) => answered = true,
             other => panic!("{other:?}"),
         }
@@ -308,7 +354,7 @@ async fn a_coordinator_that_closed_the_connection_is_dialled_again() {
     for id in 1..=20 {
         transmits.send(register_with(id)).await.unwrap();
         answers += usize::from(
-            matches!(received.recv().await, Some(Received::Answer(RequestId(answered), _)) if answered == id),
+            matches!(next(&mut received).await, Some(Received::Answer(RequestId(answered), _)) if answered == id),
         );
     }
     assert!(answers >= 10, "{answers} of 20");
@@ -319,7 +365,7 @@ async fn the_time_that_a_busy_coordinator_asks_for_is_handed_in() {
     let coordinator = Coordinator::start(Manner::Busy).await;
     let (transmits, mut received) = coordinator.connect();
     transmits.send(stream(1)).await.unwrap();
-    let Some(Received::Answer(_, answer)) = received.recv().await else { panic!("no answer") };
+    let Some(Received::Answer(_, answer)) = next(&mut received).await else { panic!("no answer") };
     assert_eq!((answer.status, answer.retry_after), (429, Some(Duration::from_secs(7))));
     assert_eq!(answer.body, b"later");
 }
@@ -337,7 +383,7 @@ async fn a_failure_names_the_step_and_the_address() {
         let coordinator = Coordinator::start(manner).await;
         let (transmits, mut received) = coordinator.connect();
         transmits.send(register_with(1)).await.unwrap();
-        let reason = closed(received.recv().await.unwrap());
+        let reason = closed(next(&mut received).await.unwrap());
         assert!(reason.starts_with(step) && reason.ends_with(why), "{reason}");
     }
 }
@@ -346,12 +392,12 @@ async fn a_failure_names_the_step_and_the_address() {
 async fn a_coordinator_that_is_not_there_is_told_for_every_request_that_waited() {
     // Not a port that was opened and closed: a child that is being started could hold it open still.
     let server = "http://127.0.0.1:9".parse().unwrap();
-    let (transmits, mut received) =
-        spawn(IoConfig { server, machine_key: MachinePrivate::from_random([1; 32]), mark: None });
+    let (transmits, received) = spawn(IoConfig::new(server, MachinePrivate::from_random([1; 32])));
+    let mut received = Told(received);
     transmits.send(register_with(1)).await.unwrap();
     transmits.send(register_with(2)).await.unwrap();
     for _ in 0..2 {
-        let reason = closed(received.recv().await.unwrap());
+        let reason = closed(next(&mut received).await.unwrap());
         assert!(reason.starts_with("connect to 127.0.0.1 port 9: ") && reason.contains("refused"), "{reason}");
     }
 }
@@ -365,26 +411,98 @@ async fn a_ping_is_a_head_request_beside_the_channel_or_inside_it() {
     assert_eq!(coordinator.asked().await, ("HEAD".to_owned(), "/machine/ping-response".to_owned(), 0, Vec::new()));
 
     transmits.send(register_with(1)).await.unwrap();
-    received.recv().await;
+    next(&mut received).await;
     coordinator.asked().await;
     transmits.send(Transmit::Ping { url, over_noise: true }).await.unwrap();
     assert_eq!(coordinator.asked().await.0, "HEAD");
 }
 
 #[tokio::test]
+async fn the_key_that_was_met_first_is_told_and_is_the_only_one_from_then_on() {
+    let coordinator = Coordinator::start(Manner::Proper).await;
+    let (transmits, mut received) = coordinator.connect();
+    transmits.send(register_with(1)).await.unwrap();
+    assert_eq!(server_key(&mut received).await, key().public());
+}
+
+#[tokio::test]
+async fn a_server_with_another_key_is_told_nothing_at_all() {
+    let other = MachinePublic::from_bytes([5; 32]);
+    for pin in [known(other), Pin::Told(Fingerprint::of(&other))] {
+        let mut coordinator = Coordinator::start(Manner::Proper).await;
+        let (transmits, mut received) = coordinator.connect_with(pin);
+        for id in 1..=2 {
+            transmits.send(register_with(id)).await.unwrap();
+            let answer = received.recv().await.unwrap();
+            assert!(matches!(answer, Received::Stranger(RequestId(of), found) if of == id && found == key().public()));
+        }
+        assert!(coordinator.asked.try_recv().is_err(), "it was asked something");
+    }
+}
+
+#[tokio::test]
+async fn the_known_key_and_the_one_that_a_person_said_are_let_by() {
+    for pin in [known(key().public()), Pin::Told(Fingerprint::of(&key().public()))] {
+        // The known key is not asked for.
+        let manner = if pin.key().is_some() { Manner::Keyless } else { Manner::Proper };
+        let coordinator = Coordinator::start(manner).await;
+        let (transmits, mut received) = coordinator.connect_with(pin);
+        transmits.send(register_with(1)).await.unwrap();
+        assert!(matches!(next(&mut received).await, Some(Received::Answer(RequestId(1), _))));
+    }
+}
+
+#[tokio::test]
+async fn a_key_announced_under_the_known_one_takes_its_place() {
+    let coordinator = Coordinator::start(Manner::Rotates).await;
+    let (transmits, mut received) = coordinator.connect_with(known(key().public()));
+    transmits.send(register_with(1)).await.unwrap();
+    assert_eq!(server_key(&mut received).await, key().public());
+    assert_eq!(server_key(&mut received).await, successor());
+
+    // The next connection goes to the new key alone, which nobody holds here.
+    let gone = async {
+        loop {
+            transmits.send(Transmit::Disconnect).await.unwrap();
+            transmits.send(register_with(2)).await.unwrap();
+            if let Some(Received::Stranger(_, found)) = next(&mut received).await {
+                return found;
+            }
+        }
+    };
+    assert_eq!(gone.await, key().public());
+}
+
+#[tokio::test]
 async fn over_https_the_certificate_must_be_one_that_this_system_trusts() {
     let mut coordinator = Coordinator::start_with_tls().await;
     let stranger = Dialler::new(coordinator.config());
-    let reason = stranger.connect().await.err().unwrap();
+    let Some(Fault::Failed(reason)) = stranger.connect(&Pin::FirstUse).await.err() else { panic!("connected") };
     assert!(reason.contains("TLS with localhost:") && reason.contains("certificate"), "{reason}");
 
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate()).unwrap();
-    let trusting = Dialler::new(coordinator.config());
-    assert!(trusting.tls.set(connect::tls_trusting(roots).unwrap()).is_ok());
-    let connection = trusting.connect().await.unwrap();
+    let mut trusting = Dialler::new(coordinator.config());
+    trusting.roots = || {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate()).unwrap();
+        roots
+    };
+    let (connection, _) = trusting.connect(&Pin::FirstUse).await.unwrap();
     connection.head(&format!("{}/machine/whoami", coordinator.server)).await.unwrap();
     assert_eq!(coordinator.asked().await.1, "/machine/whoami");
+}
+
+#[tokio::test]
+async fn over_https_any_certificate_will_do_where_a_person_said_the_key() {
+    let mut coordinator = Coordinator::start_with_tls().await;
+    let ours = Pin::Told(Fingerprint::of(&key().public()));
+    let told = Dialler::new(coordinator.pinned(ours.clone()));
+    let (connection, _) = told.connect(&ours).await.unwrap();
+    connection.head(&format!("{}/machine/whoami", coordinator.server)).await.unwrap();
+    assert_eq!(coordinator.asked().await.1, "/machine/whoami");
+
+    let others = Pin::Told(Fingerprint::of(&successor()));
+    let misled = Dialler::new(coordinator.pinned(others.clone()));
+    assert!(matches!(misled.connect(&others).await, Err(Fault::Stranger(found)) if found == key().public()));
 }
 
 /// A proxy that takes every name for this host, until it has made as many tunnels; the port that it has.
@@ -421,7 +539,7 @@ async fn behind_a_proxy_the_coordinator_is_reached_through_it() {
     let dialler = Dialler::new(IoConfig { server, ..coordinator.config() })
         .with_dialler(io::Dialler::new(None).with_proxies(proxies));
 
-    dialler.connect().await.unwrap();
+    assert!(dialler.connect(&Pin::FirstUse).await.is_ok());
 
     // The key, and the channel.
     assert_eq!([tunnels.recv().await.unwrap(), tunnels.recv().await.unwrap()], [place.clone(), place]);

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::load::code;
 use super::why::Question;
 use super::{Core, Effect, Now};
 use crate::agent::VERSION;
 use crate::agent::local_api::{Answer, Ask, Call, Caller, Refusal, Subject};
 use crate::agent::state::StateFile;
-use crate::plan::{Observed, diff};
-use crate::types::{CapabilityVersion, IpNet, NodeId, UserId};
+use crate::control::ServerUrl;
+use crate::plan::diff;
+use crate::types::{CapabilityVersion, Fingerprint, IpNet, NodeId, UserId};
 use crate::wire::control::{Node, UserProfile};
 use crate::wire::local::{
     BackendState, HealthReply, LoginProfile, Mask, NetworkProfile, Notify, PlanReply, Prefs, StartOptions,
@@ -63,7 +65,7 @@ impl Core {
             Ask::Prefs => Answer::json(&self.prefs),
             Ask::EditPrefs(change) => {
                 let prefs = change.apply(&self.prefs).map_err(bad_request)?;
-                self.take_prefs(prefs, now)?;
+                self.take_prefs(prefs, None, now)?;
                 self.start("", now);
                 Answer::json(&self.prefs)
             }
@@ -76,6 +78,7 @@ impl Core {
                 Answer::Done
             }
             Ask::Login => {
+                self.check_coordinator()?;
                 self.start_interactive(now);
                 Answer::Done
             }
@@ -97,7 +100,7 @@ impl Core {
             Ask::Profile => Answer::json(&self.profile()),
             Ask::ServeConfig => Answer::json(&serde_json::Map::new()),
             Ask::Profiles => Answer::json(&[self.profile()]),
-            Ask::Plan => Answer::json(&self.plan()),
+            Ask::Plan => Answer::json(&self.plan()?),
             Ask::Health => Answer::json(&HealthReply { entries: self.health.entries() }),
             Ask::Version => Answer::json(&VersionReply {
                 version: VERSION.to_owned(),
@@ -115,28 +118,50 @@ impl Core {
     }
 
     fn handle_start(&mut self, options: StartOptions, now: Now) -> Result<(), Refusal> {
-        if let Some(prefs) = options.update_prefs {
-            self.take_prefs(*prefs, now)?;
+        let StartOptions { update_prefs, auth_key, coordinator_key } = options;
+        if let Some(prefs) = update_prefs {
+            self.take_prefs(*prefs, coordinator_key, now)?;
         }
-        self.start(&options.auth_key, now);
+        if self.prefs.want_running {
+            self.check_coordinator()?;
+        }
+        if let Some(told) = coordinator_key {
+            self.take_word(told, now);
+        }
+        self.start(&auth_key, now);
         // Whoever starts us waits to be told how far we are, also where that is no news.
         self.told_state = BackendState::NoState;
         Ok(())
     }
 
     /// Takes new preferences, or none of them.
-    fn take_prefs(&mut self, prefs: Prefs, now: Now) -> Result<(), Refusal> {
+    fn take_prefs(&mut self, prefs: Prefs, told: Option<Fingerprint>, now: Now) -> Result<(), Refusal> {
         prefs.check().map_err(bad_request)?;
+        self.health.clear(code::PREFS);
         if prefs == self.prefs {
             return Ok(());
         }
-        if prefs.control_url != self.prefs.control_url && self.session.is_some() {
-            self.leave_coordinator(now);
+        if !prefs.control_url.is_empty() {
+            prefs
+                .control_url
+                .parse::<ServerUrl>()
+                .map_err(|error| bad_request(format!("ControlURL: `{}`: {error}", prefs.control_url)))?;
+        }
+        if prefs.control_url != self.prefs.control_url {
+            self.go_to(&prefs.control_url, told, now);
         }
         self.prefs = prefs;
         self.saves.want(StateFile::Prefs, now);
         self.stale = super::Stale { paths: true, wish: true, facts: true };
         self.watchers.tell(&Notify { prefs: Some(Box::new(self.prefs.clone())), ..Notify::default() });
+        Ok(())
+    }
+
+    /// Without a coordinator nothing can be started, and nobody must be told that it was.
+    fn check_coordinator(&self) -> Result<(), Refusal> {
+        if self.prefs.control_url.is_empty() {
+            return Err(bad_request("no coordinator is named; `warren up --coordinator URL`"));
+        }
         Ok(())
     }
 
@@ -194,11 +219,11 @@ impl Core {
         self.netmap.user(id).ok_or_else(|| Refusal::new(404, "no user of that number"))
     }
 
-    fn plan(&self) -> PlanReply {
-        let nothing = Observed::default();
-        let Some(desired) = self.reconciler.desired() else { return PlanReply::default() };
-        let plan = diff(desired, self.reconciler.observed().unwrap_or(&nothing));
-        PlanReply { steps: plan.steps.iter().map(ToString::to_string).collect() }
+    fn plan(&self) -> Result<PlanReply, Refusal> {
+        let unknown = || Refusal::new(503, "nothing is known yet of what the kernel holds and should hold; try again");
+        let (desired, observed) = self.reconciler.desired().zip(self.reconciler.observed()).ok_or_else(unknown)?;
+        let plan = diff(desired, observed);
+        Ok(PlanReply { steps: plan.steps.iter().map(ToString::to_string).collect() })
     }
 
     fn profile(&self) -> LoginProfile {

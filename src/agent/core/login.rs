@@ -6,7 +6,7 @@ use crate::agent::local_api::Answer;
 use crate::agent::state::StateFile;
 use crate::control::{self, AuthKey, Event, Failure, ServerUrl, Session, Setup};
 use crate::netmap::Netmap;
-use crate::types::{NodePrivate, NodePublic, Timestamp};
+use crate::types::{NodePrivate, Timestamp};
 use crate::wire::control::MapResponse;
 use crate::wire::local::{BackendState, Notify, Severity};
 
@@ -29,6 +29,12 @@ pub(super) struct Login {
     pub(super) has_run: bool,
     /// The key that takes the place of the present one once the coordinator knows it.
     pub(super) next_key: Option<NodePrivate>,
+    /// The session was told of that key.
+    next_key_told: bool,
+    /// A log-in that waits until what this machine is known by is on disk.
+    starting: Option<control::Login>,
+    /// The coordinator does not know this machine any more: the network is closed.
+    pub(super) signed_out: bool,
 }
 
 impl Core {
@@ -42,10 +48,13 @@ impl Core {
         let spent = self.key_is_spent(now);
         let comes_in = self.session.is_none() || self.login.needed || spent || self.netmap.node().is_none();
         if auth_key.is_empty() {
-            if self.node_key.is_some() && (self.session.is_none() || !self.login.online && !self.login.asked) {
+            let is_free = self.login.starting.is_none() && !self.is_locked_out;
+            if is_free && self.node_key.is_some() && (self.session.is_none() || !self.login.online && !self.login.asked)
+            {
                 self.start_session(control::Login::default(), now);
             }
         } else if comes_in {
+            self.unlock(now);
             self.login.asked = true;
             let login = control::Login { auth_key: Some(AuthKey::new(auth_key)), renew: spent };
             self.start_session(login, now);
@@ -61,38 +70,109 @@ impl Core {
         if self.login.asked {
             return;
         }
+        self.unlock(now);
         self.login.asked = true;
         let renew = self.key_is_spent(now) || self.login.online;
         self.start_session(control::Login { auth_key: None, renew }, now);
     }
 
+    /// Logs in once what this machine is known by is on disk.
     pub(super) fn start_session(&mut self, login: control::Login, now: Now) {
-        let server: ServerUrl = match self.prefs.control_url.parse() {
-            Ok(server) => server,
-            Err(error) => {
-                let text = format!("coordinator `{}`: {error}; `warren up --coordinator URL`", self.prefs.control_url);
-                return self.health.set("coordinator-url", Severity::High, text, now.wall);
-            }
-        };
-        self.health.clear("coordinator-url");
-        let node_key = self.node_key_or_new(now);
-        if self.session.is_none() {
-            let setup = Setup {
-                server: server.clone(),
-                node_key,
-                hostinfo: self.hostinfo(),
-                disco_key: self.disco_key.public(),
-                endpoints: self.endpoints(),
-                ephemeral: false,
-            };
-            self.session = Some(Session::new(setup, clock::seed()));
-            self.effects.push_back(Effect::Connect(Box::new(server), self.machine_key.clone()));
+        if self.server(now).is_none() {
+            return;
         }
+        self.go_to(&self.prefs.control_url.clone(), None, now);
+        self.node_key_or_new(now);
         self.login.needed = false;
         self.login.auth_url.clear();
-        if let Some(session) = &mut self.session {
-            session.handle_start(login, now.tick);
+        self.login.starting = Some(login);
+        self.begin_login(now);
+    }
+
+    /// Begins what waits for the disk, where that is done.
+    pub(super) fn begin_login(&mut self, now: Now) {
+        if !self.saves.has_identity() {
+            return;
         }
+        if let Some(login) = self.login.starting.take() {
+            self.open_session(now);
+            if let Some(session) = &mut self.session {
+                session.handle_start(login, now.tick);
+            }
+        }
+        if let (Some(key), Some(session)) = (&self.login.next_key, &mut self.session)
+            && !std::mem::replace(&mut self.login.next_key_told, true)
+        {
+            session.handle_node_key(key.public(), now.tick);
+        }
+    }
+
+    /// The keys cannot be written, so they are not used: the next start would not have them. Whoever asked is told.
+    pub(super) fn give_up_login(&mut self, reason: &str, now: Now) {
+        let is_asked = std::mem::take(&mut self.login.asked);
+        if !is_asked {
+            return;
+        }
+        self.login.starting = None;
+        if self.session.is_none() && self.netmap.node().is_none() {
+            // Nobody ever saw it.
+            self.node_key = None;
+        }
+        if self.login.next_key.is_some() {
+            self.keep_key(now);
+        }
+        let text = format!(
+            "this machine's keys cannot be written, so the coordinator was not asked to let it in, and an authentication \
+             key is not spent: {reason}"
+        );
+        self.watchers.tell(&Notify { err_message: Some(text), ..Notify::default() });
+    }
+
+    /// Goes back from a key that was to be the next one, and was not let in.
+    fn keep_key(&mut self, now: Now) {
+        (self.login.next_key, self.login.next_key_told) = (None, false);
+        self.saves.want(StateFile::NodeKey, now);
+        if let (Some(key), Some(session)) = (&self.node_key, &mut self.session) {
+            session.handle_key_kept(key.public());
+            session.handle_start(control::Login::default(), now.tick);
+        }
+    }
+
+    /// The coordinator does not know the key that we have. Where we were about to change it when we ended, it may know
+    /// the next one.
+    fn try_spare_key(&mut self, now: Now) -> bool {
+        let Some(spare) = self.spare_key.take() else { return false };
+        self.node_key = Some(spare);
+        self.keep_key(now);
+        self.stale = Stale { wish: true, ..self.stale };
+        true
+    }
+
+    fn server(&mut self, now: Now) -> Option<ServerUrl> {
+        let parsed = self.prefs.control_url.parse().map_err(|error| {
+            format!("coordinator `{}`: {error}; `warren up --coordinator URL`", self.prefs.control_url)
+        });
+        self.health.keep("coordinator-url", Severity::High, parsed.is_err(), now.wall, || {
+            parsed.as_ref().err().cloned().unwrap_or_default()
+        });
+        parsed.ok()
+    }
+
+    /// Makes a session, and the connection that it will use, where there is none.
+    fn open_session(&mut self, now: Now) {
+        let (Some(server), Some(key), true) = (self.server(now), &self.node_key, self.session.is_none()) else {
+            return;
+        };
+        let setup = Setup {
+            server: server.clone(),
+            node_key: key.public(),
+            hostinfo: self.hostinfo(),
+            disco_key: self.disco_key.public(),
+            endpoints: self.endpoints(),
+            ephemeral: false,
+        };
+        self.session = Some(Session::new(setup, clock::seed()));
+        self.effects.push_back(Effect::Connect(Box::new(server), self.machine_key.clone(), self.home.pin.clone()));
     }
 
     pub(super) fn stop_session(&mut self) {
@@ -103,23 +183,19 @@ impl Core {
         self.stale.wish = true;
     }
 
-    /// The coordinator has another address: nothing of the old one holds there.
-    pub(super) fn leave_coordinator(&mut self, now: Now) {
-        if let Some(session) = &mut self.session {
-            session.handle_stop();
-            while let Some(transmit) = session.poll_transmit() {
-                self.effects.push_back(Effect::Transmit(transmit));
-            }
-        }
-        self.session = None;
-        self.forget(now);
-    }
-
+    /// Signs this machine out. The coordinator is asked to forget it, also where nobody talks to it at this moment.
     pub(super) fn logout(&mut self, reply: tokio::sync::oneshot::Sender<Answer>, now: Now) {
         self.logging_out.push(reply);
+        if self.node_key.is_none() {
+            return self.logged_out(None, now);
+        }
+        self.login.starting = None;
+        if !self.is_locked_out {
+            self.open_session(now);
+        }
         match &mut self.session {
-            Some(session) if self.node_key.is_some() => session.handle_logout(now.tick),
-            _ => self.logged_out(true, now),
+            Some(session) => session.handle_logout(now.tick),
+            None => self.logged_out(Some("this machine cannot talk to it as itself"), now),
         }
     }
 
@@ -132,18 +208,20 @@ impl Core {
     fn handle_session_event(&mut self, event: Event, now: Now) {
         match event {
             Event::AuthUrl(url) => {
+                if self.login.next_key.is_none() {
+                    if self.try_spare_key(now) {
+                        return;
+                    }
+                    self.sign_out(now);
+                }
                 self.login.needed = true;
                 self.login.auth_url.clone_from(&url);
                 self.watchers.tell(&Notify { browse_to_url: Some(url), ..Notify::default() });
             }
             Event::NodeKeyWanted => {
-                let key = NodePrivate::from_random(clock::key_bytes());
-                let public = key.public();
-                self.login.next_key = Some(key);
+                self.login.next_key = Some(NodePrivate::from_random(clock::key_bytes()));
+                self.login.next_key_told = false;
                 self.saves.want(StateFile::NodeKey, now);
-                if let Some(session) = &mut self.session {
-                    session.handle_node_key(public, now.tick);
-                }
             }
             Event::LoggedIn { .. } => self.logged_in(now),
             Event::FullMap(map) => self.handle_map(*map, true, now),
@@ -152,11 +230,14 @@ impl Core {
                 self.login.expired = true;
                 self.login.needed = true;
             }
-            Event::LoggedOut { told } => self.logged_out(told, now),
+            Event::LoggedOut { unheard } => {
+                self.logged_out(unheard.map(|failure| failure.to_string()).as_deref(), now);
+            }
             Event::Online => {
                 self.login.online = true;
                 self.note_confirmed(now);
                 self.health.clear("coordinator");
+                self.forgive_keys();
             }
             Event::Failed(failure) => self.handle_failure(&failure, now),
         }
@@ -165,7 +246,11 @@ impl Core {
     fn logged_in(&mut self, now: Now) {
         if let Some(key) = self.login.next_key.take() {
             self.node_key = Some(key);
+            self.saves.want(StateFile::NodeKey, now);
             self.stale = Stale { wish: true, ..self.stale };
+        }
+        if self.spare_key.take().is_some() {
+            self.saves.want(StateFile::NodeKey, now);
         }
         self.login = Login { was_open: self.login.was_open, has_run: self.login.has_run, ..Login::default() };
         self.prefs.logged_out = false;
@@ -201,34 +286,78 @@ impl Core {
     fn handle_failure(&mut self, failure: &Failure, now: Now) {
         self.note_confirmed(now);
         self.login.online = false;
+        if let Failure::Stranger(found) = failure {
+            let text = self.report_stranger(*found, now);
+            return self.tell_asker(text);
+        }
         self.health.set("coordinator", Severity::Medium, failure.to_string(), now.wall);
         if matches!(failure, Failure::Refused(_)) {
-            self.login.needed = true;
-            if std::mem::take(&mut self.login.asked) {
-                self.watchers.tell(&Notify { err_message: Some(failure.to_string()), ..Notify::default() });
+            if self.login.next_key.is_some() && !self.key_is_spent(now) {
+                // The key that we have is still good.
+                self.keep_key(now);
+            } else if self.login.next_key.is_some() || !self.try_spare_key(now) {
+                self.sign_out(now);
+                self.login.needed = true;
             }
+            self.tell_asker(failure.to_string());
         }
     }
 
-    fn logged_out(&mut self, told: bool, now: Now) {
-        if !told {
-            let text = "logged out here, but the coordinator did not hear of it; delete this machine there";
-            self.health.note("logout", Severity::Medium, text, now.wall, now.tick);
+    /// Whoever asked for the log-in is told that it failed.
+    fn tell_asker(&mut self, text: String) {
+        if std::mem::take(&mut self.login.asked) {
+            self.watchers.tell(&Notify { err_message: Some(text), ..Notify::default() });
+        }
+    }
+
+    /// The coordinator says that it does not know this machine: it was deleted there, or signed out. Nothing of the map
+    /// that it once sent holds, now or at the next start.
+    fn sign_out(&mut self, now: Now) {
+        if self.netmap.node().is_none() {
+            return;
+        }
+        tracing::warn!("the coordinator does not know this machine any more: the network is closed");
+        self.login.signed_out = true;
+        self.netmap = Netmap::default();
+        self.confirmed = None;
+        self.adopting = false;
+        self.stale.paths = true;
+        self.stale.wish = true;
+        self.saves.want_gone(StateFile::Map, now);
+    }
+
+    /// The keys of this machine are forgotten here. Success is said where the coordinator heard of it, or there was
+    /// nothing to say.
+    fn logged_out(&mut self, unheard: Option<&str>, now: Now) {
+        let text = unheard.map(|failure| {
+            let name = self.netmap.node().map(|node| node.name.trim_end_matches('.').to_owned());
+            let name = name.unwrap_or_else(|| self.hostinfo().hostname);
+            format!(
+                "signed out here, and the coordinator {} did not hear of it ({failure}): it still lists this machine as \
+                 {name}; delete it there (`warren-coordinator node delete`)",
+                self.home.url
+            )
+        });
+        if let Some(text) = &text {
+            self.health.note("logout", Severity::Medium, text.clone(), now.wall, now.tick);
         }
         self.session = None;
+        self.is_locked_out = false;
         self.forget(now);
         self.prefs.want_running = false;
         self.prefs.logged_out = true;
         self.saves.want(StateFile::Prefs, now);
         self.watchers.tell(&Notify { prefs: Some(Box::new(self.prefs.clone())), ..Notify::default() });
         for reply in std::mem::take(&mut self.logging_out) {
-            let _ = reply.send(Answer::Done);
+            let answer = text.clone().map_or(Answer::Done, |text| Answer::refused(502, text));
+            let _ = reply.send(answer);
         }
     }
 
     /// Forgets who we were.
-    fn forget(&mut self, now: Now) {
+    pub(super) fn forget(&mut self, now: Now) {
         self.node_key = None;
+        self.spare_key = None;
         self.netmap = Netmap::default();
         self.confirmed = None;
         self.login = Login::default();
@@ -240,15 +369,11 @@ impl Core {
         self.saves.want_gone(StateFile::Map, now);
     }
 
-    fn node_key_or_new(&mut self, now: Now) -> NodePublic {
-        let key = match &self.node_key {
-            Some(key) => key.clone(),
-            None => {
-                self.saves.want(StateFile::NodeKey, now);
-                NodePrivate::from_random(clock::key_bytes())
-            }
-        };
-        self.node_key.insert(key).public()
+    fn node_key_or_new(&mut self, now: Now) {
+        if self.node_key.is_none() {
+            self.node_key = Some(NodePrivate::from_random(clock::key_bytes()));
+            self.saves.want(StateFile::NodeKey, now);
+        }
     }
 
     /// While the stream is open, the map is as good as confirmed.
@@ -260,14 +385,14 @@ impl Core {
 
     /// How far we have come.
     pub(super) fn state(&self, now: Now) -> BackendState {
-        let needed = self.login.needed || self.key_is_spent(now);
+        let needed = self.login.needed || self.is_locked_out || self.key_is_spent(now);
         if self.node_key.is_none() || (self.prefs.want_running && needed) {
             BackendState::NeedsLogin
         } else if !self.prefs.want_running {
             BackendState::Stopped
         } else if self.netmap.node().is_some_and(|node| !node.machine_authorized) {
             BackendState::NeedsMachineAuth
-        } else if self.login.has_run {
+        } else if self.login.has_run && !self.login.asked {
             BackendState::Running
         } else {
             BackendState::Starting

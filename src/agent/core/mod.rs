@@ -6,6 +6,8 @@
 
 mod answer;
 mod debug;
+mod home;
+mod load;
 mod login;
 mod network;
 mod paths;
@@ -27,11 +29,11 @@ pub use debug::Metrics;
 
 use super::clock::{CoordinatorClock, Now};
 use super::health::Health;
-use super::host;
+use super::host::{self, Machine};
 use super::local_api::Answer;
 use super::relay_pump::PumpCommand;
 use super::state::{StateDir, StateError, StateFile};
-use crate::control::{Received, ServerUrl, Session, Transmit};
+use crate::control::{Pin, Received, ServerUrl, Session, Transmit};
 use crate::netmap::Netmap;
 use crate::path::netcheck::{self, Netcheck};
 use crate::path::{Book, Evidence, Standing};
@@ -68,6 +70,8 @@ pub struct Settings {
     pub route_resolvers: bool,
     /// The port where probes arrive that the firewall diverts; without it, no direct path is looked for.
     pub probe_port: Option<u16>,
+    /// Which machine this is.
+    pub machine: Machine,
 }
 
 impl Settings {
@@ -85,7 +89,7 @@ impl Settings {
 #[derive(Debug)]
 pub enum Effect {
     /// Talk to this coordinator from here on, and to no other.
-    Connect(Box<ServerUrl>, MachinePrivate),
+    Connect(Box<ServerUrl>, MachinePrivate, Pin),
     /// Ask the coordinator.
     Transmit(Transmit),
     /// Look at the kernel or change it.
@@ -140,6 +144,12 @@ pub struct Core {
     prefs: Prefs,
     machine_key: MachinePrivate,
     node_key: Option<NodePrivate>,
+    /// The next one, where it may be that the coordinator knows that one already.
+    spare_key: Option<NodePrivate>,
+    /// The machine key is not the one that the node key was let in with: only a person can let this machine in again.
+    is_locked_out: bool,
+    machine: Machine,
+    home: home::Home,
     disco_key: DiscoPrivate,
     login: login::Login,
     session: Option<Session>,
@@ -204,7 +214,7 @@ struct Stale {
 impl Core {
     /// Takes over what a directory holds, and begins where that leaves off.
     pub fn load(settings: Settings, dir: &StateDir, now: Now) -> Result<Self, StateError> {
-        let stored = stored::load(dir, now)?;
+        let stored = load::load(dir, &settings.machine, now)?;
         let disco_key = disco_key(&stored.machine_key);
         let own_key = stored.node_key.as_ref().map(NodePrivate::public).unwrap_or_default();
         let config = netcheck::Config {
@@ -214,11 +224,14 @@ impl Core {
             nonce: netcheck::Config::nonce(&stored.machine_key),
         };
         let mut core = Self {
-            settings,
-            host: host::hostinfo(&stored.machine_key.public()),
+            host: host::facts(),
             prefs: stored.prefs,
             machine_key: stored.machine_key,
             node_key: stored.node_key,
+            spare_key: stored.spare_key,
+            is_locked_out: stored.is_locked_out,
+            machine: settings.machine.clone(),
+            home: stored.home,
             book: Book::new(disco_key.clone(), own_key, super::clock::key_bytes()),
             disco_key,
             relays: Relays::default(),
@@ -253,8 +266,9 @@ impl Core {
             tidy_at: None,
             tidied: None,
             effects: VecDeque::new(),
+            settings,
         };
-        if core.prefs.want_running && core.node_key.is_some() {
+        if core.prefs.want_running && core.node_key.is_some() && !core.is_locked_out {
             core.start_session(crate::control::Login::default(), now);
         }
         Ok(core)
@@ -296,7 +310,10 @@ impl Core {
 
     /// The coordinator answered.
     pub fn handle_received(&mut self, received: Received, now: Now) {
-        if let Some(session) = &mut self.session {
+        let Some(session) = &mut self.session else { return };
+        if let Received::ServerKey(key) = received {
+            self.handle_server_key(key, now);
+        } else {
             session.handle_received(received, now.tick);
         }
     }
@@ -304,7 +321,7 @@ impl Core {
     /// A file was written, or could not be.
     pub fn handle_saved(&mut self, file: StateFile, result: Result<(), StateError>, now: Now) {
         let code = format!("state:{}", file.name());
-        self.saves.handle_done();
+        self.saves.handle_done(file, result.is_ok());
         match result {
             Ok(()) => self.health.clear(&code),
             Err(error) => {
@@ -312,8 +329,11 @@ impl Core {
                     "{error}; the network goes on, but a restart would begin from an older state. Make room, or make \
                      the directory writable"
                 );
-                self.health.set(&code, Severity::High, text, now.wall);
                 self.saves.retry(file, now);
+                if !self.saves.has_identity() {
+                    self.give_up_login(&text, now);
+                }
+                self.health.set(&code, Severity::High, text, now.wall);
             }
         }
     }
@@ -347,6 +367,7 @@ impl Core {
 
     /// Brings everything in step.
     pub fn proceed(&mut self, now: Now) {
+        self.begin_login(now);
         self.handle_session_events(now);
         self.renew_peers(now);
         self.handle_netcheck_events(now);
@@ -409,6 +430,7 @@ impl Core {
             self.health.poll_timeout(),
             self.watchers.poll_timeout(),
             self.saves.poll_timeout(),
+            self.complaints_timeout(now),
         ]
         .into_iter()
         .flatten()

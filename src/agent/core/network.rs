@@ -11,7 +11,7 @@ use crate::agent::local_api::Answer;
 use crate::agent::relay_pump::RegionState;
 use crate::path::netcheck::{Event, News};
 use crate::types::{IpNet, NodePublic};
-use crate::wire::control::{EndpointType, limit};
+use crate::wire::control::{EndpointType, Hostinfo, limit};
 use crate::wire::local::{RelayCounters, RelaysReply, Severity};
 
 /// How long changes of the network are gathered before anybody is told.
@@ -69,6 +69,16 @@ impl Core {
         self.resolvers = resolvers;
     }
 
+    /// What the host says of itself is this: its name, its kernel, its distribution.
+    pub fn handle_host(&mut self, facts: Hostinfo) {
+        // What was found out about the network is not the host's to say.
+        let facts = Hostinfo { net_info: self.host.net_info.clone(), ..facts };
+        if facts != self.host {
+            self.host = facts;
+            self.stale.facts = true;
+        }
+    }
+
     /// Something was found out about the network.
     pub fn handle_netcheck(&mut self, news: News, now: Now) {
         if matches!(news, News::Gateway(_)) {
@@ -112,6 +122,14 @@ impl Core {
 
     /// A person wants a whole look; the answer is given once it has ended.
     pub(super) fn netcheck(&mut self, reply: oneshot::Sender<Answer>, now: Now) {
+        if !self.login.was_open || self.netmap.node().is_none() {
+            let state = self.state(now);
+            let text =
+                format!("this machine is in no network ({state}), so there are no relays to look by; `warren up`");
+            // Nobody waits any more where this fails.
+            let _ = reply.send(Answer::refused(503, text));
+            return;
+        }
         self.netchecking.push((now.tick + LOOK, reply));
         self.netcheck.handle_full_wanted(now.tick);
     }
@@ -160,6 +178,8 @@ impl Core {
         };
         let severity = if cut_off { Severity::High } else { Severity::Medium };
         self.health.set_kind("relay", severity, failed.into_iter().filter(|_| relays).map(text), now.wall);
+        let complaints: Vec<(String, String)> = self.complaints(now).filter(|_| relays).collect();
+        self.health.set_kind("relay-says", Severity::Medium, complaints, now.wall);
         let none = relays && self.netmap.derp().regions.is_empty();
         self.health.keep("no-relay", Severity::Low, none, now.wall, || {
             "the coordinator names no relay: peers that cannot reach each other directly cannot talk".to_owned()

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::{Core, Effect, Now, Stale};
 use crate::agent::relay_pump::{Direct, PumpCommand, PumpNews, PumpPeer, RegionState};
@@ -13,6 +14,7 @@ use crate::linux::packet::Datagram;
 use crate::netmap::Peer;
 use crate::path::{Event, Ground, PathView, PeerInfo, Target, Via, Way, Wish};
 use crate::plan::{Path, Paths, own};
+use crate::types::text::clean;
 use crate::types::{DiscoPublic, IpNet, NodePrivate, NodePublic, RegionId};
 use crate::wire::control::{DerpMap, Node};
 use crate::wire::disco;
@@ -20,6 +22,10 @@ use crate::wire::disco;
 /// Seconds between the keep-alives that begin a handshake: the first is sent as this is set, and none follows before it
 /// is taken back.
 const BEGIN: u16 = 25;
+/// How long a relay's complaint has to last: longer than it takes to notice that a connection has gone.
+const LASTING: Duration = Duration::from_secs(60);
+/// Bytes of it that are kept.
+const COMPLAINT: usize = 200;
 
 /// What the pump was told, so that it is told only what changes, and what it says of the relays.
 #[derive(Debug, Default)]
@@ -30,6 +36,8 @@ pub(super) struct Relays {
     home: Option<RegionId>,
     /// The last word on each region that is or was wanted.
     pub(super) regions: BTreeMap<RegionId, RegionState>,
+    /// What a relay finds wrong with us, and since when.
+    complaints: BTreeMap<RegionId, (Instant, String)>,
 }
 
 impl Core {
@@ -60,12 +68,40 @@ impl Core {
                 }
                 // What failed is told until it works: each new attempt would take the fault away for a moment.
                 let before = self.relays.regions.get(&region);
+                if state != RegionState::Connected {
+                    // It was said of a connection that is no more.
+                    self.relays.complaints.remove(&region);
+                }
                 if state != RegionState::Trying || !matches!(before, Some(RegionState::Failed(_))) {
                     self.relays.regions.insert(region, state);
                 }
             }
-            PumpNews::Health { region, text } => tracing::info!("relay {region} says: {text}"),
+            PumpNews::Health { region, text } if text.is_empty() => {
+                self.relays.complaints.remove(&region);
+            }
+            PumpNews::Health { region, text } => {
+                let text = clean(&text, COMPLAINT).into_owned();
+                self.relays.complaints.entry(region).or_insert((now.tick, text));
+            }
         }
+    }
+
+    /// What relays find wrong with us for so long that it is not about a connection of ours which they have yet to see end.
+    pub(super) fn complaints(&self, now: Now) -> impl Iterator<Item = (String, String)> {
+        let lasting = self.relays.complaints.iter().filter(move |(_, (since, _))| *since + LASTING <= now.tick);
+        lasting.map(|(region, (_, text))| {
+            let code = self.region_code(*region);
+            let text = format!(
+                "relay {code} says: {text}. Where this machine's disk was copied into another one, the two take each \
+                 other's packets: give one of them keys of its own (`warren logout`, then `warren up`)"
+            );
+            (code, text)
+        })
+    }
+
+    /// When a complaint has lasted long enough to be told.
+    pub(super) fn complaints_timeout(&self, now: Now) -> Option<Instant> {
+        self.relays.complaints.values().map(|(since, _)| *since + LASTING).filter(|at| *at > now.tick).min()
     }
 
     /// Tells book, pump and the look at the network who there is, where that has changed.

@@ -65,6 +65,7 @@ impl Core {
         let map_time = if online { Some(time) } else { self.confirmed };
         AgentStatus {
             coordinator: self.prefs.control_url.clone(),
+            coordinator_key: self.home.pin.fingerprint(),
             coordinator_connected: online,
             map_time,
             map_age_seconds: map_time.map(|at| time.duration_since(at).as_secs().max(0)),

@@ -1,19 +1,13 @@
 //! What is kept on disk, in which form, and when it is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::{Core, Now};
-use crate::agent::clock;
-use crate::agent::health::Health;
-use crate::agent::state::{StateDir, StateError, StateFile};
-use crate::netmap::Netmap;
-use crate::types::{MachinePrivate, NodePrivate, NodePublic, Timestamp};
-use crate::wire::control::MapResponse;
-use crate::wire::local::{Prefs, Severity};
+use crate::agent::state::StateFile;
+use crate::types::{NodePrivate, NodePublic, Timestamp};
 
 /// A map that changes all the time is written this often.
 const MAP_PACE: Duration = Duration::from_secs(5);
@@ -22,32 +16,23 @@ const MAP_CONFIRMED: Duration = Duration::from_secs(3_600);
 /// How long to wait after a write that failed.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// Everything that a directory held.
-pub(super) struct Stored {
-    pub(super) prefs: Prefs,
-    pub(super) machine_key: MachinePrivate,
-    pub(super) node_key: Option<NodePrivate>,
-    pub(super) netmap: Netmap,
-    pub(super) confirmed: Option<Timestamp>,
-    pub(super) health: Health,
-    pub(super) saves: Saves,
-}
-
 /// Which files have to be written, and when.
 #[derive(Debug, Default)]
 pub(super) struct Saves {
     due: BTreeMap<StateFile, Instant>,
-    under_way: usize,
+    under_way: BTreeMap<StateFile, usize>,
+    /// Files whose last content is not known to be on disk.
+    owed: BTreeSet<StateFile>,
 }
 
 /// The first line of a stored map; the map itself is the second.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct MapHeader {
+pub(super) struct MapHeader {
     /// When the coordinator last confirmed it.
-    confirmed: Timestamp,
+    pub(super) confirmed: Timestamp,
     /// Whose map it is: one of another key is of no use.
-    node_key: NodePublic,
+    pub(super) node_key: NodePublic,
 }
 
 impl Saves {
@@ -55,22 +40,34 @@ impl Saves {
     pub(super) fn want(&mut self, file: StateFile, now: Now) {
         let pause = if file == StateFile::Map { MAP_PACE } else { Duration::ZERO };
         let at = now.tick + pause;
+        self.owed.insert(file);
         self.due.entry(file).and_modify(|due| *due = at.min(*due)).or_insert(at);
     }
 
     /// There is nothing left that a file should hold: it goes at once.
     pub(super) fn want_gone(&mut self, file: StateFile, now: Now) {
+        self.owed.insert(file);
         self.due.insert(file, now.tick);
     }
 
     /// A write has ended, well or not.
-    pub(super) fn handle_done(&mut self) {
-        self.under_way = self.under_way.saturating_sub(1);
+    pub(super) fn handle_done(&mut self, file: StateFile, is_well: bool) {
+        let left = self.under_way.get(&file).map_or(0, |count| count.saturating_sub(1));
+        self.under_way.insert(file, left);
+        if is_well && left == 0 && !self.due.contains_key(&file) {
+            self.owed.remove(&file);
+        }
+    }
+
+    /// Whether what this machine is known by is on disk: what is not must not be shown to anybody, for the next start
+    /// would not have it.
+    pub(super) fn has_identity(&self) -> bool {
+        !self.owed.contains(&StateFile::MachineKey) && !self.owed.contains(&StateFile::NodeKey)
     }
 
     /// Whether nothing is being written or about to be.
     pub(super) fn is_quiet(&self, now: Now) -> bool {
-        self.under_way == 0 && !self.due.values().any(|at| *at <= now.tick)
+        self.under_way.values().all(|count| *count == 0) && !self.due.values().any(|at| *at <= now.tick)
     }
 
     /// Writing a file failed.
@@ -82,7 +79,7 @@ impl Saves {
     pub(super) fn poll(&mut self, now: Now) -> Option<StateFile> {
         let file = *self.due.iter().find(|(_, at)| **at <= now.tick)?.0;
         self.due.remove(&file);
-        self.under_way += 1;
+        *self.under_way.entry(file).or_default() += 1;
         if file == StateFile::Map {
             self.due.insert(file, now.tick + MAP_CONFIRMED);
         }
@@ -106,10 +103,14 @@ impl Core {
         match file {
             StateFile::MachineKey => Some(self.machine_key.expose_text().as_bytes().to_vec()),
             StateFile::NodeKey => {
-                let key = self.login.next_key.as_ref().or(self.node_key.as_ref());
-                key.map(|key| key.expose_text().as_bytes().to_vec())
+                let keys = [self.node_key.as_ref(), self.login.next_key.as_ref()];
+                let lines: Vec<_> = keys.into_iter().flatten().map(NodePrivate::expose_text).collect();
+                let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
+                (!lines.is_empty()).then(|| lines.join(&b'\n'))
             }
             StateFile::Prefs => serde_json::to_vec_pretty(&self.prefs).ok(),
+            StateFile::Coordinator => serde_json::to_vec_pretty(&self.home).ok(),
+            StateFile::Machine => serde_json::to_vec_pretty(&self.machine).ok(),
             StateFile::Map => self.map_content(now),
         }
     }
@@ -123,60 +124,4 @@ impl Core {
         content.append(&mut self.netmap.to_message().ok()?);
         Some(content)
     }
-}
-
-/// Reads a directory. A lost map is a health entry; keys and preferences that cannot be trusted are an error.
-pub(super) fn load(dir: &StateDir, now: Now) -> Result<Stored, StateError> {
-    let mut saves = Saves::default();
-    let machine_key = match text(dir, StateFile::MachineKey)? {
-        Some(text) => text.trim().parse().map_err(|error| dir.error(StateFile::MachineKey, error))?,
-        None => {
-            saves.want(StateFile::MachineKey, now);
-            MachinePrivate::from_random(clock::key_bytes())
-        }
-    };
-    let node_key: Option<NodePrivate> = match text(dir, StateFile::NodeKey)? {
-        Some(text) => Some(text.trim().parse().map_err(|error| dir.error(StateFile::NodeKey, error))?),
-        None => None,
-    };
-    let prefs = match dir.load(StateFile::Prefs)? {
-        Some(json) => serde_json::from_slice(&json).map_err(|error| dir.error(StateFile::Prefs, error))?,
-        None => Prefs::initial(),
-    };
-    let mut health = Health::default();
-    let (netmap, confirmed) = match load_map(dir, node_key.as_ref(), now) {
-        Ok(Some((netmap, confirmed))) => (netmap, Some(confirmed)),
-        Ok(None) => (Netmap::default(), None),
-        Err(error) => {
-            let text = format!("{error}; it is left aside until the coordinator sends a new one");
-            health.note("stored-map", Severity::Medium, text, now.wall, now.tick);
-            (Netmap::default(), None)
-        }
-    };
-    Ok(Stored { prefs, machine_key, node_key, netmap, confirmed, health, saves })
-}
-
-fn load_map(
-    dir: &StateDir,
-    node_key: Option<&NodePrivate>,
-    now: Now,
-) -> Result<Option<(Netmap, Timestamp)>, StateError> {
-    let (Some(content), Some(node_key)) = (dir.load(StateFile::Map)?, node_key) else { return Ok(None) };
-    let broken = |error: serde_json::Error| dir.error(StateFile::Map, error);
-    let end = content.iter().position(|byte| *byte == b'\n').unwrap_or(content.len());
-    let (header, map) = content.split_at(end);
-    let header: MapHeader = serde_json::from_slice(header).map_err(broken)?;
-    if header.node_key != node_key.public() {
-        return Ok(None);
-    }
-    let map: MapResponse = serde_json::from_slice(map).map_err(broken)?;
-    let mut netmap = Netmap::default();
-    netmap.replace(map, now.wall);
-    Ok(Some((netmap, header.confirmed)))
-}
-
-fn text(dir: &StateDir, file: StateFile) -> Result<Option<Zeroizing<String>>, StateError> {
-    let Some(content) = dir.load(file)? else { return Ok(None) };
-    let text = std::str::from_utf8(&content).map_err(|error| dir.error(file, error))?;
-    Ok(Some(Zeroizing::new(text.to_owned())))
 }

@@ -85,7 +85,8 @@ impl Core {
     pub(super) fn open_for_traffic(&self, now: Now) -> bool {
         let time = self.time(now);
         let is_past = |at: Option<Timestamp>| at.is_some_and(|at| at <= time);
-        self.prefs.want_running && self.node_key.is_some() && !self.key_is_spent(now) && !is_past(self.closes_at())
+        let is_in = self.node_key.is_some() && !self.login.signed_out && !self.key_is_spent(now);
+        self.prefs.want_running && is_in && !is_past(self.closes_at())
     }
 
     /// When the map becomes too old to go by.
@@ -142,9 +143,16 @@ impl Core {
             "the map is older than --max-map-age allows, so the network is closed until the coordinator answers"
                 .to_owned()
         });
-        let unknown = wanted && self.login.needed && !self.login.auth_url.is_empty();
-        self.health.keep("unknown", Severity::High, unknown, now.wall, || {
-            format!("the coordinator wants this machine to sign in: {}", self.login.auth_url)
+        let signed_out = self.prefs.want_running && self.login.signed_out;
+        self.health.keep("signed-out", Severity::High, signed_out, now.wall, || {
+            let page = match self.login.auth_url.as_str() {
+                "" => "`warren up --auth-key KEY`".to_owned(),
+                page => format!("`warren up`, or open {page}"),
+            };
+            format!(
+                "the coordinator does not know this machine any more (it was deleted there, or signed out), so the \
+                 network is closed here; to sign in anew: {page}"
+            )
         });
     }
 
@@ -163,6 +171,9 @@ impl Core {
 
     pub(super) fn hostinfo(&self) -> Hostinfo {
         let mut hostinfo = self.host.clone();
+        // Official coordinators want one; the machine key names us well enough.
+        let name = self.machine_key.public().to_string();
+        name.trim_start_matches("mkey:").clone_into(&mut hostinfo.backend_log_id);
         if !self.prefs.hostname.is_empty() {
             hostinfo.hostname.clone_from(&self.prefs.hostname);
         }

@@ -1,4 +1,5 @@
 use std::process::Command;
+use std::sync::Mutex;
 
 use super::*;
 use crate::io::FATAL;
@@ -49,4 +50,26 @@ fn a_pipe_to_the_kernel_that_panics_takes_the_program_along() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(FATAL.into()), "{output:?}");
+}
+
+#[tokio::test]
+async fn what_the_host_says_of_itself_is_told_once_and_again_when_it_changes() {
+    let named = |name: &str| Hostinfo { hostname: name.to_owned(), ..Hostinfo::default() };
+    let now = Arc::new(Mutex::new((named("localhost"), 0)));
+    let shared = Arc::clone(&now);
+    let read = move || {
+        let mut now = shared.lock().unwrap();
+        now.1 += 1;
+        now.0.clone()
+    };
+    let mut host = host(read, Duration::from_millis(1));
+    assert_eq!(host.recv().await, Some(named("localhost")));
+
+    now.lock().unwrap().0 = named("web");
+    assert_eq!(host.recv().await, Some(named("web")));
+    let before = now.lock().unwrap().1;
+    while now.lock().unwrap().1 < before + 3 {
+        tokio::task::yield_now().await;
+    }
+    assert!(host.try_recv().is_err(), "nothing has changed");
 }

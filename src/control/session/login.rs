@@ -86,10 +86,10 @@ impl Session {
         self.phase = Phase::Waiting { until: now + self.backoff.spread(APPROVAL_PAUSE), then: Next::Register };
     }
 
-    pub(super) fn logged_out(&mut self, told: bool) {
+    pub(super) fn logged_out(&mut self, unheard: Option<Failure>) {
         self.disconnect();
         self.online = false;
-        self.events.push_back(Event::LoggedOut { told });
+        self.events.push_back(Event::LoggedOut { unheard });
     }
 }
 

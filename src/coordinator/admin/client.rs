@@ -32,6 +32,12 @@ pub(crate) async fn run(socket: &Path, request: &Request, json: bool) -> Result<
     if !json {
         reply.notes().iter().for_each(|note| eprintln!("{}", Line(note)));
     }
+    if let (Reply::NewKey(new), false) = (&reply, json)
+        && let Some(key) = new.coordinator_key
+    {
+        let command = format!("warren up --coordinator URL --coordinator-key {key} --auth-key KEY");
+        eprintln!("on the node: {}", Line(&command));
+    }
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Request;
 use crate::registry::WithNodes;
-use crate::types::IpNet;
+use crate::types::{Fingerprint, IpNet};
 
 /// `user …`
 #[derive(Clone, Debug, Subcommand)]
@@ -197,6 +197,28 @@ pub(crate) enum RouteCommand {
         #[arg(required = true)]
         prefixes: Vec<IpNet>,
     },
+}
+
+/// `server-key …`
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum ServerKeyCommand {
+    /// Go by a new key; nodes are told under the present one, which is served until it is retired
+    Rotate,
+    /// Serve nobody any more under a former key: nodes that did not come meanwhile refuse the new one until a person there
+    /// confirms it
+    Retire {
+        /// Which, as `status` prints it [default: all former ones]
+        key: Option<Fingerprint>,
+    },
+}
+
+impl From<ServerKeyCommand> for Request {
+    fn from(command: ServerKeyCommand) -> Self {
+        match command {
+            ServerKeyCommand::Rotate => Self::ServerKeyRotate,
+            ServerKeyCommand::Retire { key } => Self::ServerKeyRetire { key },
+        }
+    }
 }
 
 /// How long a key is good; `None` without end.

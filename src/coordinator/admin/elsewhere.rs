@@ -1,12 +1,43 @@
-//! What takes long in a request is done besides the registry's task, so that no node waits for it: a policy is compiled
-//! against the network as it was when the request came, and the task brings the outcome up to date.
+//! Requests that are not the registry's alone.
+//!
+//! The server's own keys and state are told here. What takes long is done besides the registry's task, so that no node
+//! waits for it: a policy is compiled against the network as it was when the request came, and the task brings the outcome
+//! up to date.
 
 use super::policy::difference;
-use super::{Outcome, PolicyRequest, Refused, Reply, Request};
-use crate::coordinator::hub::{Busy, Hub};
+use super::{Outcome, PolicyRequest, Refused, Reply, Request, StatusView};
+use crate::coordinator::hub::{Busy, Health, Hub};
+use crate::coordinator::server_key::ServerKeys;
 
 /// Carries out a request.
-pub(crate) async fn carry_out(hub: &Hub, request: Request) -> Result<Outcome, Busy> {
+pub(crate) async fn carry_out(hub: &Hub, keys: &ServerKeys, request: Request) -> Result<Outcome, Busy> {
+    match request {
+        Request::Status => status(hub, keys).await.map(Ok),
+        Request::ServerKeyRotate => Ok(keys.rotate().map(|()| Reply::ServerKey(keys.into())).map_err(unchanged)),
+        Request::ServerKeyRetire { key } => {
+            Ok(keys.retire(key).map(|_| Reply::ServerKey(keys.into())).map_err(unchanged))
+        }
+        request => {
+            let mut outcome = of_registry(hub, request).await?;
+            if let Ok(Reply::NewKey(new)) = &mut outcome {
+                new.coordinator_key = Some(keys.fingerprint());
+            }
+            Ok(outcome)
+        }
+    }
+}
+
+async fn status(hub: &Hub, keys: &ServerKeys) -> Result<Reply, Busy> {
+    let Health { nodes, fault, warnings, held_back: _ } = hub.health().await?;
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Ok(Reply::Status(StatusView { version, nodes, fault, warnings, server_key: keys.into() }))
+}
+
+fn unchanged(message: String) -> Refused {
+    Refused { status: 409, message }
+}
+
+async fn of_registry(hub: &Hub, request: Request) -> Result<Outcome, Busy> {
     let text = match &request {
         Request::Policy { request: PolicyRequest::Set { text, .. } | PolicyRequest::Diff { text } } => text.clone(),
         Request::Policy { request: PolicyRequest::Restore { version, .. } } => {

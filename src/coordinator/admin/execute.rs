@@ -133,7 +133,8 @@ async fn key<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp)
             let made = ledger.try_run(now, |state| state.create_key(new, now, rand::random())).await?;
             let notes = ledger.state().advice_on_tags(&made.record.tags);
             let record = KeyView { notes, ..key_view(ledger.state(), &made.record, now) };
-            Ok(Reply::NewKey(NewKeyView { key: made.text.expose().to_owned(), user_created, record }))
+            let key = made.text.expose().to_owned();
+            Ok(Reply::NewKey(NewKeyView { key, user_created, coordinator_key: None, record }))
         }
         Request::KeyExpire { id, nodes } => {
             let notes = of_its_nodes(ledger.state(), KeyId(id), nodes);

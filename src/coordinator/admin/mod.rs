@@ -14,7 +14,7 @@ mod socket;
 mod table;
 
 pub(crate) use client::{run, show};
-pub(crate) use command::{KeyCommand, Lifetime, NodeCommand, RouteCommand, UserCommand, lifetime};
+pub(crate) use command::{KeyCommand, Lifetime, NodeCommand, RouteCommand, ServerKeyCommand, UserCommand, lifetime};
 pub(crate) use execute::execute;
 pub(crate) use fetch::fetch_backup;
 pub(crate) use policy::PolicyRequest;
@@ -25,13 +25,23 @@ use std::net::{IpAddr, SocketAddr};
 use policy::{DiffView, PolicyView, WhyView};
 use serde::{Deserialize, Serialize};
 
+use crate::coordinator::server_key::{FormerKey, ServerKeys};
 use crate::registry::WithNodes;
-use crate::types::{CapabilityVersion, IpNet, MachinePublic, NodeId, NodePublic, StableNodeId, Timestamp, UserId};
+use crate::types::{
+    CapabilityVersion, Fingerprint, IpNet, MachinePublic, NodeId, NodePublic, StableNodeId, Timestamp, UserId,
+};
 
 /// What an administrator asks for. Users and nodes are named by number or name, nodes by address too.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Request {
+    /// How the server is, and who it is to nodes.
+    Status,
+    ServerKeyRotate,
+    /// Without a key, all former ones.
+    ServerKeyRetire {
+        key: Option<Fingerprint>,
+    },
     UserCreate {
         name: String,
         display_name: String,
@@ -147,6 +157,8 @@ pub(crate) struct Refused {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "content", rename_all = "kebab-case")]
 pub(crate) enum Reply {
+    Status(StatusView),
+    ServerKey(ServerKeyView),
     User(UserView),
     Users(Vec<UserView>),
     NewKey(NewKeyView),
@@ -174,7 +186,9 @@ impl Reply {
             Self::Node(node) => &node.notes,
             Self::Gone(gone) => &gone.notes,
             Self::PolicySet(set) => &set.notes,
-            Self::User(_)
+            Self::Status(_)
+            | Self::ServerKey(_)
+            | Self::User(_)
             | Self::Users(_)
             | Self::Keys(_)
             | Self::Nodes(_)
@@ -185,6 +199,41 @@ impl Reply {
             | Self::PolicyDiff(_)
             | Self::Why(_) => &[],
         }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StatusView {
+    pub(crate) version: String,
+    pub(crate) nodes: usize,
+    /// What is wrong.
+    pub(crate) fault: Option<String>,
+    /// What is not as it should be, and stops nothing.
+    pub(crate) warnings: Vec<String>,
+    pub(crate) server_key: ServerKeyView,
+}
+
+/// The keys by which nodes know the server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ServerKeyView {
+    /// The short form, as `warren up --coordinator-key` takes it.
+    pub(crate) key: Fingerprint,
+    pub(crate) public_key: MachinePublic,
+    /// Keys from before, under which nodes are still served.
+    pub(crate) former: Vec<FormerKeyView>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FormerKeyView {
+    pub(crate) key: Fingerprint,
+    /// When a node last came under it, since the start.
+    pub(crate) used: Option<Timestamp>,
+}
+
+impl From<&ServerKeys> for ServerKeyView {
+    fn from(keys: &ServerKeys) -> Self {
+        let former = keys.former().into_iter().map(|FormerKey { key, used }| FormerKeyView { key, used });
+        Self { key: keys.fingerprint(), public_key: keys.public(), former: former.collect() }
     }
 }
 
@@ -205,6 +254,8 @@ pub(crate) struct NewKeyView {
     pub(crate) key: String,
     /// The user was made for this key.
     pub(crate) user_created: bool,
+    /// The server's own key, for the command that joins.
+    pub(crate) coordinator_key: Option<Fingerprint>,
     #[serde(flatten)]
     pub(crate) record: KeyView,
 }

@@ -26,6 +26,7 @@ use crate::coordinator::ending::Ending;
 use crate::coordinator::http::refuse;
 use crate::coordinator::hub::Hub;
 use crate::coordinator::limits;
+use crate::coordinator::server_key::ServerKeys;
 use crate::coordinator::state_dir::StateDir;
 
 /// Where backups are made, and whose turn it is.
@@ -45,7 +46,7 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until `ending` turns true.
-pub(crate) async fn serve(listener: UnixListener, hub: Hub, dir: StateDir, mut ending: Ending) {
+pub(crate) async fn serve(listener: UnixListener, hub: Hub, keys: Arc<ServerKeys>, dir: StateDir, mut ending: Ending) {
     // One at a time: it is written beside the database.
     let backups = Arc::new((dir, Mutex::new(())));
     loop {
@@ -55,7 +56,7 @@ pub(crate) async fn serve(listener: UnixListener, hub: Hub, dir: StateDir, mut e
         };
         match accepted {
             Ok((stream, _)) if admitted(&stream) => {
-                tokio::spawn(connection(stream, hub.clone(), Arc::clone(&backups)));
+                tokio::spawn(connection(stream, hub.clone(), Arc::clone(&keys), Arc::clone(&backups)));
             }
             Ok(_) => warn!("an administration connection of another user was closed"),
             Err(error) => {
@@ -72,10 +73,10 @@ fn admitted(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
 }
 
-async fn connection(stream: UnixStream, hub: Hub, backups: Arc<Backups>) {
+async fn connection(stream: UnixStream, hub: Hub, keys: Arc<ServerKeys>, backups: Arc<Backups>) {
     let service = service_fn(move |request| {
-        let (hub, backups) = (hub.clone(), Arc::clone(&backups));
-        async move { Ok::<_, Infallible>(answer(&hub, &backups, request).await.unwrap_or_else(|refusal| refusal)) }
+        let (hub, keys, backups) = (hub.clone(), Arc::clone(&keys), Arc::clone(&backups));
+        async move { Ok::<_, Infallible>(answer(&hub, &keys, &backups, request).await.unwrap_or_else(|refusal| refusal)) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -88,7 +89,12 @@ async fn connection(stream: UnixStream, hub: Hub, backups: Arc<Backups>) {
     }
 }
 
-async fn answer(hub: &Hub, backups: &Backups, request: http::Request<Incoming>) -> Result<Response, Response> {
+async fn answer(
+    hub: &Hub,
+    keys: &ServerKeys,
+    backups: &Backups,
+    request: http::Request<Incoming>,
+) -> Result<Response, Response> {
     if request.uri().path() == BACKUP && request.method() == Method::POST {
         let _one = backups.1.lock().await;
         return Ok(backup::answer(hub, &backups.0).await);
@@ -103,7 +109,7 @@ async fn answer(hub: &Hub, backups: &Backups, request: http::Request<Incoming>) 
         .map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
     let request: Request = serde_json::from_slice(&body.to_bytes())
         .map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
-    let outcome = carry_out(hub, request).await.map_err(IntoResponse::into_response)?;
+    let outcome = carry_out(hub, keys, request).await.map_err(IntoResponse::into_response)?;
     let reply = outcome.map_err(|refused| {
         refuse(StatusCode::from_u16(refused.status).unwrap_or(StatusCode::BAD_REQUEST), refused.message)
     })?;

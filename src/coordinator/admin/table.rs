@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::{Display, Write};
 
 use super::policy_text;
-use super::{KeyView, NodeView, PendingView, Reply, RouteView, UserView};
+use super::{KeyView, NodeView, PendingView, Reply, RouteView, ServerKeyView, StatusView, UserView};
 use crate::types::Timestamp;
 use crate::types::text::clean;
 
@@ -14,6 +14,8 @@ const CELL_BYTES: usize = 64 * 1024;
 /// The text, with a final newline.
 pub(super) fn text(reply: &Reply) -> String {
     match reply {
+        Reply::Status(status) => self::status(status),
+        Reply::ServerKey(keys) => server_key(keys),
         Reply::User(user) => users(std::slice::from_ref(user)),
         Reply::Users(list) => users(list),
         // Alone on the line, so that a script can take it.
@@ -31,6 +33,27 @@ pub(super) fn text(reply: &Reply) -> String {
         Reply::Why(why) => policy_text::why(why),
         Reply::Gone(gone) => format!("{} is gone\n", gone.gone),
     }
+}
+
+fn status(status: &StatusView) -> String {
+    let StatusView { version, nodes, fault, warnings, server_key: keys } = status;
+    let health = fault.as_deref().map_or("in order".into(), printable);
+    let mut text = server_key(keys);
+    let _ = writeln!(text, "nodes:           {nodes}\nhealth:          {health}");
+    for warning in warnings {
+        let _ = writeln!(text, "                 {}", printable(warning));
+    }
+    let _ = writeln!(text, "version:         {version}");
+    text
+}
+
+fn server_key(keys: &ServerKeyView) -> String {
+    let mut text = format!("key:             {}\n                 {}\n", keys.key, keys.public_key);
+    for former in &keys.former {
+        let used = former.used.map_or_else(|| "not used since the start".to_owned(), |at| format!("used {}", time(at)));
+        let _ = writeln!(text, "former key:      {}, {used}", former.key);
+    }
+    text
 }
 
 fn users(users: &[UserView]) -> String {

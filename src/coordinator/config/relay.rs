@@ -84,7 +84,8 @@ pub(super) fn settle(options: &Options) -> Result<Option<RelaySettings>, ConfigE
     let server_url: Option<http::Uri> = options.server_url.as_deref().and_then(|url| url.parse().ok());
     // Where nodes come over https and we have no certificate, a proxy in between has one.
     let is_behind_tls = server_url.as_ref().is_some_and(|url| url.scheme_str() == Some("https"));
-    let has_tls = options.tls_cert.is_some();
+    let has_tls =
+        options.tls_cert.is_some() || options.acme_domains.as_ref().is_some_and(|domains| !domains.is_empty());
     let is_pinned = !has_tls && (options.relay_listen.is_some() || !is_behind_tls);
     let port = options.relay_listen.map(|listen| listen.port());
     let place = match (options.relay_host.as_deref(), &server_url) {

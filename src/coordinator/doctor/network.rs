@@ -174,10 +174,10 @@ async fn health(settings: &Settings) -> Finding {
 
 /// The server on this host, where no certificate stands in the way.
 fn local(settings: &Settings) -> Result<Target, String> {
-    match (&settings.tls, &settings.server_url) {
-        (None, _) => Target::new(url(&format!("http://{}", near(settings.listen)))?),
-        (Some(_), Some(named)) => Target::new(url(named)?),
-        (Some(_), None) => Err("not asked: the certificate's name is not known here (--server-url)".to_owned()),
+    match (settings.tls.is_some() || settings.acme.is_some(), &settings.server_url) {
+        (false, _) => Target::new(url(&format!("http://{}", near(settings.listen)))?),
+        (true, Some(named)) => Target::new(url(named)?),
+        (true, None) => Err("not asked: the certificate's name is not known here (--server-url)".to_owned()),
     }
 }
 

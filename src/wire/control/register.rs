@@ -16,6 +16,19 @@ pub struct OverTlsPublicKeys {
     pub public_key: MachinePublic,
 }
 
+/// The answer to our own question [`ServerKey::PATH`], asked within the secure channel: under the key that it was opened
+/// with, the coordinator says which key it goes by from here on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ServerKey {
+    pub key: MachinePublic,
+}
+
+impl ServerKey {
+    /// Where it is asked for. Other coordinators know no such path.
+    pub const PATH: &'static str = "/machine/warren/server-key";
+}
+
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct RegisterRequest {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{BackendState, Prefs, Status};
-use crate::types::{NodeId, NodePublic, StableNodeId};
+use crate::types::{Fingerprint, NodeId, NodePublic, StableNodeId};
 use crate::wire::control::Node;
 
 /// What a watcher asks for, as bits of a number.
@@ -124,6 +124,9 @@ pub struct StartOptions {
     pub update_prefs: Option<Box<Prefs>>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub auth_key: String,
+    /// The key that the coordinator has, by the word of whoever starts us.
+    #[serde(rename = "WarrenCoordinatorKey", skip_serializing_if = "Option::is_none")]
+    pub coordinator_key: Option<Fingerprint>,
 }
 
 #[cfg(test)]

@@ -118,6 +118,8 @@ impl Prefs {
             (self.remote_config, "RemoteConfig"),
             (self.relay_server_port.is_some(), "RelayServerPort"),
             (!self.advertise_services.is_empty(), "AdvertiseServices"),
+            (self.auto_update.apply == Value::Bool(true), "AutoUpdate"),
+            (self.posture_checking, "PostureChecking"),
         ] {
             if wanted {
                 return Err(PrefsError::Unsupported(name));

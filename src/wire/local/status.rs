@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::types::{IpNet, NodeId, NodePublic, StableNodeId, UserId};
+use crate::types::{Fingerprint, IpNet, NodeId, NodePublic, StableNodeId, UserId};
 use crate::wire::control::{CapMap, Node, UserProfile, time};
 
 /// How far the agent has come.
@@ -108,6 +108,9 @@ pub struct Status<P: Default = BTreeMap<NodePublic, PeerStatus>> {
 pub struct AgentStatus {
     /// The coordinator's address.
     pub coordinator: String,
+    /// The short form of its key, once that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coordinator_key: Option<Fingerprint>,
     /// Whether the map stream is open at this moment.
     pub coordinator_connected: bool,
     /// When the map was last confirmed by the coordinator.
