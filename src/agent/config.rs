@@ -8,7 +8,7 @@ use clap::Parser;
 
 use super::firewall_flags::FirewallFlags;
 use crate::plan::own;
-use crate::types::parse_duration;
+use crate::types::{IpNet, parse_duration};
 use crate::wire::local::path;
 
 /// The Warren agent: joins this machine to a network and keeps the kernel as the coordinator's map says.
@@ -36,6 +36,11 @@ pub struct Config {
     /// somebody forwards to it
     #[arg(long = "endpoint", env = "WARREN_ENDPOINT", value_name = "ADDRESS:PORT", value_delimiter = ',')]
     pub endpoints: Vec<SocketAddr>,
+
+    /// Networks that stay this machine's own although peers' addresses or subnets lie around them, and although it has
+    /// neither an address in them nor a route to them: a cloud's metadata service, pods behind the default route
+    #[arg(long, env = "WARREN_KEEP_LOCAL", value_name = "PREFIX", value_delimiter = ',')]
+    pub keep_local: Vec<IpNet>,
 
     /// Close the network when the coordinator has confirmed no map for this long (90s, 36h, 7d); without this a
     /// machine stays on its last map, and says how old it is

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::agent::VERSION;
+use crate::types::{IpNet, in_overlay};
 use crate::wire::control::Hostinfo;
 
 /// What tells a machine from another. Written beside the keys, so that a disk which was copied is noticed.
@@ -84,6 +86,18 @@ pub(super) fn facts() -> Hostinfo {
         userspace_router: Some(false),
         ..Hostinfo::default()
     }
+}
+
+/// The name servers that this host asks, where they lie in the overlay's ranges: some clouds have theirs there, behind
+/// the default route.
+pub(super) fn resolvers_in_overlay() -> impl Iterator<Item = IpNet> {
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    resolvers(&text).into_iter().filter(|address| in_overlay(*address)).map(IpNet::from)
+}
+
+fn resolvers(text: &str) -> Vec<IpAddr> {
+    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    servers.filter_map(|server| server.split_whitespace().next()?.parse().ok()).collect()
 }
 
 /// A field of `/etc/os-release`, without its quotes.

@@ -49,6 +49,7 @@ pub use run::{Parts, run};
 pub use serve::serve;
 pub use state::{StateDir, StateError, StateFile};
 
+use crate::io::DirectoryLockError;
 use crate::plan::KernelError;
 
 /// The version that we show to people and to other machines.
@@ -66,6 +67,9 @@ pub enum StartError {
     /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Another program has the state directory.
+    #[error(transparent)]
+    Locked(#[from] DirectoryLockError),
     /// The kernel cannot be talked to.
     #[error(transparent)]
     Kernel(#[from] KernelError),

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::core::Networks;
 use super::state::{StateDir, StateError, StateFile};
+use super::{clock, host};
 use crate::io::vital;
 use crate::linux::{LocalAddress, LocalNetwork};
 use crate::path::Standing;
@@ -18,6 +19,9 @@ use crate::wire::control::Hostinfo;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often the host is asked for its name and its distribution: two small reads, and peers see a new name soon.
 pub(super) const HOST_PACE: Duration = Duration::from_secs(10);
+
+/// The rest after a look at the host's networks is at least this many times what that took.
+const REST: u32 = 10;
 
 /// What comes from the kernel's pipe.
 #[derive(Debug)]
@@ -108,12 +112,18 @@ pub(super) fn networks(mut network: LocalNetwork) -> mpsc::Receiver<Networks> {
     let (out, networks) = mpsc::channel(1);
     tokio::spawn(vital("watch on addresses", async move {
         loop {
-            match network.addresses().await {
-                Ok(addresses) => {
+            let begun = clock::now().tick;
+            let found = match network.addresses().await {
+                Ok(addresses) => network.routes().await.map(|routes| (addresses, routes)),
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok((addresses, mut routes)) => {
+                    routes.extend(host::resolvers_in_overlay());
                     let live = addresses.iter().filter(|local| local.has_carrier).map(|local| local.address).collect();
                     let standings = addresses.iter().map(|local| (local.address, standing(local))).collect();
                     let all = addresses.into_iter().map(|local| local.address).collect();
-                    if out.send(Networks { all, live, standings }).await.is_err() {
+                    if out.send(Networks { all, live, standings, routes }).await.is_err() {
                         return;
                     }
                 }
@@ -123,6 +133,8 @@ pub(super) fn networks(mut network: LocalNetwork) -> mpsc::Receiver<Networks> {
                     continue;
                 }
             }
+            // A router of the internet takes seconds to list its routes, and is not to do so all the time.
+            tokio::time::sleep(clock::now().tick.saturating_duration_since(begun) * REST).await;
             if let Err(error) = network.changed().await {
                 tracing::warn!("word of address changes: {error}");
                 tokio::time::sleep(PAUSE).await;

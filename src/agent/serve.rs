@@ -6,9 +6,10 @@ use tokio::sync::oneshot;
 use super::local_api::{self, Operators};
 use super::network::{self, Network};
 use super::{Config, Core, Machine, Parts, Settings, StartError, StateDir, cleanup, clock, pipes, privilege, run};
-use crate::io::vital;
-use crate::linux::{LinuxKernel, LocalNetwork};
+use crate::io::{DirectoryLock, vital};
+use crate::linux::{LinuxKernel, LocalNetwork, OnlyOne};
 use crate::plan::own;
+use crate::types::IpNet;
 
 /// Runs the agent until it is told to end, or cleans up after one.
 pub fn serve(config: &Config) -> Result<(), StartError> {
@@ -17,6 +18,8 @@ pub fn serve(config: &Config) -> Result<(), StartError> {
     // names, of which each dialler looks up four at a time and which may take long.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build()?;
     runtime.block_on(async {
+        // Held until the end, as is the directory.
+        let _only_one = OnlyOne::take()?;
         if config.cleanup {
             let steps = cleanup(&mut LinuxKernel::new()?).await?;
             tracing::info!("cleaned up in {steps} steps");
@@ -28,12 +31,14 @@ pub fn serve(config: &Config) -> Result<(), StartError> {
 
 async fn agent(config: &Config) -> Result<(), StartError> {
     let dir = StateDir::open(&config.state_dir)?;
+    let _lock = DirectoryLock::take(&config.state_dir)?;
     let mark = Some(own::MARK_BYPASS);
     let mut settings = Settings {
         port: config.port,
         max_map_age: config.max_map_age,
         firewall: config.firewall.options(),
         route_resolvers: config.route_resolvers,
+        keep_local: config.keep_local.iter().map(IpNet::trunc).collect(),
         explicit_endpoints: config.endpoints.clone(),
         machine: Machine::here(),
         ..Settings::default()

@@ -24,7 +24,7 @@ use super::server_key::ServerKeys;
 use super::state_dir::StateDir;
 use super::store::{Ledger, SqliteStore};
 use super::{admin, clock, ending, limits, relay};
-use crate::io::{CertificateFiles, Places, bind, make_directory, possible_connections, vital};
+use crate::io::{CertificateFiles, DirectoryLock, Places, bind, make_directory, possible_connections, vital};
 use crate::registry;
 use crate::relay::{Acme, SelfSigned};
 use crate::wire::control::DerpMap;
@@ -35,6 +35,7 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     let mut signals = Signals::listen()?;
 
     make_directory(&settings.state_dir).map_err(|error| format!("{}: {error}", settings.state_dir.display()))?;
+    let _lock = DirectoryLock::take(&settings.state_dir).map_err(|error| error.to_string())?;
     let dir = StateDir::new(&settings.state_dir);
     dir.check_before_start()?;
     dir.backup_draft().map_err(|error| format!("{}: {error}", dir.path().display()))?;

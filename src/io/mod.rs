@@ -6,6 +6,7 @@
 
 mod certificate_files;
 mod dial;
+mod directory_lock;
 mod listening;
 mod logging;
 #[cfg(feature = "relay")]
@@ -22,6 +23,7 @@ mod websocket;
 
 pub use certificate_files::CertificateFiles;
 pub use dial::{CONNECT_TIME, DIAL_TIME, Dialler, Found, LookUp, NAME_TIME, Place};
+pub use directory_lock::{DirectoryLock, DirectoryLockError};
 pub use listening::{bind, bind_udp, tune};
 pub use logging::{CleanFields, LogFilter, log_to_stderr};
 #[cfg(feature = "relay")]

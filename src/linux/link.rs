@@ -36,6 +36,13 @@ pub(super) async fn observe(socket: &RouteSocket) -> io::Result<Option<ObservedL
     Ok(Some(link))
 }
 
+/// Whether IPv6 is switched off on our link, or would be on a new one.
+pub(super) fn is_ipv6_off() -> bool {
+    let setting = |link: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"));
+    // Without a setting to read, the kernel's own word on an address has to do.
+    setting(own::LINK).or_else(|_| setting("default")).is_ok_and(|value| value.trim() == "1")
+}
+
 /// The number of our own link: an error where there is none or where it is somebody else's.
 pub(super) async fn own_index(socket: &RouteSocket) -> io::Result<u32> {
     match find(socket).await? {
@@ -86,9 +93,18 @@ pub(super) async fn remove_address(socket: &RouteSocket, index: u32, address: Ip
     tolerate(removed, &[Errno::EADDRNOTAVAIL, Errno::ENODEV])
 }
 
+/// The number of a link, if there is one of this name.
+pub(super) async fn index_of(socket: &RouteSocket, name: &str) -> io::Result<Option<u32>> {
+    Ok(named(socket, name).await?.map(|message| message.header.index))
+}
+
 async fn find(socket: &RouteSocket) -> io::Result<Option<LinkMessage>> {
+    named(socket, own::LINK).await
+}
+
+async fn named(socket: &RouteSocket, name: &str) -> io::Result<Option<LinkMessage>> {
     let mut question = LinkMessage::default();
-    question.attributes.push(LinkAttribute::IfName(own::LINK.to_owned()));
+    question.attributes.push(LinkAttribute::IfName(name.to_owned()));
     match socket.get(RouteNetlinkMessage::GetLink(question)).await {
         Ok(Some(RouteNetlinkMessage::NewLink(message))) => Ok(Some(message)),
         Ok(_) => Ok(None),

@@ -1,22 +1,27 @@
 //! The host's own addresses outside the overlay: what peers may reach us at, and what the overlay must
 //! never swallow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
 
 use crate::plan::{KernelError, own};
-use crate::types::IpNet;
+use crate::types::{IpNet, in_overlay};
 
-use super::link;
-use super::netlink::RouteSocket;
+use super::netlink::{RouteSocket, is_errno};
 use super::subscription::{Subscription, route_message};
-use super::{Attempt, attempt};
+use super::{Attempt, attempt, link, route};
+
+/// Networks of routes that are kept: more than any host but a router of the internet has.
+const ROUTES: usize = 4_096;
+/// The main table.
+const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
 /// Addresses that are everybody's and nobody's neighbour: a root name server. Nothing is sent there.
 const SOMEWHERE: [IpAddr; 2] =
@@ -46,7 +51,13 @@ pub struct LocalNetwork {
 impl LocalNetwork {
     /// Opens the door. Call it within a Tokio runtime; changes are noticed from here on.
     pub fn new() -> Result<Self, KernelError> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ];
         let subscription = Subscription::open_route(&groups).during("subscribe to links and addresses")?;
         let socket = RouteSocket::open().during("open an rtnetlink socket")?;
         Ok(Self { socket, subscription })
@@ -94,17 +105,79 @@ impl LocalNetwork {
         found
     }
 
-    /// Waits until a link or an address outside the overlay may have changed. May be dropped at any time.
+    /// The networks to which routes of the main table lead, but for default routes and what is ours: at most
+    /// [`ROUTES`], those of private ranges first. A router may carry the whole internet, so they are sorted out as they
+    /// come.
+    pub async fn routes(&mut self) -> Result<BTreeSet<IpNet>, KernelError> {
+        let ours = link::index_of(&self.socket, own::LINK);
+        let ours = attempt(&format!("look for link {}", own::LINK), ours).await?;
+        let (mut private, mut public) = (BTreeSet::new(), BTreeSet::new());
+        let mut take = |message: &RouteMessage| {
+            if let Some(net) = network_of(message, ours) {
+                let nets = if is_private(&net) { &mut private } else { &mut public };
+                if nets.len() < ROUTES {
+                    nets.insert(net);
+                }
+            }
+        };
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut question = RouteMessage::default();
+            question.header.address_family = family;
+            question.attributes.push(RouteAttribute::Table(MAIN));
+            let listed = self.socket.each(RouteNetlinkMessage::GetRoute(question), |message| {
+                if let RouteNetlinkMessage::NewRoute(message) = message
+                    && message.header.address_family == family
+                {
+                    take(&message);
+                }
+            });
+            match listed.await {
+                // A table exists from its first route on, and a family where the kernel has it.
+                Err(error)
+                    if [Errno::ENOENT, Errno::EAFNOSUPPORT, Errno::EOPNOTSUPP].iter().any(|e| is_errno(&error, *e)) => {
+                }
+                other => other.during("list the routes of the main table")?,
+            }
+        }
+        let room = ROUTES.saturating_sub(private.len());
+        Ok(private.into_iter().chain(public.into_iter().take(room)).collect())
+    }
+
+    /// Waits until a link or an address outside the overlay may have changed, or a route to a private network. May be
+    /// dropped at any time.
     pub async fn changed(&mut self) -> Result<(), KernelError> {
         self.subscription
             .next(|kind, payload| match route_message(kind, payload) {
                 Some(RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message)) => {
                     link::name_of(&message) != Some(own::LINK)
                 }
+                Some(RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message)) => {
+                    network_of(&message, None).is_some_and(|net| is_private(&net))
+                }
                 _ => true,
             })
             .await;
         Ok(())
+    }
+}
+
+/// Where a route of the main table leads to, if it is no default route, none of ours, and to other machines.
+fn network_of(message: &RouteMessage, our_link: Option<u32>) -> Option<IpNet> {
+    let is_ours = route::is_our_protocol(message)
+        || our_link.is_some_and(|index| message.attributes.contains(&RouteAttribute::Oif(index)));
+    // What is refused in the main table is the host's own word on that network.
+    let kinds = [RouteType::Unicast, RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit];
+    let is_own = route::table_of(message) == MAIN && !is_ours && kinds.contains(&message.header.kind);
+    let net = route::destination_of(message).filter(|net| is_own && net.prefix_len() > 0)?;
+    let is_far = !net.addr().is_multicast() && !link::is_link_local(net.addr());
+    is_far.then(|| net.trunc())
+}
+
+/// Whether it lies in a range that is nobody's on the internet, as those do that networks of peers lie in.
+fn is_private(net: &IpNet) -> bool {
+    match net.addr() {
+        IpAddr::V4(address) => address.is_private() || in_overlay(address.into()),
+        IpAddr::V6(address) => address.is_unique_local(),
     }
 }
 

@@ -17,6 +17,7 @@ mod memory;
 mod monitor;
 mod netlink;
 mod nftables;
+mod only_one;
 pub mod packet;
 mod route;
 mod rule;
@@ -24,6 +25,7 @@ mod subscription;
 mod way;
 mod wireguard;
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::future::Future;
 use std::io;
@@ -32,7 +34,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use crate::plan::{Change, Figures, FlowJudge, Kernel, KernelError, Observed, Step, Way, own};
+use crate::plan::{Ability, Change, Figures, Firewall, FlowJudge, Kernel, KernelError, Observed, Step, Way, own};
 
 use self::conntrack::Conntrack;
 use self::monitor::Monitor;
@@ -44,6 +46,7 @@ pub use self::echo::{EchoToken, echo};
 pub use self::gateway::{DefaultRoute, Gateway};
 pub use self::local::{LocalAddress, LocalNetwork};
 pub use self::memory::give_back_memory;
+pub use self::only_one::OnlyOne;
 
 /// How often all known flows are looked through for those to end. Each round ends thousands, and new ones cannot come.
 const CUT_ROUNDS: usize = 256;
@@ -63,6 +66,8 @@ pub struct LinuxKernel {
     monitor: Monitor,
     /// The number of our link at the last look.
     link: Option<u32>,
+    /// What was asked of the kernel in vain, and will not be again.
+    lacking: BTreeSet<Ability>,
 }
 
 impl LinuxKernel {
@@ -73,7 +78,7 @@ impl LinuxKernel {
         let route = RouteSocket::open().during("open an rtnetlink socket")?;
         let nftables = Nftables::open().during("open an nftables socket")?;
         let conntrack = Conntrack::open().during("open a connection tracking socket")?;
-        Ok(Self { route, wireguard, nftables, conntrack, monitor, link: None })
+        Ok(Self { route, wireguard, nftables, conntrack, monitor, link: None, lacking: BTreeSet::new() })
     }
 
     /// Leaves our nftables table open to other programs also where the kernel would keep them off.
@@ -91,8 +96,14 @@ impl Kernel for LinuxKernel {
             Some(_) => attempt(&format!("read WireGuard device {}", own::LINK), self.wireguard.observe()).await?,
             None => None,
         };
-        let routes = self.observe_routes().await?;
         let rules = attempt("read policy rules", rule::observe(&self.route)).await?;
+        let routes = self.observe_routes(!rules.no_ipv6).await?;
+        let mut lacking = self.lacking.clone();
+        if rules.no_ipv6 {
+            lacking.insert(Ability::Ipv6);
+        } else if link::is_ipv6_off() {
+            lacking.insert(Ability::LinkIpv6);
+        }
         let (firewall, flows_judged) = self.nftables.observe().await?;
         let obstacles = self.nftables.obstacles(&firewall).await;
         let strange_rules = rules.strange.into_iter().map(|(text, _)| text);
@@ -105,6 +116,7 @@ impl Kernel for LinuxKernel {
             flows_judged,
             obstacles,
             strange: routes.strange.into_iter().map(|(text, _)| text).chain(strange_rules).collect(),
+            lacking,
             ways: Vec::new(),
         };
         let named = rules.earlier.iter().filter_map(|rule| rule.destination).map(|net| net.network());
@@ -116,7 +128,7 @@ impl Kernel for LinuxKernel {
 
     async fn apply(&mut self, step: &Step) -> Result<(), KernelError> {
         match step {
-            Step::ReplaceFirewall(firewall) => self.nftables.replace(firewall).await,
+            Step::ReplaceFirewall(firewall) => self.replace_firewall(firewall).await,
             Step::UpdateFirewall { from, to } => self.nftables.update(from, to).await,
             Step::CutFlows(judge) => self.cut_flows(judge).await,
             Step::DeleteFirewall => self.nftables.delete().await,
@@ -181,9 +193,9 @@ impl LinuxKernel {
         self.monitor.set_link(link);
     }
 
-    async fn observe_routes(&self) -> Result<route::Found, KernelError> {
+    async fn observe_routes(&self, has_ipv6: bool) -> Result<route::Found, KernelError> {
         let everywhere = self.monitor.strays();
-        let found = attempt("read routes", route::observe(&self.route, self.link, everywhere)).await;
+        let found = attempt("read routes", route::observe(&self.route, self.link, everywhere, has_ipv6)).await;
         // Strays are looked for until there are none, and again where the look failed.
         if everywhere && found.as_ref().map_or(true, route::Found::strays) {
             self.monitor.expect_strays();
@@ -197,7 +209,14 @@ impl LinuxKernel {
         const OPERATION: &str = "end connections that the firewall does not admit";
         let mut is_full = false;
         for _ in 0..CUT_ROUNDS {
-            let flows = attempt(OPERATION, self.conntrack.forbidden(judge)).await?;
+            let flows = match self.conntrack.forbidden(judge).await {
+                // Nobody in the kernel answers for flows.
+                Err(error) if is_errno(&error, Errno::EINVAL) || is_errno(&error, Errno::EOPNOTSUPP) => {
+                    self.lacking.insert(Ability::EndFlows);
+                    return Err(error).during(OPERATION);
+                }
+                flows => flows.during(OPERATION)?,
+            };
             if flows.is_empty() {
                 return self.nftables.note_judged().await;
             }
@@ -216,13 +235,31 @@ impl LinuxKernel {
         Err(failure(OPERATION, format!("there are still some after {CUT_ROUNDS} rounds")))
     }
 
+    /// A kernel that lacks what some rules need refuses the whole table. Then it is made without.
+    async fn replace_firewall(&mut self, firewall: &Arc<Firewall>) -> Result<(), KernelError> {
+        let refused = match self.nftables.replace(firewall).await {
+            Err(error) => error,
+            done => return done,
+        };
+        let attempts = Ability::OF_TABLE.map(|ability| BTreeSet::from([ability]));
+        for lacking in attempts.into_iter().chain([BTreeSet::from(Ability::OF_TABLE)]) {
+            let without = firewall.without(&lacking);
+            if without != **firewall && self.nftables.replace(&Arc::new(without)).await.is_ok() {
+                tracing::warn!(?lacking, %refused, "the firewall is made without what this kernel lacks");
+                self.lacking.extend(lacking);
+                return Ok(());
+            }
+        }
+        Err(refused)
+    }
+
     async fn remove_strange(&self, text: &str) -> Result<(), KernelError> {
         let operation = format!("remove {text}");
-        let routes = attempt(&operation, route::observe(&self.route, self.link, true)).await?;
+        let rules = attempt(&operation, rule::observe(&self.route)).await?;
+        let routes = attempt(&operation, route::observe(&self.route, self.link, true, !rules.no_ipv6)).await?;
         for (_, message) in routes.strange.iter().filter(|(found, _)| found == text) {
             attempt(&operation, route::remove_strange(&self.route, message)).await?;
         }
-        let rules = attempt(&operation, rule::observe(&self.route)).await?;
         for (_, message) in rules.strange.iter().filter(|(found, _)| found == text) {
             attempt(&operation, rule::remove_strange(&self.route, message)).await?;
         }

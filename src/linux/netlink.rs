@@ -87,12 +87,33 @@ impl RouteSocket {
         Err(io::Error::other("the kernel's tables kept changing while they were read"))
     }
 
+    /// Hands over each thing that matches as it comes, so that however many there are, they need no room. Those that a
+    /// change moved meanwhile may come twice, or not at all.
+    pub(super) async fn each(
+        &self,
+        message: RouteNetlinkMessage,
+        take: impl FnMut(RouteNetlinkMessage),
+    ) -> io::Result<()> {
+        self.exchange(message, NLM_F_DUMP, take).await.map(drop)
+    }
+
     async fn request(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
+        let mut found = Vec::new();
+        let interrupted = self.exchange(message, flags, |message| found.push(message)).await?;
+        Ok((found, interrupted))
+    }
+
+    /// Says whether something changed meanwhile.
+    async fn exchange(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        mut take: impl FnMut(RouteNetlinkMessage),
+    ) -> io::Result<bool> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
         let mut answers = self.conversation.handle()?.request(request).map_err(io::Error::other)?;
 
-        let mut found = Vec::new();
         let mut interrupted = false;
         // A dump without its last message was cut off, as where the socket failed: it is not all that there is. The two
         // bits of a dump mean other things in a change.
@@ -100,7 +121,7 @@ impl RouteSocket {
         while let Some(answer) = answers.next().await {
             interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
             match answer.payload {
-                NetlinkPayload::InnerMessage(message) => found.push(message),
+                NetlinkPayload::InnerMessage(message) => take(message),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
                 NetlinkPayload::Done(done) if done.code < 0 => return Err(io::Error::from_raw_os_error(-done.code)),
                 NetlinkPayload::Done(_) => is_whole = true,
@@ -108,7 +129,7 @@ impl RouteSocket {
                 _ => {}
             }
         }
-        if is_whole { Ok((found, interrupted)) } else { Err(cut_off()) }
+        if is_whole { Ok(interrupted) } else { Err(cut_off()) }
     }
 }
 

@@ -35,10 +35,16 @@ impl Found {
 }
 
 /// Reads our table, and with `everywhere` every other table for routes with our protocol number.
-/// `link` is the number of our WireGuard link.
-pub(super) async fn observe(socket: &RouteSocket, link: Option<u32>, everywhere: bool) -> io::Result<Found> {
+/// `link` is the number of our WireGuard link. Without IPv6 the kernel would answer with the routes of other families.
+pub(super) async fn observe(
+    socket: &RouteSocket,
+    link: Option<u32>,
+    everywhere: bool,
+    has_ipv6: bool,
+) -> io::Result<Found> {
     let mut found = Found::default();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+    let ipv6 = has_ipv6.then_some(AddressFamily::Inet6);
+    for family in [AddressFamily::Inet].into_iter().chain(ipv6) {
         for message in dump(socket, family, true).await? {
             match read(&message, link) {
                 Some(route) => {
@@ -172,7 +178,7 @@ fn write(route: &Route, link: Option<u32>) -> io::Result<RouteMessage> {
     Ok(message)
 }
 
-fn destination_of(message: &RouteMessage) -> Option<IpNet> {
+pub(super) fn destination_of(message: &RouteMessage) -> Option<IpNet> {
     let unspecified = match message.header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use crate::plan::{Rule, RuleAction, RulePackets, own};
 use crate::types::IpNet;
 
-use super::netlink::{RouteSocket, tolerate};
+use super::netlink::{RouteSocket, is_errno, tolerate};
 
 /// How the kernel prints "no suppression" in every rule.
 const NO_SUPPRESSION: u32 = u32::MAX;
@@ -26,6 +26,8 @@ pub(super) struct Found {
     pub(super) strange: Vec<(String, RuleMessage)>,
     /// Rules of other programs that are asked before ours, in the order in which they are.
     pub(super) earlier: Vec<Earlier>,
+    /// The kernel has no rules of IPv6, because it has no IPv6.
+    pub(super) no_ipv6: bool,
 }
 
 /// A rule of another program that is asked before ours, as far as it may lead packets astray.
@@ -58,7 +60,14 @@ pub(super) async fn observe(socket: &RouteSocket) -> io::Result<Found> {
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut question = RuleMessage::default();
         question.header.family = family;
-        for message in socket.dump(RouteNetlinkMessage::GetRule(question)).await? {
+        let rules = match socket.dump(RouteNetlinkMessage::GetRule(question)).await {
+            Err(error) if family == AddressFamily::Inet6 && is_unsupported(&error) => {
+                found.no_ipv6 = true;
+                continue;
+            }
+            other => other?,
+        };
+        for message in rules {
             let RouteNetlinkMessage::NewRule(message) = message else { continue };
             if !is_ours(&message) {
                 found.earlier.extend(earlier(&message));
@@ -72,6 +81,10 @@ pub(super) async fn observe(socket: &RouteSocket) -> io::Result<Found> {
     }
     found.rules.sort_unstable();
     Ok(found)
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    is_errno(error, Errno::EAFNOSUPPORT) || is_errno(error, Errno::EOPNOTSUPP)
 }
 
 pub(super) async fn add(socket: &RouteSocket, rule: &Rule) -> io::Result<()> {

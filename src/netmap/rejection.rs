@@ -82,6 +82,12 @@ pub enum Reason {
         "this host asks it for names, or it is the coordinator's or a relay's, so packets to it go on as they did; `warrend --route-resolvers` lets peers carry those to name servers"
     )]
     InUse,
+    /// A prefix to which this host has a route of its own.
+    #[error("this host has a route of its own to {0}, which stays; remove that, or change the peer's")]
+    HostRoute(IpNet),
+    /// A prefix in which too many networks of this host lie.
+    #[error("more networks of this host lie in it than can be left out of it; narrower routes would do")]
+    TooManyHoles,
     /// Too many.
     #[error("{0}")]
     TooMany(LimitError),

@@ -6,11 +6,13 @@
 //! withheld rights. On the way down the reverse. So a crash between any two steps leaves nothing open that policy forbids, and a peer that
 //! stays keeps its session: it is never taken down and put back.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::types::{IpNet, NodePublic};
 
+use super::ability::Ability;
 use super::firewall::Firewall;
 use super::flows::FlowJudge;
 use super::handover::withheld;
@@ -22,10 +24,11 @@ use super::wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule}
 /// Compares the whole wish with the whole observation. Touches only what carries our tag.
 ///
 /// Where the link of our name is not a WireGuard link it is somebody else's: nothing can be set up, and
-/// what is left of ours is taken down ([`Observed::link_is_foreign`]).
+/// what is left of ours is taken down ([`Observed::link_is_foreign`]). What the kernel cannot do is no part of the wish.
 pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     let nothing = Desired::default();
-    let desired = if observed.link_is_foreign() { &nothing } else { desired };
+    let desired = if observed.link_is_foreign() { Cow::Borrowed(&nothing) } else { desired.within(&observed.lacking) };
+    let desired = desired.as_ref();
     let mut steps: Vec<Step> = observed.strange.iter().cloned().map(Step::RemoveStrange).collect();
     match &desired.device {
         Some(device) => go_up(device, desired, observed, &mut steps),
@@ -120,7 +123,8 @@ fn flows_step(device: &Device, desired: &Desired, observed: &Observed, close: Op
         Some(_) => true,
         None => false,
     };
-    let is_due = loses_rights || !observed.flows_judged;
+    let can_end = !observed.lacking.contains(&Ability::EndFlows);
+    let is_due = can_end && (loses_rights || !observed.flows_judged);
     is_due.then(|| Step::CutFlows(FlowJudge::new(firewall, device, observed)))
 }
 

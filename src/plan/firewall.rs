@@ -38,6 +38,17 @@ pub struct Firewall {
     pub probes: Option<Probes>,
     /// What the operator of this host chose.
     pub options: FirewallOptions,
+    /// What the kernel cannot do in a table.
+    pub lacks: Lacks,
+}
+
+/// What the kernel cannot do in a table, so that it is done in another way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lacks {
+    /// To answer TCP with a reset: the packets are dropped.
+    pub reset: bool,
+    /// To ask where an address leads: spoofed sources are told by their range alone, and no default route is served.
+    pub routes: bool,
 }
 
 /// What the operator of this host may choose. The default is closed, and logs nothing.

@@ -7,7 +7,9 @@
 
 pub mod own;
 
+mod ability;
 mod allowance;
+mod carve;
 mod classes;
 mod desired;
 mod diff;
@@ -30,11 +32,14 @@ mod union;
 mod way;
 mod wish;
 
+pub use ability::Ability;
 pub use desired::{Wish, desired};
 pub use diff::diff;
 pub(crate) use difference::differences;
 pub use explain::{Count, Figures, rights_of, rules_naming};
-pub use firewall::{Admit, Class, ClassId, Denied, Firewall, FirewallOptions, Packet, PortRange, Protocol, RuleId};
+pub use firewall::{
+    Admit, Class, ClassId, Denied, Firewall, FirewallOptions, Lacks, Packet, PortRange, Protocol, RuleId,
+};
 pub use flows::FlowJudge;
 pub use kernel::{Change, Kernel, KernelError};
 pub use model::ModelKernel;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::types::{IpNet, NodePublic};
 
+use super::ability::Ability;
 use super::explain::Figures;
 use super::firewall::Packet;
 use super::kernel::{Change, Kernel, KernelError};
@@ -40,6 +41,9 @@ impl ModelKernel {
     /// Carries out one step as the kernel would.
     pub fn carry_out(&mut self, step: &Step) -> Result<(), KernelError> {
         let refuse = |reason: &str| Err(KernelError { operation: step.to_string(), reason: reason.to_owned() });
+        if let Some(reason) = self.refusal(step) {
+            return refuse(reason);
+        }
         match step {
             Step::CreateLink => match &self.state.link {
                 Some(link) if !link.is_wireguard => return refuse("File exists"),
@@ -90,6 +94,41 @@ impl ModelKernel {
             }
         }
         Ok(())
+    }
+
+    /// Why a kernel that lacks what this one does refuses a step.
+    fn refusal(&self, step: &Step) -> Option<&'static str> {
+        let lacks = |ability| self.state.lacking.contains(&ability);
+        let is_ipv6 = |net: &IpNet| matches!(net, IpNet::V6(_));
+        let no_ipv6 = lacks(Ability::Ipv6).then_some("Address family not supported by protocol");
+        let off = lacks(Ability::LinkIpv6).then_some("Permission denied");
+        match step {
+            Step::AddAddress(address) if is_ipv6(address) => no_ipv6.or(off),
+            Step::AddRoute(route) if is_ipv6(&route.destination) => {
+                no_ipv6.or(off.filter(|_| route.target == RouteTarget::Tunnel))
+            }
+            Step::AddRule(rule) if rule.ipv6 => no_ipv6,
+            Step::CutFlows(_) if lacks(Ability::EndFlows) => Some("Invalid argument"),
+            Step::ReplaceFirewall(to) | Step::UpdateFirewall { to, .. } => {
+                let able = to.without(&self.state.lacking) == **to;
+                (!able).then_some("No such file or directory")
+            }
+            _ => None,
+        }
+    }
+
+    /// A kernel that can no longer do this: what it held by it is gone.
+    pub fn lose(&mut self, ability: Ability) {
+        self.state.lacking.insert(ability);
+        let is_ipv4 = |net: &IpNet| matches!(net, IpNet::V4(_));
+        let has_none = self.state.lacking.contains(&Ability::Ipv6);
+        if has_none || self.state.lacking.contains(&Ability::LinkIpv6) {
+            self.state.link.iter_mut().for_each(|link| link.addresses.retain(is_ipv4));
+            self.state
+                .routes
+                .retain(|route| is_ipv4(&route.destination) || (!has_none && route.target != RouteTarget::Tunnel));
+            self.state.rules.retain(|rule| !rule.ipv6 || !has_none);
+        }
     }
 
     /// All that a look finds.

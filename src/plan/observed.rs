@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::types::{IpNet, NodePrivate, NodePublic, Timestamp};
 
+use super::ability::Ability;
 use super::firewall::Firewall;
 use super::way::Way;
 use super::wish::{Route, Rule};
@@ -29,6 +30,8 @@ pub struct Observed {
     pub obstacles: Vec<Obstacle>,
     /// Objects in our places that we would never have made, as the kernel prints them.
     pub strange: Vec<String>,
+    /// What this kernel cannot do.
+    pub lacking: BTreeSet<Ability>,
     /// Where packets go that stand for the rest. Nothing is done about it, and a look that finds nothing of ours asks
     /// about none.
     pub ways: Vec<Way>,

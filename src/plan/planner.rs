@@ -13,7 +13,7 @@ use crate::types::{IpNet, NodeId, NodePublic, in_overlay};
 
 use super::classes::{Classes, Sources};
 use super::desired::{Accepted, Wish, accepted_peers, elsewhere, routes, rules, wireguard_peer};
-use super::firewall::{ClassId, Firewall};
+use super::firewall::{ClassId, Firewall, Lacks};
 use super::own;
 use super::prefs::{Host, Path, Paths, Prefs};
 use super::served::{Served, widest};
@@ -100,6 +100,7 @@ impl Made {
             elsewhere: elsewhere(host),
             probes: host.probes,
             options: prefs.firewall,
+            lacks: Lacks::default(),
         };
         let peer = |peer: &Accepted<'_>| {
             let key = peer.map.key();
@@ -157,7 +158,8 @@ impl Made {
         let holds_overlay = |prefix: &IpNet| in_overlay(prefix.addr());
         let are_plain =
             peers.iter().all(|(before, after)| [before, after].into_iter().flatten().all(|peer| is_plain(peer)));
-        let overlaps = firewall.subnets.keys().chain(&self.frame.host.networks).any(holds_overlay);
+        let Host { networks, routes, .. } = &self.frame.host;
+        let overlaps = firewall.subnets.keys().chain(networks).chain(routes).any(holds_overlay);
         if !are_plain || overlaps {
             return None;
         }

@@ -44,10 +44,13 @@ impl Default for Prefs {
 pub struct Host {
     /// Our node key.
     pub key: NodePrivate,
-    /// The networks it is attached to, but for our own link: no peer may carry those.
+    /// The networks it is attached to, but for our own link: no peer may carry those, nor a part of one.
     pub networks: BTreeSet<IpNet>,
     /// Addresses that it goes on reaching as it did, whatever peers carry: whom it asks for names, the coordinator, relays.
     pub kept: BTreeSet<IpAddr>,
+    /// The networks beyond those to which routes of its own lead, but for default routes: no peer may carry those. A
+    /// part of one it may: the narrower wins.
+    pub routes: BTreeSet<IpNet>,
     /// The ports that the agent has, where it looks for paths.
     pub probes: Option<Probes>,
 }

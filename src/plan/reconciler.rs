@@ -135,6 +135,10 @@ pub struct Reconciler {
     settled: bool,
     /// Rounds with failures in a row.
     failures: u32,
+    /// Whether the last round came to its end but for steps that nothing else depends on.
+    works: bool,
+    /// Whether what failed in the round that is under way is more than that.
+    guard_failed: bool,
     /// Plans carried out in a row that left something to do.
     rounds: u32,
     /// What failed in the last round, and how.
@@ -178,6 +182,7 @@ impl Reconciler {
         }
         self.desired = Some(desired);
         self.settled = false;
+        self.works = false;
         self.rounds = 0;
         match &mut self.phase {
             Phase::Applying { current, .. } if current.is_empty() => self.phase = Phase::Due,
@@ -207,6 +212,7 @@ impl Reconciler {
         let observed = match observed {
             Ok(observed) => observed,
             Err(error) => {
+                self.guard_failed = true;
                 self.fail("look at the kernel".to_owned(), error.to_string());
                 self.wait_after_failure(now);
                 return;
@@ -221,6 +227,7 @@ impl Reconciler {
         if self.rounds >= ROUNDS
             && let Some(step) = plan.steps.first()
         {
+            self.guard_failed = plan.steps.iter().any(guards_the_rest);
             self.fail(step.to_string(), format!("it was done {ROUNDS} times and is still to do"));
             self.wait_after_failure(now);
         } else if !plan.is_empty() {
@@ -229,8 +236,10 @@ impl Reconciler {
             }
             self.settled = false;
             self.rounds += 1;
+            self.guard_failed = false;
             self.phase = Phase::Applying { rest: plan.steps.into(), current: Vec::new(), failed: false };
         } else if foreign {
+            self.guard_failed = true;
             let error = "another program has a link of this name that is not WireGuard; rename or delete that";
             self.fail(format!("create link {}", own::LINK), error.to_owned());
             self.wait_after_failure(now);
@@ -320,6 +329,11 @@ impl Reconciler {
         self.settled
     }
 
+    /// Whether what is wished for works, but for parts that could not be had and that nothing else depends on.
+    pub fn works(&self) -> bool {
+        self.works
+    }
+
     /// What goes another way than is wished for, though all of ours is in its place.
     pub fn astray(&self) -> Vec<Astray> {
         let (Some(desired), Some(observed)) = (&self.desired, &self.observed) else { return Vec::new() };
@@ -344,6 +358,7 @@ impl Reconciler {
         self.look_at = Some(self.look_at.map_or(slow, |at| at.min(slow)));
         self.failures = 0;
         self.rounds = 0;
+        self.works = true;
         self.failing.clear();
         self.tried.clear();
         if !self.settled {
@@ -371,6 +386,7 @@ impl Reconciler {
     fn note_failed(&mut self, step: &Step, error: &KernelError) {
         if let Phase::Applying { rest, failed, .. } = &mut self.phase {
             *failed = true;
+            self.guard_failed |= guards_the_rest(step);
             if guards_the_rest(step) {
                 rest.clear();
             } else if changes_hands(step) {
@@ -391,6 +407,7 @@ impl Reconciler {
         let wait = RETRY_FIRST.saturating_mul(1 << self.failures.min(10)).min(RETRY_LAST);
         self.failures += 1;
         self.rounds = 0;
+        self.works = !self.guard_failed;
         self.failing = std::mem::take(&mut self.tried);
         self.phase = Phase::Waiting;
         self.not_before = Some(now + RETRY_FIRST);

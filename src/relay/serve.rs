@@ -22,7 +22,7 @@ use super::verify::Verifier;
 use super::{Admission, Applicant, Relay, RelayConfig, kept_node_key, mesh, metrics, serve_stun};
 use crate::derp::{Limits, MeshKey};
 use crate::io::{
-    CertificateFiles, Places, Rates, bind, bind_udp, lasting, make_directory, possible_connections, vital,
+    CertificateFiles, DirectoryLock, Places, Rates, bind, bind_udp, lasting, make_directory, possible_connections, vital,
 };
 
 const KEY_FILE: &str = "relay.key";
@@ -42,6 +42,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("SIGINT: {error}"))?;
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| format!("SIGHUP: {error}"))?;
     make_directory(&settings.state_dir).map_err(|error| format!("{}: {error}", settings.state_dir.display()))?;
+    let _lock = DirectoryLock::take(&settings.state_dir).map_err(|error| error.to_string())?;
     let mut tasks = JoinSet::new();
     let Protection { tls, files, acme } = protection(&settings, &mut tasks)?;
     let scheme = if tls.is_some() { "https" } else { "http" };

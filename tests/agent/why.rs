@@ -1,9 +1,9 @@
 //! `warren acl` and `warren why`: from a packet to the line of the policy.
 
 use tempfile::tempdir;
-use warren::plan::ObservedFirewall;
+use warren::plan::{Ability, ObservedFirewall};
 use warren::wire::control::{FilterRule, MapResponse, NetPortRange, Ports, RuleOrigin};
-use warren::wire::local::PingKind;
+use warren::wire::local::{BackendState, PingKind};
 
 use crate::scene::{Agent, SharedKernel, map, node, store};
 
@@ -109,6 +109,23 @@ async fn packets_that_go_another_way_are_told_of_by_status_why_and_ping() {
     agent.until("mended", |status| !status.health.iter().any(|text| text.contains(led))).await;
     let reply = agent.client.ping("100.64.0.3".parse().unwrap(), PingKind::Disco).await.unwrap();
     assert_eq!(reply.astray, "");
+}
+
+#[tokio::test]
+async fn a_host_without_ipv6_on_the_link_runs_with_ipv4_and_says_so() {
+    let root = tempdir().unwrap();
+    let kernel = SharedKernel::default();
+    kernel.change_silently(|state| state.lacking.extend([Ability::LinkIpv6]));
+    let agent = agent(root.path(), kernel.clone()).await;
+    agent.until("running", |status| status.backend_state == BackendState::Running).await;
+    let told = "IPv6 is switched off on warren0, so only IPv4 goes through the tunnel";
+    agent.until("told", |status| status.health.iter().any(|text| text.contains(told))).await;
+    let link = kernel.state().link.unwrap();
+    assert!(link.addresses.iter().all(|address| address.addr().is_ipv4()) && !link.addresses.is_empty());
+
+    kernel.meddle(|state| state.lacking.clear());
+    agent.until("mended", |status| !status.health.iter().any(|text| text.contains(told))).await;
+    kernel.until("both families", |state| state.link.as_ref().is_some_and(|link| link.addresses.len() == 2)).await;
 }
 
 #[tokio::test]

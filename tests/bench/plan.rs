@@ -97,8 +97,13 @@ fn wish_of(map: &Netmap, paths: &Paths) -> Wish {
 
 fn wish_by(planner: &mut Planner, map: &Netmap, paths: &Paths) -> Wish {
     let prefs = Prefs { want_running: true, accept_routes: true, ..Prefs::default() };
-    let host =
-        Host { key: NodePrivate::from_random([9; 32]), networks: BTreeSet::new(), kept: BTreeSet::new(), probes: None };
+    let host = Host {
+        key: NodePrivate::from_random([9; 32]),
+        networks: BTreeSet::new(),
+        routes: BTreeSet::new(),
+        kept: BTreeSet::new(),
+        probes: None,
+    };
     planner.desired(map, &prefs, paths, &host)
 }
 

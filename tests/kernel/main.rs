@@ -23,5 +23,6 @@ mod paths;
 mod relay;
 mod repair;
 mod routing;
+mod two_agents;
 mod user;
 mod whole;

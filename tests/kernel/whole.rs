@@ -11,8 +11,8 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde_json::{Value, json};
 use warren::linux::LinuxKernel;
 use warren::plan::{
-    Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, ModelKernel, Observed, ObservedFirewall, Peer,
-    Route, RouteTarget, Rule, RuleAction, RulePackets, Step, diff, own,
+    Ability, Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, ModelKernel, Observed, ObservedFirewall,
+    Peer, Route, RouteTarget, Rule, RuleAction, RulePackets, Step, diff, own,
 };
 use warren::types::IpNet;
 
@@ -93,6 +93,74 @@ fn the_model_and_the_real_kernel_agree_after_the_same_random_plans() {
             assert_eq!(comparable(observe(&mut kernel).await), comparable(model.state.clone()), "{plan}");
             assert!(diff(&wish, &model.state).is_empty());
         }
+    });
+}
+
+/// Also for a kernel that was started with `ipv6.disable=1`, where there is nothing to switch on.
+#[test]
+fn without_ipv6_the_rest_comes_true_and_ipv6_follows_when_it_is_switched_on() {
+    in_namespace(Needs::WireGuard, || async {
+        let can_switch = std::path::Path::new("/proc/sys/net/ipv6/conf/all").exists();
+        let switch = |value: u8| {
+            for link in ["all", "default", "warren0"].map(|link| format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"))
+            {
+                run(&format!("echo {value} > {link}"));
+            }
+        };
+        switch(1);
+        let mut kernel = LinuxKernel::new().unwrap();
+        converge(&mut kernel, &wish()).await;
+        let seen = observe(&mut kernel).await;
+        let lacking = if can_switch { Ability::LinkIpv6 } else { Ability::Ipv6 };
+        assert_eq!(seen.lacking, BTreeSet::from([lacking]));
+        assert_eq!(seen.link.unwrap().addresses, nets(&["100.64.0.1/32"]));
+        assert!(sh("ip route get 100.64.0.2").contains("dev warren0"));
+        if can_switch {
+            let leak = run("ip -6 route get fd7a:115c:a1e0::2");
+            assert!(!leak.status.success(), "the overlay's IPv6 leads nowhere");
+            switch(0);
+            converge(&mut kernel, &wish()).await;
+            let seen = observe(&mut kernel).await;
+            assert_eq!(
+                (seen.lacking, seen.link.unwrap().addresses),
+                (BTreeSet::new(), wish().device.unwrap().addresses)
+            );
+            // And off again: the kernel itself takes the addresses.
+            switch(1);
+            converge(&mut kernel, &wish()).await;
+        }
+        converge(&mut kernel, &Desired::default()).await;
+        assert_eq!(Observed { lacking: BTreeSet::new(), ..observe(&mut kernel).await }, Observed::default());
+    });
+}
+
+#[test]
+fn a_kernel_without_some_expressions_of_nftables_has_a_table_without_them() {
+    in_namespace(Needs::Namespace, || async {
+        // Where they are modules that nobody uses; nothing loads them again by itself in a guest.
+        let modules = [("nft_fib_inet", Ability::FindRoutes), ("nft_reject_inet", Ability::ResetFlows)];
+        let gone = modules.into_iter().filter(|(module, _)| {
+            std::env::var_os("WARREN_REQUIRE_KERNEL").is_some() && run(&format!("rmmod {module}")).status.success()
+        });
+        let gone: Vec<_> = gone.collect();
+        let mut kernel = LinuxKernel::new().unwrap();
+        let wish = Desired { firewall: wish().firewall, ..Desired::default() };
+        let converged = async {
+            for _ in 0..4 {
+                for step in diff(&wish, &observe(&mut kernel).await).steps {
+                    // A step may find out what is lacking.
+                    let _ = kernel.apply(&step).await;
+                }
+            }
+            observe(&mut kernel).await
+        };
+        let seen = converged.await;
+        for (module, _) in &gone {
+            run(&format!("insmod $(ls /modules/*{module}.ko*)"));
+        }
+        println!("without {gone:?}: {:?}", seen.lacking);
+        assert!(diff(&wish, &seen).is_empty());
+        assert_eq!(seen.lacking, gone.into_iter().map(|(_, ability)| ability).collect());
     });
 }
 

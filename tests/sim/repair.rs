@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use warren::plan::{
-    Action, Desired, Event, KernelError, ModelKernel, ObservedFirewall, ObservedLink, Reconciler, RouteTarget, Step,
-    diff,
+    Ability, Action, Desired, Event, KernelError, ModelKernel, ObservedFirewall, ObservedLink, Reconciler, Route,
+    RouteTarget, Step, diff,
 };
-use warren::types::NodePublic;
+use warren::types::{IpNet, NodePublic};
 
 use crate::world::{Command, World, command, public_key, small_world, world};
 
@@ -221,6 +221,52 @@ fn ten_thousand_peers_are_a_few_actions_and_one_that_is_refused_is_named() {
     assert_eq!(host.applied, plan, "in the plan's order, and none is left out");
     assert_eq!(host.kernel.state.device.as_ref().unwrap().peers.len(), wish.device.unwrap().peers.len() - 1);
     assert!(host.troubles()[0].starts_with(&format!("could not {refused}: ")), "{:?}", host.troubles());
+}
+
+#[test]
+fn an_ability_that_is_missing_takes_only_itself_away_and_is_used_once_it_is_there() {
+    let mut wish = small_world().wish();
+    Arc::make_mut(wish.firewall.as_mut().unwrap()).options.log_denied = Some(7);
+    for ability in Ability::ALL {
+        let mut host = Host::new(&wish);
+        host.kernel.lose(ability);
+        host.run(TWO_SECONDS);
+        assert!(host.reconciler.is_settled(), "{ability:?}: {}", host.left_to_do());
+        assert_eq!(host.troubles(), [""; 0], "{ability:?}");
+        let state = &host.kernel.state;
+        assert_eq!(state.device.as_ref().unwrap().peers.len(), 2, "{ability:?}");
+        let ipv4 = |net: &IpNet| matches!(net, IpNet::V4(_));
+        assert!(state.link.as_ref().unwrap().addresses.iter().any(ipv4), "{ability:?}");
+        let leads = |route: &Route| ipv4(&route.destination) && route.target == RouteTarget::Tunnel;
+        assert!(state.routes.iter().any(leads) && state.rules.iter().any(|rule| !rule.ipv6), "{ability:?}");
+        assert!(matches!(state.firewall, ObservedFirewall::Table(_)), "{ability:?}");
+
+        host.kernel.state.lacking.clear();
+        host.reconciler.handle_changed(host.now);
+        host.run(TWO_SECONDS);
+        assert_eq!(diff(&wish, &host.kernel.state).to_string(), "", "{ability:?}");
+        assert_eq!(host.kernel.state.link.unwrap().addresses, wish.device.as_ref().unwrap().addresses);
+    }
+}
+
+#[test]
+fn what_nothing_else_depends_on_does_not_keep_the_rest_from_working() {
+    let wish = small_world().wish();
+    for (refused, works) in [
+        ("add peer", true),
+        ("add address fd7a", true),
+        ("add route 10.1.2.0/24", true),
+        ("replace table", false),
+        ("bring", false),
+    ] {
+        let mut host = Host::new(&wish);
+        let steps = diff(&wish, &host.kernel.state).steps.into_iter().map(|step| step.to_string());
+        host.refused.extend(steps.filter(|step| step.starts_with(refused)));
+        assert!(!host.refused.is_empty());
+        host.run(TWO_SECONDS);
+        assert!(!host.reconciler.is_settled());
+        assert_eq!(host.reconciler.works(), works, "{refused}");
+    }
 }
 
 #[test]

@@ -180,16 +180,76 @@ fn a_default_route_is_left_out_and_told_of() {
     assert!(!wish.device.unwrap().peers.values().any(|peer| peer.allowed_ips.iter().any(default)));
 }
 
+/// A route's kernel routes, the way to a network of the host's own within among them, and what its peer may send from.
+fn carried(world: &World, route: &str) -> (Vec<String>, Vec<String>) {
+    let route: IpNet = route.parse().unwrap();
+    let wish = world.wish();
+    let within = wish.routes.iter().filter(|other| route.contains(&other.destination)).map(ToString::to_string);
+    let peer = wish.device.unwrap().peers[&public_key(2)].clone();
+    let prefixes = peer.allowed_ips.iter().filter(|net| route.contains(*net)).map(ToString::to_string).collect();
+    (within.collect(), prefixes)
+}
+
 #[test]
 fn a_route_over_the_hosts_own_network_is_left_out_and_told_of() {
     let mut world = small_world();
-    world.networks = BTreeSet::from(["10.1.2.77/25".parse().unwrap()]);
+    world.networks = BTreeSet::from(["10.1.2.77/23".parse().unwrap()]);
     assert_eq!(
         left_out(&world),
-        ["route 10.1.2.0/24 of peer 2 () is left out: this host is itself on 10.1.2.0/25; change the route, \
+        ["route 10.1.2.0/24 of peer 2 () is left out: this host is itself on 10.1.2.0/23; change the route, \
           or the host's own network"]
     );
-    assert!(!world.wish().routes.iter().any(|route| route.destination == "10.1.2.0/24".parse().unwrap()));
+    assert_eq!(carried(&world, "10.1.2.0/24"), (vec![], vec![]));
+
+    world.networks.clear();
+    world.routes = BTreeSet::from(["10.1.2.0/24".parse().unwrap()]);
+    assert_eq!(
+        left_out(&world),
+        ["route 10.1.2.0/24 of peer 2 () is left out: this host has a route of its own to 10.1.2.0/24, which stays; \
+          remove that, or change the peer's"]
+    );
+    assert_eq!(carried(&world, "10.1.2.0/24"), (vec![], vec![]));
+}
+
+#[test]
+fn what_lies_in_a_route_and_is_the_hosts_own_stays_and_the_rest_is_carried() {
+    let mut world = small_world();
+    world.networks = BTreeSet::from(["10.1.2.77/25".parse().unwrap()]);
+    // A gateway's route to the half of the rest, and one to much more than the peer's: the narrower wins.
+    world.routes = BTreeSet::from(["10.1.2.192/26".parse().unwrap(), "10.0.0.0/8".parse().unwrap()]);
+    assert_eq!(left_out(&world), [""; 0]);
+    let (routes, prefixes) = carried(&world, "10.1.2.0/24");
+    assert_eq!(
+        routes,
+        [
+            "10.1.2.0/24 to warren0, metric 100",
+            "10.1.2.0/25 to the next table, metric 100",
+            "10.1.2.192/26 to the next table, metric 100"
+        ]
+    );
+    assert_eq!(prefixes, ["10.1.2.128/26"]);
+
+    world.peers[1].routes = vec!["10.0.0.0/8"];
+    world.networks = BTreeSet::from(["10.200.0.1/24".parse().unwrap()]);
+    world.routes.clear();
+    assert_eq!(left_out(&world), [""; 0]);
+    let (routes, prefixes) = carried(&world, "10.0.0.0/8");
+    assert_eq!(routes, ["10.0.0.0/8 to warren0, metric 100", "10.200.0.0/24 to the next table, metric 100"]);
+    assert_eq!(prefixes.len(), 16, "{prefixes:?}");
+}
+
+#[test]
+fn a_gateways_network_inside_the_overlay_range_stays_the_hosts() {
+    let mut world = small_world();
+    // The second is another's use of the whole, and cannot be had beside ours.
+    world.routes = BTreeSet::from(["100.100.0.0/16".parse().unwrap(), "100.64.0.0/10".parse().unwrap()]);
+    let wish = world.wish();
+    let throws = wish.routes.iter().filter(|route| route.target == RouteTarget::Throw).map(|route| route.destination);
+    assert_eq!(throws.collect::<Vec<_>>(), ["100.100.0.0/16".parse().unwrap()]);
+    let firewall = wish.firewall.unwrap();
+    assert!(!firewall.guards("100.100.100.200".parse().unwrap()) && firewall.guards("100.64.0.2".parse().unwrap()));
+    assert_eq!(left_out(&world), [""; 0]);
+    assert_eq!(wish.device.unwrap().peers[&public_key(1)].allowed_ips.len(), 2);
 }
 
 #[test]

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use warren::netmap::Netmap;
 use warren::plan::{
-    Desired, Host, ModelKernel, Observed, ObservedFirewall, ObservedPeer, Packet, Path, Paths, Prefs, Protocol, Route,
-    RouteTarget, Rule, RuleAction, RulePackets, desired, diff, own,
+    Ability, Desired, Host, ModelKernel, Observed, ObservedFirewall, ObservedPeer, Packet, Path, Paths, Prefs,
+    Protocol, Route, RouteTarget, Rule, RuleAction, RulePackets, desired, diff, own,
 };
 use warren::types::{IpNet, NodeId, NodePrivate, NodePublic, Timestamp};
 use warren::wire::control::{FilterRule, MapResponse, NetPortRange, Node, Ports, match_all};
@@ -42,6 +42,7 @@ pub(crate) struct World {
     pub(crate) networks: BTreeSet<IpNet>,
     /// Addresses that the host depends on.
     pub(crate) kept: BTreeSet<IpAddr>,
+    pub(crate) routes: BTreeSet<IpNet>,
     /// What the coordinator lets us carry.
     pub(crate) approved: BTreeSet<IpNet>,
 }
@@ -79,7 +80,8 @@ impl World {
     }
 
     pub(crate) fn host(&self) -> Host {
-        Host { key: private_key(self.own_key), networks: self.networks.clone(), kept: self.kept.clone(), probes: None }
+        let (networks, routes, kept) = (self.networks.clone(), self.routes.clone(), self.kept.clone());
+        Host { key: private_key(self.own_key), networks, routes, kept, probes: None }
     }
 
     /// Of peers with one key the lower number's path counts, as it does for the key.
@@ -123,6 +125,7 @@ pub(crate) fn small_world() -> World {
         own_address: 100,
         networks: BTreeSet::new(),
         kept: BTreeSet::new(),
+        routes: BTreeSet::new(),
         approved: BTreeSet::from(["192.168.7.0/24".parse().unwrap()]),
     }
 }
@@ -172,22 +175,18 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
         prop::option::weighted(0.2, select(vec!["10.1.2.77/24", "172.16.0.1/16", "100.64.0.6/28", "8.8.8.1/24"]));
     let own = (0_u8..2, 100_u8..102);
     let routes = || subsequence(vec!["192.168.7.0/24", "0.0.0.0/0", "::/0"], 0..=3).prop_map(nets);
+    let gateways = subsequence(vec!["10.1.2.128/25", "10.1.0.0/16", "100.64.0.4/32", "fd00:1::/80"], 0..3);
+    let gateways = prop_oneof![2 => Just(Vec::new()), 1 => gateways];
+    let networks = (networks, gateways);
     (vec(peer(), 0..6), vec(rule(), 0..4), prefs, own, networks, (routes(), routes())).prop_map(
-        |(peers, filter, prefs, (own_key, own_address), networks, (advertised, approved))| {
+        |(peers, filter, prefs, (own_key, own_address), (networks, gateways), (advertised, approved))| {
             let (accept_routes, shields_up, want_running) = prefs;
             let prefs =
                 Prefs { want_running, accept_routes, advertise_routes: advertised, shields_up, ..Prefs::default() };
             let networks = networks.into_iter().map(|network: &str| network.parse().unwrap()).collect();
-            World {
-                peers: distinct(peers),
-                filter,
-                prefs,
-                own_key,
-                own_address,
-                networks,
-                kept: BTreeSet::new(),
-                approved,
-            }
+            let routes = gateways.into_iter().map(|route: &str| route.parse().unwrap()).collect();
+            let kept = BTreeSet::new();
+            World { peers: distinct(peers), filter, prefs, own_key, own_address, networks, routes, kept, approved }
         },
     )
 }
@@ -229,7 +228,8 @@ fn rule() -> impl Strategy<Value = FilterRule> {
 /// A kernel as it may be found: part of a plan carried out, then other people's commands.
 pub(crate) fn kernel() -> impl Strategy<Value = ModelKernel> {
     let history = (world(), world(), any::<prop::sample::Index>(), any::<bool>());
-    (history, vec(command(), 0..5)).prop_map(|((first, second, stop, empty), commands)| {
+    let lost = prop_oneof![2 => Just(Vec::new()), 1 => subsequence(Ability::ALL.to_vec(), 1..4)];
+    (history, lost, vec(command(), 0..5)).prop_map(|((first, second, stop, empty), lost, commands)| {
         let mut kernel = ModelKernel::default();
         if !empty {
             converge(&mut kernel, &first.wish());
@@ -238,6 +238,7 @@ pub(crate) fn kernel() -> impl Strategy<Value = ModelKernel> {
                 kernel.carry_out(step).unwrap();
             }
         }
+        lost.iter().for_each(|ability| kernel.lose(*ability));
         commands.iter().for_each(|command| command.run(&mut kernel));
         kernel
     })

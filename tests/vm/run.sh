@@ -9,7 +9,7 @@
 # Programs are stripped on the way and bring their shared libraries.
 #
 # WARREN_KERNEL=native or vm forces one of the two; WARREN_VM_KERNEL=5.10 (or another version that setup.sh fetched)
-# boots that kernel; variables whose names begin with WARREN_ are passed in.
+# boots that kernel; WARREN_VM_APPEND adds to its command line; variables whose names begin with WARREN_ are passed in.
 set -euo pipefail
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 . "$here/lib.sh"
@@ -117,7 +117,7 @@ boot() {
   timeout --foreground "$limit" qemu-system-x86_64 -machine q35,accel=tcg -cpu max -smp 2 -m "${WARREN_VM_MEMORY:-3072}" \
     -display none -monitor none -no-reboot -nic none -kernel "$kernel" -initrd "$work/initramfs" \
     -serial "file:$work/console" -serial stdio -serial "file:$work/status" \
-    -append 'console=ttyS0 quiet panic=-1 mitigations=off' </dev/null || status=$?
+    -append "console=ttyS0 quiet panic=-1 mitigations=off ${WARREN_VM_APPEND:-}" </dev/null || status=$?
   if [ -s "$work/status" ]; then return "$(cat "$work/status")"; fi
   if [ "$status" = 124 ]; then
     echo "run.sh: the virtual machine was still running after $limit seconds" >&2

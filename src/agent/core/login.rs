@@ -25,7 +25,8 @@ pub(super) struct Login {
     pub(super) online: bool,
     /// Whether traffic was allowed when the wish was last computed.
     pub(super) was_open: bool,
-    /// The kernel has held the whole wish since traffic was allowed. What is still to do later is health's matter.
+    /// The kernel has held the wish since traffic was allowed, but for parts that nothing else depends on. What is
+    /// still to do later is health's matter.
     pub(super) has_run: bool,
     /// The key that takes the place of the present one once the coordinator knows it.
     pub(super) next_key: Option<NodePrivate>,

@@ -62,6 +62,8 @@ pub struct Settings {
     pub max_map_age: Option<Duration>,
     /// How the firewall is to be.
     pub firewall: FirewallOptions,
+    /// Networks that the operator says are the host's own, though no address and no route of it tells.
+    pub keep_local: BTreeSet<IpNet>,
     /// Where the operator says that the tunnel can be reached.
     pub explicit_endpoints: Vec<SocketAddr>,
     /// The port of the loopback socket for relayed packets; without it, no relay is used.
@@ -134,6 +136,8 @@ pub struct Networks {
     pub live: BTreeSet<IpNet>,
     /// What is known of their interfaces.
     pub standings: BTreeMap<IpNet, Standing>,
+    /// Where routes of the host's own lead, beyond those.
+    pub routes: BTreeSet<IpNet>,
 }
 
 /// The state of the agent.
@@ -456,7 +460,9 @@ impl Core {
     /// Answers who waits for kernel and disk to hold what they should.
     fn tell_settled(&mut self, now: Now) {
         let settled = self.is_settled();
-        self.login.has_run |= settled && self.login.was_open && self.netmap.node().is_some();
+        // What could not be had is health's matter where the rest works.
+        let works = !self.stale.wish && self.reconciler.works();
+        self.login.has_run |= works && self.login.was_open && self.netmap.node().is_some();
         let done = settled && self.saves.is_quiet(now);
         for (_, reply) in self.settling.extract_if(.., |(until, _)| done || *until <= now.tick).collect::<Vec<_>>() {
             let _ = reply.send(self.status_json(false, now));

@@ -34,6 +34,14 @@ impl Core {
     pub fn handle_networks(&mut self, networks: Networks, now: Now) {
         let before = self.networks.replace(networks);
         let Some(networks) = self.networks.as_ref().filter(|_| before != self.networks) else { return };
+        // Where routes lead is for the wish alone.
+        let is_same = |before: &Networks| {
+            before.all == networks.all && before.live == networks.live && before.standings == networks.standings
+        };
+        if before.as_ref().is_some_and(is_same) {
+            self.stale.wish = true;
+            return;
+        }
         self.stale = Stale { paths: true, wish: true, facts: self.stale.facts };
         let Some(before) = before else {
             self.netcheck.handle_links(&networks.live, &networks.standings, now.tick);

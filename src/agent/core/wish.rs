@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Core, Now, Timestamp};
+use super::{Core, Networks, Now, Timestamp};
 use crate::control::ServerUrl;
-use crate::plan::{self, Desired, Host, Obstacle, Trouble, Way};
-use crate::types::IpNet;
+use crate::plan::{self, Ability, Desired, Host, Obstacle, Trouble, Way};
+use crate::types::{IpNet, NodePrivate, in_overlay};
 use crate::wire::control::Hostinfo;
 use crate::wire::local::Severity;
 
@@ -16,7 +16,9 @@ const RELAYS: usize = 512;
 impl Core {
     /// Computes the wish anew where something it is made of has changed.
     pub(super) fn renew_wish(&mut self, now: Now) {
-        let Some(networks) = self.networks.as_ref().map(|networks| networks.all.clone()) else { return };
+        if self.networks.is_none() {
+            return;
+        }
         if !std::mem::take(&mut self.stale.wish) {
             return;
         }
@@ -33,7 +35,7 @@ impl Core {
         self.past.note(self.netmap.filter(), now.wall);
         let wish = match &self.node_key {
             Some(key) => {
-                let host = Host { key: key.clone(), networks, kept: self.kept(), probes: self.settings.probes() };
+                let host = self.own_networks(key.clone());
                 self.planner.desired(&self.netmap, &prefs, &self.paths(), &host)
             }
             None => plan::Wish::default(),
@@ -70,6 +72,22 @@ impl Core {
             (route.to_string(), text)
         });
         self.health.set_kind("unapproved", Severity::Low, waiting, now.wall);
+    }
+
+    /// What the host brings along. Of its routes, those that matter: most hosts have none.
+    fn own_networks(&self, key: NodePrivate) -> Host {
+        let nothing = Networks::default();
+        let found = self.networks.as_ref().unwrap_or(&nothing);
+        let taken = self.netmap.peers().filter(|_| self.prefs.route_all);
+        let taken: BTreeSet<IpNet> = taken.flat_map(|peer| &peer.routes).copied().collect();
+        let matters = |route: &&IpNet| in_overlay(route.addr()) || taken.iter().any(|taken| taken.contains(*route));
+        Host {
+            key,
+            networks: found.all.union(&self.settings.keep_local).copied().collect(),
+            routes: found.routes.iter().filter(matters).copied().collect(),
+            kept: self.kept(),
+            probes: self.settings.probes(),
+        }
     }
 
     /// A machine without a map wishes for nothing. But where an agent before us left something in the kernel, it may be
@@ -118,6 +136,10 @@ impl Core {
             let faults = of_kind.map(|trouble| (object_of(trouble), trouble.to_string()));
             self.health.set_kind(kind, severity, faults, now.wall);
         }
+        let lacking = self.reconciler.observed().into_iter().flat_map(|observed| &observed.lacking);
+        let lacking = lacking.filter(|ability| self.is_missed(**ability));
+        let lacking: Vec<_> = lacking.map(|ability| (format!("{ability:?}"), ability.to_string())).collect();
+        self.health.set_kind("ability", Severity::Medium, lacking, now.wall);
         // While a plan is under way nothing is known of where it leads.
         if self.reconciler.is_settled() {
             let astray = self.reconciler.astray();
@@ -154,6 +176,20 @@ impl Core {
                  network is closed here; to sign in anew: {page}"
             )
         });
+    }
+
+    /// Whether the wish would have a use for it.
+    fn is_missed(&self, ability: Ability) -> bool {
+        let Some(desired) = self.reconciler.desired() else { return false };
+        let lacking = [ability].into();
+        match ability {
+            Ability::EndFlows => desired.firewall.is_some(),
+            Ability::Ipv6 | Ability::LinkIpv6 => {
+                let addresses = desired.device.iter().flat_map(|device| &device.addresses);
+                addresses.clone().any(|address| address.addr().is_ipv6())
+            }
+            Ability::LogDenied | Ability::ResetFlows | Ability::FindRoutes => *desired.within(&lacking) != *desired,
+        }
     }
 
     // ---- what the coordinator is told ----

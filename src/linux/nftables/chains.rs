@@ -7,7 +7,7 @@ use nftables::schema::Chain;
 use nftables::stmt::{JumpTarget, Limit, Log, Match, Operator, Statement, VerdictMap as VerdictLookup};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
-use crate::plan::{FirewallOptions, own};
+use crate::plan::{Firewall, FirewallOptions, Lacks, own};
 use crate::types::{IpNet, OVERLAY_V4, OVERLAY_V6};
 
 use super::cut;
@@ -60,18 +60,19 @@ pub(super) fn chains() -> Vec<Object> {
 }
 
 /// What they hold.
-pub(super) fn rules(options: &FirewallOptions) -> Vec<Object> {
-    let mut rules = Rules { options, objects: Vec::new() };
+pub(super) fn rules(firewall: &Firewall) -> Vec<Object> {
+    let mut rules = Rules { options: &firewall.options, lacks: firewall.lacks, objects: Vec::new() };
     rules.overlay();
     rules.arrive();
     rules.forward();
-    rules.objects.extend(cut::rules());
+    rules.objects.extend(cut::rules(firewall.lacks));
     rules.output();
     rules.objects
 }
 
 struct Rules<'a> {
     options: &'a FirewallOptions,
+    lacks: Lacks,
     objects: Vec<Object>,
 }
 
@@ -123,10 +124,11 @@ impl Rules<'_> {
             let to = || payload(family.protocol(), "daddr");
             let elsewhere = [SERVED, INTERNET].map(|name| differs(to(), reference(name, family)));
             self.drop(chain, elsewhere.into(), DENIED_DESTINATION);
-            let own = vec![
-                equals(to(), reference(INTERNET, family)),
-                equals(fib(FibResult::Type, FibFlag::Daddr), Expression::Number(LOCAL)),
-            ];
+            // Where this host's own addresses cannot be told from others, nothing of the internet is served.
+            let mut own = vec![equals(to(), reference(INTERNET, family))];
+            if !self.lacks.routes {
+                own.push(equals(fib(FibResult::Type, FibFlag::Daddr), Expression::Number(LOCAL)));
+            }
             self.drop(chain, own, DENIED_DESTINATION);
         }
     }
@@ -158,10 +160,13 @@ impl Rules<'_> {
         }
         self.add(CHAIN, vec![equals(meta(MetaKey::Iifname), text("lo")), Statement::Accept(None)]);
         for range in [IpNet::V4(OVERLAY_V4), IpNet::V6(OVERLAY_V6)] {
-            let source = payload(Family::of(range.addr()).protocol(), "saddr");
-            let way_back = fib(FibResult::Oifname, FibFlag::Saddr);
-            let matches = vec![equals(source, write_address(&range)), equals(way_back, text(own::LINK))];
-            self.drop(CHAIN, matches, DENIED_SPOOFED);
+            let family = Family::of(range.addr());
+            let source = || payload(family.protocol(), "saddr");
+            let leads_to_us = match self.lacks.routes {
+                false => equals(fib(FibResult::Oifname, FibFlag::Saddr), text(own::LINK)),
+                true => differs(source(), reference(ELSEWHERE, family)),
+            };
+            self.drop(CHAIN, vec![equals(source(), write_address(&range)), leads_to_us], DENIED_SPOOFED);
         }
     }
 
@@ -173,16 +178,15 @@ impl Rules<'_> {
         if self.options.shared_range {
             return;
         }
-        let unequal = |left, right| Statement::Match(Match { left, right, op: Operator::NEQ });
         for range in [IpNet::V4(OVERLAY_V4), IpNet::V6(OVERLAY_V6)] {
             let family = Family::of(range.addr());
             let destination = || payload(family.protocol(), "daddr");
             let matches = vec![
-                unequal(meta(MetaKey::Oifname), text(own::LINK)),
-                unequal(meta(MetaKey::Oifname), text("lo")),
+                differs(meta(MetaKey::Oifname), text(own::LINK)),
+                differs(meta(MetaKey::Oifname), text("lo")),
                 equals(destination(), write_address(&range)),
-                unequal(destination(), reference(ELSEWHERE, family)),
-                unequal(meta(MetaKey::Mark), Expression::Number(own::MARK_BYPASS)),
+                differs(destination(), reference(ELSEWHERE, family)),
+                differs(meta(MetaKey::Mark), Expression::Number(own::MARK_BYPASS)),
             ];
             self.drop(CHAIN, matches, DENIED_ASTRAY);
         }

@@ -9,7 +9,7 @@
 use nftables::expr::{Expression, MetaKey};
 use nftables::stmt::{Reject, RejectType, Statement};
 
-use crate::plan::own;
+use crate::plan::{Lacks, own};
 
 use super::object::{Command, CutSet, ElementList, Elements, Ended, Object, Set};
 use super::table::{DENIED_REVOKED, Family, concat, count, counter, equals, meta, payload, reference, rule};
@@ -44,7 +44,8 @@ pub(super) fn set(family: Family) -> Object {
 }
 
 /// What the two chains hold.
-pub(super) fn rules() -> Vec<Object> {
+pub(super) fn rules(lacks: Lacks) -> Vec<Object> {
+    let reset = || if lacks.reset { Statement::Drop(None) } else { reset() };
     let mut rules = Vec::new();
     for family in Family::BOTH {
         rules.push(refuse(FROM_PEER, ended(family, "tcp", ["daddr", "dport", "saddr", "sport"]), reset()));

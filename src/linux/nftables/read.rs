@@ -11,7 +11,7 @@ use nftables::schema::Rule;
 use nftables::stmt::{self, Statement};
 
 use crate::plan::{
-    Admit, ClassId, Count, Figures, Firewall, FirewallOptions, ObservedFirewall, PortRange, Protocol, RuleId,
+    Admit, ClassId, Count, Figures, Firewall, FirewallOptions, Lacks, ObservedFirewall, PortRange, Protocol, RuleId,
 };
 use crate::types::IpNet;
 
@@ -35,7 +35,9 @@ pub(super) fn read(listing: &str, elements: BTreeMap<&str, Contents>) -> Result<
     for (name, contents) in elements {
         fill(&mut document.nftables, name, contents)?;
     }
-    let mut firewall = Firewall { options: read_options(&document.nftables), ..Firewall::default() };
+    let options = read_options(&document.nftables);
+    let lacks = read_lacks(&document.nftables);
+    let mut firewall = Firewall { options, lacks, ..Firewall::default() };
     let mut flows_judged = false;
     let mut found = Shape::default();
     for object in document.nftables {
@@ -76,9 +78,20 @@ fn fill(objects: &mut [Object], name: &str, contents: Contents) -> Result<(), St
     Ok(())
 }
 
+/// What the table is made without, told by the rules that are there with it.
+fn read_lacks(objects: &[Object]) -> Lacks {
+    let any = |is: fn(&Statement<'_>) -> bool| rules_of(objects).any(|rule| rule.expr.iter().any(is));
+    let asks_for_way = |statement: &Statement<'_>| matches!(statement, Statement::Match(comparison) if matches!(comparison.left, Expression::Named(NamedExpression::Fib(_))));
+    Lacks { reset: !any(|statement| matches!(statement, Statement::Reject(_))), routes: !any(asks_for_way) }
+}
+
+fn rules_of(objects: &[Object]) -> impl Iterator<Item = &Rule<'static>> {
+    objects.iter().filter_map(|object| if let Object::Rule(rule) = object { Some(rule) } else { None })
+}
+
 /// What the operator chose, told by the rules that follow from it.
 fn read_options(objects: &[Object]) -> FirewallOptions {
-    let rules = || objects.iter().filter_map(|object| if let Object::Rule(rule) = object { Some(rule) } else { None });
+    let rules = || rules_of(objects);
     let counts = |reason: &str| {
         let counts = |statement: &Statement<'_>| matches!(statement, Statement::Counter(stmt::Counter::Named(name)) if name == reason);
         rules().any(|rule| rule.expr.iter().any(counts))

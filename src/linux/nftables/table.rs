@@ -142,7 +142,7 @@ pub(super) fn objects(firewall: &Firewall, with_elements: bool) -> Vec<Object> {
     for (id, class) in &firewall.classes {
         objects.extend(class_rules(*id, class));
     }
-    objects.extend(chains::rules(&firewall.options));
+    objects.extend(chains::rules(firewall));
     objects.extend(probes::rules(firewall.probes.as_ref()));
     objects
 }

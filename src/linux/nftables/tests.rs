@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::plan::{Admit, Class, ClassId, Firewall, FirewallOptions, PortRange, Probes, Protocol, RuleId, Served};
+use crate::plan::{
+    Admit, Class, ClassId, Firewall, FirewallOptions, Lacks, PortRange, Probes, Protocol, RuleId, Served,
+};
 use crate::types::IpNet;
 
 use super::instruction::{Code, Instruction, SetName};
@@ -36,6 +38,7 @@ fn firewall() -> Firewall {
         subnets: BTreeMap::from([(net("192.168.0.0/24"), ClassId(7))]),
         probes: Some(Probes { wireguard_port: 41741, probe_port: 41743, relay_port: 41742 }),
         options: FirewallOptions::default(),
+        lacks: Lacks::default(),
     }
 }
 
@@ -55,7 +58,10 @@ fn rules_of(objects: &[Object], chain: &str) -> Vec<String> {
 fn a_firewall_is_known_again_in_its_own_table() {
     let chosen = FirewallOptions { shared_range: true, lan_may_open: true, log_denied: Some(5741) };
     let open = Firewall { options: chosen, ..firewall() };
-    for firewall in [Firewall::default(), firewall(), open] {
+    let lacks = Lacks { reset: true, routes: true };
+    let poor = Firewall { lacks, ..firewall() };
+    let poor_and_open = Firewall { lacks, ..open.clone() };
+    for firewall in [Firewall::default(), firewall(), open, poor, poor_and_open] {
         let listed = read::read(&listing(&table::objects(&firewall, true)), BTreeMap::new());
         assert_eq!(listed, Ok(read::Listed { firewall, flows_judged: false }));
     }

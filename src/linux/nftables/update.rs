@@ -28,7 +28,7 @@ pub(super) fn delete() -> Vec<Command> {
 
 /// Turns the first table into the second.
 pub(super) fn update(from: &Firewall, to: &Firewall) -> Vec<Command> {
-    if from.options != to.options {
+    if from.options != to.options || from.lacks != to.lacks {
         return replace(to);
     }
     let (old_rules, new_rules) = (table::rule_ids(from), table::rule_ids(to));

@@ -1,0 +1,64 @@
+//! Two agents on one host: the second ends in words.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::common::*;
+
+fn warrend(dir: &Path, name: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_warrend"));
+    command.arg("--state-dir").arg(dir.join(name)).arg("--socket").arg(dir.join(format!("{name}.sock")));
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+/// An agent that is ended with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What it says before it ends.
+fn refused(command: &mut Command) -> String {
+    let output = command.stderr(Stdio::piped()).output().unwrap();
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_second_agent_and_a_clean_up_beside_one_end_and_say_which_process_is_in_the_way() {
+    in_namespace(Needs::Namespace, || async {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Running(warrend(dir.path(), "one").stderr(Stdio::null()).spawn().unwrap());
+        let socket = dir.path().join("one.sock");
+        let listens = async {
+            while !socket.exists() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, listens).await.unwrap();
+        let process = format!("(process {})", first.0.id());
+
+        for mut other in [warrend(dir.path(), "two"), {
+            let mut cleanup = warrend(dir.path(), "two");
+            cleanup.arg("--cleanup");
+            cleanup
+        }] {
+            let text = refused(&mut other);
+            assert!(text.contains(&format!("another warrend {process} has them; end that one first")), "{text}");
+        }
+        let shared =
+            format!("unshare --net {} --state-dir {}", env!("CARGO_BIN_EXE_warrend"), dir.path().join("one").display());
+        let elsewhere = run(&format!("{shared} --socket {}", dir.path().join("three.sock").display()));
+        let text = String::from_utf8(elsewhere.stderr).unwrap();
+        assert!(!elsewhere.status.success() && text.contains(&format!("is in use by warrend {process}")), "{text}");
+
+        drop(first);
+        sh(&format!("{} --cleanup --state-dir {}", env!("CARGO_BIN_EXE_warrend"), dir.path().join("one").display()));
+    });
+}
