@@ -43,13 +43,16 @@ async fn agent(config: &Config) -> Result<(), StartError> {
         machine: Machine::here(),
         ..Settings::default()
     };
-    let (network, missing) = Network::open(&mut settings, mark);
+    let kernel = LinuxKernel::new()?;
+    let mut kernel = if config.firewall.share_table { kernel.share_table() } else { kernel };
+    let (port, taken) = kernel.keep_port(config.port).await;
+    settings.port = port;
+    let (network, mut missing) = Network::open(&mut settings, mark);
+    missing.extend(taken.map(|taken| ("port", port_text(config.port, port, &taken))));
     let mut core = Core::load(settings, &dir, clock::now())?;
     network::report(&mut core, missing, clock::wall());
     let socket = local_api::bind(&config.socket)
         .map_err(|reason| StartError::Socket { path: config.socket.display().to_string(), reason })?;
-    let kernel = LinuxKernel::new()?;
-    let kernel = if config.firewall.share_table { kernel.share_table() } else { kernel };
     let (stopper, stop) = oneshot::channel();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;
@@ -83,6 +86,18 @@ async fn agent(config: &Config) -> Result<(), StartError> {
     // The next one makes it anew; until then, asking there fails at once.
     let _ = std::fs::remove_file(&config.socket);
     Ok(())
+}
+
+/// What a port that is taken means.
+fn port_text(wanted: u16, port: u16, taken: &str) -> String {
+    let instead = match port == wanted {
+        true => "no tunnel comes up before it is free".to_owned(),
+        false => format!("the tunnel has port {port} instead, of which peers are told"),
+    };
+    format!(
+        "{taken}, so {instead}. Where a firewall or a router was opened for port {wanted}, end that program and restart \
+         warrend, or start warrend with another --port"
+    )
 }
 
 fn tell_systemd(state: sd_notify::NotifyState<'_>) {

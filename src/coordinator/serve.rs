@@ -34,10 +34,7 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     let (end, ending) = ending::channel();
     let mut signals = Signals::listen()?;
 
-    make_directory(&settings.state_dir).map_err(|error| format!("{}: {error}", settings.state_dir.display()))?;
-    let _lock = DirectoryLock::take(&settings.state_dir).map_err(|error| error.to_string())?;
-    let dir = StateDir::new(&settings.state_dir);
-    dir.check_before_start()?;
+    let (dir, _lock) = own_directory(&settings)?;
     dir.backup_draft().map_err(|error| format!("{}: {error}", dir.path().display()))?;
     let listener = bind(settings.listen).map_err(|error| format!("{}: {error}", settings.listen))?;
     let socket = admin::bind(&settings.socket).map_err(|error| format!("{}: {error}", settings.socket.display()))?;
@@ -104,6 +101,15 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     let _ = tokio::time::timeout(limits::FAREWELL_TIME, places.all_free()).await;
     let _ = fs::remove_file(&settings.socket);
     saved.map_err(|error| format!("when nodes were last seen is not saved: {error}"))
+}
+
+/// The state directory, which nobody else works on while the lock is held.
+fn own_directory(settings: &Settings) -> Result<(StateDir, DirectoryLock), String> {
+    make_directory(&settings.state_dir).map_err(|error| format!("{}: {error}", settings.state_dir.display()))?;
+    let lock = DirectoryLock::take(&settings.state_dir).map_err(|error| error.to_string())?;
+    let dir = StateDir::new(&settings.state_dir);
+    dir.check_before_start()?;
+    Ok((dir, lock))
 }
 
 /// What people and the service manager say.

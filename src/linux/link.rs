@@ -98,6 +98,22 @@ pub(super) async fn index_of(socket: &RouteSocket, name: &str) -> io::Result<Opt
     Ok(named(socket, name).await?.map(|message| message.header.index))
 }
 
+/// The WireGuard links of other names, each with its number and its addresses.
+pub(super) async fn other_wireguard(socket: &RouteSocket) -> io::Result<Vec<(String, u32, BTreeSet<IpNet>)>> {
+    let mut question = LinkMessage::default();
+    question.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]));
+    let mut others = Vec::new();
+    for message in socket.dump(RouteNetlinkMessage::GetLink(question)).await? {
+        let RouteNetlinkMessage::NewLink(message) = message else { continue };
+        let name = name_of(&message).filter(|name| is_wireguard(&message) && *name != own::LINK);
+        if let Some(name) = name {
+            let index = message.header.index;
+            others.push((name.to_owned(), index, addresses(socket, index).await.unwrap_or_default()));
+        }
+    }
+    Ok(others)
+}
+
 async fn find(socket: &RouteSocket) -> io::Result<Option<LinkMessage>> {
     named(socket, own::LINK).await
 }

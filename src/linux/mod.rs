@@ -19,6 +19,7 @@ mod netlink;
 mod nftables;
 mod only_one;
 pub mod packet;
+mod port;
 mod route;
 mod rule;
 mod subscription;
@@ -35,11 +36,13 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use crate::plan::{Ability, Change, Figures, Firewall, FlowJudge, Kernel, KernelError, Observed, Step, Way, own};
+use crate::types::in_overlay;
 
 use self::conntrack::Conntrack;
 use self::monitor::Monitor;
 use self::netlink::{RouteSocket, is_errno};
 use self::nftables::{Ended, Nftables};
+use self::port::{PortGuard, who_has};
 use self::wireguard::WireguardSocket;
 
 pub use self::echo::{EchoToken, echo};
@@ -66,6 +69,9 @@ pub struct LinuxKernel {
     monitor: Monitor,
     /// The number of our link at the last look.
     link: Option<u32>,
+    /// The tunnel's port, and what keeps it while WireGuard does not.
+    port: Option<u16>,
+    guard: Option<PortGuard>,
     /// What was asked of the kernel in vain, and will not be again.
     lacking: BTreeSet<Ability>,
 }
@@ -78,7 +84,40 @@ impl LinuxKernel {
         let route = RouteSocket::open().during("open an rtnetlink socket")?;
         let nftables = Nftables::open().during("open an nftables socket")?;
         let conntrack = Conntrack::open().during("open a connection tracking socket")?;
-        Ok(Self { route, wireguard, nftables, conntrack, monitor, link: None, lacking: BTreeSet::new() })
+        Ok(Self {
+            route,
+            wireguard,
+            nftables,
+            conntrack,
+            monitor,
+            link: None,
+            port: None,
+            guard: None,
+            lacking: BTreeSet::new(),
+        })
+    }
+
+    /// Keeps the tunnel's port for WireGuard, or another where somebody has that: the one that is kept, and in words
+    /// who has the other.
+    pub async fn keep_port(&mut self, wanted: u16) -> (u16, Option<String>) {
+        let device = self.wireguard.observe().await.ok().flatten();
+        let current = device.map(|device| device.listen_port).filter(|port| *port != 0);
+        if current == Some(wanted) {
+            self.port = current;
+            return (wanted, None);
+        }
+        let (port, guard) = match (PortGuard::hold(wanted), current) {
+            (Ok(guard), _) => (wanted, Some(guard)),
+            // What the link has is better than a third.
+            (Err(_), Some(current)) => (current, None),
+            (Err(_), None) => match PortGuard::hold_near(wanted) {
+                Ok((port, guard)) => (port, Some(guard)),
+                Err(_) => (wanted, None),
+            },
+        };
+        (self.port, self.guard) = (Some(port), guard);
+        let text = || format!("UDP port {wanted} is taken by {}", who_has(wanted));
+        (port, (port != wanted || self.guard.is_none()).then(text))
     }
 
     /// Leaves our nftables table open to other programs also where the kernel would keep them off.
@@ -106,6 +145,11 @@ impl Kernel for LinuxKernel {
         }
         let (firewall, flows_judged) = self.nftables.observe().await?;
         let obstacles = self.nftables.obstacles(&firewall).await;
+        let renamed = match &link {
+            None => self.renamed_links().await?,
+            Some(_) => Vec::new(),
+        };
+        let renamed = renamed.into_iter().map(|(text, _)| text);
         let strange_rules = rules.strange.into_iter().map(|(text, _)| text);
         let mut observed = Observed {
             link,
@@ -115,7 +159,7 @@ impl Kernel for LinuxKernel {
             firewall,
             flows_judged,
             obstacles,
-            strange: routes.strange.into_iter().map(|(text, _)| text).chain(strange_rules).collect(),
+            strange: routes.strange.into_iter().map(|(text, _)| text).chain(strange_rules).chain(renamed).collect(),
             lacking,
             ways: Vec::new(),
         };
@@ -253,8 +297,25 @@ impl LinuxKernel {
         Err(refused)
     }
 
+    /// Our link under another name: WireGuard's, with our mark and an address of the overlay. Nothing filters what comes
+    /// out of it.
+    async fn renamed_links(&self) -> Result<Vec<(String, u32)>, KernelError> {
+        let mut renamed = Vec::new();
+        for (name, index, addresses) in attempt("list WireGuard links", link::other_wireguard(&self.route)).await? {
+            let is_overlay = addresses.iter().any(|net| in_overlay(net.addr()));
+            let mark = self.wireguard.mark_of(&name);
+            if is_overlay && attempt(&format!("read WireGuard device {name}"), mark).await? == Some(own::MARK_BYPASS) {
+                renamed.push((format!("link {name}, which is {} under another name", own::LINK), index));
+            }
+        }
+        Ok(renamed)
+    }
+
     async fn remove_strange(&self, text: &str) -> Result<(), KernelError> {
         let operation = format!("remove {text}");
+        for (_, index) in self.renamed_links().await?.into_iter().filter(|(found, _)| found == text) {
+            attempt(&operation, link::delete(&self.route, index)).await?;
+        }
         let rules = attempt(&operation, rule::observe(&self.route)).await?;
         let routes = attempt(&operation, route::observe(&self.route, self.link, true, !rules.no_ipv6)).await?;
         for (_, message) in routes.strange.iter().filter(|(found, _)| found == text) {
@@ -284,6 +345,7 @@ impl LinuxKernel {
                 let operation = format!("delete link {}", own::LINK);
                 let index = attempt(&operation, link::own_index(socket)).await?;
                 attempt(&operation, link::delete(socket, index)).await?;
+                self.guard = self.port.and_then(|port| PortGuard::hold(port).ok());
                 self.set_link(None);
                 Ok(())
             }
@@ -293,7 +355,9 @@ impl LinuxKernel {
             }
             Step::SetLinkUp => {
                 let operation = format!("bring {} up", own::LINK);
-                attempt(&operation, link::set_up(socket, self.our_link(&operation)?)).await
+                self.guard = None;
+                let set_up = link::set_up(socket, self.our_link(&operation)?).await;
+                set_up.map_err(|error| with_holder(error, self.port)).during(&operation)
             }
             Step::AddAddress(address) => {
                 let operation = format!("add address {address} to {}", own::LINK);
@@ -318,7 +382,13 @@ impl LinuxKernel {
         attempt(&operation, link::own_index(&self.route)).await?;
         match step {
             Step::SetPrivateKey(key) => attempt(&operation, wireguard::set_private_key(key)).await,
-            Step::SetListenPort(port) => attempt(&operation, wireguard::set_listen_port(*port)).await,
+            Step::SetListenPort(port) => {
+                (self.guard, self.port) = (None, Some(*port));
+                let set = wireguard::set_listen_port(*port).await;
+                // A link that is down has told WireGuard its port, and taken none.
+                self.guard = PortGuard::hold(*port).ok();
+                set.map_err(|error| with_holder(error, self.port)).during(&operation)
+            }
             Step::SetFwmark(mark) => attempt(&operation, wireguard::set_fwmark(*mark)).await,
             _ => Ok(()),
         }
@@ -361,6 +431,17 @@ impl<T> Attempt<T> for io::Result<T> {
 
 async fn attempt<T>(operation: &str, work: impl Future<Output = io::Result<T>>) -> Result<T, KernelError> {
     work.await.during(operation)
+}
+
+/// Says who has the port, where the kernel says that somebody has.
+fn with_holder(error: io::Error, port: Option<u16>) -> io::Error {
+    match port.filter(|_| is_errno(&error, Errno::EADDRINUSE)) {
+        Some(port) => io::Error::other(format!(
+            "UDP port {port} is taken by {}; end that, or start warrend with another --port",
+            who_has(port)
+        )),
+        None => error,
+    }
 }
 
 fn failure(operation: &str, reason: impl Display) -> KernelError {

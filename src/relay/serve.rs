@@ -22,7 +22,8 @@ use super::verify::Verifier;
 use super::{Admission, Applicant, Relay, RelayConfig, kept_node_key, mesh, metrics, serve_stun};
 use crate::derp::{Limits, MeshKey};
 use crate::io::{
-    CertificateFiles, DirectoryLock, Places, Rates, bind, bind_udp, lasting, make_directory, possible_connections, vital,
+    CertificateFiles, DirectoryLock, Places, Rates, bind, bind_udp, lasting, make_directory, possible_connections,
+    vital,
 };
 
 const KEY_FILE: &str = "relay.key";

@@ -54,6 +54,10 @@ fn whatever_goes_missing_is_noticed_and_put_back() {
 
             let steps = converge(&mut kernel, &wish).await;
             assert!(!steps.is_empty(), "{change}");
+            assert!(
+                !run("ip link show other").status.success(),
+                "nothing of ours is left under another name: {change}"
+            );
         }
     });
 }

@@ -1,4 +1,4 @@
-//! Two agents on one host: the second ends in words.
+//! What an agent finds taken when it starts: the host by another agent, its port by another program.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -14,6 +14,20 @@ fn warrend(dir: &Path, name: &str) -> Command {
 
 /// An agent that is ended with the test.
 struct Running(Child);
+
+impl Running {
+    async fn start(dir: &Path, name: &str) -> Self {
+        let running = Self(warrend(dir, name).stderr(Stdio::null()).spawn().unwrap());
+        let socket = dir.join(format!("{name}.sock"));
+        let listens = async {
+            while !socket.exists() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, listens).await.unwrap();
+        running
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -34,14 +48,7 @@ fn refused(command: &mut Command) -> String {
 fn a_second_agent_and_a_clean_up_beside_one_end_and_say_which_process_is_in_the_way() {
     in_namespace(Needs::Namespace, || async {
         let dir = tempfile::tempdir().unwrap();
-        let first = Running(warrend(dir.path(), "one").stderr(Stdio::null()).spawn().unwrap());
-        let socket = dir.path().join("one.sock");
-        let listens = async {
-            while !socket.exists() {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, listens).await.unwrap();
+        let first = Running::start(dir.path(), "one").await;
         let process = format!("(process {})", first.0.id());
 
         for mut other in [warrend(dir.path(), "two"), {
@@ -60,5 +67,23 @@ fn a_second_agent_and_a_clean_up_beside_one_end_and_say_which_process_is_in_the_
 
         drop(first);
         sh(&format!("{} --cleanup --state-dir {}", env!("CARGO_BIN_EXE_warrend"), dir.path().join("one").display()));
+    });
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_with_its_holder_and_another_one_serves() {
+    in_namespace(Needs::Namespace, || async {
+        let dir = tempfile::tempdir().unwrap();
+        let taken = std::net::UdpSocket::bind("0.0.0.0:41741").unwrap();
+        let _agent = Running::start(dir.path(), "one").await;
+
+        let socket = dir.path().join("one.sock");
+        let status =
+            sh(&format!("{} --socket {} status --json || true", env!("CARGO_BIN_EXE_warren"), socket.display()));
+
+        // The agent may not look at what programs of root have open.
+        let holder = "UDP port 41741 is taken by a program of user 0 (as root, `ss -ulpn 'sport = :41741'` says which)";
+        assert!(status.contains(holder) && status.contains("so the tunnel has port 41744 instead"), "{status}");
+        drop(taken);
     });
 }

@@ -35,6 +35,25 @@ fn a_whole_wish_comes_true_and_cleaning_up_leaves_no_trace() {
 }
 
 #[test]
+fn a_link_of_ours_under_another_name_is_found_and_removed_and_others_are_not() {
+    in_namespace(Needs::WireGuard, || async {
+        let mut kernel = LinuxKernel::new().unwrap();
+        converge(&mut kernel, &wish()).await;
+        sh("ip link add wg9 type wireguard && wg set wg9 fwmark 0x5000000 && ip addr add 10.9.0.1/24 dev wg9");
+        sh("ip link set warren0 down && ip link set warren0 name mine && ip link set mine up");
+
+        let seen = observe(&mut kernel).await;
+        assert!(seen.link.is_none());
+        assert_eq!(seen.strange, ["link mine, which is warren0 under another name"]);
+        converge(&mut LinuxKernel::new().unwrap(), &Desired::default()).await;
+
+        assert!(!run("ip link show mine").status.success());
+        assert!(run("ip link show wg9").status.success(), "a mark alone makes it nobody's of ours");
+        std::net::UdpSocket::bind("0.0.0.0:41741").unwrap();
+    });
+}
+
+#[test]
 fn another_agent_adopts_what_it_finds_and_changes_nothing() {
     in_namespace(Needs::WireGuard, || async {
         let mut first = LinuxKernel::new().unwrap();

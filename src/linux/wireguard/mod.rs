@@ -75,13 +75,19 @@ impl WireguardSocket {
 
     /// The device and all its peers; nothing where there is no WireGuard link of our name.
     pub(super) async fn observe(&self) -> io::Result<Option<ObservedDevice>> {
-        self.dump(ObservedDevice::default, peers::read).await
+        self.dump(own::LINK, ObservedDevice::default, peers::read).await
+    }
+
+    /// The mark of another WireGuard device.
+    pub(super) async fn mark_of(&self, link: &str) -> io::Result<Option<u32>> {
+        let device = self.dump(link, ObservedDevice::default, peers::read).await?;
+        Ok(device.map(|device| device.fwmark))
     }
 
     /// A short digest of everything but what the kernel moves by itself: it changes when somebody changes
     /// the device.
     pub(super) async fn digest(&self) -> io::Result<Option<Digest>> {
-        self.dump(Digest::default, |digest: &mut Digest, part: Digest| digest.append(part)).await
+        self.dump(own::LINK, Digest::default, |digest: &mut Digest, part: Digest| digest.append(part)).await
     }
 
     /// Carries out a step about a peer; one about anything else is nothing.
@@ -128,12 +134,12 @@ impl WireguardSocket {
     }
 
     /// Reads the device message by message into a value that begins as `start`.
-    async fn dump<F, T>(&self, start: impl Fn() -> T, read: impl Fn(&mut T, F)) -> io::Result<Option<T>>
+    async fn dump<F, T>(&self, link: &str, start: impl Fn() -> T, read: impl Fn(&mut T, F)) -> io::Result<Option<T>>
     where
         F: GenlFamily + Emitable + ParseableParametrized<[u8], GenlHeader> + std::fmt::Debug + From<WireguardMessage>,
     {
         for _ in 0..DUMP_ATTEMPTS {
-            let mut request = NetlinkMessage::from(GenlMessage::from_payload(F::from(question())));
+            let mut request = NetlinkMessage::from(GenlMessage::from_payload(F::from(question(link))));
             request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
             let mut answers = match self.conversation.handle()?.request(request).await.map_err(into_io) {
                 Ok(answers) => answers,
@@ -189,11 +195,8 @@ fn parts(step: &Step) -> Vec<WireguardPeer> {
     }
 }
 
-fn question() -> WireguardMessage {
-    WireguardMessage {
-        cmd: WireguardCmd::GetDevice,
-        attributes: vec![WireguardAttribute::IfName(own::LINK.to_owned())],
-    }
+fn question(link: &str) -> WireguardMessage {
+    WireguardMessage { cmd: WireguardCmd::GetDevice, attributes: vec![WireguardAttribute::IfName(link.to_owned())] }
 }
 
 /// Applies a change on the blocking pool. The error texts of the library are those of the kernel.

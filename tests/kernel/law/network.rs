@@ -174,7 +174,13 @@ impl Network {
     }
 
     pub(crate) fn wish(&self) -> Desired {
-        let host = Host { key: key(0), networks: BTreeSet::new(), routes: BTreeSet::new(), kept: BTreeSet::new(), probes: None };
+        let host = Host {
+            key: key(0),
+            networks: BTreeSet::new(),
+            routes: BTreeSet::new(),
+            kept: BTreeSet::new(),
+            probes: None,
+        };
         desired(&self.map, &self.prefs(), &Paths::default(), &host).desired
     }
 
