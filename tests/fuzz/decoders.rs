@@ -143,7 +143,13 @@ fn map_response(bytes: &[u8]) -> bool {
 }
 
 fn host() -> Host {
-    Host { key: NodePrivate::from_random([1; 32]), networks: BTreeSet::new(), kept: BTreeSet::new(), probes: None }
+    Host {
+        key: NodePrivate::from_random([1; 32]),
+        networks: BTreeSet::new(),
+        routes: BTreeSet::new(),
+        kept: BTreeSet::new(),
+        probes: None,
+    }
 }
 
 #[allow(clippy::disallowed_methods, reason = "an arbitrary origin; only differences matter")]
