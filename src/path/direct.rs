@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::rank::Class;
-use super::{FULL_AGAIN, FULL_EVERY, FULL_SMALL, FULL_TRIES, HEARTBEAT, PATIENCE, PING_AGAIN, PING_URGENT, TRUST};
+use super::{
+    FULL_AGAIN, FULL_EVERY, FULL_SMALL, FULL_TRIES, HEARTBEAT, LOOK, PATIENCE, PING_AGAIN, PING_URGENT, TRUST,
+};
 
 /// WireGuard answers one-way traffic at least this often: a keep-alive after 10 s, and 5 s for a handshake instead.
 const PATIENCE_ONE_WAY: Duration = Duration::from_secs(16);
@@ -82,6 +84,13 @@ impl Direct {
             full_since: now,
             small_answers: 0,
         }
+    }
+
+    /// One that the kernel took because packets came by it: when is not known, only that it was after the look before, so
+    /// that a way that carries nothing since is not believed in longer for it.
+    pub(super) fn adopted(endpoint: SocketAddr, class: Class, looked: Option<Instant>, now: Instant) -> Self {
+        let earliest = now.checked_sub(LOOK).unwrap_or(now);
+        Self { proven: looked.map_or(now, |at| at.clamp(earliest, now)), ..Self::new(endpoint, class, now) }
     }
 
     /// Whether an answer of WireGuard is to be expected at once: packets came in lately.

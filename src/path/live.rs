@@ -313,15 +313,15 @@ impl Live {
         }
     }
 
-    /// The kernel follows the peer to another address than ours; it is kept.
-    pub(super) fn adopt(&mut self, endpoint: SocketAddr, common: &mut Common, now: Instant) {
+    /// The kernel follows the peer to another address than ours, since the look at `looked`; it is kept.
+    pub(super) fn adopt(&mut self, endpoint: SocketAddr, looked: Option<Instant>, common: &mut Common, now: Instant) {
         let Some(candidate) = self.candidates.see(endpoint, &common.ground, now) else { return };
         let class = candidate.class();
         if self.direct.is_some() {
             self.steady_until = Some(now + doubled(STEADY.0, self.roams, STEADY.1));
             self.roams = self.roams.saturating_add(1);
         }
-        self.direct = Some(Direct::new(endpoint, class, now));
+        self.direct = Some(Direct::adopted(endpoint, class, looked, now));
         self.search_at = Some(now + UPGRADE);
     }
 

@@ -200,7 +200,7 @@ impl Peer {
                 self.compare(&who, endpoint, progress, common, now);
             }
             (Some(who), Some(endpoint)) if progress.is_news() && common.ground.rank(endpoint).is_some() => {
-                self.adopt(&who, endpoint, common, now);
+                self.adopt(&who, endpoint, common.looked_at, common, now);
             }
             (_, Some(endpoint)) => self.rotate(endpoint, progress.sent, common, tick),
         }
@@ -212,7 +212,7 @@ impl Peer {
             return;
         };
         if self.seen.alive && common.ground.rank(endpoint).is_some() {
-            self.adopt(who, endpoint, common, now);
+            self.adopt(who, endpoint, None, common, now);
         } else if self.home.is_some() {
             self.moving = true;
         }
@@ -235,16 +235,16 @@ impl Peer {
         let is_banned = |candidate: &Candidate| candidate.is_banned(now) || candidate.narrow;
         let is_banned = live.candidates.get(endpoint).is_some_and(is_banned);
         if !is_given_time && !is_banned {
-            self.adopt(who, endpoint, common, now);
+            self.adopt(who, endpoint, common.looked_at, common, now);
         }
     }
 
     /// Keeps to where the kernel followed the peer, and asks there at once.
-    fn adopt(&mut self, who: &Who, endpoint: SocketAddr, common: &mut Common, now: Instant) {
+    fn adopt(&mut self, who: &Who, endpoint: SocketAddr, looked: Option<Instant>, common: &mut Common, now: Instant) {
         let spread = common.part_of(super::HEARTBEAT);
         let known = self.seen.known && self.live.is_some();
         let live = self.engage(common, now);
-        live.adopt(endpoint, common, now);
+        live.adopt(endpoint, looked, common, now);
         live.handle_traffic(who, common, now);
         match &mut live.direct {
             // After a start there may be thousands.

@@ -270,16 +270,19 @@ fn without_any_relay_hosts_meet_by_probes_alone_and_talk_again_after_hours() {
 
 #[test]
 fn a_path_that_comes_and_goes_is_used_less_and_less() {
-    let mut world = direct_pair(1, Weather::FAIR);
-    for _ in 0..60 {
-        for blocks_udp in [true, false] {
-            world.gateways[1].as_mut().unwrap().kind.blocks_udp = blocks_udp;
-            world.run(10 * SECOND);
+    for seed in 0..20 {
+        let mut world = direct_pair(seed, Weather::FAIR);
+        for _ in 0..60 {
+            for blocks_udp in [true, false] {
+                world.gateways[1].as_mut().unwrap().kind.blocks_udp = blocks_udp;
+                world.run(10 * SECOND);
+            }
         }
-    }
-    for host in &world.hosts {
-        let changes = host.changes.values().next().unwrap();
-        assert!(changes.len() <= 30, "{} changes in 60 turns: {changes:?}", changes.len());
+        for host in &world.hosts {
+            let changes = host.changes.values().next().unwrap();
+            // Each failure doubles the pause, from a second to two minutes: 15 of them have room, each a change to and fro.
+            assert!(changes.len() <= 2 * 15, "seed {seed}: {} changes in 60 turns: {changes:?}", changes.len());
+        }
     }
 }
 

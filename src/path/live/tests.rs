@@ -423,6 +423,21 @@ fn the_kernel_is_not_fought_where_it_followed_the_peer_but_never_left_on_a_forei
 }
 
 #[test]
+fn where_the_kernel_followed_the_peer_is_believed_in_from_the_look_before_on() {
+    let mut scene = Scene::new(&[FAR]);
+    scene.goes_direct();
+    scene.passes(20 * SECOND, Some(FAR), (100, 100));
+    scene.look(100, 100);
+    let looked = scene.now;
+    scene.now += SECOND + SECOND / 2;
+    scene.evidence.endpoint = Some(at("203.0.113.77:7"));
+    scene.look(100, 100);
+    assert_eq!(scene.direct(), Some(at("203.0.113.77:7")));
+    scene.passes(looked + TRUST - scene.now, None, (100, 0));
+    assert_eq!(scene.direct(), None, "what came by it may have come right after that look");
+}
+
+#[test]
 fn after_a_restart_a_peer_in_session_stays_direct_and_is_asked_and_an_idle_one_goes_to_the_relay() {
     for (handshake, expected) in [(999_990, Wish::Initial(at(FAR))), (999_000, Wish::Move(at(RELAY)))] {
         let mut scene = Scene::new(&[]);
