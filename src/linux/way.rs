@@ -39,7 +39,8 @@ pub(super) async fn ask(
     let mut question = RouteMessage::default();
     question.header.address_family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     question.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
-    question.header.flags = RouteFlags::LookupTable;
+    // IPv6 always says which table decided, and kernels that check what they are asked refuse the flag there.
+    question.header.flags = if to.is_ipv4() { RouteFlags::LookupTable } else { RouteFlags::empty() };
     question.attributes.push(RouteAttribute::Destination(RouteAddress::from(to)));
     if marked {
         question.attributes.push(RouteAttribute::Mark(own::MARK_BYPASS));

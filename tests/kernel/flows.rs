@@ -28,6 +28,8 @@ const REVOKED: &str = "100.64.0.2";
 const REVOKED_V6: &str = "fd7a:115c:a1e0::2";
 const ALLOWED: &str = "100.64.0.3";
 const LAN_HOST: &str = "10.7.0.2";
+/// Another use of the range on this host, as its routes tell it to the agent.
+const OTHER_USE: &str = "100.99.0.0/24";
 const PORT: u16 = 80;
 
 /// Within this time of a change nothing of a forbidden flow may pass any more, on a real processor.
@@ -111,7 +113,7 @@ fn flows_that_we_opened_and_flows_of_others_stay() {
         let _echo = Echo::start(net.peers.socket_factory());
         let mut ours = connect(US, REVOKED);
         assert!(tcp_echoes(&mut ours));
-        // Another use of the range on this host, and a flow within it.
+        // A flow within `OTHER_USE`.
         sh("ip addr add 100.99.0.1/24 dev lan");
         net.lan.sh("ip addr add 100.99.0.2/24 dev lan");
         let _other_echo = Echo::start(net.us());
@@ -285,6 +287,7 @@ impl Network {
         let firewall = Firewall {
             served: nets(&["100.64.0.1/32", "fd7a:115c:a1e0::1/128", "10.7.0.0/24"]),
             tunnelled: nets(&["100.64.0.0/10", "fd7a:115c:a1e0::/48"]),
+            elsewhere: nets(&[OTHER_USE]),
             classes: BTreeMap::from([(ClassId(1), class)]),
             hosts: sources.iter().map(|source| (source.parse().unwrap(), ClassId(1))).collect(),
             ..Firewall::default()
