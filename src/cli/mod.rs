@@ -134,8 +134,9 @@ pub async fn run(args: Args, out: &mut (impl Write + Send)) -> Result<Exit, Erro
                 return Err(Error::Usage("nothing to set; `warren set --help` lists what there is".to_owned()));
             }
             let prefs = client.edit_prefs(&change).await?;
-            let _: Status = client.own("settled").await?;
+            // A disk that cannot be written is told at once, also where the kernel does not get there.
             kept(&client).await?;
+            let _: Status = client.own("settled").await?;
             if json { print_json(out, &prefs) } else { Ok(Exit::Ok) }
         }
         Command::Status(wanted) => {
@@ -172,7 +173,7 @@ async fn settled(client: &Client, json: bool, out: &mut (impl Write + Send)) -> 
 
 /// Whether what was done is on disk as well, and outlives a restart.
 async fn kept(client: &Client) -> Result<(), Error> {
-    let health: HealthReply = client.own("health").await?;
+    let health: HealthReply = client.own("kept").await?;
     match health.entries.into_iter().find(|entry| entry.code.starts_with("state:")) {
         Some(entry) => Err(Error::Failed(format!("done, but only until the agent starts again: {}", entry.text))),
         None => Ok(()),

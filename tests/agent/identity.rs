@@ -207,6 +207,26 @@ async fn a_logout_that_nobody_heard_says_so_and_what_remains() {
 }
 
 #[tokio::test]
+async fn a_sign_in_ends_the_word_of_a_logout_that_nobody_heard() {
+    let mut server = Server::start(&[]);
+    let (root, agent) = joined(&server, "ada").await;
+    let auth_key = server.key(&[]);
+    agent.stop().await;
+    server.end(Signal::SIGTERM);
+    let agent = Agent::start(root.path(), SharedKernel::default()).await;
+    assert_eq!(agent.warren(&["logout"]).await.0, 1);
+    let status = agent.client.status(false).await.unwrap();
+    assert!(says(&status, "delete it there"), "{:?}", status.health);
+    server.restart_ended();
+
+    let up = ["up", "--coordinator", &server.url(), "--auth-key", &auth_key];
+    assert_eq!(agent.warren(&up).await, (0, String::new()));
+
+    let status = agent.client.status(false).await.unwrap();
+    assert!(!says(&status, "delete it there"), "{:?}", status.health);
+}
+
+#[tokio::test]
 async fn a_machine_that_was_deleted_while_it_was_away_closes_its_network_for_good() {
     let server = Server::start(&[]);
     let (root, agent) = joined(&server, "ada").await;

@@ -111,6 +111,24 @@ async fn a_disk_that_cannot_be_written_leaves_the_network_up_and_is_named() {
 }
 
 #[tokio::test]
+async fn a_logout_that_cannot_remove_the_keys_says_that_the_next_start_is_signed_in() {
+    let root = tempdir().unwrap();
+    store(root.path(), &map(vec![node(2)]), CONFIRMED);
+    let agent = Agent::start(root.path(), SharedKernel::default()).await;
+    agent.until_running().await;
+    fs::remove_file(agent.dir.join("node.key")).unwrap();
+    fs::create_dir_all(agent.dir.join("node.key/in-the-way")).unwrap();
+    fs::create_dir_all(agent.dir.join("prefs.json.new/in-the-way")).unwrap();
+
+    let (exit, said) = agent.warren(&["logout"]).await;
+
+    assert_eq!(exit, 1);
+    assert!(said.starts_with("signed out only until the agent starts again: the next start would sign this"), "{said}");
+    assert!(said.contains("remove ") && said.contains("node.key") && said.contains("prefs.json"), "{said}");
+    assert!(said.contains("did not hear of it"), "{said}");
+}
+
+#[tokio::test]
 async fn past_its_greatest_age_the_map_closes_the_network() {
     let root = tempdir().unwrap();
     store(root.path(), &map(vec![node(2)]), CONFIRMED);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::load::code;
+use super::stored::Kept;
 use super::why::Question;
 use super::{Core, Effect, Now};
 use crate::agent::VERSION;
@@ -37,6 +38,7 @@ impl Core {
                 self.reconciler.handle_changed(now.tick);
             }
             Ask::Settled => self.settling.push((now.tick + SETTLE, reply)),
+            Ask::Kept => self.tell_when_kept(Kept::Health, reply, now),
             Ask::Logout => self.logout(reply, now),
             Ask::Ping(address, kind) => self.ping(address, kind, reply, now),
             Ask::Netcheck => self.netcheck(reply, now),
@@ -107,6 +109,7 @@ impl Core {
                 capability_version: CapabilityVersion::CURRENT.0,
             }),
             Ask::Settled
+            | Ask::Kept
             | Ask::Logout
             | Ask::Ping(..)
             | Ask::Netcheck

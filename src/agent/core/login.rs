@@ -1,5 +1,6 @@
 //! The session with the coordinator: when it is begun and ended, and what comes of its events.
 
+use super::stored::Kept;
 use super::{Core, Effect, Now, Stale};
 use crate::agent::clock;
 use crate::agent::local_api::Answer;
@@ -255,6 +256,7 @@ impl Core {
         }
         self.login = Login { was_open: self.login.was_open, has_run: self.login.has_run, ..Login::default() };
         self.prefs.logged_out = false;
+        self.health.clear(&self.logout_code());
         self.saves.want(StateFile::Prefs, now);
         self.watchers.tell(&Notify { login_finished: Some(Default::default()), ..Notify::default() });
     }
@@ -340,7 +342,7 @@ impl Core {
             )
         });
         if let Some(text) = &text {
-            self.health.note("logout", Severity::Medium, text.clone(), now.wall, now.tick);
+            self.health.note(&self.logout_code(), Severity::Medium, text.clone(), now.wall, now.tick);
         }
         self.session = None;
         self.is_locked_out = false;
@@ -350,9 +352,14 @@ impl Core {
         self.saves.want(StateFile::Prefs, now);
         self.watchers.tell(&Notify { prefs: Some(Box::new(self.prefs.clone())), ..Notify::default() });
         for reply in std::mem::take(&mut self.logging_out) {
-            let answer = text.clone().map_or(Answer::Done, |text| Answer::refused(502, text));
-            let _ = reply.send(answer);
+            self.tell_when_kept(Kept::Logout(text.clone()), reply, now);
         }
+    }
+
+    /// The code of a sign-out that the present coordinator did not hear of. Whoever signs in there anew has the same
+    /// node again; what another coordinator still lists is as true as before.
+    fn logout_code(&self) -> String {
+        format!("logout:{}", self.home.url)
     }
 
     /// Forgets who we were.

@@ -44,7 +44,7 @@ use crate::wire::local::{BackendState, Notify, Prefs, RelaysReply, Severity, Why
 
 use paths::Relays;
 use ping::Pings;
-use stored::Saves;
+use stored::{Kept, Saves};
 use watchers::Watchers;
 
 /// Memory is given back at most this often: with 10,000 peers it takes milliseconds.
@@ -191,6 +191,8 @@ pub struct Core {
     /// Whoever waits for a status with fresh counters, and until when.
     looking: Vec<(Instant, oneshot::Sender<Answer>)>,
     logging_out: Vec<oneshot::Sender<Answer>>,
+    /// Whoever waits for the disk, and until when.
+    keeping: Vec<(Instant, Kept, oneshot::Sender<Answer>)>,
     /// Whoever waits for a whole look at the network, and until when.
     netchecking: Vec<(Instant, oneshot::Sender<Answer>)>,
     /// Whoever waits for what the kernel's table says.
@@ -263,6 +265,7 @@ impl Core {
             settling: Vec::new(),
             looking: Vec::new(),
             logging_out: Vec::new(),
+            keeping: Vec::new(),
             netchecking: Vec::new(),
             asked: Vec::new(),
             asked_ways: Vec::new(),
@@ -333,7 +336,7 @@ impl Core {
                     "{error}; the network goes on, but a restart would begin from an older state. Make room, or make \
                      the directory writable"
                 );
-                self.saves.retry(file, now);
+                self.saves.retry(file, error.to_string(), now);
                 if !self.saves.has_identity() {
                     self.give_up_login(&text, now);
                 }
@@ -402,6 +405,7 @@ impl Core {
         }
         self.renew_health(now);
         self.tell_settled(now);
+        self.tell_kept(now);
         self.tell_watchers(now);
     }
 
@@ -440,6 +444,7 @@ impl Core {
         .flatten()
         .chain(on_the_wall)
         .chain(waiting)
+        .chain(self.keeping.iter().map(|(until, ..)| *until))
         .min()
     }
 

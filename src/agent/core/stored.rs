@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use super::{Core, Now};
+use crate::agent::local_api::Answer;
 use crate::agent::state::StateFile;
 use crate::types::{NodePrivate, NodePublic, Timestamp};
+use crate::wire::local::HealthReply;
 
 /// A map that changes all the time is written this often.
 const MAP_PACE: Duration = Duration::from_secs(5);
@@ -15,6 +18,8 @@ const MAP_PACE: Duration = Duration::from_secs(5);
 const MAP_CONFIRMED: Duration = Duration::from_secs(3_600);
 /// How long to wait after a write that failed.
 const RETRY: Duration = Duration::from_secs(30);
+/// How long somebody waits for the disk before being told how far it is.
+const KEEP: Duration = Duration::from_secs(10);
 
 /// Which files have to be written, and when.
 #[derive(Debug, Default)]
@@ -23,6 +28,17 @@ pub(super) struct Saves {
     under_way: BTreeMap<StateFile, usize>,
     /// Files whose last content is not known to be on disk.
     owed: BTreeSet<StateFile>,
+    /// Why the last try at a file failed.
+    failed: BTreeMap<StateFile, String>,
+}
+
+/// What somebody is told once the disk holds what it should, or could not be made to.
+#[derive(Debug)]
+pub(super) enum Kept {
+    /// All faults.
+    Health,
+    /// This machine is signed out; the text says what the coordinator did not hear.
+    Logout(Option<String>),
 }
 
 /// The first line of a stored map; the map itself is the second.
@@ -56,6 +72,7 @@ impl Saves {
         self.under_way.insert(file, left);
         if is_well && left == 0 && !self.due.contains_key(&file) {
             self.owed.remove(&file);
+            self.failed.remove(&file);
         }
     }
 
@@ -71,7 +88,8 @@ impl Saves {
     }
 
     /// Writing a file failed.
-    pub(super) fn retry(&mut self, file: StateFile, now: Now) {
+    pub(super) fn retry(&mut self, file: StateFile, reason: String, now: Now) {
+        self.failed.insert(file, reason);
         self.due.entry(file).or_insert(now.tick + RETRY);
     }
 
@@ -98,6 +116,48 @@ impl Saves {
 }
 
 impl Core {
+    /// Answers once the disk was written.
+    pub(super) fn tell_when_kept(&mut self, what: Kept, reply: oneshot::Sender<Answer>, now: Now) {
+        self.keeping.push((now.tick + KEEP, what, reply));
+    }
+
+    /// Answers who waits for the disk.
+    pub(super) fn tell_kept(&mut self, now: Now) {
+        let done = self.saves.is_quiet(now);
+        let told = self.keeping.extract_if(.., |(until, ..)| done || *until <= now.tick);
+        for (_, what, reply) in told.collect::<Vec<_>>() {
+            let answer = match what {
+                Kept::Health => Answer::json(&HealthReply { entries: self.health.entries() }),
+                Kept::Logout(unheard) => self.signed_out_answer(unheard),
+            };
+            // Nobody waits any more where this fails.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// A machine whose keys are still on disk is signed out only until the next start.
+    fn signed_out_answer(&self, unheard: Option<String>) -> Answer {
+        let left = [StateFile::NodeKey, StateFile::Prefs].into_iter().filter(|file| self.saves.owed.contains(file));
+        let left: Vec<&str> =
+            left.map(|file| self.saves.failed.get(&file).map_or(file.name(), String::as_str)).collect();
+        match (left.as_slice(), unheard) {
+            ([], None) => Answer::Done,
+            ([], Some(unheard)) => Answer::refused(502, unheard),
+            (left, unheard) => {
+                let unheard = unheard.map(|text| format!(". Also: {text}")).unwrap_or_default();
+                Answer::refused(
+                    500,
+                    format!(
+                        "signed out only until the agent starts again: the next start would sign this machine in as \
+                         before, because what it is known by is still on disk ({}). Make room, or make the directory \
+                         writable, and it goes within half a minute{unheard}",
+                        left.join("; ")
+                    ),
+                )
+            }
+        }
+    }
+
     /// What a file should hold; `None` where there should be no file.
     pub(super) fn content(&self, file: StateFile, now: Now) -> Option<Vec<u8>> {
         match file {

@@ -84,6 +84,8 @@ pub enum Ask {
     Health,
     /// Wait until the kernel holds the whole wish.
     Settled,
+    /// The faults, once the disk holds what it should or could not be made to.
+    Kept,
     /// Who may open what here.
     Acl,
     /// Why a packet passes or does not.
@@ -146,12 +148,13 @@ pub fn route(method: &Method, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
         (Some("plan"), &Method::GET) => Ok(Ask::Plan),
         (Some("health"), &Method::GET) => Ok(Ask::Health),
         (Some("settled"), &Method::GET) => Ok(Ask::Settled),
+        (Some("kept"), &Method::GET) => Ok(Ask::Kept),
         (Some("version"), &Method::GET) => Ok(Ask::Version),
         (Some("netcheck"), &Method::GET) => Ok(Ask::Netcheck),
         (Some("relays"), &Method::GET) => Ok(Ask::Relays),
         (Some("acl"), &Method::GET) => Ok(Ask::Acl),
         (Some("why"), &Method::GET) => Ok(Ask::Why(query(uri)?)),
-        (Some("plan" | "health" | "settled" | "version" | "netcheck" | "relays" | "acl" | "why"), _) => {
+        (Some("plan" | "health" | "settled" | "kept" | "version" | "netcheck" | "relays" | "acl" | "why"), _) => {
             Err(wants("GET"))
         }
         _ => Err(Refusal::new(404, format!("no call {}", uri.path()))),
