@@ -66,15 +66,11 @@ fn pieces(file: tokio::fs::File) -> impl futures_util::Stream<Item = io::Result<
 
 /// `backup FILE`. The sentence says what is in it, or what went wrong.
 pub(crate) async fn backup(dir: &StateDir, socket: &Path, file: &Path, force: bool) -> Result<String, String> {
-    if file.exists() && !force {
-        return Err(format!("{}: it exists; --force replaces it", file.display()));
-    }
+    may_be_placed(file, force)?;
     let draft = beside(file);
     let made = make(dir, socket, &draft).await;
     let placed = match made {
-        Ok(contents) => {
-            place(&draft, file, force).map(|()| contents).map_err(|error| format!("{}: {error}", file.display()))
-        }
+        Ok(contents) => place(&draft, file, force).map(|()| contents),
         Err(error) => Err(error),
     };
     if placed.is_err() {
@@ -127,14 +123,29 @@ fn beside(file: &Path) -> PathBuf {
     file.with_file_name(name)
 }
 
-fn place(draft: &Path, file: &Path, force: bool) -> io::Result<()> {
-    fs::File::open(draft)?.sync_all()?;
-    if !force && file.exists() {
-        return Err(io::ErrorKind::AlreadyExists.into());
+/// Whether a backup may take this name: a device or a link is nothing that a file may stand in for.
+fn may_be_placed(file: &Path, force: bool) -> Result<(), String> {
+    match fs::symlink_metadata(file) {
+        Ok(there) if !there.is_file() => {
+            Err(format!("{}: it is no regular file, and is left as it is; name a file", file.display()))
+        }
+        Ok(_) if !force => Err(format!("{}: it exists; --force replaces it", file.display())),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(format!("{}: {error}", file.display())),
     }
-    fs::rename(draft, file)?;
-    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(directory)?.sync_all()
+}
+
+fn place(draft: &Path, file: &Path, force: bool) -> Result<(), String> {
+    // Once more: making the backup took its time.
+    may_be_placed(file, force)?;
+    let placed = || -> io::Result<()> {
+        fs::File::open(draft)?.sync_all()?;
+        fs::rename(draft, file)?;
+        let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::File::open(directory)?.sync_all()
+    };
+    placed().map_err(|error| format!("{}: {error}", file.display()))
 }
 
 fn describe(contents: &Contents) -> String {

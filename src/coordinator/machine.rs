@@ -18,6 +18,7 @@ use super::hub::Registration;
 use super::machines::Claim;
 use super::map_body::{self, MapBody};
 use super::noise::UnderWay;
+use super::server_key::Under;
 use super::{clock, limits};
 use crate::io::HeldPlace;
 use crate::policy::SshAction;
@@ -40,6 +41,16 @@ pub(crate) struct Client {
     pub(crate) place: Arc<HeldPlace>,
     /// The machine's share in what one machine may have, from its first request on: only then is it sure who asks.
     pub(crate) claim: OnceLock<Claim>,
+    /// The key of ours under which it came.
+    pub(crate) under: Under,
+}
+
+impl Client {
+    /// It turned out to be a node of ours.
+    fn belongs(&self) {
+        self.place.belongs();
+        self.under.belongs(self.machine);
+    }
 }
 
 /// Requests of the protocol that this coordinator knows of and does not serve.
@@ -72,7 +83,7 @@ pub(crate) async fn answer(
         (&Method::POST, "/machine/register") => register(&shared, &client, request.into_body()).await,
         (&Method::POST, "/machine/map") => map(&shared, &client, request.into_body(), under_way).await,
         (&Method::HEAD | &Method::GET, "/machine/ping-response") => Ok(pong(&shared, &client, request.uri().query())),
-        (&Method::GET, ServerKey::PATH) => Ok(axum::Json(ServerKey { key: shared.keys.public() }).into_response()),
+        (&Method::GET, ServerKey::PATH) => Ok(axum::Json(ServerKey { key: client.under.tell() }).into_response()),
         (&Method::GET, path) if path.starts_with("/machine/ssh/action/") => Ok(session_refused()),
         (_, "/machine/register" | "/machine/map") => Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "POST, please")),
         (_, path) if UNSERVED.iter().any(|unserved| path.starts_with(unserved)) => {
@@ -105,7 +116,7 @@ async fn register(shared: &Shared, client: &Client, body: Incoming) -> Answer {
         let (woken, meanwhile) = match registration.map_err(IntoResponse::into_response)? {
             Registration::Answer(response) => {
                 if response.machine_authorized {
-                    client.place.belongs();
+                    client.belongs();
                 }
                 return Ok(reply(client, response));
             }
@@ -138,7 +149,7 @@ async fn map(shared: &Shared, client: &Client, body: Incoming, under_way: UnderW
     if !request.stream {
         let updated = shared.hub.update(client.machine, request).await;
         updated.map_err(IntoResponse::into_response)?.map_err(|refusal| refused(&refusal))?;
-        client.place.belongs();
+        client.belongs();
         return Ok(Response::new(Body::empty()));
     }
     let packing = match request.compress.as_str() {
@@ -152,7 +163,7 @@ async fn map(shared: &Shared, client: &Client, body: Incoming, under_way: UnderW
     let opened = shared.hub.open(client.machine, request, relays).await;
     match opened.map_err(IntoResponse::into_response)? {
         Ok(subscription) => {
-            client.place.belongs();
+            client.belongs();
             let body = MapBody::new(subscription, packing, keep_alive, under_way);
             shared.machines.replace_map(node_key, body.outgoing());
             Ok(Response::new(Body::from_stream(body)))

@@ -24,6 +24,7 @@ use super::http::{Shared, base_url, later, rated, refuse};
 use super::listen::Connection;
 use super::machine::{self, Client};
 use super::map_body::Outgoing;
+use super::server_key::Under;
 use super::{clock, limits};
 use crate::io::{NoiseStream, WebSocketBytes, websocket_accept};
 use crate::types::ChallengePublic;
@@ -52,6 +53,7 @@ pub(crate) async fn upgrade(
 /// An upgrade that is granted, before the bytes begin.
 struct Accepted {
     handshake: ServerHandshake,
+    under: Under,
     on_upgrade: OnUpgrade,
     websocket: bool,
     base_url: String,
@@ -85,9 +87,9 @@ fn prepare(shared: &Shared, connection: &Connection, request: &mut Request) -> R
         return Err(refuse(StatusCode::BAD_REQUEST, format!("{HANDSHAKE} is not {INITIATION_LEN} bytes in base64")));
     };
     let handshake = shared.keys.handshake(&initiation, clock::now());
-    let handshake = handshake.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let (handshake, under) = handshake.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.to_string()))?;
     let base_url = base_url(shared, connection, request.headers());
-    Ok((Accepted { handshake, on_upgrade, websocket, base_url }, response))
+    Ok((Accepted { handshake, under, on_upgrade, websocket, base_url }, response))
 }
 
 fn switching(protocol: &'static str) -> Response {
@@ -136,6 +138,7 @@ impl Accepted {
                 ending: connection.ending.clone(),
                 place: Arc::clone(&connection.place),
                 claim: OnceLock::new(),
+                under: self.under,
             };
             Ok::<_, String>((io, client))
         };
@@ -228,6 +231,8 @@ where
     let activity = Arc::new(Activity::default());
     let (place, metrics) = (Arc::clone(&connection.place), Arc::clone(&shared.metrics));
     let mut ending = connection.ending.clone();
+    let of_client = Arc::clone(&client);
+    let outdated = of_client.under.outdated();
     let service = service_fn({
         let activity = Arc::clone(&activity);
         move |request| {
@@ -242,12 +247,13 @@ where
         .max_send_buf_size(limits::SEND_BUFFER)
         .max_header_list_size(limits::H2_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(serving);
+    tokio::pin!(serving, outdated);
     let mut begun = 0;
     loop {
         tokio::select! {
             served = serving.as_mut() => return served.map_err(|error| error.to_string()),
             () = ending.wait() => break,
+            () = outdated.as_mut() => break,
             () = place.dismissed() => return Err("it makes room for others".to_owned()),
             () = tokio::time::sleep(limits::IDLE_TIME) => {
                 if activity.is_stalled() {

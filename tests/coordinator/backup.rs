@@ -78,6 +78,31 @@ fn a_server_that_does_not_run_is_backed_up_and_restored_elsewhere() {
 }
 
 #[test]
+fn a_backup_takes_the_place_of_no_link_and_of_no_special_file() {
+    let server = Server::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let named = |name: &str| directory.path().join(name);
+    std::os::unix::fs::symlink(named("nowhere"), named("dangling")).unwrap();
+    fs::write(named("file"), "kept").unwrap();
+    std::os::unix::fs::symlink(named("file"), named("link")).unwrap();
+    nix::unistd::mkfifo(&named("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::create_dir(named("directory")).unwrap();
+    let kind = |name: &str| fs::symlink_metadata(named(name)).unwrap().file_type();
+
+    for name in ["dangling", "link", "pipe", "directory"] {
+        let (before, path) = (kind(name), named(name));
+        for options in [&[][..], &["--force"]] {
+            let refused = server.admin(&[&["backup", path.to_str().unwrap()], options].concat());
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(!refused.status.success() && said.contains("no regular file"), "{name}: {said}");
+        }
+        assert_eq!(kind(name), before, "{name}");
+    }
+    assert_eq!(fs::read_to_string(named("file")).unwrap(), "kept");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 5, "nothing is left beside them");
+}
+
+#[test]
 fn what_is_no_backup_is_refused_in_words() {
     let directory = tempfile::tempdir().unwrap();
     let (file, dir) = (directory.path().join("file"), directory.path().join("state"));

@@ -55,6 +55,19 @@ async fn commands_say_what_they_change_and_what_they_leave() {
 }
 
 #[tokio::test]
+async fn a_user_that_an_approval_makes_is_told_of() {
+    let server = Server::start(&[]);
+    for (name, user, said) in [("web", "ghost", "user ghost was made\n"), ("db", "ghost", "")] {
+        let machine = Machine::new(name);
+        machine.connect(server.address).await.register(&machine.register_request(None)).await;
+        let pending = server.json(&["node", "pending"]);
+        let code = pending[0]["code"].as_str().unwrap();
+        assert_eq!(notes(&server, &["node", "approve", code, "--user", user]), said);
+    }
+    eventually("the log says it", || server.has_logged("user ghost was made")).await;
+}
+
+#[tokio::test]
 async fn a_deleted_node_whose_key_still_admits_is_told_of() {
     let server = Server::start(&[]);
     let machine = Machine::new("web");

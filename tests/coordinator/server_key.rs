@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use warren::types::{Fingerprint, MachinePublic};
 
-use crate::node::get;
+use crate::node::{Machine, eventually, get};
 use crate::server::Server;
 
 /// What `GET /key` names.
@@ -43,4 +43,33 @@ async fn a_changed_key_is_told_at_once_and_the_former_one_stays_until_it_is_reti
     assert_eq!(server.json(&["server-key", "retire", &first])["former"], serde_json::json!([]));
     assert!(!server.admin(&["server-key", "retire"]).status.success(), "nothing to retire");
     assert_eq!(Fingerprint::of(&asked(&server).await).to_string(), second);
+}
+
+#[tokio::test]
+async fn a_former_key_is_not_retired_while_a_node_needs_it() {
+    let server = Server::start(&[]);
+    let machine = Machine::new("web");
+    let open = machine.connect(server.address).await;
+    open.join(&server.key(&["--reusable"])).await;
+    server.json(&["server-key", "rotate"]);
+    assert!(server.text(&["status"]).contains("nodes connected under it: 1\n"), "{}", server.text(&["status"]));
+    let refused = |words: &str| {
+        let output = server.admin(&["server-key", "retire"]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains(words) && said.contains("--force"), "{said}");
+    };
+    refused("1 connected under it: web");
+
+    drop(open);
+    let away = "away and not under the new one yet: 1\n";
+    eventually("it is gone", || server.text(&["status"]).contains(away)).await;
+    refused("1 away, and came only under it: web");
+    machine.connect(server.address).await.map(&[]).await;
+    assert_eq!(server.json(&["server-key", "retire"])["former"], serde_json::json!([]));
+
+    let open = machine.connect(server.address).await;
+    let _map = open.map(&[]).await;
+    server.json(&["server-key", "rotate"]);
+    refused("web");
+    assert_eq!(server.json(&["server-key", "retire", "--force"])["former"], serde_json::json!([]));
 }

@@ -205,10 +205,13 @@ pub(crate) enum ServerKeyCommand {
     /// Go by a new key; nodes are told under the present one, which is served until it is retired
     Rotate,
     /// Serve nobody any more under a former key: nodes that did not come meanwhile refuse the new one until a person there
-    /// confirms it
+    /// confirms it; refused while nodes need it
     Retire {
         /// Which, as `status` prints it [default: all former ones]
         key: Option<Fingerprint>,
+        /// Also while nodes are connected under it, or came only under it since the change
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -216,7 +219,7 @@ impl From<ServerKeyCommand> for Request {
     fn from(command: ServerKeyCommand) -> Self {
         match command {
             ServerKeyCommand::Rotate => Self::ServerKeyRotate,
-            ServerKeyCommand::Retire { key } => Self::ServerKeyRetire { key },
+            ServerKeyCommand::Retire { key, force } => Self::ServerKeyRetire { key, force },
         }
     }
 }

@@ -4,18 +4,27 @@
 //! waits for it: a policy is compiled against the network as it was when the request came, and the task brings the outcome
 //! up to date.
 
+use std::collections::BTreeMap;
+
 use super::policy::difference;
-use super::{Outcome, PolicyRequest, Refused, Reply, Request, StatusView};
+use super::{Outcome, PolicyRequest, Refused, Reply, Request, ServerKeyView, StatusView};
 use crate::coordinator::hub::{Busy, Health, Hub};
 use crate::coordinator::server_key::ServerKeys;
+use crate::types::MachinePublic;
 
 /// Carries out a request.
 pub(crate) async fn carry_out(hub: &Hub, keys: &ServerKeys, request: Request) -> Result<Outcome, Busy> {
     match request {
         Request::Status => status(hub, keys).await.map(Ok),
-        Request::ServerKeyRotate => Ok(keys.rotate().map(|()| Reply::ServerKey(keys.into())).map_err(unchanged)),
-        Request::ServerKeyRetire { key } => {
-            Ok(keys.retire(key).map(|_| Reply::ServerKey(keys.into())).map_err(unchanged))
+        Request::ServerKeyRotate => {
+            let nodes = nodes(hub).await?;
+            let rotated = keys.rotate().map_err(unchanged);
+            Ok(rotated.map(|()| Reply::ServerKey(ServerKeyView::of(keys, &nodes))))
+        }
+        Request::ServerKeyRetire { key, force } => {
+            let nodes = nodes(hub).await?;
+            let retired = keys.retire(key, &nodes, force).map_err(unchanged);
+            Ok(retired.map(|_| Reply::ServerKey(ServerKeyView::of(keys, &nodes))))
         }
         request => {
             let mut outcome = of_registry(hub, request).await?;
@@ -30,7 +39,15 @@ pub(crate) async fn carry_out(hub: &Hub, keys: &ServerKeys, request: Request) ->
 async fn status(hub: &Hub, keys: &ServerKeys) -> Result<Reply, Busy> {
     let Health { nodes, fault, warnings, held_back: _ } = hub.health().await?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    Ok(Reply::Status(StatusView { version, nodes, fault, warnings, server_key: keys.into() }))
+    let server_key = ServerKeyView::of(keys, &self::nodes(hub).await?);
+    Ok(Reply::Status(StatusView { version, nodes, fault, warnings, server_key }))
+}
+
+/// The names of the nodes, by machine.
+async fn nodes(hub: &Hub) -> Result<BTreeMap<MachinePublic, String>, Busy> {
+    let reply = hub.admin(Request::NodeList, None).await?;
+    let Ok(Reply::Nodes(nodes)) = reply else { return Ok(BTreeMap::new()) };
+    Ok(nodes.into_iter().map(|node| (node.machine_key, node.name)).collect())
 }
 
 fn unchanged(message: String) -> Refused {

@@ -180,13 +180,16 @@ async fn approve<S: Store>(
         return Err(Refused { status: 404, message: format!("no machine waits with the code {code}") });
     };
     let before: Vec<_> = ledger.state().nodes_of_machine(pending.machine).cloned().collect();
-    let user = match user {
-        Some(user) => user_or_new(ledger, user, now).await?.0,
-        None => only_user(ledger.state())?,
+    let (user, user_created) = match user {
+        Some(user) => user_or_new(ledger, user, now).await?,
+        None => (only_user(ledger.state())?, false),
     };
     let node = ledger.try_run(now, |state| state.approve(&code, user, &tags, now, rand::random())).await?;
     let before = before.iter().find(|record| record.id == node.id);
     let mut notes = before.map(|before| ledger.state().rights_changed(before, &node)).unwrap_or_default();
+    if let (true, Some(user)) = (user_created, ledger.state().users().find(|made| made.id == user)) {
+        notes.insert(0, format!("user {} was made", user.name));
+    }
     notes.extend(ledger.state().advice_on_node(node.id));
     show(ledger.state(), node.id, notes)
 }

@@ -20,6 +20,7 @@ pub(crate) use fetch::fetch_backup;
 pub(crate) use policy::PolicyRequest;
 pub(crate) use socket::{bind, serve};
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use policy::{DiffView, PolicyView, WhyView};
@@ -38,9 +39,11 @@ pub(crate) enum Request {
     /// How the server is, and who it is to nodes.
     Status,
     ServerKeyRotate,
-    /// Without a key, all former ones.
+    /// Without a key, all former ones; forced, also those that nodes still need.
     ServerKeyRetire {
         key: Option<Fingerprint>,
+        #[serde(default)]
+        force: bool,
     },
     UserCreate {
         name: String,
@@ -228,11 +231,17 @@ pub(crate) struct FormerKeyView {
     pub(crate) key: Fingerprint,
     /// When a node last came under it, since the start.
     pub(crate) used: Option<Timestamp>,
+    /// How many nodes are connected under it.
+    pub(crate) connected: usize,
+    /// How many nodes are away that came only under it.
+    pub(crate) away: usize,
 }
 
-impl From<&ServerKeys> for ServerKeyView {
-    fn from(keys: &ServerKeys) -> Self {
-        let former = keys.former().into_iter().map(|FormerKey { key, used }| FormerKeyView { key, used });
+impl ServerKeyView {
+    /// As these nodes, by machine, need the keys.
+    fn of(keys: &ServerKeys, nodes: &BTreeMap<MachinePublic, String>) -> Self {
+        let view = |FormerKey { key, used, connected, away }| FormerKeyView { key, used, connected, away };
+        let former = keys.former(nodes).into_iter().map(view);
         Self { key: keys.fingerprint(), public_key: keys.public(), former: former.collect() }
     }
 }

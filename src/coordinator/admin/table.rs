@@ -50,7 +50,14 @@ fn status(status: &StatusView) -> String {
 fn server_key(keys: &ServerKeyView) -> String {
     let mut text = format!("key:             {}\n                 {}\n", keys.key, keys.public_key);
     for former in &keys.former {
-        let used = former.used.map_or_else(|| "not used since the start".to_owned(), |at| format!("used {}", time(at)));
+        let mut used = match (former.connected, former.used) {
+            (0, None) => "not used since the start".to_owned(),
+            (0, Some(at)) => format!("used {}", time(at)),
+            (connected, _) => format!("nodes connected under it: {connected}"),
+        };
+        if former.away > 0 {
+            let _ = write!(used, ", away and not under the new one yet: {}", former.away);
+        }
         let _ = writeln!(text, "former key:      {}, {used}", former.key);
     }
     text
