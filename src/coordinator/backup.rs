@@ -96,7 +96,7 @@ async fn make(dir: &StateDir, socket: &Path, draft: &Path) -> Result<Contents, S
             target.sync_all().await.map_err(failed)?;
         }
         Err(error) if is_nobody(&error) => {
-            if !dir.database().exists() {
+            if !dir.has_database() {
                 return Err(format!("{}: there is no {DATABASE}; is this the state directory?", dir.path().display()));
             }
             copy_closed(&dir.database(), draft).await.map_err(|error| error.to_string())?;
@@ -246,8 +246,10 @@ pub(crate) async fn init(dir: &StateDir, socket: &Path, network: bool, key: bool
     let directory = dir.path().display();
     make_directory(dir.path()).map_err(|error| format!("{directory}: {error}"))?;
     let mut made = Vec::new();
-    for (wanted, path) in [(network, dir.database()), (key, dir.key())] {
-        if wanted && path.exists() {
+    for (wanted, is_there, path) in
+        [(network, dir.has_database(), dir.database()), (key, dir.key().exists(), dir.key())]
+    {
+        if wanted && is_there {
             return Err(format!("{}: it is there already; nothing was made", path.display()));
         }
     }

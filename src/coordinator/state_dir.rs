@@ -43,6 +43,11 @@ impl StateDir {
         self.path.join(DATABASE)
     }
 
+    /// Whether there is one with anything in it. The library takes an empty file for a new database.
+    pub(crate) fn has_database(&self) -> bool {
+        fs::metadata(self.database()).is_ok_and(|file| file.len() > 0)
+    }
+
     pub(crate) fn key(&self) -> PathBuf {
         self.path.join(KEY_FILE)
     }
@@ -71,11 +76,11 @@ impl StateDir {
                 "{directory}: restoring a backup did not come to its end; type the `warren-coordinator restore` again"
             ));
         }
-        if self.key().exists() && !self.database().exists() {
+        if self.key().exists() && !self.has_database() {
             return Err(format!(
-                "{directory}: {KEY_FILE} is there and {DATABASE} is not: the network's users, nodes and policies are \
-                 missing. Restore them with `warren-coordinator restore FILE`, or put the file back; to begin an empty \
-                 network with this key, type `warren-coordinator init --empty-network`"
+                "{directory}: {KEY_FILE} is there and {DATABASE} is not, or is empty: the network's users, nodes and \
+                 policies are missing. Restore them with `warren-coordinator restore FILE`, or put the file back; to \
+                 begin an empty network with this key, type `warren-coordinator init --empty-network`"
             ));
         }
         Ok(())
@@ -156,6 +161,8 @@ mod tests {
         dir.check_key(true).unwrap();
         assert!(dir.check_before_start().unwrap_err().contains("init --empty-network"));
         fs::write(dir.database(), "").unwrap();
+        assert!(dir.check_before_start().unwrap_err().contains("init --empty-network"));
+        fs::write(dir.database(), "x").unwrap();
         dir.check_before_start().unwrap();
         fs::create_dir(dir.restore_draft()).unwrap();
         assert!(dir.check_before_start().unwrap_err().contains("restore` again"));
