@@ -56,8 +56,6 @@ pub enum Outcome {
 pub struct Astray {
     /// The way.
     pub way: Way,
-    /// The route of the wish that should be taken.
-    pub route: IpNet,
     /// Whether our firewall keeps the packet from leaving in clear.
     pub guarded: bool,
 }
@@ -74,7 +72,7 @@ impl Way {
             (Outcome::Refused { .. }, target, false) => target != RouteTarget::Tunnel,
         };
         let guards = wish.firewall.as_ref().is_some_and(|firewall| firewall.guards(self.to));
-        (!is_right).then(|| Astray { way: self.clone(), route: route.destination, guarded: guards })
+        (!is_right).then(|| Astray { way: self.clone(), guarded: guards })
     }
 }
 
@@ -149,10 +147,10 @@ impl fmt::Display for Astray {
                 table.iter().try_for_each(|table| write!(f, " and sends them to table {table}"))?;
                 write!(
                     f,
-                    ". Let ours come first: `{ip} rule add pref {} not fwmark {:#x} to {} lookup {}`",
+                    // Without a destination: `not` turns round all that a rule asks for, not the mark alone.
+                    ". Let ours come first: `{ip} rule add pref {} not fwmark {:#x} lookup {}`",
                     rule - 1,
                     own::MARK_BYPASS,
-                    self.route,
                     own::ROUTE_TABLE
                 )
             }
@@ -213,13 +211,13 @@ mod tests {
             told("100.64.0.2", false, elsewhere(Some(1000))).unwrap(),
             "packets to 100.64.0.2 are sent to eth0 and not into the tunnel, so the firewall drops them: rule 1000 of \
              another program is asked before ours and sends them to table 100. Let ours come first: `ip rule add pref 999 \
-             not fwmark 0x5000000 to 100.64.0.0/10 lookup 22337`"
+             not fwmark 0x5000000 lookup 22337`"
         );
         assert_eq!(
             told("10.2.0.1", false, elsewhere(Some(1000))).unwrap(),
             "packets to 10.2.0.1 leave by eth0, in clear, and not by the tunnel: rule 1000 of another program is asked \
-             before ours and sends them to table 100. Let ours come first: `ip rule add pref 999 not fwmark 0x5000000 to \
-             10.2.0.0/16 lookup 22337`"
+             before ours and sends them to table 100. Let ours come first: `ip rule add pref 999 not fwmark 0x5000000 \
+             lookup 22337`"
         );
         let refused = Outcome::Refused { error: "No route to host".to_owned(), rule: Some(7) };
         let text = told("100.64.0.2", false, refused).unwrap();

@@ -132,10 +132,10 @@ fn what_is_led_astray_is_seen_and_does_not_leave_in_clear() {
         assert!(!way.contains("dev warren0"), "{way}");
 
         sh("ip rule add pref 1000 lookup 100");
-        for astray in kernel.observe().await.unwrap().ways.iter().filter_map(|way| way.astray(&wish)) {
-            let text = astray.to_string();
-            sh(text.split('`').nth(1).unwrap());
-        }
+        let ways = kernel.observe().await.unwrap().ways;
+        let told = ways.iter().filter_map(|way| way.astray(&wish)).map(|astray| astray.to_string());
+        let commands: BTreeSet<String> = told.map(|text| text.split('`').nth(1).unwrap().to_owned()).collect();
+        commands.iter().for_each(|command| _ = sh(command));
         let left = observe(&mut kernel).await.ways;
         assert!(left.iter().all(|way| way.astray(&wish).is_none()), "the command that is told mends it: {left:?}");
     });
