@@ -121,7 +121,7 @@ fn strange_objects_in_our_places_are_shown_and_removed_by_what_was_shown() {
             "ip route add 10.6.0.0/16 via 192.0.2.2 proto 87".to_owned(),
             "ip -6 route add fd03::/64 via 2001:db8::2 proto 87".to_owned(),
             "ip rule add pref 5305 from 10.0.0.0/8 table 100".to_owned(),
-            "ip rule add pref 5310 not fwmark 7 table main".to_owned(),
+            "ip rule add pref 5310 not from 10.9.0.0/16 table main".to_owned(),
             format!("ip rule add pref 5399 iif lan table {table}"),
             "ip -6 rule add pref 5301 unreachable".to_owned(),
         ] {
