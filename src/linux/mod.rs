@@ -285,8 +285,14 @@ impl LinuxKernel {
             Err(error) => error,
             done => return done,
         };
-        let attempts = Ability::OF_TABLE.map(|ability| BTreeSet::from([ability]));
-        for lacking in attempts.into_iter().chain([BTreeSet::from(Ability::OF_TABLE)]) {
+        // Each of them, then two, then all: nothing is given up that is there.
+        let mut attempts: Vec<BTreeSet<Ability>> = (1_u8..1 << Ability::OF_TABLE.len())
+            .map(|bits| {
+                (0..).zip(Ability::OF_TABLE).filter(|(place, _)| bits >> place & 1 == 1).map(|(_, a)| a).collect()
+            })
+            .collect();
+        attempts.sort_by_key(BTreeSet::len);
+        for lacking in attempts {
             let without = firewall.without(&lacking);
             if without != **firewall && self.nftables.replace(&Arc::new(without)).await.is_ok() {
                 tracing::warn!(?lacking, %refused, "the firewall is made without what this kernel lacks");
