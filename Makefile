@@ -35,10 +35,10 @@ bench: ## measure and print a table; NAME=plan for one group
 	@tests/bench/run.sh $(NAME)
 
 captures: ## compare the policy compiler with captured answers; WARREN_POLICY_CAPTURES names their folder
-	cargo test --no-default-features --test policy -- --nocapture
+	cargo test -p warren-core --test policy -- --nocapture
 
 fmt: ## format the sources
-	cargo fmt
+	cargo fmt --all
 
 fuzz: ## search for bytes that a decoder falls over; TIME=60 seconds each, NAME=policy for one
 	@tests/vm/setup.sh build fuzz
@@ -46,8 +46,8 @@ fuzz: ## search for bytes that a decoder falls over; TIME=60 seconds each, NAME=
 
 lint: ## check format, lints, the layers of the source tree, and the crates that we link
 	@tests/vm/setup.sh build lint
-	cargo fmt --check
-	cargo clippy --all-targets --test '*' -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --test '*' -- -D warnings
 	cargo test --test tidy
 	cargo deny --locked check bans licenses sources
 	@tests/vm/advisories.sh

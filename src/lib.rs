@@ -1,8 +1,8 @@
-//! Warren: a mesh VPN for Linux that runs on the kernel's own WireGuard.
+//! Warren: a mesh VPN for Linux that runs on the kernel's own WireGuard. This is the map of its tree.
 //!
 //! Every hard thing is a value, a pure function and a thin hand. What should be true of this host is
-//! one value, [`plan::Desired`], computed from scratch; what is true is another, [`plan::Observed`],
-//! read back from the kernel; the difference is a [`plan::Plan`], an ordered list of printable steps. A
+//! one value, `plan::Desired`, computed from scratch; what is true is another, `plan::Observed`,
+//! read back from the kernel; the difference is a `plan::Plan`, an ordered list of printable steps. A
 //! thin hand applies steps and looks again.
 //!
 //! ```text
@@ -15,36 +15,21 @@
 //!              linux::apply(step) <── plan::Reconciler <── plan::diff(desired, observed) = Plan
 //! ```
 //!
-//! The upper half of the modules decides: no clock, no randomness, no sockets, no files, no `async`; time
-//! and chance come in as arguments. The lower half acts, and is thin. `tests/tidy.rs` holds the line.
-//! What more than one program's shell needs lies in `io`, because the programs may not name each other.
+//! | member | what | programs |
+//! | --- | --- | --- |
+//! | `src/core` | decides: no clock, no randomness, no sockets, no files, no `async`; time and chance come in as arguments | |
+//! | `src/linux` | the only door to the kernel, and the only `unsafe` | |
+//! | `src/shell` | what more than one program acts with: sockets, TLS, connections, secret files, the log | |
+//! | `src/relay` | sockets and tasks around the relay protocol and STUN; also embedded in the coordinator | `warren-relay` |
+//! | `src/agent` | a node: run loop, pipes, local API, command line | `warrend`, `warren` |
+//! | `src/coordinator` | HTTP, Noise and map streams, the store, administration | `warren-coordinator` |
+//!
+//! The manifests say which member may name which, so that purity and layers are the compiler's business; between the
+//! modules of `core` it is `tests/tidy.rs`'s. A member declares the tests that drive it alone, and cargo builds its
+//! programs for them; this package declares those that join several. All of them lie in `tests`.
 //!
 //! Vocabulary: a *node* is a machine in the network; its *machine key* names it to the coordinator, its
 //! *node key* is its WireGuard key. The *map* is what the coordinator tells a node of itself and its
 //! *peers*. The *overlay* is the network the addresses of 100.64.0.0/10 and fd7a:115c:a1e0::/48 make.
 
-// ---- decides ----
-pub mod control;
-pub mod derp;
-pub mod dns;
-pub mod netmap;
-pub mod path;
-pub mod plan;
-pub mod policy;
-pub mod registry;
-pub mod types;
-pub mod wire;
-
-// ---- acts ----
-#[cfg(feature = "agent")]
-pub mod agent;
-#[cfg(feature = "agent")]
-pub mod cli;
-#[cfg(feature = "coordinator")]
-pub mod coordinator;
-#[cfg(feature = "shell")]
-pub mod io;
-#[cfg(feature = "agent")]
-pub mod linux;
-#[cfg(feature = "relay")]
-pub mod relay;
+#![forbid(unsafe_code)]

@@ -1,7 +1,7 @@
 //! Leaving no trace: the difference to nothing at all.
 
 use super::StartError;
-use crate::plan::{Desired, Kernel, diff};
+use warren_core::plan::{Desired, Kernel, diff};
 
 /// Looks so often before giving up: each step is tried again as often.
 const ROUNDS: usize = 5;

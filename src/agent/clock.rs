@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::types::Timestamp;
+use warren_core::types::Timestamp;
 
 /// One reading of both clocks: the one that only runs forward, for intervals, and the one on the wall, for times that
 /// people and other machines see.

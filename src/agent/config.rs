@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::firewall_flags::FirewallFlags;
-use crate::plan::own;
-use crate::types::{IpNet, parse_duration};
-use crate::wire::local::path;
+use warren_core::plan::own;
+use warren_core::types::{IpNet, parse_duration};
+use warren_core::wire::local::path;
 
 /// The Warren agent: joins this machine to a network and keeps the kernel as the coordinator's map says.
 #[derive(Clone, Debug, Parser)]

@@ -20,8 +20,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::relay_tls::RelayTls;
-use crate::io::{self, Place, chain};
-use crate::wire::control::{DerpNode, DerpRegion};
+use warren_core::wire::control::{DerpNode, DerpRegion};
+use warren_shell::{Place, chain};
 
 /// How long one node of a region has for a TCP connection, before the next is tried: one packet may be lost. Its name
 /// has time of its own.
@@ -59,14 +59,14 @@ pub struct Connection {
 
 /// Makes connections.
 pub struct Dialler {
-    dialler: io::Dialler,
+    dialler: warren_shell::Dialler,
     tls: RelayTls,
 }
 
 impl Dialler {
     /// One that uses the proxies that the environment names (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
     pub fn new(mark: Option<u32>) -> Self {
-        Self { dialler: io::Dialler::new(mark).within(NODE_TIME), tls: RelayTls::default() }
+        Self { dialler: warren_shell::Dialler::new(mark).within(NODE_TIME), tls: RelayTls::default() }
     }
 
     /// The same with these proxies.

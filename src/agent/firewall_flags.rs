@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::plan::FirewallOptions;
+use warren_core::plan::FirewallOptions;
 
 /// The flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args)]

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::types::Timestamp;
-use crate::types::text::clean;
-use crate::wire::local::{HealthEntry, HealthState, HealthWarning, Severity};
+use warren_core::types::Timestamp;
+use warren_core::types::text::clean;
+use warren_core::wire::local::{HealthEntry, HealthState, HealthWarning, Severity};
 
 /// Entries of one kind that are shown. More of them help nobody, and the coordinator can make any number.
 const OF_A_KIND: usize = 32;
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn a_note_goes_after_its_time() {
         let mut health = Health::default();
-        let start = crate::agent::clock::now().tick;
+        let start = crate::clock::now().tick;
         health.note("drift", Severity::Low, "put back", WALL, start);
         assert_eq!(health.poll_timeout(), Some(start + SHOWN));
 

@@ -8,9 +8,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::agent::VERSION;
-use crate::types::{IpNet, in_overlay};
-use crate::wire::control::Hostinfo;
+use crate::VERSION;
+use warren_core::types::{IpNet, in_overlay};
+use warren_core::wire::control::Hostinfo;
 
 /// What tells a machine from another. Written beside the keys, so that a disk which was copied is noticed.
 ///

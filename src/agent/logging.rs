@@ -8,7 +8,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
-use crate::io::CleanFields;
+use warren_shell::CleanFields;
 
 /// Libraries that log whole messages to the kernel at finer levels, our private key included.
 const TALKATIVE: [&str; 6] =
@@ -49,10 +49,10 @@ mod tests {
             tracing::trace!(target: "netlink_proto::connection", "private key");
             tracing::debug!(target: "netlink_packet_wireguard", "private key");
             tracing::info!(target: "rtnetlink", "harmless");
-            tracing::trace!(target: "warren::agent", "ours");
+            tracing::trace!(target: "warren_agent", "ours");
         });
 
-        assert_eq!(*seen.lock().unwrap(), ["rtnetlink", "warren::agent"]);
+        assert_eq!(*seen.lock().unwrap(), ["rtnetlink", "warren_agent"]);
     }
 
     struct Recorder(std::sync::Arc<std::sync::Mutex<Vec<String>>>);

@@ -1,4 +1,4 @@
-//! Carries out what [`Netcheck`](crate::path::netcheck::Netcheck) asks for beside STUN: names, HTTPS, captive portals,
+//! Carries out what [`Netcheck`](warren_core::path::netcheck::Netcheck) asks for beside STUN: names, HTTPS, captive portals,
 //! the gateway.
 //!
 //! A pipe, not a judge: each thing is tried once, within its time, and what comes of it is told. All connections carry
@@ -23,10 +23,10 @@ use tokio::time::timeout;
 use super::clock;
 use super::portmap_io;
 use super::relay_tls::RelayTls;
-use crate::io::{Dialler, Place, chain, vital};
-use crate::linux::DefaultRoute;
-use crate::path::netcheck::{Action, Gateway, HttpsTarget, News, limit};
-use crate::types::RegionId;
+use warren_core::path::netcheck::{Action, Gateway, HttpsTarget, News, limit};
+use warren_core::types::RegionId;
+use warren_linux::DefaultRoute;
+use warren_shell::{Dialler, Place, chain, vital};
 
 /// Actions that wait: the names of a whole map, and what is asked over HTTPS.
 const ACTIONS: usize = limit::REGIONS * limit::NODES + 2 * limit::HTTPS;

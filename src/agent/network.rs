@@ -16,13 +16,13 @@ use super::local_api::Answer;
 use super::netcheck_io;
 use super::relay_pump::{self, Pump, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer};
 use super::{Core, Settings, clock};
-use crate::io::{Dialler, vital};
-use crate::linux::packet::{Datagram, ProbeSocket, UdpSender};
-use crate::linux::{self, DefaultRoute};
-use crate::path::netcheck::{Action, News};
-use crate::plan::own;
-use crate::types::{NodePublic, Timestamp};
-use crate::wire::local::{RelayCounters, RelaysReply, Severity};
+use warren_core::path::netcheck::{Action, News};
+use warren_core::plan::own;
+use warren_core::types::{NodePublic, Timestamp};
+use warren_core::wire::local::{RelayCounters, RelaysReply, Severity};
+use warren_linux::DefaultRoute;
+use warren_linux::packet::{Datagram, ProbeSocket, UdpSender};
+use warren_shell::{Dialler, vital};
 
 /// Datagrams that wait for the loop. More are dropped by the kernel: probes are repeated.
 const DATAGRAMS: usize = 256;
@@ -190,7 +190,7 @@ impl Ways {
         let echoes = self.echoes_in.clone();
         tokio::spawn(async move {
             let begun = clock::now().tick;
-            let echo = linux::echo(address, clock::seed().to_ne_bytes());
+            let echo = warren_linux::echo(address, clock::seed().to_ne_bytes());
             let result = match tokio::time::timeout(ECHO, echo).await {
                 Ok(Ok(())) => Ok(clock::now().tick.saturating_duration_since(begun)),
                 Ok(Err(error)) => Err(error.to_string()),

@@ -9,11 +9,11 @@ use tokio::sync::mpsc;
 use super::core::Networks;
 use super::state::{StateDir, StateError, StateFile};
 use super::{clock, host};
-use crate::io::vital;
-use crate::linux::{LocalAddress, LocalNetwork};
-use crate::path::Standing;
-use crate::plan::{Action, Change, Figures, Kernel, KernelError, Observed, Way};
-use crate::wire::control::Hostinfo;
+use warren_core::path::Standing;
+use warren_core::plan::{Action, Change, Figures, Kernel, KernelError, Observed, Way};
+use warren_core::wire::control::Hostinfo;
+use warren_linux::{LocalAddress, LocalNetwork};
+use warren_shell::vital;
 
 /// How long to wait before asking a source of news again that failed.
 const PAUSE: Duration = Duration::from_secs(1);

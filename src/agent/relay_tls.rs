@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 
 use super::clock;
 use super::control_io::connect::system_roots;
-use crate::io::{CertificatePin, ServerCertificate, client_config};
+use warren_shell::{CertificatePin, ServerCertificate, client_config};
 
 /// How long what was read of the system's trust serves: reading it takes some milliseconds, and many relays may be asked
 /// at once. An authority that is added or removed counts after this.

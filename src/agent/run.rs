@@ -18,11 +18,10 @@ use super::local_api::{self, Operators};
 use super::network::{Network, Ways};
 use super::pipes::{self, FromKernel, ToKernel};
 use super::state::{StateDir, StateError, StateFile};
-use crate::control::{Pin, Received, ServerUrl, Transmit};
-use crate::io::lasting;
-use crate::linux;
-use crate::plan::Kernel;
-use crate::types::MachinePrivate;
+use warren_core::control::{Pin, Received, ServerUrl, Transmit};
+use warren_core::plan::Kernel;
+use warren_core::types::MachinePrivate;
+use warren_shell::lasting;
 
 /// Questions of the local socket that wait for the loop.
 const CALLS: usize = 64;
@@ -134,7 +133,7 @@ impl Outward {
                 Effect::Counters(answer, reply) => self.ways.counters(answer, reply),
                 Effect::Metrics(metrics, reply) => self.ways.metrics(metrics, reply),
                 Effect::Rebind => self.ways.rebind(),
-                Effect::GiveBackMemory => linux::give_back_memory(),
+                Effect::GiveBackMemory => warren_linux::give_back_memory(),
                 Effect::Netcheck(action) => self.ways.netcheck(action),
                 Effect::Echo(id, address) => self.ways.echo(id, address),
             }

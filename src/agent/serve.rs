@@ -6,10 +6,10 @@ use tokio::sync::oneshot;
 use super::local_api::{self, Operators};
 use super::network::{self, Network};
 use super::{Config, Core, Machine, Parts, Settings, StartError, StateDir, cleanup, clock, pipes, privilege, run};
-use crate::io::{DirectoryLock, vital};
-use crate::linux::{LinuxKernel, LocalNetwork, OnlyOne};
-use crate::plan::own;
-use crate::types::IpNet;
+use warren_core::plan::own;
+use warren_core::types::IpNet;
+use warren_linux::{LinuxKernel, LocalNetwork, OnlyOne};
+use warren_shell::{DirectoryLock, vital};
 
 /// Runs the agent until it is told to end, or cleans up after one.
 pub fn serve(config: &Config) -> Result<(), StartError> {

@@ -21,8 +21,8 @@ use super::http::refuse;
 use super::hub::Hub;
 use super::state_dir::{DATABASE, KEY_FILE, StateDir, is_kept};
 use super::store::{Contents, SqliteStore, copy_closed, is_free, read_backup, seal, unseal};
-use crate::io::{make_directory, write_secret};
-use crate::types::MachinePrivate;
+use warren_core::types::MachinePrivate;
+use warren_shell::{make_directory, write_secret};
 
 /// Bytes of a backup that are in memory at a time.
 const PIECE: usize = 64 * 1024;

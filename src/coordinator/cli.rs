@@ -11,8 +11,8 @@ use super::policy_cli::PolicyCommand;
 use super::reload::Reload;
 use super::state_dir::StateDir;
 use super::{backup, doctor, serve};
-use crate::io::log_to_stderr;
-use crate::types::text::Lines;
+use warren_core::types::text::Lines;
+use warren_shell::log_to_stderr;
 
 /// It was refused, or failed.
 const FAILED: u8 = 1;

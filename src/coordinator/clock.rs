@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 
-use crate::types::Timestamp;
+use warren_core::types::Timestamp;
 
 /// A difference between the two clocks up to here is their drift, which is followed in steps of this size.
 const DRIFT: Duration = Duration::from_secs(1);

@@ -14,8 +14,8 @@ use clap::Args;
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::relay::{AcmeSettings, LETS_ENCRYPT};
-use crate::wire::control::DerpMap;
+use warren_core::wire::control::DerpMap;
+use warren_relay::{AcmeSettings, LETS_ENCRYPT};
 
 mod relay;
 
@@ -371,7 +371,7 @@ fn check_lifetime(text: &str) -> Result<Option<Duration>, ConfigError> {
 fn check_domain(text: &str) -> Result<String, ConfigError> {
     let domain = text.trim_end_matches('.').to_ascii_lowercase();
     for label in domain.split('.') {
-        label.parse::<crate::types::HostLabel>().map_err(|error| {
+        label.parse::<warren_core::types::HostLabel>().map_err(|error| {
             wrong("domain", format!("{text:?}: {}", error.to_string().replace("host name", "label")))
         })?;
     }
@@ -400,7 +400,7 @@ mod tests {
         assert_eq!(settings.listen, "[::]:8080".parse().unwrap());
         assert_eq!(settings.socket, Path::new("/var/lib/warren-coordinator/admin.sock"));
         assert!(settings.derp_map.regions.is_empty());
-        assert_eq!(settings.relay.unwrap().region, crate::types::RegionId(900));
+        assert_eq!(settings.relay.unwrap().region, warren_core::types::RegionId(900));
     }
 
     /// The file that the package installs: every key, commented out, with its default.

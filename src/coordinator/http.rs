@@ -27,11 +27,11 @@ use super::metrics::Metrics;
 use super::relay_map::RelayMap;
 use super::server_key::ServerKeys;
 use super::{clock, limits, noise, page};
-use crate::io::{HeldPlace, Rates};
-use crate::registry;
-use crate::relay::{self, Relay};
-use crate::types::{CapabilityVersion, MachinePublic, NodePublic};
-use crate::wire::control::OverTlsPublicKeys;
+use warren_core::registry;
+use warren_core::types::{CapabilityVersion, MachinePublic, NodePublic};
+use warren_core::wire::control::OverTlsPublicKeys;
+use warren_relay::Relay;
+use warren_shell::{HeldPlace, Rates};
 
 /// What every handler may use.
 pub(crate) struct Shared {
@@ -287,7 +287,7 @@ async fn relay_request(
         return refuse(StatusCode::NOT_FOUND, "this coordinator runs no relay");
     };
     let from = connection.from;
-    relay::answer(request, embedded, from, connection.place).map(Body::new)
+    warren_relay::answer(request, embedded, from, connection.place).map(Body::new)
 }
 
 /// Takes one token of the asker's bucket at a door.

@@ -19,14 +19,14 @@ use super::ending::Ending;
 use super::limits;
 use super::metrics::Metrics;
 use super::store::{Ledger, Store, StoreError};
-use crate::io::Buckets;
-use crate::registry::{
+use warren_core::registry::{
     MapMessage, MapRefusal, NodeRecord, NodeView, Notice, Outlook, Output, PendingCode, PingId, Ready, Registered,
     SessionId,
 };
-use crate::relay::Relay;
-use crate::types::{MachinePublic, NodeId, NodePublic};
-use crate::wire::control::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
+use warren_core::types::{MachinePublic, NodeId, NodePublic};
+use warren_core::wire::control::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
+use warren_relay::Relay;
+use warren_shell::Buckets;
 
 /// The longest the task sleeps: a clock that is set is noticed after this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
@@ -510,7 +510,7 @@ fn report(request: &RegisterRequest, response: &RegisterResponse) {
     }
 }
 
-fn until(deadline: crate::types::Timestamp) -> Duration {
+fn until(deadline: warren_core::types::Timestamp) -> Duration {
     Duration::try_from(deadline.duration_since(clock::now())).unwrap_or_default()
 }
 

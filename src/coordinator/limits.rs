@@ -124,7 +124,7 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+    const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
     /// The rows of the table, by column.
     fn rows() -> Vec<Vec<String>> {

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use super::ending::Ending;
 use super::http::Site;
 use super::limits;
-use crate::io::{HeldPlace, Places, tune};
+use warren_shell::{HeldPlace, Places, tune};
 
 /// The first byte of a TLS connection, and of no HTTP request (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;

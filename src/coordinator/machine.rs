@@ -20,12 +20,12 @@ use super::map_body::{self, MapBody};
 use super::noise::UnderWay;
 use super::server_key::Under;
 use super::{clock, limits};
-use crate::io::HeldPlace;
-use crate::policy::SshAction;
-use crate::registry::{self, MapRefusal};
-use crate::types::{CapabilityVersion, MachinePublic};
-use crate::wire::control::{MapRequest, RegisterRequest, RegisterResponse, ServerKey};
-use crate::wire::map_stream::Packing;
+use warren_core::policy::SshAction;
+use warren_core::registry::{self, MapRefusal};
+use warren_core::types::{CapabilityVersion, MachinePublic};
+use warren_core::wire::control::{MapRequest, RegisterRequest, RegisterResponse, ServerKey};
+use warren_core::wire::map_stream::Packing;
+use warren_shell::HeldPlace;
 
 /// Who is at the other end of a Noise channel.
 pub(crate) struct Client {

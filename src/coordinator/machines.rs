@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::limits;
 use super::map_body::Outgoing;
-use crate::io::{Buckets, HeldPlace};
-use crate::types::{MachinePublic, NodePublic};
+use warren_core::types::{MachinePublic, NodePublic};
+use warren_shell::{Buckets, HeldPlace};
 
 /// All machines that are connected.
 pub(crate) struct Machines(Mutex<Inner>);
@@ -100,7 +100,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::io::Places;
+    use warren_shell::Places;
 
     const MACHINE: MachinePublic = MachinePublic::from_bytes([1; 32]);
 

@@ -21,8 +21,8 @@ use super::ending::Ending;
 use super::hub::Subscription;
 use super::limits;
 use super::noise::UnderWay;
-use crate::registry::{Chunk, MapMessage, Part};
-use crate::wire::map_stream::{self, Packing};
+use warren_core::registry::{Chunk, MapMessage, Part};
+use warren_core::wire::map_stream::{self, Packing};
 
 /// Level 3 is zstd's own default: more costs time and gains a few percent on JSON.
 const LEVEL: i32 = 3;
@@ -292,7 +292,7 @@ fn compress(plain: &[u8]) -> io::Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::map_stream::MapStreamDecoder;
+    use warren_core::wire::map_stream::MapStreamDecoder;
 
     #[test]
     fn a_sign_of_life_is_a_message_in_either_packing() {

@@ -13,8 +13,8 @@ use tokio::net::TcpListener;
 use super::ending::Ending;
 use super::http::refuse;
 use super::hub::{Health, Hub};
-use crate::io::{Places, serve_metrics};
-use crate::relay::{self, Relay};
+use warren_relay::Relay;
+use warren_shell::{Places, serve_metrics};
 
 /// The figures.
 #[derive(Debug, Default)]
@@ -70,7 +70,7 @@ impl Metrics {
             ConstCounter::new(displaced),
         );
         if let Some(relay) = relay {
-            relay::register_metrics(registry.sub_registry_with_prefix("relay"), relay);
+            warren_relay::register_metrics(registry.sub_registry_with_prefix("relay"), relay);
         }
         let mut text = String::new();
         encode(&mut text, &registry)?;

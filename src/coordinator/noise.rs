@@ -26,9 +26,9 @@ use super::machine::{self, Client};
 use super::map_body::Outgoing;
 use super::server_key::Under;
 use super::{clock, limits};
-use crate::io::{NoiseStream, WebSocketBytes, websocket_accept};
-use crate::types::ChallengePublic;
-use crate::wire::noise::{EarlyNoise, INITIATION_LEN, ServerHandshake, encode_early};
+use warren_core::types::ChallengePublic;
+use warren_core::wire::noise::{EarlyNoise, INITIATION_LEN, ServerHandshake, encode_early};
+use warren_shell::{NoiseStream, WebSocketBytes, websocket_accept};
 
 /// The name of the protocol, in `Upgrade` and as WebSocket subprotocol.
 const PROTOCOL: &str = "tailscale-control-protocol";

@@ -3,7 +3,7 @@
 use axum::response::{Html, IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
-use crate::types::text::clean;
+use warren_core::types::text::clean;
 
 /// Bytes of a name or a code on a page.
 const NAME_BYTES: usize = 255;
@@ -77,7 +77,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::text::is_seen;
+    use warren_core::types::text::is_seen;
 
     #[tokio::test]
     async fn what_a_node_calls_itself_cannot_become_markup() {

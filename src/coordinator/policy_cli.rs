@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::admin::show;
 use super::admin::{PolicyRequest, Request};
-use crate::policy::{Compiled, Policy, PolicyErrors, Topology, limit};
+use warren_core::policy::{Compiled, Policy, PolicyErrors, Topology, limit};
 
 /// `policy …`
 #[derive(Debug, Subcommand)]

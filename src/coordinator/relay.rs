@@ -13,10 +13,10 @@ use super::config::{RelaySettings, Settings, StunListen};
 use super::ending::Ending;
 use super::hub::Hub;
 use super::relay_map::{Own, RelayMap};
-use crate::derp::Limits;
-use crate::io::{bind, bind_udp, vital};
-use crate::relay::{Admission, Applicant, Relay, RelayConfig, SelfSigned, kept_node_key, serve_stun};
-use crate::types::NodePrivate;
+use warren_core::derp::Limits;
+use warren_core::types::NodePrivate;
+use warren_relay::{Admission, Applicant, Relay, RelayConfig, SelfSigned, kept_node_key, serve_stun};
+use warren_shell::{bind, bind_udp, vital};
 
 const KEY_FILE: &str = "relay.key";
 /// The key of the certificate that we make ourselves.

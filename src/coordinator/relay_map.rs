@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config::{RelayPlace, RelaySettings};
-use crate::relay::{NAMELESS, SelfSigned};
-use crate::wire::control::{DerpMap, DerpNode, DerpRegion};
+use warren_core::wire::control::{DerpMap, DerpNode, DerpRegion};
+use warren_relay::{NAMELESS, SelfSigned};
 
 const HTTP: u16 = 80;
 const HTTPS: u16 = 443;
@@ -135,8 +135,8 @@ impl Own {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coordinator::config::Options;
-    use crate::types::RegionId;
+    use crate::config::Options;
+    use warren_core::types::RegionId;
 
     fn own(options: Options, directory: &tempfile::TempDir) -> Own {
         let settings = options.settle().unwrap().relay.unwrap();

@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use super::config::{Options, Places, Settings};
 use super::http::Shared;
-use crate::io::{CertificateFiles, LogFilter};
+use warren_shell::{CertificateFiles, LogFilter};
 
 /// What a reload needs to know.
 pub(crate) struct Reload {

@@ -24,10 +24,10 @@ use super::server_key::ServerKeys;
 use super::state_dir::StateDir;
 use super::store::{Ledger, SqliteStore};
 use super::{admin, clock, ending, limits, relay};
-use crate::io::{CertificateFiles, DirectoryLock, Places, bind, make_directory, possible_connections, vital};
-use crate::registry;
-use crate::relay::{Acme, SelfSigned};
-use crate::wire::control::DerpMap;
+use warren_core::registry;
+use warren_core::wire::control::DerpMap;
+use warren_relay::{Acme, SelfSigned};
+use warren_shell::{CertificateFiles, DirectoryLock, Places, bind, make_directory, possible_connections, vital};
 
 /// Serves until SIGTERM or SIGINT. The error is a sentence.
 pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), String> {

@@ -15,9 +15,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::state_dir::KEY_FILE;
-use crate::io::{kept_key, write_secret};
-use crate::types::{Fingerprint, MachinePrivate, MachinePublic, Timestamp};
-use crate::wire::noise::{Ephemeral, INITIATION_LEN, NoiseError, ServerHandshake};
+use warren_core::types::{Fingerprint, MachinePrivate, MachinePublic, Timestamp};
+use warren_core::wire::noise::{Ephemeral, INITIATION_LEN, NoiseError, ServerHandshake};
+use warren_shell::{kept_key, write_secret};
 
 /// The former keys, a line each, the latest first.
 const FORMER: &str = "noise-former.key";
@@ -316,8 +316,8 @@ fn lines<'a>(keys: impl Iterator<Item = &'a MachinePrivate>) -> zeroize::Zeroizi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::CapabilityVersion;
-    use crate::wire::noise::ClientHandshake;
+    use warren_core::types::CapabilityVersion;
+    use warren_core::wire::noise::ClientHandshake;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 

@@ -17,7 +17,7 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::errno::Errno;
 use nix::libc;
 
-use crate::plan::{FlowJudge, Packet, Protocol};
+use warren_core::plan::{FlowJudge, Packet, Protocol};
 
 use super::netlink::{DUMP_ATTEMPTS, code, is_errno, messages};
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
-use crate::plan::KernelError;
+use warren_core::plan::KernelError;
 
 /// RFC 792: type, code, checksum, identifier, sequence.
 const HEADER: usize = 8;

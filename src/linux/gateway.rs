@@ -7,7 +7,7 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, Rou
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::MulticastGroup;
 
-use crate::plan::KernelError;
+use warren_core::plan::KernelError;
 
 use super::netlink::RouteSocket;
 use super::subscription::{Subscription, route_message};

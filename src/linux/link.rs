@@ -13,8 +13,8 @@ use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, L
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use crate::plan::{ObservedLink, own};
-use crate::types::IpNet;
+use warren_core::plan::{ObservedLink, own};
+use warren_core::types::IpNet;
 
 use super::netlink::{RouteSocket, is_errno, tolerate};
 

@@ -11,8 +11,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
 
-use crate::plan::{KernelError, own};
-use crate::types::{IpNet, in_overlay};
+use warren_core::plan::{KernelError, own};
+use warren_core::types::{IpNet, in_overlay};
 
 use super::netlink::{RouteSocket, is_errno};
 use super::subscription::{Subscription, route_message};

@@ -24,8 +24,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::io::lasting;
-use crate::plan::{Change, own};
+use warren_core::plan::{Change, own};
+use warren_shell::lasting;
 
 use super::subscription::{Subscription, route_message};
 use super::wireguard::{Digest, WireguardSocket};

@@ -12,7 +12,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Uid, geteuid};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::plan::{KernelError, own};
+use warren_core::plan::{KernelError, own};
 
 /// The bit of `CAP_NET_ADMIN` in a set of capabilities.
 const NET_ADMIN: u64 = 1 << 12;

@@ -13,8 +13,8 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, Ro
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use crate::plan::{Route, RouteTarget, own};
-use crate::types::IpNet;
+use warren_core::plan::{Route, RouteTarget, own};
+use warren_core::types::IpNet;
 
 use super::netlink::{RouteSocket, is_errno, tolerate};
 

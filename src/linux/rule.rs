@@ -9,8 +9,8 @@ use netlink_packet_route::rule::{self, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use crate::plan::{Rule, RuleAction, RulePackets, own};
-use crate::types::IpNet;
+use warren_core::plan::{Rule, RuleAction, RulePackets, own};
+use warren_core::types::IpNet;
 
 use super::netlink::{RouteSocket, is_errno, tolerate};
 

@@ -8,7 +8,7 @@ use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::plan::{Outcome, Way, own};
+use warren_core::plan::{Outcome, Way, own};
 
 use super::netlink::RouteSocket;
 use super::rule::Earlier;

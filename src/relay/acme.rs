@@ -26,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
 use super::{clock, validity};
-use crate::io::write_secret;
+use warren_shell::write_secret;
 
 /// The protocol in which an ACME server asks for its proof.
 const ALPN: &[u8] = b"acme-tls/1";

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::types::NodePublic;
+use warren_core::types::NodePublic;
 
 /// A client that has proved its key and wants in.
 #[derive(Clone, Copy, Debug)]

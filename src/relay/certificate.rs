@@ -16,7 +16,7 @@ use rustls::sign::{CertifiedKey, SigningKey};
 use tokio_rustls::TlsAcceptor;
 
 use super::clock;
-use crate::io::{CertificatePin, kept_key};
+use warren_shell::{CertificatePin, kept_key};
 
 /// The name that stands in where clients know us by an address only.
 pub const NAMELESS: &str = "relay.invalid";

@@ -11,8 +11,8 @@ use std::time::Duration;
 use clap::Parser;
 use http::Uri;
 
-use crate::io::log_to_stderr;
-use crate::types::text::Lines;
+use warren_core::types::text::Lines;
+use warren_shell::log_to_stderr;
 
 use super::acme::{AcmeSettings, LETS_ENCRYPT};
 use super::serve;

@@ -13,10 +13,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::derp::{ConnectionId, Counters, Greeting, Handshake, Limits, MeshKey, Server, presentation};
-use crate::io::locked;
-use crate::types::{NodePrivate, NodePublic};
-use crate::wire::derp::DerpError;
+use warren_core::derp::{ConnectionId, Counters, Greeting, Handshake, Limits, MeshKey, Server, presentation};
+use warren_core::types::{NodePrivate, NodePublic};
+use warren_core::wire::derp::DerpError;
+use warren_shell::locked;
 
 use super::admission::{Admission, Applicant};
 use super::clock;

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tracing::warn;
 
-use crate::io::{Dialler, Place, tune};
+use warren_shell::{Dialler, Place, tune};
 
 /// With TLS or without.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -13,8 +13,8 @@ use tracing::debug;
 
 use super::Relay;
 use super::acme::Acme;
-use crate::io::{HeldPlace, WebSocketBytes, websocket_accept};
-use crate::wire::derp::VERSION;
+use warren_core::wire::derp::VERSION;
+use warren_shell::{HeldPlace, WebSocketBytes, websocket_accept};
 
 const PROTOCOL: &str = "DERP";
 /// The same as a subprotocol of a WebSocket.

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use super::acme::Acme;
 use super::{Relay, clock, http};
-use crate::io::{HeldPlace, Places, Rates, tune};
+use warren_shell::{HeldPlace, Places, Rates, tune};
 
 /// Bytes of one request head, the least that hyper takes; an honest one has a few hundred.
 const HEAD_BYTES: usize = 8 * 1024;

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use super::Relay;
 use super::connection::RelayError;
 use super::dial::Target;
-use crate::io::DIAL_TIME;
+use warren_shell::DIAL_TIME;
 
 /// How long connecting, TLS and the upgrade may take.
 const CONNECT: Duration = DIAL_TIME.saturating_add(Duration::from_secs(10));

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use super::Relay;
 use super::connection::RelayError;
-use crate::io::serve_metrics;
+use warren_shell::serve_metrics;
 
 /// How connections fared.
 #[derive(Debug, Default)]

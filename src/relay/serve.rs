@@ -20,8 +20,8 @@ use super::dial::Target;
 use super::listen::{self, Port, Purpose};
 use super::verify::Verifier;
 use super::{Admission, Applicant, Relay, RelayConfig, kept_node_key, mesh, metrics, serve_stun};
-use crate::derp::{Limits, MeshKey};
-use crate::io::{
+use warren_core::derp::{Limits, MeshKey};
+use warren_shell::{
     CertificateFiles, DirectoryLock, Places, Rates, bind, bind_udp, lasting, make_directory, possible_connections,
     vital,
 };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tracing::{debug, warn};
 
-use crate::wire::stun;
+use warren_core::wire::stun;
 
 /// How long to leave a socket alone that just failed, as for want of memory.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ fn is_passing(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::stun::TransactionId;
+    use warren_core::wire::stun::TransactionId;
 
     #[tokio::test]
     async fn a_client_learns_where_it_came_from_and_a_stranger_learns_nothing() {

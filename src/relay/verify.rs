@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::dial::{Stream, Target};
 use super::{Applicant, clock};
-use crate::types::{Limit, NodePublic};
+use warren_core::types::{Limit, NodePublic};
 
 /// How long the whole question may take; the client waits meanwhile.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -5,8 +5,8 @@ use std::path::Path;
 use tempfile::tempdir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use warren::types::UserId;
-use warren::wire::control::DnsConfig;
+use warren_core::types::UserId;
+use warren_core::wire::control::DnsConfig;
 
 use crate::scene::{Agent, SharedKernel, map, node, store};
 

@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
-use warren::agent::relay_pump::{PumpCommand, PumpNews, PumpPeer, RegionState};
-use warren::agent::{DatagramSender, Network};
-use warren::linux::packet::Datagram;
-use warren::types::{NodePrivate, NodePublic, RegionId};
-use warren::wire::stun;
+use warren_agent::relay_pump::{PumpCommand, PumpNews, PumpPeer, RegionState};
+use warren_agent::{DatagramSender, Network};
+use warren_core::types::{NodePrivate, NodePublic, RegionId};
+use warren_core::wire::stun;
+use warren_linux::packet::Datagram;
 
 /// The region of the coordinator's own relay.
 pub const REGION: RegionId = RegionId(900);

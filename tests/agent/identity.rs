@@ -10,12 +10,12 @@ use crate::server::Server;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tempfile::tempdir;
-use warren::agent::local_api::{Answer, Ask, Call, Caller};
-use warren::agent::relay_pump::PumpNews;
-use warren::agent::{Core, Network, Settings, StateDir, clock};
-use warren::plan::Observed;
-use warren::types::{Fingerprint, MachinePrivate, RegionId};
-use warren::wire::local::{BackendState, HealthReply, Status};
+use warren_agent::local_api::{Answer, Ask, Call, Caller};
+use warren_agent::relay_pump::PumpNews;
+use warren_agent::{Core, Network, Settings, StateDir, clock};
+use warren_core::plan::Observed;
+use warren_core::types::{Fingerprint, MachinePrivate, RegionId};
+use warren_core::wire::local::{BackendState, HealthReply, Status};
 
 const CONFIRMED: &str = "2026-01-01T00:00:00Z";
 const NOWHERE: &str = "http://127.0.0.1:9";

@@ -4,8 +4,8 @@ use crate::scene::{Agent, SharedKernel};
 use crate::server::Server;
 use nix::sys::signal::Signal;
 use tempfile::{TempDir, tempdir};
-use warren::plan::Observed;
-use warren::wire::local::{BackendState, MaskedPrefs, Status};
+use warren_core::plan::Observed;
+use warren_core::wire::local::{BackendState, MaskedPrefs, Status};
 
 /// An agent that has just been installed.
 pub async fn new_agent() -> (TempDir, Agent) {

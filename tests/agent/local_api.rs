@@ -4,14 +4,14 @@ use crate::scene::{Agent, SharedKernel, key, map, node, store};
 use tempfile::tempdir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use warren::wire::control::Hostinfo;
-use warren::wire::local::{BackendState, Mask, MaskedPrefs};
+use warren_core::wire::control::Hostinfo;
+use warren_core::wire::local::{BackendState, Mask, MaskedPrefs};
 
 const CONFIRMED: &str = "2026-01-01T00:00:00Z";
 
 async fn agent(root: &std::path::Path) -> Agent {
     let hostinfo = Hostinfo { os: "linux".into(), hostname: "Two".into(), ..Hostinfo::default() };
-    let web = warren::wire::control::Node { hostinfo: Some(hostinfo), ..node(2) };
+    let web = warren_core::wire::control::Node { hostinfo: Some(hostinfo), ..node(2) };
     store(root, &map(vec![web, node(3)]), CONFIRMED);
     let agent = Agent::start(root, SharedKernel::default()).await;
     agent.until_running().await;
@@ -85,7 +85,7 @@ async fn preferences_change_what_the_kernel_holds_and_survive_a_restart() {
 
     let firewall = agent.kernel.state().firewall;
     let hosts = match firewall {
-        warren::plan::ObservedFirewall::Table(table) => table.hosts.len(),
+        warren_core::plan::ObservedFirewall::Table(table) => table.hosts.len(),
         other => panic!("{other:?}"),
     };
     assert_eq!(hosts, 0, "shields are up");
@@ -123,7 +123,7 @@ async fn a_watcher_is_told_of_down_and_of_coming_back() {
     while states.last() != Some(&BackendState::Stopped) {
         states.extend(notices.next().await.unwrap().backend_state());
     }
-    assert_eq!(agent.kernel.state(), warren::plan::Observed::default(), "nothing of ours is left");
+    assert_eq!(agent.kernel.state(), warren_core::plan::Observed::default(), "nothing of ours is left");
 
     let mut change = MaskedPrefs::default();
     change.set("WantRunning", true);
@@ -165,7 +165,7 @@ async fn a_user_who_is_no_operator_may_look_and_not_change_anything() {
     let program = root.path().join("warren");
     // By another program: a child that a test starts meanwhile would inherit a file open for writing, and what is open for
     // writing cannot be run.
-    let copied = std::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_warren")).arg(&program).status();
+    let copied = std::process::Command::new("cp").arg(crate::program::program_path("warren")).arg(&program).status();
     assert!(copied.unwrap().success());
     let nobody = async |arguments: &[&str]| {
         let mut command = tokio::process::Command::new(&program);

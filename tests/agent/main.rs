@@ -15,6 +15,8 @@ mod netcheck;
 mod paths;
 #[path = "../common/place.rs"]
 mod place;
+#[path = "../common/program.rs"]
+mod program;
 mod scene;
 #[allow(dead_code, reason = "the coordinator's own tests use the rest")]
 #[path = "../coordinator/server.rs"]

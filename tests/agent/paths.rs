@@ -7,10 +7,10 @@ use crate::ether::{Ether, REGION};
 use crate::scene::{Agent, SharedKernel};
 use crate::server::Server;
 use tempfile::{TempDir, tempdir};
-use warren::agent::Settings;
-use warren::plan::Observed;
-use warren::types::NodePublic;
-use warren::wire::local::PingKind;
+use warren_agent::Settings;
+use warren_core::plan::Observed;
+use warren_core::types::NodePublic;
+use warren_core::wire::local::PingKind;
 
 const RELAY_PORT: u16 = 41_742;
 
@@ -180,7 +180,7 @@ async fn a_killed_agent_comes_back_without_moving_a_direct_peer() {
     kernel.until("direct", |state| endpoint_in(state, &bobs_key) == Some(at(2))).await;
     kernel.meddle(|state| {
         let peer = state.device.as_mut().unwrap().peers.get_mut(&bobs_key).unwrap();
-        peer.last_handshake = Some(warren::types::Timestamp::now());
+        peer.last_handshake = Some(warren_core::types::Timestamp::now());
     });
     ada.kill().await;
     kernel.take_applied();

@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use warren::agent::local_api::{self, Operators};
-use warren::agent::{Core, Network, Networks, Parts, Settings, StateDir, StateFile, clock, run};
-use warren::cli::Client;
-use warren::plan::{Change, Figures, Kernel, KernelError, ModelKernel, Observed, Step, Way};
-use warren::types::{IpNet, MachinePrivate, NodePrivate, NodePublic};
-use warren::wire::control::{MapResponse, Node, UserProfile, match_all};
-use warren::wire::local::{BackendState, Prefs, Status};
+use warren_agent::cli::Client;
+use warren_agent::local_api::{self, Operators};
+use warren_agent::{Core, Network, Networks, Parts, Settings, StateDir, StateFile, clock, run};
+use warren_core::plan::{Change, Figures, Kernel, KernelError, ModelKernel, Observed, Step, Way};
+use warren_core::types::{IpNet, MachinePrivate, NodePrivate, NodePublic};
+use warren_core::wire::control::{MapResponse, Node, UserProfile, match_all};
+use warren_core::wire::local::{BackendState, Prefs, Status};
 
 /// How long a test waits for something that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -217,9 +217,9 @@ impl Agent {
         use clap::Parser;
         let socket = self.socket.display().to_string();
         let all = ["warren", "--socket", &socket].into_iter().chain(arguments.iter().copied());
-        let args = warren::cli::Args::try_parse_from(all).unwrap();
+        let args = warren_agent::cli::Args::try_parse_from(all).unwrap();
         let mut out = Vec::new();
-        match tokio::time::timeout(PATIENCE, warren::cli::run(args, &mut out)).await.unwrap() {
+        match tokio::time::timeout(PATIENCE, warren_agent::cli::run(args, &mut out)).await.unwrap() {
             Ok(exit) => (exit as u8, String::from_utf8(out).unwrap()),
             Err(error) => (error.exit() as u8, error.to_string()),
         }
@@ -237,10 +237,10 @@ pub fn key(n: u8) -> NodePublic {
 /// Ourselves (number 1) or a peer.
 pub fn node(n: u8) -> Node {
     Node {
-        id: warren::types::NodeId(n.into()),
-        stable_id: warren::types::StableNodeId(format!("n{n}")),
+        id: warren_core::types::NodeId(n.into()),
+        stable_id: warren_core::types::StableNodeId(format!("n{n}")),
         name: format!("node-{n}.example.net."),
-        user: warren::types::UserId(1),
+        user: warren_core::types::UserId(1),
         key: if n == 1 { node_key().public() } else { key(n) },
         addresses: vec![
             format!("100.64.0.{n}/32").parse().unwrap(),
@@ -261,7 +261,7 @@ pub fn map(peers: Vec<Node>) -> MapResponse {
         domain: "example.net".to_owned(),
         packet_filters: [("base".to_owned(), Some(match_all()))].into(),
         user_profiles: vec![UserProfile {
-            id: warren::types::UserId(1),
+            id: warren_core::types::UserId(1),
             login_name: "ada".to_owned(),
             display_name: "Ada".to_owned(),
             ..UserProfile::default()

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::scene::{Agent, SharedKernel, key, map, node, store};
 use tempfile::tempdir;
-use warren::plan::{Observed, ObservedFirewall};
-use warren::types::IpNet;
-use warren::wire::control::Node;
-use warren::wire::local::{BackendState, Status};
+use warren_core::plan::{Observed, ObservedFirewall};
+use warren_core::types::IpNet;
+use warren_core::wire::control::Node;
+use warren_core::wire::local::{BackendState, Status};
 
 const CONFIRMED: &str = "2026-01-01T00:00:00Z";
 
@@ -173,9 +173,9 @@ async fn a_key_that_others_could_read_is_an_error_at_start() {
     let file = root.path().join("state/node.key");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
 
-    let dir = warren::agent::StateDir::open(&root.path().join("state")).unwrap();
-    let settings = warren::agent::Settings { port: 1, ..Default::default() };
-    let error = warren::agent::Core::load(settings, &dir, warren::agent::clock::now()).err().unwrap();
+    let dir = warren_agent::StateDir::open(&root.path().join("state")).unwrap();
+    let settings = warren_agent::Settings { port: 1, ..Default::default() };
+    let error = warren_agent::Core::load(settings, &dir, warren_agent::clock::now()).err().unwrap();
 
     assert!(error.to_string().contains("node.key: mode 640 lets others in"), "{error}");
 }
@@ -184,7 +184,7 @@ async fn a_key_that_others_could_read_is_an_error_at_start() {
 async fn a_machine_whose_own_key_has_run_out_closes_and_asks_for_a_login() {
     let root = tempdir().unwrap();
     let spent = Node { key_expiry: Some(CONFIRMED.parse().unwrap()), ..node(1) };
-    let map = warren::wire::control::MapResponse { node: Some(spent), ..map(vec![node(2)]) };
+    let map = warren_core::wire::control::MapResponse { node: Some(spent), ..map(vec![node(2)]) };
     store(root.path(), &map, CONFIRMED);
 
     let agent = Agent::start(root.path(), SharedKernel::default()).await;

@@ -1,9 +1,9 @@
 //! `warren acl` and `warren why`: from a packet to the line of the policy.
 
 use tempfile::tempdir;
-use warren::plan::{Ability, ObservedFirewall};
-use warren::wire::control::{FilterRule, MapResponse, NetPortRange, Ports, RuleOrigin};
-use warren::wire::local::{BackendState, PingKind};
+use warren_core::plan::{Ability, ObservedFirewall};
+use warren_core::wire::control::{FilterRule, MapResponse, NetPortRange, Ports, RuleOrigin};
+use warren_core::wire::local::{BackendState, PingKind};
 
 use crate::scene::{Agent, SharedKernel, map, node, store};
 

@@ -16,13 +16,13 @@ use nodes::node;
 use serde_json::json;
 use table::{Limit, row};
 use tokio::sync::{mpsc, oneshot};
-use warren::agent::local_api::{self, Operators};
-use warren::agent::{Core, Network, Networks, Parts, Settings, StateDir, StateFile, clock, run};
-use warren::cli::Client;
-use warren::plan::ModelKernel;
-use warren::types::{MachinePrivate, NodeId, NodePrivate, RegionId};
-use warren::wire::control::{MapResponse, Node, match_all};
-use warren::wire::local::Prefs;
+use warren_agent::cli::Client;
+use warren_agent::local_api::{self, Operators};
+use warren_agent::{Core, Network, Networks, Parts, Settings, StateDir, StateFile, clock, run};
+use warren_core::plan::ModelKernel;
+use warren_core::types::{MachinePrivate, NodeId, NodePrivate, RegionId};
+use warren_core::wire::control::{MapResponse, Node, match_all};
+use warren_core::wire::local::Prefs;
 
 const PEERS: u64 = 10_000;
 /// How long it takes to be idle.

@@ -14,6 +14,8 @@
 
 mod load;
 mod own;
+#[path = "../common/program.rs"]
+mod program;
 mod sockets;
 mod table;
 
@@ -21,7 +23,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Parser;
-use warren::control::{AuthKey, ServerUrl};
+use warren_core::control::{AuthKey, ServerUrl};
 
 use self::load::{Nodes, Seen, now};
 use self::own::OwnCoordinator;

@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use table::{Limit, row};
-use warren::linux::LinuxKernel;
-use warren::plan::{
+use warren_core::plan::{
     Admit, Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, ModelKernel, Observed, ObservedFirewall,
     Peer, PortRange, Protocol, RuleId, Step, diff, own,
 };
-use warren::types::{NodePrivate, NodePublic};
+use warren_core::types::{NodePrivate, NodePublic};
+use warren_linux::LinuxKernel;
 
 /// One measurement.
 const SPELL: Duration = Duration::from_millis(300);

@@ -10,6 +10,8 @@
 #[allow(dead_code, reason = "shared with the lab's tests")]
 #[path = "../lab/lab.rs"]
 mod lab;
+#[path = "../common/program.rs"]
+mod program;
 #[allow(dead_code, reason = "shared with the lab's tests")]
 #[path = "../lab/programs.rs"]
 mod programs;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use warren::agent::control_io::{self, IoConfig};
-use warren::control::{AuthKey, Event, Login, ServerUrl, Session, Setup};
-use warren::types::{DiscoPrivate, MachinePrivate, NodeId, NodePrivate};
-use warren::wire::control::{EndpointType, Hostinfo, MapResponse};
+use warren_agent::control_io::{self, IoConfig};
+use warren_core::control::{AuthKey, Event, Login, ServerUrl, Session, Setup};
+use warren_core::types::{DiscoPrivate, MachinePrivate, NodeId, NodePrivate};
+use warren_core::wire::control::{EndpointType, Hostinfo, MapResponse};
 
 /// How many nodes join at a time. A coordinator meets more only after a restart.
 const JOINING: usize = 32;
@@ -101,7 +101,7 @@ impl Node {
     fn setup(&self, server: ServerUrl) -> Setup {
         let hostname = format!("load-{}", self.number);
         let hostinfo = Hostinfo {
-            ipn_version: warren::agent::VERSION.to_owned(),
+            ipn_version: warren_agent::VERSION.to_owned(),
             backend_log_id: format!("{:064x}", self.number),
             os: "linux".to_owned(),
             hostname,

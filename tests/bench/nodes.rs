@@ -4,8 +4,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use warren::types::{DiscoPublic, IpNet, NodeId, NodePublic, StableNodeId, UserId};
-use warren::wire::control::{Hostinfo, Node};
+use warren_core::types::{DiscoPublic, IpNet, NodeId, NodePublic, StableNodeId, UserId};
+use warren_core::wire::control::{Hostinfo, Node};
 
 /// A node as a coordinator describes it; each hundredth carries a subnet.
 pub(crate) fn node(number: u64) -> Node {

@@ -6,9 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use tempfile::TempDir;
-use warren::control::{AuthKey, ServerUrl};
+use warren_core::control::{AuthKey, ServerUrl};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_warren-coordinator");
+use crate::program::program_path;
+
+const PROGRAM: &str = "warren-coordinator";
 
 /// The coordinator on loopback with a state directory of its own; gone with the value.
 pub(crate) struct OwnCoordinator {
@@ -22,7 +24,7 @@ impl OwnCoordinator {
     pub(crate) fn start() -> Self {
         let state = tempfile::tempdir().expect("make a state directory");
         let socket = state.path().join("socket");
-        let mut child = Command::new(PROGRAM)
+        let mut child = Command::new(program_path(PROGRAM))
             .args(["serve", "--listen", "127.0.0.1:0", "--state-dir"])
             .arg(state.path())
             .arg("--socket")
@@ -39,7 +41,7 @@ impl OwnCoordinator {
         // Or its log would fill the pipe and stop it.
         thread::spawn(move || log.for_each(drop));
 
-        let made = Command::new(PROGRAM)
+        let made = Command::new(program_path(PROGRAM))
             .arg("--socket")
             .arg(&socket)
             .args(["key", "create", "--user", "load", "--reusable", "--ephemeral"])

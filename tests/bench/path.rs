@@ -9,9 +9,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use table::{Limit, row};
-use warren::path::{Book, Evidence, Ground, PeerInfo, Via};
-use warren::types::{DiscoPrivate, DiscoPublic, NodePublic, RegionId, Timestamp};
-use warren::wire::disco::{Message, Shared, TransactionId};
+use warren_core::path::{Book, Evidence, Ground, PeerInfo, Via};
+use warren_core::types::{DiscoPrivate, DiscoPublic, NodePublic, RegionId, Timestamp};
+use warren_core::wire::disco::{Message, Shared, TransactionId};
 
 const PEERS: u32 = 10_000;
 /// Runs of which the fastest counts.

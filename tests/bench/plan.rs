@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use nodes::{node, v4};
 use table::{Limit, row};
-use warren::netmap::Netmap;
-use warren::plan::{
+use warren_core::netmap::Netmap;
+use warren_core::plan::{
     Desired, EndpointWish, Host, Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer, Path, Paths,
     Planner, Prefs, Wish, diff,
 };
-use warren::types::{IpNet, NodeId, NodePrivate, Timestamp};
-use warren::wire::control::{FilterRule, MapResponse, NetPortRange, Node, Ports, match_all};
-use warren::wire::map_stream::{MapStreamDecoder, Packing};
+use warren_core::types::{IpNet, NodeId, NodePrivate, Timestamp};
+use warren_core::wire::control::{FilterRule, MapResponse, NetPortRange, Node, Ports, match_all};
+use warren_core::wire::map_stream::{MapStreamDecoder, Packing};
 
 const PEERS: u64 = 10_000;
 /// Runs of which the fastest counts.

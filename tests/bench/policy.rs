@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use large::{NODES, TAGS, USERS};
 use table::{Limit, row};
-use warren::policy::{Compiled, Node, Policy, Role, Topology, User};
-use warren::types::{NodeId, UserId};
+use warren_core::policy::{Compiled, Node, Policy, Role, Topology, User};
+use warren_core::types::{NodeId, UserId};
 
 fn main() {
     let text = large::policy(1_000);

@@ -7,6 +7,8 @@
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 #![allow(clippy::cast_precision_loss, reason = "figures for reading")]
 
+#[path = "../common/program.rs"]
+mod program;
 #[allow(dead_code, reason = "the relay's own tests use the rest")]
 #[path = "../relay/server.rs"]
 mod server;
@@ -27,12 +29,12 @@ use rustls::pki_types::pem::PemObject;
 use server::Server;
 use table::{Limit, row};
 use tokio::sync::oneshot;
-use warren::agent::relay_pump::{self, Pump, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer, RegionState};
-use warren::io::CertificatePin;
-use warren::linux::LinuxKernel;
-use warren::plan::{Firewall, Kernel, Probes, Step, own};
-use warren::types::{NodePrivate, RegionId};
-use warren::wire::control::{DerpMap, DerpNode, DerpRegion};
+use warren_agent::relay_pump::{self, Pump, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer, RegionState};
+use warren_core::plan::{Firewall, Kernel, Probes, Step, own};
+use warren_core::types::{NodePrivate, RegionId};
+use warren_core::wire::control::{DerpMap, DerpNode, DerpRegion};
+use warren_linux::LinuxKernel;
+use warren_shell::CertificatePin;
 
 const REGION: RegionId = RegionId(900);
 /// A full packet of a tunnel with the usual MTU, as WireGuard sends it.

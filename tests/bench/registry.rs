@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use table::{Limit, row};
-use warren::policy::Role;
-use warren::registry::{Change, Config, Counters, MapMessage, NodeRecord, Output, Records, Said, State, UserRecord};
-use warren::types::{
+use warren_core::policy::Role;
+use warren_core::registry::{
+    Change, Config, Counters, MapMessage, NodeRecord, Output, Records, Said, State, UserRecord,
+};
+use warren_core::types::{
     CapabilityVersion, DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId, Timestamp, UserId,
 };
-use warren::wire::control::MapRequest;
+use warren_core::wire::control::MapRequest;
 
 const NODES: u32 = 10_000;
 

@@ -15,6 +15,8 @@
 
 #[path = "relay_load/client.rs"]
 mod client;
+#[path = "../common/program.rs"]
+mod program;
 #[path = "relay_load/server.rs"]
 mod server;
 mod sockets;

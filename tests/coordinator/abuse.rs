@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use warren::wire::control::MapRequest;
+use warren_core::wire::control::MapRequest;
 
 use crate::node::{Machine, get};
 use crate::server::{PATIENCE, Server};

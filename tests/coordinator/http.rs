@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
-use warren::types::NodePrivate;
+use warren_core::types::NodePrivate;
 
 use crate::node::{Machine, get, plain, upgrade_with};
 use crate::place::place;
@@ -68,7 +68,7 @@ async fn metrics_are_told_on_loopback_to_who_asks_by_address() {
 
 #[tokio::test]
 async fn https_is_served_from_given_files() {
-    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/coordinator/data");
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/coordinator/data");
     let (cert, key) = (format!("{data}/localhost.crt"), format!("{data}/localhost.key"));
     let server = Server::start(&["--tls-cert", &cert, "--tls-key", &key]);
     let mut roots = rustls::RootCertStore::empty();

@@ -5,8 +5,8 @@ use http_body_util::BodyExt;
 use nix::sys::signal::Signal;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use warren::types::{CapabilityVersion, NodePrivate};
-use warren::wire::control::{RegisterRequest, RegisterResponse};
+use warren_core::types::{CapabilityVersion, NodePrivate};
+use warren_core::wire::control::{RegisterRequest, RegisterResponse};
 
 use crate::node::{Machine, eventually, get, long_ago};
 use crate::server::Server;

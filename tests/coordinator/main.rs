@@ -16,6 +16,8 @@ mod place;
 mod policy;
 mod policy_set;
 mod presence;
+#[path = "../common/program.rs"]
+mod program;
 mod relay;
 #[path = "../relay/client.rs"]
 mod relay_client;

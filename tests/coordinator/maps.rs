@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
-use warren::wire::control::MapRequest;
+use warren_core::wire::control::MapRequest;
 
 use crate::node::{Machine, eventually};
 use crate::server::Server;
@@ -92,7 +92,7 @@ async fn a_node_that_goes_is_offline_after_a_grace_and_one_that_comes_is_online(
     assert_eq!(peer.online, Some(false));
 
     let mut online = false;
-    let mut turns = |message: &warren::wire::control::MapResponse, wanted: bool| {
+    let mut turns = |message: &warren_core::wire::control::MapResponse, wanted: bool| {
         let patches = message.peers_changed_patch.iter().filter(|patch| patch.node_id == peer.id);
         let entries = message.peers_changed.iter().filter(|changed| changed.id == peer.id);
         let said = patches.filter_map(|patch| patch.online).chain(entries.filter_map(|entry| entry.online));
@@ -228,7 +228,7 @@ async fn a_connected_node_costs_no_more_than_its_figure() {
 }
 
 /// What a node hears that asks for its map.
-async fn heard(machine: &Machine, server: &Server) -> warren::wire::control::MapResponse {
+async fn heard(machine: &Machine, server: &Server) -> warren_core::wire::control::MapResponse {
     machine.connect(server.address).await.map(&[]).await.next().await.unwrap()
 }
 
@@ -242,7 +242,7 @@ async fn a_node_that_was_deleted_or_expired_while_it_was_away_hears_of_it_when_i
     server.text(&["node", "delete", "web"]);
     server.text(&["node", "expire", "db"]);
 
-    let now = warren::types::Timestamp::from_second(1_600_000_000).unwrap();
+    let now = warren_core::types::Timestamp::from_second(1_600_000_000).unwrap();
     let gone = heard(&web, &server).await;
     let node = gone.node.unwrap();
     assert_eq!((node.key, node.expired), (web.node.public(), true));

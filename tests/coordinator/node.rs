@@ -14,13 +14,13 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
-use warren::io::NoiseStream;
-use warren::types::{CapabilityVersion, DiscoPublic, MachinePrivate, MachinePublic, NodePrivate, Timestamp};
-use warren::wire::control::{
+use warren_core::types::{CapabilityVersion, DiscoPublic, MachinePrivate, MachinePublic, NodePrivate, Timestamp};
+use warren_core::wire::control::{
     Hostinfo, MapRequest, MapResponse, OverTlsPublicKeys, RegisterAuth, RegisterRequest, RegisterResponse,
 };
-use warren::wire::map_stream::{MapStreamDecoder, Packing};
-use warren::wire::noise::{ClientHandshake, Ephemeral};
+use warren_core::wire::map_stream::{MapStreamDecoder, Packing};
+use warren_core::wire::noise::{ClientHandshake, Ephemeral};
+use warren_shell::NoiseStream;
 
 use crate::server::PATIENCE;
 

@@ -2,6 +2,8 @@
 
 use assert_cmd::Command;
 
+use crate::program::program_path;
+
 const POLICY: &str = r#"{
     "tagOwners": {"tag:web": ["ada@example.com"]},
     "acls": [{"action": "accept", "src": ["ada@example.com"], "dst": ["tag:web:443"]}],
@@ -9,7 +11,7 @@ const POLICY: &str = r#"{
 }"#;
 
 fn policy(arguments: &[&str], text: String) -> assert_cmd::assert::Assert {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_warren-coordinator"));
+    let mut program = Command::new(program_path("warren-coordinator"));
     program.args(arguments).arg("-").write_stdin(text).assert()
 }
 
@@ -41,7 +43,7 @@ fn a_policy_that_fails_its_tests_passes_check_and_not_test() {
 
 #[test]
 fn the_policy_of_the_manual_passes_its_own_tests() {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/man/warren-policy.7");
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/man/warren-policy.7");
     let page = std::fs::read_to_string(page).unwrap();
     let chapter = page.split(".SH EXAMPLE").nth(1).unwrap();
     let example = chapter.split(".EX\n").nth(1).unwrap().split(".EE").next().unwrap();

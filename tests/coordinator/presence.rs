@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::time::Instant;
-use warren::types::DiscoPublic;
-use warren::wire::control::{Hostinfo, MapRequest};
+use warren_core::types::DiscoPublic;
+use warren_core::wire::control::{Hostinfo, MapRequest};
 
 use crate::node::{Machine, Map, eventually, get};
 use crate::server::Server;

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nix::sys::signal::Signal;
-use warren::io::CertificatePin;
-use warren::types::{NodePrivate, RegionId};
-use warren::wire::control::DerpNode;
-use warren::wire::derp::Frame;
-use warren::wire::stun::{self, TransactionId};
+use warren_core::types::{NodePrivate, RegionId};
+use warren_core::wire::control::DerpNode;
+use warren_core::wire::derp::Frame;
+use warren_core::wire::stun::{self, TransactionId};
+use warren_shell::CertificatePin;
 
 use crate::node::{Machine, get};
 use crate::relay_client::{Client, open};

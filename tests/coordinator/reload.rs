@@ -9,7 +9,7 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use warren::io::CertificatePin;
+use warren_shell::CertificatePin;
 
 use crate::server::Server;
 

@@ -1,7 +1,7 @@
 //! What remains of a node's rights, as an administrator sees it: in the reply, in the log, in the list.
 
-use warren::types::NodePrivate;
-use warren::wire::control::RegisterRequest;
+use warren_core::types::NodePrivate;
+use warren_core::wire::control::RegisterRequest;
 
 use crate::node::{Machine, eventually};
 use crate::server::Server;

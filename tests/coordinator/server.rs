@@ -11,8 +11,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::place::place;
+use crate::program::program_path;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_warren-coordinator");
+const PROGRAM: &str = "warren-coordinator";
 /// Far more than anything here takes, also on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -45,7 +46,7 @@ impl Server {
         if !nix::unistd::geteuid().is_root() {
             shell.args(["--user", "--map-root-user"]);
         }
-        shell.args(["--mount", "--", "sh", "-c", script]).arg(directory.path()).arg(PROGRAM);
+        shell.args(["--mount", "--", "sh", "-c", script]).arg(directory.path()).arg(program_path(PROGRAM));
         let address = place();
         let options = vec!["--stun-listen".to_owned(), "none".to_owned()];
         let (child, log) = spawn_by(shell, directory.path(), address, &options);
@@ -91,7 +92,13 @@ impl Server {
 
     /// An administration command.
     pub(crate) fn admin(&self, arguments: &[&str]) -> Output {
-        Command::new(PROGRAM).arg("--state-dir").arg(&self.state_dir).args(arguments).env_clear().output().unwrap()
+        Command::new(program_path(PROGRAM))
+            .arg("--state-dir")
+            .arg(&self.state_dir)
+            .args(arguments)
+            .env_clear()
+            .output()
+            .unwrap()
     }
 
     /// What an administration command prints; it must succeed.
@@ -152,11 +159,11 @@ impl Drop for Server {
 
 /// Runs the program to its end, without a server.
 pub(crate) fn program(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    Command::new(PROGRAM).args(arguments).env_clear().envs(environment.iter().copied()).output().unwrap()
+    Command::new(program_path(PROGRAM)).args(arguments).env_clear().envs(environment.iter().copied()).output().unwrap()
 }
 
 fn spawn(directory: &TempDir, listen: SocketAddr, options: &[String]) -> (Child, mpsc::Receiver<String>) {
-    spawn_by(Command::new(PROGRAM), directory.path(), listen, options)
+    spawn_by(Command::new(program_path(PROGRAM)), directory.path(), listen, options)
 }
 
 fn spawn_by(

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use warren::types::{Fingerprint, MachinePublic};
+use warren_core::types::{Fingerprint, MachinePublic};
 
 use crate::node::{Machine, eventually, get};
 use crate::server::Server;

@@ -11,21 +11,21 @@ use std::time::Duration;
 use data_encoding::HEXLOWER_PERMISSIVE;
 use http::{Method, Uri};
 use serde::de::DeserializeOwned;
-use warren::agent::local_api;
-use warren::coordinator::decoders as coordinator;
-use warren::derp::{Client, ConnectionId, Greeting, Limits, Server};
-use warren::linux::decoders as linux;
-use warren::netmap::Netmap;
-use warren::path::{Book, Ground, PeerInfo, Via};
-use warren::plan::{Host, Paths, Prefs, desired};
-use warren::policy::{Compiled, Policy, Topology};
-use warren::types::{CapabilityVersion, DiscoPrivate, MachinePrivate, NodePrivate, NodePublic, Timestamp};
-use warren::wire::control::{DerpMap, MapRequest, MapResponse, RegisterRequest, RegisterResponse};
-use warren::wire::local;
-use warren::wire::map_stream::{MapStreamDecoder, Packing};
-use warren::wire::noise::{ClientHandshake, EarlyDecoder, Ephemeral, ServerHandshake};
-use warren::wire::portmap::{Place, igd, nat_pmp, pcp, ssdp};
-use warren::wire::{derp, disco, stun};
+use warren_agent::local_api;
+use warren_coordinator::decoders as coordinator;
+use warren_core::derp::{Client, ConnectionId, Greeting, Limits, Server};
+use warren_core::netmap::Netmap;
+use warren_core::path::{Book, Ground, PeerInfo, Via};
+use warren_core::plan::{Host, Paths, Prefs, desired};
+use warren_core::policy::{Compiled, Policy, Topology};
+use warren_core::types::{CapabilityVersion, DiscoPrivate, MachinePrivate, NodePrivate, NodePublic, Timestamp};
+use warren_core::wire::control::{DerpMap, MapRequest, MapResponse, RegisterRequest, RegisterResponse};
+use warren_core::wire::local;
+use warren_core::wire::map_stream::{MapStreamDecoder, Packing};
+use warren_core::wire::noise::{ClientHandshake, EarlyDecoder, Ephemeral, ServerHandshake};
+use warren_core::wire::portmap::{Place, igd, nat_pmp, pcp, ssdp};
+use warren_core::wire::{derp, disco, stun};
+use warren_linux::decoders as linux;
 
 /// Who sends the ping in the corpus of `path_book`.
 const PINGER: &str = "nodekey:50a61409b1ddd0325e9b16b700e719e9772c07000b1bd7786e907c653d20495d";
@@ -161,7 +161,7 @@ fn router() -> Place {
     Place::read("http://192.168.1.1:5000/rootDesc.xml").unwrap()
 }
 
-fn opens(theirs: &warren::types::DiscoPublic, bytes: &[u8]) -> bool {
+fn opens(theirs: &warren_core::types::DiscoPublic, bytes: &[u8]) -> bool {
     disco::Shared::new(&DiscoPrivate::from_random([1; 32]), theirs).open(bytes).is_ok()
 }
 

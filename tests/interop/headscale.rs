@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use warren::wire::local::BackendState;
+use warren_core::wire::local::BackendState;
 
 use crate::foreign;
 use crate::lab::{Lab, eventually};

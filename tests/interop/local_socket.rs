@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use warren::wire::local::BackendState;
+use warren_core::wire::local::BackendState;
 
 use crate::foreign;
 use crate::programs::Joined;

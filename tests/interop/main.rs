@@ -13,6 +13,8 @@ mod lab;
 #[allow(dead_code, reason = "shared with the lab's own tests")]
 #[path = "../lab/nat.rs"]
 mod nat;
+#[path = "../common/program.rs"]
+mod program;
 #[allow(dead_code, reason = "shared with the lab's own tests")]
 #[path = "../lab/programs.rs"]
 mod programs;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use warren::wire::local::AclReply;
+use warren_core::wire::local::AclReply;
 
 use crate::caddytail::{WebServer, node};
 use crate::foreign;

@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 use tokio::sync::mpsc;
-use warren::agent::control_io::{self, IoConfig};
-use warren::control::{AuthKey, Event, Login, Received, ServerUrl, Session, Setup, Transmit};
-use warren::types::{DiscoPrivate, MachinePrivate, NodeId, NodePrivate};
-use warren::wire::control::{EndpointType, Hostinfo, MapResponse};
+use warren_agent::control_io::{self, IoConfig};
+use warren_core::control::{AuthKey, Event, Login, Received, ServerUrl, Session, Setup, Transmit};
+use warren_core::types::{DiscoPrivate, MachinePrivate, NodeId, NodePrivate};
+use warren_core::wire::control::{EndpointType, Hostinfo, MapResponse};
 
 use crate::foreign;
 use crate::headscale::configuration;

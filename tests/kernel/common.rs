@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use warren::linux::LinuxKernel;
-use warren::plan::{
+use warren_core::plan::{
     Admit, Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, Observed, Peer, PortRange, Probes,
     Protocol, Route, RouteTarget, Rule, RuleAction, RuleId, RulePackets, Step, diff, own,
 };
-use warren::types::{IpNet, NodePrivate, NodePublic};
+use warren_core::types::{IpNet, NodePrivate, NodePublic};
+use warren_linux::LinuxKernel;
 
 /// What a test asks of the machine it runs on.
 #[derive(Clone, Copy, PartialEq, Eq)]

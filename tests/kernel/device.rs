@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use warren::linux::LinuxKernel;
-use warren::plan::{EndpointWish, Kernel, Peer, Step};
+use warren_core::plan::{EndpointWish, Kernel, Peer, Step};
+use warren_linux::LinuxKernel;
 
 use crate::common::*;
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use warren::linux::{LinuxKernel, LocalAddress, LocalNetwork};
-use warren::plan::{Kernel, own};
+use warren_core::plan::{Kernel, own};
+use warren_linux::{LinuxKernel, LocalAddress, LocalNetwork};
 
 use crate::common::*;
 

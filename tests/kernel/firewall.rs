@@ -6,11 +6,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
-use warren::linux::LinuxKernel;
-use warren::plan::{
+use warren_core::plan::{
     Admit, Class, ClassId, Firewall, ObservedFirewall, PortRange, Probes, Protocol, RuleId, Served, Step,
 };
-use warren::types::IpNet;
+use warren_core::types::IpNet;
+use warren_linux::LinuxKernel;
 
 use crate::common::*;
 
@@ -165,7 +165,7 @@ fn whatever_somebody_changes_in_the_table_is_seen() {
 #[test]
 fn an_update_from_what_is_not_there_fails_and_changes_nothing() {
     in_namespace(Needs::Namespace, || async {
-        use warren::plan::Kernel;
+        use warren_core::plan::Kernel;
 
         let mut kernel = LinuxKernel::new().unwrap();
         let update = |from: Firewall, to: Firewall| Step::UpdateFirewall { from: from.into(), to: to.into() };

@@ -12,12 +12,12 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use warren::linux::LinuxKernel;
-use warren::plan::{
+use warren_core::plan::{
     Admit, Class, ClassId, Desired, Firewall, Kernel, Observed, Peer, PortRange, Protocol, RuleId, Step,
 };
-use warren::plan::{ObservedFirewall, diff};
-use warren::types::NodePublic;
+use warren_core::plan::{ObservedFirewall, diff};
+use warren_core::types::NodePublic;
+use warren_linux::LinuxKernel;
 
 use crate::common::*;
 use crate::neighbour::Neighbour;
@@ -266,7 +266,7 @@ impl Network {
     }
 
     fn made_up(&self, wish: &Desired) -> Observed {
-        let mut model = warren::plan::ModelKernel::default();
+        let mut model = warren_core::plan::ModelKernel::default();
         for step in diff(wish, &model.state).steps {
             model.carry_out(&step).unwrap();
         }

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use warren::linux::LinuxKernel;
-use warren::plan::{Firewall, Step};
+use warren_core::plan::{Firewall, Step};
+use warren_linux::LinuxKernel;
 
 use crate::common::*;
 

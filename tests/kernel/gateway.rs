@@ -1,6 +1,6 @@
 //! Whom port mapping asks: the router of the main table's default route.
 
-use warren::linux::{DefaultRoute, Gateway};
+use warren_linux::{DefaultRoute, Gateway};
 
 use crate::common::*;
 

@@ -18,6 +18,8 @@ mod neighbour;
 mod owned;
 mod packets;
 mod paths;
+#[path = "../common/program.rs"]
+mod program;
 #[allow(dead_code, reason = "the relay's own tests use the rest")]
 #[path = "../relay/server.rs"]
 mod relay;

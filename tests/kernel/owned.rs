@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use warren::linux::LinuxKernel;
-use warren::plan::{Firewall, Kernel, ObservedFirewall, Step};
+use warren_core::plan::{Firewall, Kernel, ObservedFirewall, Step};
+use warren_linux::LinuxKernel;
 
 use crate::common::*;
 
@@ -50,7 +50,7 @@ fn nobody_else_can_flush_delete_or_change_the_table() {
         refused("nft add element inet warren hosts4 '{ 100.64.0.77 : goto class_0000000000000001 }'");
         assert_eq!(observe(&mut kernel).await.firewall, ObservedFirewall::Table(firewall.clone()));
         let mut more = Firewall::clone(&firewall);
-        more.hosts.insert("100.64.0.9".parse().unwrap(), warren::plan::ClassId(1));
+        more.hosts.insert("100.64.0.9".parse().unwrap(), warren_core::plan::ClassId(1));
         let more = Arc::new(more);
         apply(&mut kernel, [Step::UpdateFirewall { from: firewall, to: more.clone() }]).await;
         assert_eq!(observe(&mut kernel).await.firewall, ObservedFirewall::Table(more));

@@ -11,12 +11,12 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use warren::linux::LinuxKernel;
-use warren::plan::{
+use warren_core::plan::{
     Admit, Class, ClassId, Desired, EndpointWish, Firewall, Kernel, Outcome, Peer, PortRange, Protocol, RuleId, Way,
     own,
 };
-use warren::types::{IpNet, NodePublic};
+use warren_core::types::{IpNet, NodePublic};
+use warren_linux::LinuxKernel;
 
 use crate::common::*;
 use crate::neighbour::Neighbour;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use warren::agent::relay_pump::{self, Direct, Pump, PumpCommand, PumpConfig, PumpNews, PumpPeer, RegionState};
-use warren::linux::LinuxKernel;
-use warren::linux::packet::{Batch, Datagram, Injector, LoopbackSocket, ProbeSocket, UdpSender};
-use warren::plan::{Firewall, Probes, Step, own};
-use warren::types::{NodePrivate, NodePublic, RegionId};
-use warren::wire::control::{DerpMap, DerpNode, DerpRegion};
+use warren_agent::relay_pump::{self, Direct, Pump, PumpCommand, PumpConfig, PumpNews, PumpPeer, RegionState};
+use warren_core::plan::{Firewall, Probes, Step, own};
+use warren_core::types::{NodePrivate, NodePublic, RegionId};
+use warren_core::wire::control::{DerpMap, DerpNode, DerpRegion};
+use warren_linux::LinuxKernel;
+use warren_linux::packet::{Batch, Datagram, Injector, LoopbackSocket, ProbeSocket, UdpSender};
 
 use crate::common::*;
 use crate::packets::{Network, PEER, US, counted, policy};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use warren::linux::LinuxKernel;
-use warren::plan::{Action, Change, Desired, Event, Firewall, Kernel, ObservedFirewall, Reconciler, Trouble};
+use warren_core::plan::{Action, Change, Desired, Event, Firewall, Kernel, ObservedFirewall, Reconciler, Trouble};
+use warren_linux::LinuxKernel;
 
 use crate::common::*;
 
@@ -45,9 +45,9 @@ impl Host {
     fn new() -> Self {
         let mut reconciler = Reconciler::new();
         let hosts = (0..5_000u32)
-            .map(|number| (std::net::Ipv4Addr::from(0x6440_0000 + number).into(), warren::plan::ClassId(1)));
+            .map(|number| (std::net::Ipv4Addr::from(0x6440_0000 + number).into(), warren_core::plan::ClassId(1)));
         let firewall = Firewall {
-            classes: [(warren::plan::ClassId(1), Default::default())].into(),
+            classes: [(warren_core::plan::ClassId(1), Default::default())].into(),
             hosts: hosts.collect(),
             ..Firewall::default()
         };

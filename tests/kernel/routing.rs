@@ -1,7 +1,7 @@
 //! Routes and policy rules.
 
-use warren::linux::LinuxKernel;
-use warren::plan::{Kernel, Route, RouteTarget, Rule, RuleAction, RulePackets, Step, own};
+use warren_core::plan::{Kernel, Route, RouteTarget, Rule, RuleAction, RulePackets, Step, own};
+use warren_linux::LinuxKernel;
 
 use crate::common::*;
 

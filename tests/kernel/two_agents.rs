@@ -4,9 +4,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::common::*;
+use crate::program::program_path;
 
 fn warrend(dir: &Path, name: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_warrend"));
+    let mut command = Command::new(program_path("warrend"));
     command.arg("--state-dir").arg(dir.join(name)).arg("--socket").arg(dir.join(format!("{name}.sock")));
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command
@@ -60,13 +61,13 @@ fn a_second_agent_and_a_clean_up_beside_one_end_and_say_which_process_is_in_the_
             assert!(text.contains(&format!("another warrend {process} has them; end that one first")), "{text}");
         }
         let shared =
-            format!("unshare --net {} --state-dir {}", env!("CARGO_BIN_EXE_warrend"), dir.path().join("one").display());
+            format!("unshare --net {} --state-dir {}", program_path("warrend"), dir.path().join("one").display());
         let elsewhere = run(&format!("{shared} --socket {}", dir.path().join("three.sock").display()));
         let text = String::from_utf8(elsewhere.stderr).unwrap();
         assert!(!elsewhere.status.success() && text.contains(&format!("is in use by warrend {process}")), "{text}");
 
         drop(first);
-        sh(&format!("{} --cleanup --state-dir {}", env!("CARGO_BIN_EXE_warrend"), dir.path().join("one").display()));
+        sh(&format!("{} --cleanup --state-dir {}", program_path("warrend"), dir.path().join("one").display()));
     });
 }
 
@@ -78,8 +79,7 @@ fn a_port_that_is_taken_is_told_with_its_holder_and_another_one_serves() {
         let _agent = Running::start(dir.path(), "one").await;
 
         let socket = dir.path().join("one.sock");
-        let status =
-            sh(&format!("{} --socket {} status --json || true", env!("CARGO_BIN_EXE_warren"), socket.display()));
+        let status = sh(&format!("{} --socket {} status --json || true", program_path("warren"), socket.display()));
 
         // The agent may not look at what programs of root have open.
         let holder = "UDP port 41741 is taken by a program of user 0 (as root, `ss -ulpn 'sport = :41741'` says which)";

@@ -9,12 +9,12 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde_json::{Value, json};
-use warren::linux::LinuxKernel;
-use warren::plan::{
+use warren_core::plan::{
     Ability, Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, ModelKernel, Observed, ObservedFirewall,
     Peer, Route, RouteTarget, Rule, RuleAction, RulePackets, Step, diff, own,
 };
-use warren::types::IpNet;
+use warren_core::types::IpNet;
+use warren_linux::LinuxKernel;
 
 use crate::common::*;
 use crate::firewall::any_firewall;

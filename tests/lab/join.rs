@@ -1,6 +1,6 @@
 //! Nodes join and packets flow.
 
-use warren::wire::local::BackendState;
+use warren_core::wire::local::BackendState;
 
 use crate::lab::Lab;
 use crate::programs::{Agent, Coordinator, Joined};

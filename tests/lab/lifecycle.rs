@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use warren::wire::local::BackendState;
+use warren_core::wire::local::BackendState;
 
 use crate::lab::{Lab, eventually};
 use crate::programs::{Agent, Coordinator, Joined};

@@ -16,6 +16,8 @@ mod narrow;
 mod nat;
 mod netcheck;
 mod outage;
+#[path = "../common/program.rs"]
+mod program;
 #[allow(dead_code, reason = "some of it serves the benches only")]
 mod programs;
 mod relay;

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use warren::plan::own;
-use warren::wire::local::NetcheckReport;
+use warren_core::plan::own;
+use warren_core::wire::local::NetcheckReport;
 
 use crate::programs::Joined;
 

@@ -6,9 +6,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use warren::wire::local::{BackendState, Status};
+use warren_core::wire::local::{BackendState, Status};
 
 use crate::lab::{Host, Lab, PATIENCE, eventually, try_within};
+use crate::program::program_path;
 
 /// The ordinary user that agents run as; its name in the guest is `warren`.
 const AGENT_USER: u32 = 990;
@@ -69,7 +70,7 @@ impl Coordinator {
 
     /// Starts it on the state that it left.
     pub(crate) fn start_again(&mut self) {
-        let program = env!("CARGO_BIN_EXE_warren-coordinator");
+        let program = program_path("warren-coordinator");
         let mut command = self.host.command([program, "serve", "--listen", "[::]:8080"]);
         command.args(&self.arguments).args(["--offline-grace", "3", "--ephemeral-grace", "3"]);
         command.arg("--state-dir").arg(&self.dir).arg("--socket").arg(self.socket());
@@ -93,7 +94,7 @@ impl Coordinator {
     }
 
     fn try_run(&self, line: &str) -> Output {
-        let program = env!("CARGO_BIN_EXE_warren-coordinator");
+        let program = program_path("warren-coordinator");
         Command::new(program).arg("--socket").arg(self.socket()).args(line.split(' ')).output().unwrap()
     }
 
@@ -210,7 +211,7 @@ impl Agent {
 
     /// The same, where it may fail.
     pub(crate) fn try_warren(&self, line: &str) -> Output {
-        let program = env!("CARGO_BIN_EXE_warren");
+        let program = program_path("warren");
         self.host.command([program]).arg("--socket").arg(self.socket()).args(line.split(' ')).output().unwrap()
     }
 
@@ -242,7 +243,7 @@ impl Agent {
             "--inh-caps=-all,+net_admin,+net_raw",
             "--ambient-caps=-all,+net_admin,+net_raw",
             "--bounding-set=-all,+net_admin,+net_raw",
-            env!("CARGO_BIN_EXE_warrend"),
+            program_path("warrend"),
         ])
     }
 }

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use crate::lab::{Host, Lab, PATIENCE, eventually};
+use crate::program::program_path;
 use crate::programs::Process;
 
 const METRICS: &str = "127.0.0.1:9090";
@@ -16,7 +17,7 @@ const CONNECTIONS: u32 = 100;
 fn an_address_that_connects_too_often_is_closed_and_counted_and_another_is_served() {
     let Some(mut lab) = Lab::without_tunnels() else { return };
     let (relay, flood, other) = (lab.host("relay"), lab.host("flood"), lab.host("other"));
-    let mut command = relay.command([env!("CARGO_BIN_EXE_warren-relay"), "--open", "--plain-http"]);
+    let mut command = relay.command([program_path("warren-relay"), "--open", "--plain-http"]);
     command.args(["--listen", "[::]:3340", "--metrics", METRICS, "--accept-rate", &RATE.to_string()]);
     command.arg("--state-dir").arg(lab.dir.path().join("relay"));
     let _relay = Process::start(command, &lab.dir.path().join("relay.log"));

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::lab::{Host, Lab, Namespace, side_by_side};
 use crate::nat::{Internet, Kind, Site};
+use crate::program::program_path;
 use crate::programs::{Agent, Coordinator, Process};
 
 /// The code of the second relay's region, as `warren status` shows it.
@@ -154,7 +155,7 @@ fn second_relay(host: &Host, dir: &Path) -> (Process, PathBuf) {
         "CertName": format!("sha256-raw:{pin}"), "IPv4": host.v4, "IPv6": host.v6 });
     let region = serde_json::json!({ "RegionID": 901, "RegionCode": SECOND, "RegionName": "Second", "Nodes": [node] });
     fs::write(&map, serde_json::json!({ "Regions": { "901": region } }).to_string()).unwrap();
-    let mut command = host.command([env!("CARGO_BIN_EXE_warren-relay"), "--open", "--state-dir"]);
+    let mut command = host.command([program_path("warren-relay"), "--open", "--state-dir"]);
     command.arg(dir).arg("--tls-cert").arg(cert).arg("--tls-key").arg(key);
     (Process::start(command, &dir.join("log")), map)
 }

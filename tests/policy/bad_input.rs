@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use warren::policy::{Compiled, Policy, Topology, limit};
+use warren_core::policy::{Compiled, Policy, Topology, limit};
 
 /// A policy that uses every section.
 pub(crate) const EVERYTHING: &str = include_str!("everything.hujson");
@@ -21,7 +21,7 @@ fn refusal(policy: &[u8]) -> String {
 
 #[test]
 fn each_mistake_is_named_at_its_place() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/policy/refused");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/policy/refused");
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(files.len() >= 30, "the corpus is there");

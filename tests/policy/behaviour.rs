@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use warren::policy::{
+use warren_core::policy::{
     Attribute, CheckPeriod, Compiled, Difference, FilterPart, Node, Policy, Protocol, Role, Row, Topology, User,
 };
-use warren::types::{IpNet, NodeId, UserId};
+use warren_core::types::{IpNet, NodeId, UserId};
 
 const ADA: NodeId = NodeId(1);
 const GRACE: NodeId = NodeId(2);

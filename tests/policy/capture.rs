@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use warren::policy::{Node, Role, Topology, User};
-use warren::types::{IpNet, NodeId, UserId};
+use warren_core::policy::{Node, Role, Topology, User};
+use warren_core::types::{IpNet, NodeId, UserId};
 
 #[derive(Deserialize)]
 pub(crate) struct Capture {

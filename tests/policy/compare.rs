@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
-use warren::policy::{Compiled, Policy};
-use warren::types::{IpNet, NodeId};
-use warren::wire::control::CapMap;
+use warren_core::policy::{Compiled, Policy};
+use warren_core::types::{IpNet, NodeId};
+use warren_core::wire::control::CapMap;
 
 use crate::capture::{Answer, Capture};
 

@@ -56,6 +56,6 @@ fn every_capture_agrees_or_is_listed_as_different_on_purpose() {
 /// Where the captures are, if they are anywhere.
 fn folder() -> Option<PathBuf> {
     let given = env::var_os("WARREN_POLICY_CAPTURES").map(PathBuf::from);
-    let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/policy-captures");
+    let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/policy-captures");
     Some(given.unwrap_or_else(default)).filter(|folder| folder.is_dir())
 }

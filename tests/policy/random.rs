@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use warren::policy::{Attribute, Compiled, Filter, FilterPart, Node, Policy, Protocol, Role, Topology, User};
-use warren::types::{NodeId, UserId};
-use warren::wire::control::FilterRule;
+use warren_core::policy::{Attribute, Compiled, Filter, FilterPart, Node, Policy, Protocol, Role, Topology, User};
+use warren_core::types::{NodeId, UserId};
+use warren_core::wire::control::FilterRule;
 
 const NAMES: &str = r#"
     "groups": {"group:a": ["u1@x.org"], "group:b": ["u1@x.org", "u2@x.org", "u3@y.org"]},
@@ -276,6 +276,6 @@ fn holds(text: &str, address: IpAddr) -> bool {
     }
     match text.parse::<IpAddr>() {
         Ok(one) => one == address,
-        Err(_) => text.parse::<warren::types::IpNet>().unwrap().contains(&address),
+        Err(_) => text.parse::<warren_core::types::IpNet>().unwrap().contains(&address),
     }
 }

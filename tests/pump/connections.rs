@@ -10,11 +10,11 @@ use hyper_util::client::proxy::matcher::Matcher;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use warren::agent::derp_io::{Connection, Dialler};
-use warren::derp::{Client, Event};
-use warren::io::CertificatePin;
-use warren::types::NodePrivate;
-use warren::wire::control::{DerpNode, DerpRegion};
+use warren_agent::derp_io::{Connection, Dialler};
+use warren_core::derp::{Client, Event};
+use warren_core::types::NodePrivate;
+use warren_core::wire::control::{DerpNode, DerpRegion};
+use warren_shell::CertificatePin;
 
 use crate::place::place;
 use crate::server::Server;

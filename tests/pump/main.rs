@@ -7,6 +7,8 @@ mod connections;
 mod packets;
 #[path = "../common/place.rs"]
 mod place;
+#[path = "../common/program.rs"]
+mod program;
 #[allow(dead_code, reason = "the relay's own tests use the rest")]
 #[path = "../relay/server.rs"]
 mod server;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use warren::agent::relay_pump::{
+use warren_agent::relay_pump::{
     self, Direct, Pump, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer, RegionState,
 };
-use warren::types::{NodePrivate, NodePublic, RegionId};
-use warren::wire::control::{DerpMap, DerpNode, DerpRegion};
+use warren_core::types::{NodePrivate, NodePublic, RegionId};
+use warren_core::wire::control::{DerpMap, DerpNode, DerpRegion};
 
 use crate::server::{PATIENCE, Server};
 

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use warren::wire::derp::{Frame, HEADER_LEN};
+use warren_core::wire::derp::{Frame, HEADER_LEN};
 
 use crate::client::{Client, get_body};
 use crate::place::place;
@@ -92,7 +92,7 @@ fn a_giant_frame_is_refused_by_its_header() {
     assert!(server.resident_kib() < before + BASE_KIB);
     // The largest that is allowed is still relayed.
     let (mut one, mut two) = (Client::joined(server.address, 102), Client::joined(server.address, 103));
-    let largest = vec![9; warren::wire::derp::MAX_PACKET];
+    let largest = vec![9; warren_core::wire::derp::MAX_PACKET];
     one.say(Frame::SendPacket { to: two.key.public(), packet: &largest });
     assert_eq!(two.packet(), largest);
 }

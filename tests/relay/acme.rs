@@ -77,7 +77,6 @@ async fn a_relay_that_answers_plain_http_proves_its_domain_there() {
     assert!(head.starts_with("http/1.1 404"), "a proof is for once: {head}");
 }
 
-#[cfg(feature = "coordinator")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_obtains_a_certificate_for_its_domain_as_well() {
     use std::io::{Read, Write};

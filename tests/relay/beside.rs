@@ -3,8 +3,8 @@
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use warren::types::NodePrivate;
-use warren::wire::derp::{ClientInfo, Frame, HEADER_LEN, VERSION, seal_client_info};
+use warren_core::types::NodePrivate;
+use warren_core::wire::derp::{ClientInfo, Frame, HEADER_LEN, VERSION, seal_client_info};
 
 use crate::client::{Client, get, get_body};
 use crate::place::place;
@@ -25,7 +25,8 @@ async fn a_client_in_a_browser_comes_by_websocket() {
     assert_eq!(response.headers()["sec-websocket-protocol"], "derp");
     let key = NodePrivate::from_random([2; 32]);
     let first = socket.next().await.unwrap().unwrap().into_data();
-    let Ok(Frame::ServerKey(relay)) = Frame::decode(warren::wire::derp::Kind::SERVER_KEY, &first[HEADER_LEN..]) else {
+    let Ok(Frame::ServerKey(relay)) = Frame::decode(warren_core::wire::derp::Kind::SERVER_KEY, &first[HEADER_LEN..])
+    else {
         panic!("the relay's first frame is its key")
     };
     let info = ClientInfo { version: VERSION, ..ClientInfo::default() };

@@ -5,8 +5,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use warren::types::{NodePrivate, NodePublic};
-use warren::wire::derp::{
+use warren_core::types::{NodePrivate, NodePublic};
+use warren_core::wire::derp::{
     CLIENT_FRAME, ClientInfo, Frame, HEADER_LEN, Kind, VERSION, header, open_server_info, seal_client_info,
 };
 

@@ -6,13 +6,14 @@ mod abuse;
 mod acme;
 mod beside;
 mod client;
-#[cfg(feature = "coordinator")]
 #[allow(dead_code, reason = "the coordinator's own tests use the rest")]
 #[path = "../coordinator/server.rs"]
 mod coordinator;
 mod mesh;
 #[path = "../common/place.rs"]
 mod place;
+#[path = "../common/program.rs"]
+mod program;
 mod reload;
 mod server;
 
@@ -29,8 +30,8 @@ use place::place;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use server::{PATIENCE, Server, program};
-use warren::wire::derp::Frame;
-use warren::wire::stun::{self, TransactionId};
+use warren_core::wire::derp::Frame;
+use warren_core::wire::stun::{self, TransactionId};
 
 #[test]
 fn two_clients_exchange_packets_and_a_rowdy_third_does_not_disturb_them() {

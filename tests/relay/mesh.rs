@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
-use warren::wire::derp::Frame;
+use warren_core::wire::derp::Frame;
 
 use crate::client::Client;
 use crate::place::place;

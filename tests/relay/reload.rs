@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 use rustls::pki_types::{CertificateDer, ServerName};
-use warren::io::CertificatePin;
-use warren::wire::derp::Frame;
+use warren_core::wire::derp::Frame;
+use warren_shell::CertificatePin;
 
 use crate::client::Client;
 use crate::server::Server;

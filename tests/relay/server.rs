@@ -10,7 +10,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_warren-relay");
+use crate::program::program_path;
+
+const PROGRAM: &str = "warren-relay";
 /// Far more than anything here takes, also on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -82,13 +84,13 @@ impl Drop for Server {
 
 /// Runs the program to its end.
 pub(crate) fn program(arguments: &[&str]) -> Output {
-    Command::new(PROGRAM).args(arguments).env_clear().output().unwrap()
+    Command::new(program_path(PROGRAM)).args(arguments).env_clear().output().unwrap()
 }
 
 fn spawn(directory: &Path, options: &[String], roots: Option<&str>) -> (Child, SocketAddr, Option<SocketAddr>) {
     let listen: &[&str] =
         if options.iter().any(|option| option == "--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
-    let mut child = Command::new(PROGRAM)
+    let mut child = Command::new(program_path(PROGRAM))
         .args(listen)
         .arg("--state-dir")
         .arg(directory)

@@ -1,9 +1,11 @@
 //! The planner's laws. Each holds for every map and every kernel that we can think of.
 
 use proptest::prelude::*;
-use warren::netmap::{AddressRange, Netmap};
-use warren::plan::{Ability, Desired, ModelKernel, Packet, Planner, PortRange, Protocol, Step, desired, diff, own};
-use warren::types::NodePublic;
+use warren_core::netmap::{AddressRange, Netmap};
+use warren_core::plan::{
+    Ability, Desired, ModelKernel, Packet, Planner, PortRange, Protocol, Step, desired, diff, own,
+};
+use warren_core::types::NodePublic;
 
 use crate::world::{PeerSpec, World, converge, firewall, kernel, packets, public_key, world};
 
@@ -29,7 +31,7 @@ proptest! {
     /// Law 2.
     #[test]
     fn no_step_touches_what_is_not_ours(mut kernel in kernel(), world in world()) {
-        let foreign = warren::plan::ObservedLink { index: 7, is_wireguard: false, ..Default::default() };
+        let foreign = warren_core::plan::ObservedLink { index: 7, is_wireguard: false, ..Default::default() };
         kernel.state.link = Some(foreign.clone());
         kernel.state.device = None;
         let steps = diff(&world.wish(), &kernel.state).steps;
@@ -221,7 +223,7 @@ fn every_try() -> impl Iterator<Item = (NodePublic, Packet)> {
 /// Whether WireGuard takes the source from this peer, asked of a kernel without a firewall.
 fn holds(kernel: &ModelKernel, peer: &NodePublic, packet: &Packet) -> bool {
     let mut open = kernel.clone();
-    open.state.firewall = warren::plan::ObservedFirewall::Absent;
+    open.state.firewall = warren_core::plan::ObservedFirewall::Absent;
     open.admits(peer, packet)
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use warren::types::RegionId;
+use warren_core::types::RegionId;
 
 use crate::net::nat::{Depends, Kind};
 use crate::net::pump::REGIONS;

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use warren::plan::{
+use warren_core::plan::{
     Ability, Action, Desired, Event, KernelError, ModelKernel, ObservedFirewall, ObservedLink, Reconciler, Route,
     RouteTarget, Step, diff,
 };
-use warren::types::{IpNet, NodePublic};
+use warren_core::types::{IpNet, NodePublic};
 
 use crate::world::{Command, World, command, public_key, small_world, world};
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use warren::plan::{Desired, ModelKernel, RouteTarget, desired, diff};
-use warren::types::IpNet;
+use warren_core::plan::{Desired, ModelKernel, RouteTarget, desired, diff};
+use warren_core::types::IpNet;
 
 use crate::world::{PeerSpec, World, converge, older_rules, public_key, small_world};
 
@@ -337,7 +337,7 @@ fn the_internet_is_not_accepted_in_pieces() {
     let pieces = pieces.into_iter().chain(["128.0.0.0/3".to_owned(), "2000::/3".to_owned()]);
     world.peers[1].routes = pieces.map(|piece| &*piece.leak()).collect();
     let wish = world.wish();
-    let public = wish.routes.iter().filter(|route| !warren::types::in_overlay(route.destination.addr()));
+    let public = wish.routes.iter().filter(|route| !warren_core::types::in_overlay(route.destination.addr()));
     assert_eq!(public.count(), 4);
     let left_out = left_out(&world);
     assert_eq!(left_out.len(), 98 + 2 - 4);

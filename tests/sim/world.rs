@@ -7,13 +7,13 @@ use std::sync::Arc;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use warren::netmap::Netmap;
-use warren::plan::{
+use warren_core::netmap::Netmap;
+use warren_core::plan::{
     Ability, Desired, Host, ModelKernel, Observed, ObservedFirewall, ObservedPeer, Packet, Path, Paths, Prefs,
     Protocol, Route, RouteTarget, Rule, RuleAction, RulePackets, desired, diff, own,
 };
-use warren::types::{IpNet, NodeId, NodePrivate, NodePublic, Timestamp};
-use warren::wire::control::{FilterRule, MapResponse, NetPortRange, Node, Ports, match_all};
+use warren_core::types::{IpNet, NodeId, NodePrivate, NodePublic, Timestamp};
+use warren_core::wire::control::{FilterRule, MapResponse, NetPortRange, Node, Ports, match_all};
 
 /// Subnets that peers carry: nested, so that the longest prefix matters.
 const ROUTES: [&str; 6] = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.1.2.3/32", "fd00:1::/64", "10.1.0.0/17"];
@@ -367,7 +367,7 @@ pub(crate) fn older_rules() -> Vec<Rule> {
 }
 
 /// The firewall that is in force, if it is one of ours.
-pub(crate) fn firewall(kernel: &ModelKernel) -> Option<Arc<warren::plan::Firewall>> {
+pub(crate) fn firewall(kernel: &ModelKernel) -> Option<Arc<warren_core::plan::Firewall>> {
     match &kernel.state.firewall {
         ObservedFirewall::Table(firewall) => Some(Arc::clone(firewall)),
         ObservedFirewall::Absent | ObservedFirewall::Altered(_) => None,

@@ -18,7 +18,7 @@ fn every_text_of_the_protocol_is_clean_and_bounded_where_it_comes_in() {
     let mut errors = Vec::new();
     let mut fields = 0;
 
-    for file in rust_files(Path::new("src/wire/control")) {
+    for file in rust_files(Path::new("src/core/wire/control")) {
         let text = fs::read_to_string(&file).unwrap();
         let mut attribute = String::new();
         for line in text.split("#[cfg(test)]").next().unwrap().lines() {

@@ -17,9 +17,9 @@ if [ ${#targets[@]} = 0 ]; then
   for main in tests/{kernel,lab,interop}/main.rs; do [ ! -e "$main" ] || targets+=("$(basename "${main%/main.rs}")"); done
 fi
 
-cargo test --no-run "${targets[@]/#/--test=}"
+cargo build --bins "${targets[@]/#/--test=}"
 # Cargo's own account of what it built: the test programs, and the programs under test beside them.
-programs=$(cargo test -q --no-run --message-format=json "${targets[@]/#/--test=}" |
+programs=$(cargo build -q --message-format=json --bins "${targets[@]/#/--test=}" |
   sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | sort -u)
 tests=()
 for target in "${targets[@]}"; do tests+=("$(grep "/deps/$target-[0-9a-f]*$" <<<"$programs")"); done

@@ -21,11 +21,11 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use super::{IoConfig, read_body};
-use crate::control::{Pin, REQUEST_TIMEOUT, Scheme, ServerUrl, limit};
-use crate::io::{self, DIAL_TIME, NoiseStream, Place, chain, client_config, tune};
-use crate::types::{CapabilityVersion, MachinePublic};
-use crate::wire::control::{OverTlsPublicKeys, ServerKey};
-use crate::wire::noise::{ClientHandshake, Ephemeral};
+use warren_core::control::{Pin, REQUEST_TIMEOUT, Scheme, ServerUrl, limit};
+use warren_core::types::{CapabilityVersion, MachinePublic};
+use warren_core::wire::control::{OverTlsPublicKeys, ServerKey};
+use warren_core::wire::noise::{ClientHandshake, Ephemeral};
+use warren_shell::{DIAL_TIME, NoiseStream, Place, chain, client_config, tune};
 
 /// How long each step may take once there is a connection: TLS, the key, the upgrade, the handshake.
 const STEP_TIMEOUT: Duration = Duration::from_secs(8);
@@ -100,20 +100,20 @@ impl Connection {
 /// Makes connections.
 pub(super) struct Dialler {
     config: IoConfig,
-    dialler: io::Dialler,
+    dialler: warren_shell::Dialler,
     /// Whom this system trusts. Asked each time: that changes while we run.
     pub(super) roots: fn() -> rustls::RootCertStore,
 }
 
 impl Dialler {
     pub(super) fn new(config: IoConfig) -> Self {
-        let dialler = io::Dialler::new(config.mark);
+        let dialler = warren_shell::Dialler::new(config.mark);
         Self { config, dialler, roots: system_roots }
     }
 
     /// The same with another way to places.
     #[cfg(test)]
-    pub(super) fn with_dialler(mut self, dialler: io::Dialler) -> Self {
+    pub(super) fn with_dialler(mut self, dialler: warren_shell::Dialler) -> Self {
         self.dialler = dialler;
         self
     }
@@ -282,7 +282,7 @@ impl Dialler {
 }
 
 /// Whom this system trusts.
-pub(in crate::agent) fn system_roots() -> rustls::RootCertStore {
+pub(crate) fn system_roots() -> rustls::RootCertStore {
     let mut roots = rustls::RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     for error in found.errors {

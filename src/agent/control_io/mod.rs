@@ -1,11 +1,11 @@
-//! Carries out what [`control::Session`](crate::control::Session) asks for: one connection to the coordinator, and
+//! Carries out what [`control::Session`](warren_core::control::Session) asks for: one connection to the coordinator, and
 //! the requests on it.
 //!
 //! A pipe, not a judge: it retries nothing and remembers nothing but the connection. A request that comes while there
 //! is no connection makes one first; all requests share it. Whatever fails becomes [`Received::Closed`] with a text
 //! that says what was done to which address.
 
-pub(in crate::agent) mod connect;
+pub(crate) mod connect;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use self::connect::{Connection, Dialler, Fault};
-use crate::agent::clock;
-use crate::control::{Answer, Pin, Received, RequestId, ServerUrl, Transmit, limit, retry_after};
-use crate::io::{chain, vital};
-use crate::types::{Limit, MachinePrivate, MachinePublic, NodePublic};
-use crate::wire::control::RegisterRequest;
+use crate::clock;
+use warren_core::control::{Answer, Pin, Received, RequestId, ServerUrl, Transmit, limit, retry_after};
+use warren_core::types::{Limit, MachinePrivate, MachinePublic, NodePublic};
+use warren_core::wire::control::RegisterRequest;
+use warren_shell::{chain, vital};
 
 /// How many messages wait on each of the two channels.
 const CHANNEL: usize = 16;

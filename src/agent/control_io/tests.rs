@@ -17,10 +17,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::io::{self, NoiseStream};
-use crate::types::Fingerprint;
-use crate::wire::control::{MapRequest, OverTlsPublicKeys, ServerKey};
-use crate::wire::noise::{EarlyNoise, Ephemeral, ServerHandshake, encode_early};
+use warren_core::types::Fingerprint;
+use warren_core::wire::control::{MapRequest, OverTlsPublicKeys, ServerKey};
+use warren_core::wire::noise::{EarlyNoise, Ephemeral, ServerHandshake, encode_early};
+use warren_shell::NoiseStream;
 
 const TLS_CERTIFICATE: &[u8] = include_bytes!("../../../tests/coordinator/data/localhost.crt");
 const TLS_KEY: &[u8] = include_bytes!("../../../tests/coordinator/data/localhost.key");
@@ -537,7 +537,7 @@ async fn behind_a_proxy_the_coordinator_is_reached_through_it() {
     let server = format!("http://{place}").parse().unwrap();
     let proxies = Matcher::builder().all(format!("http://127.0.0.1:{proxy}")).build();
     let dialler = Dialler::new(IoConfig { server, ..coordinator.config() })
-        .with_dialler(io::Dialler::new(None).with_proxies(proxies));
+        .with_dialler(warren_shell::Dialler::new(None).with_proxies(proxies));
 
     assert!(dialler.connect(&Pin::FirstUse).await.is_ok());
 

@@ -8,14 +8,14 @@ use super::load::code;
 use super::stored::Kept;
 use super::why::Question;
 use super::{Core, Effect, Now};
-use crate::agent::VERSION;
-use crate::agent::local_api::{Answer, Ask, Call, Caller, Refusal, Subject};
-use crate::agent::state::StateFile;
-use crate::control::ServerUrl;
-use crate::plan::diff;
-use crate::types::{CapabilityVersion, Fingerprint, IpNet, NodeId, UserId};
-use crate::wire::control::{Node, UserProfile};
-use crate::wire::local::{
+use crate::VERSION;
+use crate::local_api::{Answer, Ask, Call, Caller, Refusal, Subject};
+use crate::state::StateFile;
+use warren_core::control::ServerUrl;
+use warren_core::plan::diff;
+use warren_core::types::{CapabilityVersion, Fingerprint, IpNet, NodeId, UserId};
+use warren_core::wire::control::{Node, UserProfile};
+use warren_core::wire::local::{
     BackendState, HealthReply, LoginProfile, Mask, NetworkProfile, Notify, PlanReply, Prefs, StartOptions,
     VersionReply, WhoIs,
 };
@@ -171,7 +171,7 @@ impl Core {
     fn watch(&mut self, mask: Mask, now: Now) -> Answer {
         let state = self.state(now);
         let first = Notify {
-            session_id: format!("{:016x}", crate::agent::clock::seed()),
+            session_id: format!("{:016x}", crate::clock::seed()),
             state: mask.has(Mask::INITIAL_STATE).then(|| state.number()),
             browse_to_url: (mask.has(Mask::INITIAL_STATE) && !self.login.auth_url.is_empty())
                 .then(|| self.login.auth_url.clone()),

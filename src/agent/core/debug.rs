@@ -9,11 +9,11 @@ use serde::{Serialize, Serializer};
 use tokio::sync::oneshot;
 
 use super::{Core, Effect, Now};
-use crate::agent::VERSION;
-use crate::agent::local_api::{Answer, Refusal};
-use crate::types::{IpNet, in_overlay};
-use crate::wire::control::Node;
-use crate::wire::local::{DnsReply, NetMapReply, RelayCounters, Severity, dns_message};
+use crate::VERSION;
+use crate::local_api::{Answer, Refusal};
+use warren_core::types::{IpNet, in_overlay};
+use warren_core::wire::control::Node;
+use warren_core::wire::local::{DnsReply, NetMapReply, RelayCounters, Severity, dns_message};
 
 /// Figures for a monitor, but for those of the relay pump.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// All of them, in the text format of Prometheus.
-    pub(in crate::agent) fn with(mut self, relayed: &RelayCounters) -> String {
+    pub(crate) fn with(mut self, relayed: &RelayCounters) -> String {
         let text = &mut self.text;
         for (name, help, whole, by_relay) in [
             ("inbound_bytes", "Bytes received from peers", self.received_bytes, relayed.received_bytes),
@@ -120,7 +120,7 @@ impl Core {
 
     /// Writes what is known of faults into the log, under a mark that a person can pass on.
     pub(super) fn bug_report(&self, note: &str, now: Now) -> Answer {
-        let [one, two, three] = [(); 3].map(|()| crate::agent::clock::seed());
+        let [one, two, three] = [(); 3].map(|()| crate::clock::seed());
         let mark = format!("BUG-{one:016x}{two:016x}-{}-{three:016x}", now.wall.strftime("%Y%m%d%H%M%SZ"));
         let state = self.state(now);
         tracing::info!("{mark}: version {VERSION}, state {state}, coordinator {}", self.prefs.control_url);

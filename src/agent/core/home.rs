@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::load::code;
 use super::{Core, Effect, Now};
-use crate::agent::state::StateFile;
-use crate::control::{Pin, ServerUrl, Session};
-use crate::types::{Fingerprint, MachinePublic};
-use crate::wire::local::Severity;
+use crate::state::StateFile;
+use warren_core::control::{Pin, ServerUrl, Session};
+use warren_core::types::{Fingerprint, MachinePublic};
+use warren_core::wire::local::Severity;
 
 /// The code of the fault that another server answers in the coordinator's place.
 const STRANGER: &str = "coordinator-key";

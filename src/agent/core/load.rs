@@ -6,15 +6,15 @@ use std::fmt::Display;
 use super::home::Home;
 use super::stored::{MapHeader, Saves};
 use super::{Core, Now};
-use crate::agent::clock;
-use crate::agent::health::Health;
-use crate::agent::host::Machine;
-use crate::agent::state::{StateDir, StateError, StateFile};
-use crate::control::Pin;
-use crate::netmap::Netmap;
-use crate::types::{MachinePrivate, NodePrivate, Timestamp};
-use crate::wire::control::MapResponse;
-use crate::wire::local::{Prefs, Severity};
+use crate::clock;
+use crate::health::Health;
+use crate::host::Machine;
+use crate::state::{StateDir, StateError, StateFile};
+use warren_core::control::Pin;
+use warren_core::netmap::Netmap;
+use warren_core::types::{MachinePrivate, NodePrivate, Timestamp};
+use warren_core::wire::control::MapResponse;
+use warren_core::wire::local::{Prefs, Severity};
 
 /// Everything that a directory held.
 pub(super) struct Stored {
@@ -58,11 +58,11 @@ impl<T> Found<T> {
 
 /// The codes of what may be found wrong; each goes once its cause does.
 pub(super) mod code {
-    pub(in crate::agent::core) const MACHINE_KEY: &str = "machine-key";
-    pub(in crate::agent::core) const NODE_KEY: &str = "node-key";
-    pub(in crate::agent::core) const PREFS: &str = "preferences";
-    pub(in crate::agent::core) const COORDINATOR: &str = "coordinator-file";
-    pub(in crate::agent::core) const COPIED: &str = "copied-disk";
+    pub(in crate::core) const MACHINE_KEY: &str = "machine-key";
+    pub(in crate::core) const NODE_KEY: &str = "node-key";
+    pub(in crate::core) const PREFS: &str = "preferences";
+    pub(in crate::core) const COORDINATOR: &str = "coordinator-file";
+    pub(in crate::core) const COPIED: &str = "copied-disk";
 }
 
 /// Reads a directory on this machine. A file that others could have read or written is an error.
@@ -95,7 +95,7 @@ pub(super) fn load(dir: &StateDir, machine: &Machine, now: Now) -> Result<Stored
 }
 
 /// The present key, and the one that was to follow it.
-fn node_keys(text: &str) -> Result<(NodePrivate, Option<NodePrivate>), crate::types::KeyError> {
+fn node_keys(text: &str) -> Result<(NodePrivate, Option<NodePrivate>), warren_core::types::KeyError> {
     let mut lines = text.lines();
     let present = lines.next().unwrap_or_default().trim().parse()?;
     Ok((present, lines.next().map(|line| line.trim().parse()).transpose()?))

@@ -2,14 +2,14 @@
 
 use super::stored::Kept;
 use super::{Core, Effect, Now, Stale};
-use crate::agent::clock;
-use crate::agent::local_api::Answer;
-use crate::agent::state::StateFile;
-use crate::control::{self, AuthKey, Event, Failure, ServerUrl, Session, Setup};
-use crate::netmap::Netmap;
-use crate::types::{NodePrivate, Timestamp};
-use crate::wire::control::MapResponse;
-use crate::wire::local::{BackendState, Notify, Severity};
+use crate::clock;
+use crate::local_api::Answer;
+use crate::state::StateFile;
+use warren_core::control::{self, AuthKey, Event, Failure, ServerUrl, Session, Setup};
+use warren_core::netmap::Netmap;
+use warren_core::types::{NodePrivate, Timestamp};
+use warren_core::wire::control::MapResponse;
+use warren_core::wire::local::{BackendState, Notify, Severity};
 
 /// How far we are with the coordinator.
 #[derive(Debug, Default)]

@@ -33,14 +33,14 @@ use super::host::{self, Machine};
 use super::local_api::Answer;
 use super::relay_pump::PumpCommand;
 use super::state::{StateDir, StateError, StateFile};
-use crate::control::{Pin, Received, ServerUrl, Session, Transmit};
-use crate::netmap::Netmap;
-use crate::path::netcheck::{self, Netcheck};
-use crate::path::{Book, Evidence, Standing};
-use crate::plan::{Action, Change, FirewallOptions, KernelError, Observed, Planner, Probes, Reconciler, own};
-use crate::types::{DiscoPrivate, Gather, IpNet, MachinePrivate, NodePrivate, Timestamp};
-use crate::wire::control::Hostinfo;
-use crate::wire::local::{BackendState, Notify, Prefs, RelaysReply, Severity, WhyQuestion};
+use warren_core::control::{Pin, Received, ServerUrl, Session, Transmit};
+use warren_core::netmap::Netmap;
+use warren_core::path::netcheck::{self, Netcheck};
+use warren_core::path::{Book, Evidence, Standing};
+use warren_core::plan::{Action, Change, FirewallOptions, KernelError, Observed, Planner, Probes, Reconciler, own};
+use warren_core::types::{DiscoPrivate, Gather, IpNet, MachinePrivate, NodePrivate, Timestamp};
+use warren_core::wire::control::Hostinfo;
+use warren_core::wire::local::{BackendState, Notify, Prefs, RelaysReply, Severity, WhyQuestion};
 
 use paths::Relays;
 use ping::Pings;
@@ -276,7 +276,7 @@ impl Core {
             settings,
         };
         if core.prefs.want_running && core.node_key.is_some() && !core.is_locked_out {
-            core.start_session(crate::control::Login::default(), now);
+            core.start_session(warren_core::control::Login::default(), now);
         }
         Ok(core)
     }

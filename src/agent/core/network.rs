@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{Core, Effect, Networks, Now, Stale};
-use crate::agent::local_api::Answer;
-use crate::agent::relay_pump::RegionState;
-use crate::path::netcheck::{Event, News};
-use crate::types::{IpNet, NodePublic};
-use crate::wire::control::{EndpointType, Hostinfo, limit};
-use crate::wire::local::{RelayCounters, RelaysReply, Severity};
+use crate::local_api::Answer;
+use crate::relay_pump::RegionState;
+use warren_core::path::netcheck::{Event, News};
+use warren_core::types::{IpNet, NodePublic};
+use warren_core::wire::control::{EndpointType, Hostinfo, limit};
+use warren_core::wire::local::{RelayCounters, RelaysReply, Severity};
 
 /// How long changes of the network are gathered before anybody is told.
 pub(super) const GATHER: Duration = Duration::from_millis(300);
@@ -275,7 +275,7 @@ impl Core {
         })
     }
 
-    fn has_failed(&self, region: crate::types::RegionId) -> bool {
+    fn has_failed(&self, region: warren_core::types::RegionId) -> bool {
         matches!(self.relays.regions.get(&region), Some(RegionState::Failed(_)))
     }
 

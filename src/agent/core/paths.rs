@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Core, Effect, Now, Stale};
-use crate::agent::relay_pump::{Direct, PumpCommand, PumpNews, PumpPeer, RegionState};
-use crate::linux::packet::Datagram;
-use crate::netmap::Peer;
-use crate::path::{Event, Ground, PathView, PeerInfo, Target, Via, Way, Wish};
-use crate::plan::{Path, Paths, own};
-use crate::types::text::clean;
-use crate::types::{DiscoPublic, IpNet, NodePrivate, NodePublic, RegionId};
-use crate::wire::control::{DerpMap, Node};
-use crate::wire::disco;
+use crate::relay_pump::{Direct, PumpCommand, PumpNews, PumpPeer, RegionState};
+use warren_core::netmap::Peer;
+use warren_core::path::{Event, Ground, PathView, PeerInfo, Target, Via, Way, Wish};
+use warren_core::plan::{Path, Paths, own};
+use warren_core::types::text::clean;
+use warren_core::types::{DiscoPublic, IpNet, NodePrivate, NodePublic, RegionId};
+use warren_core::wire::control::{DerpMap, Node};
+use warren_core::wire::disco;
+use warren_linux::packet::Datagram;
 
 /// Seconds between the keep-alives that begin a handshake: the first is sent as this is set, and none follows before it
 /// is taken back.

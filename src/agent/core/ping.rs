@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::{Core, Effect, Now};
-use crate::agent::local_api::Answer;
-use crate::netmap::Peer;
-use crate::path::Target;
-use crate::plan::Astray;
-use crate::types::{IpNet, Limit};
-use crate::wire::local::{PingKind, PingReply};
+use crate::local_api::Answer;
+use warren_core::netmap::Peer;
+use warren_core::path::Target;
+use warren_core::plan::Astray;
+use warren_core::types::{IpNet, Limit};
+use warren_core::wire::local::{PingKind, PingReply};
 
 /// Pings under way at once: whoever can reach the local socket may ask, and each costs probes.
 const PINGS: Limit = Limit::new("pings at once", 64);

@@ -6,13 +6,13 @@ use serde::{Serialize, Serializer};
 
 use super::paths::home;
 use super::{Core, Now};
-use crate::agent::VERSION;
-use crate::agent::local_api::Answer;
-use crate::path::{SESSION, Way};
-use crate::plan::ObservedPeer;
-use crate::types::{IpNet, NodePublic, is_default_route};
-use crate::wire::control::Node;
-use crate::wire::local::{AgentStatus, BackendState, PeerPath, PeerStatus, Status, TailnetStatus};
+use crate::VERSION;
+use crate::local_api::Answer;
+use warren_core::path::{SESSION, Way};
+use warren_core::plan::ObservedPeer;
+use warren_core::types::{IpNet, NodePublic, is_default_route};
+use warren_core::wire::control::Node;
+use warren_core::wire::local::{AgentStatus, BackendState, PeerPath, PeerStatus, Status, TailnetStatus};
 
 impl Core {
     /// The state of this node, with or without its peers, as JSON.

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::{Core, Now};
-use crate::agent::local_api::Answer;
-use crate::agent::state::StateFile;
-use crate::types::{NodePrivate, NodePublic, Timestamp};
-use crate::wire::local::HealthReply;
+use crate::local_api::Answer;
+use crate::state::StateFile;
+use warren_core::types::{NodePrivate, NodePublic, Timestamp};
+use warren_core::wire::local::HealthReply;
 
 /// A map that changes all the time is written this often.
 const MAP_PACE: Duration = Duration::from_secs(5);

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::agent::VERSION;
-use crate::types::NodePublic;
-use crate::wire::local::Notify;
+use crate::VERSION;
+use warren_core::types::NodePublic;
+use warren_core::wire::local::Notify;
 
 /// Notices that wait for one watcher to read them. One that falls further behind is cut off, and can begin anew.
 const QUEUE: usize = 128;

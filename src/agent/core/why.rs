@@ -7,15 +7,15 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::{Core, Effect, Now, Timestamp};
-use crate::agent::local_api::{Answer, Refusal};
-use crate::netmap::{PacketFilter, Peer};
-use crate::plan::{
+use crate::local_api::{Answer, Refusal};
+use warren_core::netmap::{PacketFilter, Peer};
+use warren_core::plan::{
     Admit, Astray, Count, Denied, Figures, Firewall, KernelError, ObservedFirewall, Packet, Protocol, RuleId, Way,
     rights_of, rules_naming,
 };
-use crate::types::{IpNet, is_default_route};
-use crate::wire::control::RuleOrigin;
-use crate::wire::local::{AclReply, AclRule, DeniedCount, WhyQuestion, WhyReply};
+use warren_core::types::{IpNet, is_default_route};
+use warren_core::wire::control::RuleOrigin;
+use warren_core::wire::local::{AclReply, AclRule, DeniedCount, WhyQuestion, WhyReply};
 
 /// Packet filters that are remembered, so that a packet which is dropped can be told which rule it once had.
 const REMEMBERED: usize = 4;
@@ -306,7 +306,7 @@ impl Core {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(vec![address]);
         }
-        let matches = |node: &crate::wire::control::Node| {
+        let matches = |node: &warren_core::wire::control::Node| {
             let name = node.name.trim_end_matches('.');
             let host = node.hostinfo.as_ref().map_or("", |hostinfo| hostinfo.hostname.as_str());
             [name, name.split('.').next().unwrap_or_default(), host].iter().any(|name| name.eq_ignore_ascii_case(text))

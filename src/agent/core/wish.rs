@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{Core, Networks, Now, Timestamp};
-use crate::control::ServerUrl;
-use crate::plan::{self, Ability, Desired, Host, Obstacle, Trouble, Way};
-use crate::types::{IpNet, NodePrivate, in_overlay};
-use crate::wire::control::Hostinfo;
-use crate::wire::local::Severity;
+use warren_core::control::ServerUrl;
+use warren_core::plan::{self, Ability, Desired, Host, Obstacle, Trouble, Way};
+use warren_core::types::{IpNet, NodePrivate, in_overlay};
+use warren_core::wire::control::Hostinfo;
+use warren_core::wire::local::Severity;
 
 /// Addresses of relays that are kept out of the tunnel: more than a map has that people run.
 const RELAYS: usize = 512;

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use super::elsewhere;
-use crate::types::{NodeId, NodePublic, UserId};
-use crate::wire::local::{Mask, MaskedPrefs, PingKind, Prefs, StartOptions, WhyQuestion, dns_type, path};
+use warren_core::types::{NodeId, NodePublic, UserId};
+use warren_core::wire::local::{Mask, MaskedPrefs, PingKind, Prefs, StartOptions, WhyQuestion, dns_type, path};
 
 /// What is asked of the agent.
 pub enum Ask {

@@ -24,9 +24,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::dial;
 use super::places::{Place, Places};
 use super::{Answer, Call, Caller, Operators, Refusal, route};
-use crate::agent::VERSION;
-use crate::types::CapabilityVersion;
-use crate::wire::local::{limit, path};
+use crate::VERSION;
+use warren_core::types::CapabilityVersion;
+use warren_core::wire::local::{limit, path};
 
 /// How long to wait before accepting again when that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -2,8 +2,8 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use super::*;
-use crate::io::FATAL;
-use crate::plan::Step;
+use warren_core::plan::Step;
+use warren_shell::FATAL;
 
 /// A kernel whose answer nobody foresaw.
 struct Panicking;
@@ -22,7 +22,7 @@ impl Kernel for Panicking {
         panic!("as a test wants it")
     }
 
-    async fn way(&mut self, _: std::net::IpAddr, _: bool) -> Result<crate::plan::Way, KernelError> {
+    async fn way(&mut self, _: std::net::IpAddr, _: bool) -> Result<warren_core::plan::Way, KernelError> {
         std::future::pending().await
     }
 

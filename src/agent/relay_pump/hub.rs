@@ -14,13 +14,13 @@ use super::message::{PumpCommand, PumpCounters, PumpNews};
 use super::outbox::Outbox;
 use super::packet::{Kind, kind};
 use super::peers::{Peer, Peers};
-use crate::agent::clock;
-use crate::agent::derp_io::Dialler;
-use crate::derp::Client;
-use crate::io::vital;
-use crate::linux::packet::{Injector, Loopback};
-use crate::types::{NodePrivate, NodePublic, RegionId};
-use crate::wire::control::{DerpMap, DerpRegion};
+use crate::clock;
+use crate::derp_io::Dialler;
+use warren_core::derp::Client;
+use warren_core::types::{NodePrivate, NodePublic, RegionId};
+use warren_core::wire::control::{DerpMap, DerpRegion};
+use warren_linux::packet::{Injector, Loopback};
+use warren_shell::vital;
 
 /// The pump's state.
 pub(super) struct Hub {

@@ -15,11 +15,11 @@ use tokio::time::{sleep_until, timeout};
 
 use super::hub::Hub;
 use super::message::{PumpNews, RegionState};
-use crate::agent::clock;
-use crate::agent::derp_io::{Connection, Stream};
-use crate::derp::{Client, Event};
-use crate::types::{NodePublic, RegionId};
-use crate::wire::control::{DerpNode, DerpRegion};
+use crate::clock;
+use crate::derp_io::{Connection, Stream};
+use warren_core::derp::{Client, Event};
+use warren_core::types::{NodePublic, RegionId};
+use warren_core::wire::control::{DerpNode, DerpRegion};
 
 /// A region that is not our home is left when no packet passed for this long.
 const IDLE: Duration = Duration::from_secs(60);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::types::{NodePrivate, NodePublic, RegionId};
-use crate::wire::control::DerpMap;
+use warren_core::types::{NodePrivate, NodePublic, RegionId};
+use warren_core::wire::control::DerpMap;
 
 /// What the pump is told once.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ pub enum PumpCommand {
 /// How to reach a peer, and how to hand in what comes from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PumpPeer {
-    /// Its loopback address, as [`relay_address`](crate::plan::own::relay_address) gives it.
+    /// Its loopback address, as [`relay_address`](warren_core::plan::own::relay_address) gives it.
     pub loopback: Ipv4Addr,
     /// The region that it calls its home.
     pub region: Option<RegionId>,

@@ -32,8 +32,8 @@ use tokio::task::LocalSet;
 use self::hub::Hub;
 use super::clock;
 use super::derp_io::Dialler;
-use crate::io::Watch;
-use crate::linux::packet::{Batch, Injector, LoopbackSocket};
+use warren_linux::packet::{Batch, Injector, LoopbackSocket};
+use warren_shell::Watch;
 
 pub use message::{Direct, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer, RegionState};
 

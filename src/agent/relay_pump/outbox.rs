@@ -3,7 +3,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use crate::linux::packet::Loopback;
+use warren_linux::packet::Loopback;
 
 /// Packets of one peer and one size, of which the last may be shorter.
 pub(super) struct Outbox {

@@ -1,6 +1,6 @@
 //! What a packet is, by its first bytes.
 
-use crate::wire::disco;
+use warren_core::wire::disco;
 
 /// A handshake initiation is this long.
 const INITIATION: usize = 148;

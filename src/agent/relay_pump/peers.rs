@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::types::{NodePublic, RegionId};
+use warren_core::types::{NodePublic, RegionId};
 
 use super::message::{Direct, PumpPeer};
 

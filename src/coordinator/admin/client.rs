@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use super::{Reply, Request, table};
-use crate::types::text::{Line, Screen};
+use warren_core::types::text::{Line, Screen};
 
 /// A listing of all nodes at their limit.
 const REPLY_BYTES: usize = 256 * 1024 * 1024;

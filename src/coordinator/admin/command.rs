@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use super::Request;
-use crate::registry::WithNodes;
-use crate::types::{Fingerprint, IpNet};
+use warren_core::registry::WithNodes;
+use warren_core::types::{Fingerprint, IpNet};
 
 /// `user …`
 #[derive(Clone, Debug, Subcommand)]

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use super::policy::difference;
 use super::{Outcome, PolicyRequest, Refused, Reply, Request, ServerKeyView, StatusView};
-use crate::coordinator::hub::{Busy, Health, Hub};
-use crate::coordinator::server_key::ServerKeys;
-use crate::types::MachinePublic;
+use crate::hub::{Busy, Health, Hub};
+use crate::server_key::ServerKeys;
+use warren_core::types::MachinePublic;
 
 /// Carries out a request.
 pub(crate) async fn carry_out(hub: &Hub, keys: &ServerKeys, request: Request) -> Result<Outcome, Busy> {

@@ -7,14 +7,14 @@ use super::{
     GoneView, KeyView, Lifetime, NewKeyView, NodeView, Outcome, PendingView, Refused, Reply, Request, RouteView,
     UserView,
 };
-use crate::coordinator::store::{CommandError, Ledger, Store};
-use crate::policy::Role;
-use crate::registry::{
+use crate::store::{CommandError, Ledger, Store};
+use warren_core::policy::Role;
+use warren_core::registry::{
     self, KeyId, KeyRecord, Life, NewKey, NodeRecord, PendingCode, Refusal, RefusalKind, State, Tag, UserName,
     UserRecord, WithNodes,
 };
-use crate::types::{EXIT_ROUTES, HostLabel, IpNet, NodeId, Timestamp, UserId, is_default_route};
-use crate::wire::control::Hostinfo;
+use warren_core::types::{EXIT_ROUTES, HostLabel, IpNet, NodeId, Timestamp, UserId, is_default_route};
+use warren_core::wire::control::Hostinfo;
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {

@@ -26,9 +26,9 @@ use std::net::{IpAddr, SocketAddr};
 use policy::{DiffView, PolicyView, WhyView};
 use serde::{Deserialize, Serialize};
 
-use crate::coordinator::server_key::{FormerKey, ServerKeys};
-use crate::registry::WithNodes;
-use crate::types::{
+use crate::server_key::{FormerKey, ServerKeys};
+use warren_core::registry::WithNodes;
+use warren_core::types::{
     CapabilityVersion, Fingerprint, IpNet, MachinePublic, NodeId, NodePublic, StableNodeId, Timestamp, UserId,
 };
 

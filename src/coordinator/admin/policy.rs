@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::execute::invalid;
 use super::{Outcome, Refused, Reply};
-use crate::coordinator::store::{Ledger, Store};
-use crate::policy::{Access, Compiled, Difference, Policy, Protocol, Row};
-use crate::registry::{NodeRecord, Outlook, PolicyRecord, State};
-use crate::types::{NodeId, Timestamp};
+use crate::store::{Ledger, Store};
+use warren_core::policy::{Access, Compiled, Difference, Policy, Protocol, Row};
+use warren_core::registry::{NodeRecord, Outlook, PolicyRecord, State};
+use warren_core::types::{NodeId, Timestamp};
 
 /// What an administrator asks about the policy.
 #[derive(Clone, Debug, Serialize, Deserialize)]

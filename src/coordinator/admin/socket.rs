@@ -21,13 +21,13 @@ use tracing::{debug, warn};
 use super::Request;
 use super::elsewhere::carry_out;
 use super::fetch::BACKUP;
-use crate::coordinator::backup;
-use crate::coordinator::ending::Ending;
-use crate::coordinator::http::refuse;
-use crate::coordinator::hub::Hub;
-use crate::coordinator::limits;
-use crate::coordinator::server_key::ServerKeys;
-use crate::coordinator::state_dir::StateDir;
+use crate::backup;
+use crate::ending::Ending;
+use crate::http::refuse;
+use crate::hub::Hub;
+use crate::limits;
+use crate::server_key::ServerKeys;
+use crate::state_dir::StateDir;
 
 /// Where backups are made, and whose turn it is.
 type Backups = (StateDir, Mutex<()>);

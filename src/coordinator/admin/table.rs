@@ -5,8 +5,8 @@ use std::fmt::{Display, Write};
 
 use super::policy_text;
 use super::{KeyView, NodeView, PendingView, Reply, RouteView, ServerKeyView, StatusView, UserView};
-use crate::types::Timestamp;
-use crate::types::text::clean;
+use warren_core::types::Timestamp;
+use warren_core::types::text::clean;
 
 /// Bytes of a cell: all the routes of a large gateway.
 const CELL_BYTES: usize = 64 * 1024;

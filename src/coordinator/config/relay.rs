@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::{ConfigError, Options, wrong};
-use crate::io::CertificatePin;
-use crate::types::RegionId;
-use crate::wire::control::{DerpMap, DerpRegion};
+use warren_core::types::RegionId;
+use warren_core::wire::control::{DerpMap, DerpRegion};
+use warren_shell::CertificatePin;
 
 const DEFAULT_REGION: u16 = 900;
 /// The numbers that are left to whoever runs relays of their own.

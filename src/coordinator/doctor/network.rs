@@ -15,14 +15,14 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::Finding;
-use crate::coordinator::clock;
-use crate::coordinator::config::{Settings, StunListen};
-use crate::coordinator::state_dir::StateDir;
-use crate::io::{CertificateFiles, bind, bind_udp};
-use crate::relay::{Target, certificate_validity};
-use crate::types::{CapabilityVersion, MachinePrivate};
-use crate::wire::control::OverTlsPublicKeys;
-use crate::wire::stun;
+use crate::clock;
+use crate::config::{Settings, StunListen};
+use crate::state_dir::StateDir;
+use warren_core::types::{CapabilityVersion, MachinePrivate};
+use warren_core::wire::control::OverTlsPublicKeys;
+use warren_core::wire::stun;
+use warren_relay::{Target, certificate_validity};
+use warren_shell::{CertificateFiles, bind, bind_udp};
 
 /// How long anything that is asked may take.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::Finding;
-use crate::coordinator::clock;
-use crate::coordinator::config::Settings;
-use crate::coordinator::state_dir::StateDir;
-use crate::coordinator::store::read_backup;
-use crate::types::{MachinePrivate, NodePrivate, Timestamp};
+use crate::clock;
+use crate::config::Settings;
+use crate::state_dir::StateDir;
+use crate::store::read_backup;
+use warren_core::types::{MachinePrivate, NodePrivate, Timestamp};
 
 /// With less than this left, a database that grows or a log that fills the disk is an outage soon.
 const LITTLE_ROOM: u64 = 256 << 20;
@@ -156,7 +156,7 @@ fn clock(latest: Option<Timestamp>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coordinator::doctor::Verdict;
+    use crate::doctor::Verdict;
 
     #[test]
     fn files_that_let_others_in_or_hold_no_key_are_told_of_with_the_command_that_mends_them() {

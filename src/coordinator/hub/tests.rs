@@ -1,10 +1,10 @@
 use std::process::Command;
 
 use super::*;
-use crate::coordinator::ending;
-use crate::coordinator::store::Proven;
-use crate::io::{FATAL, log_to_stderr, vital};
-use crate::registry::{Change, Config, Records};
+use crate::ending;
+use crate::store::Proven;
+use warren_core::registry::{Change, Config, Records};
+use warren_shell::{FATAL, log_to_stderr, vital};
 
 /// Its disk's driver has a mistake.
 struct Panicking;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{Store, StoreError};
-use crate::policy::Role;
-use crate::registry::{Change, Counters, KeyId, KeyRecord, NodeRecord, PolicyRecord, Records, Said, UserRecord};
-use crate::types::{
+use warren_core::policy::Role;
+use warren_core::registry::{Change, Counters, KeyId, KeyRecord, NodeRecord, PolicyRecord, Records, Said, UserRecord};
+use warren_core::types::{
     CapabilityVersion, DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId, Timestamp, UserId,
 };
 

@@ -19,7 +19,7 @@ use sqlx::{ConnectOptions, Row};
 
 use super::StoreError;
 
-pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("src/coordinator/store/migrations");
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("store/migrations");
 
 /// A connection of which no statement has failed yet.
 #[derive(Debug)]

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::tests::{ledger, now, register, says};
 use super::*;
-use crate::policy::Role;
-use crate::registry::{Config, KeyId, Life, NewKey, Records, State, WithNodes};
-use crate::types::{CapabilityVersion, MachinePublic, NodeId, UserId};
-use crate::wire::control::RegisterRequest;
+use warren_core::policy::Role;
+use warren_core::registry::{Config, KeyId, Life, NewKey, Records, State, WithNodes};
+use warren_core::types::{CapabilityVersion, MachinePublic, NodeId, UserId};
+use warren_core::wire::control::RegisterRequest;
 
 const DATABASE: &str = "coordinator.sqlite";
 
@@ -47,7 +47,7 @@ async fn every_command(store: SqliteStore, mut done: impl FnMut(usize, &State)) 
     acknowledge(ledger.state());
     let waits = RegisterRequest {
         version: CapabilityVersion::CURRENT,
-        node_key: crate::types::NodePublic::from_bytes([5; 32]),
+        node_key: warren_core::types::NodePublic::from_bytes([5; 32]),
         ..RegisterRequest::default()
     };
     let machine = MachinePublic::from_bytes([5; 32]);

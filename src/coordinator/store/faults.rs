@@ -15,8 +15,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::conformance::user;
 use super::tests::{ledger, now, register, says};
 use super::*;
-use crate::registry::{Config, Records, State};
-use crate::types::{MachinePublic, NodeId, Timestamp};
+use warren_core::registry::{Config, Records, State};
+use warren_core::types::{MachinePublic, NodeId, Timestamp};
 
 const DISK: &str = "WARREN_TEST_DISK";
 const PAGE: usize = 4096;
@@ -112,7 +112,8 @@ async fn assert_acknowledged(state: &State, disk: &Disk, when: &str) {
     let users: Vec<_> = state.users().cloned().collect();
     let keys: Vec<_> = state.keys().cloned().collect();
     assert_eq!((&kept.users, &kept.keys), (&users, &keys), "{when}");
-    let identity = |record: &crate::registry::NodeRecord| (record.id, record.key, record.ipv4, record.label.clone());
+    let identity =
+        |record: &warren_core::registry::NodeRecord| (record.id, record.key, record.ipv4, record.label.clone());
     let nodes: Vec<_> = state.nodes().map(|node| identity(node.record)).collect();
     assert_eq!(kept.nodes.iter().map(identity).collect::<Vec<_>>(), nodes, "{when}");
 }
@@ -133,7 +134,7 @@ fn after_a_full_disk_what_is_acknowledged_is_on_disk_again() {
         }
         assert!(ledger.fault().unwrap().to_string().contains("full"), "{:?}", ledger.fault());
         // The running network goes on.
-        ledger.state_mut().open(NodeId(1), crate::types::CapabilityVersion::CURRENT, at).unwrap();
+        ledger.state_mut().open(NodeId(1), warren_core::types::CapabilityVersion::CURRENT, at).unwrap();
 
         disk.free();
         let again = ledger.poll_timeout().unwrap().max(at + Duration::from_secs(5));

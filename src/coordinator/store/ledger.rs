@@ -11,8 +11,8 @@ use jiff::SignedDuration;
 use thiserror::Error;
 
 use super::{Proven, Store, StoreError};
-use crate::registry::{Change, Config, Decision, NodeRecord, Refusal, State, settled_names};
-use crate::types::Timestamp;
+use warren_core::registry::{Change, Config, Decision, NodeRecord, Refusal, State, settled_names};
+use warren_core::types::Timestamp;
 
 /// The longest that a change which may be saved at leisure waits.
 const SAVE_WITHIN: Duration = Duration::from_secs(5);

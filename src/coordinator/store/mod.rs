@@ -1,7 +1,7 @@
 //! What outlives the process: the registry's records in a database.
 //!
-//! A [`Store`] keeps what [`registry::Change`](crate::registry::Change)s say and gives it all back. It
-//! decides nothing. [`Ledger`] joins one to a [`State`](crate::registry::State) so that memory never runs
+//! A [`Store`] keeps what [`registry::Change`](warren_core::registry::Change)s say and gives it all back. It
+//! decides nothing. [`Ledger`] joins one to a [`State`](warren_core::registry::State) so that memory never runs
 //! ahead of the disk. `conformance` holds the tests that every store must pass.
 
 mod backup;
@@ -27,7 +27,7 @@ pub use backup::{Contents, KeptFile, copy_closed, is_free, read as read_backup, 
 pub use ledger::{CommandError, Ledger};
 pub use sqlite::SqliteStore;
 
-use crate::registry::{Change, Records};
+use warren_core::registry::{Change, Records};
 
 /// Keeps the registry's records.
 pub trait Store: Send {

@@ -16,11 +16,11 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::connection::{Connection, failed, make_file};
 use super::{Proven, Store, StoreError};
-use crate::policy::Role;
-use crate::registry::{
+use warren_core::policy::Role;
+use warren_core::registry::{
     Change, Counters, KeyId, KeyRecord, NodeRecord, PolicyRecord, Records, Said, UserName, UserRecord,
 };
-use crate::types::{CapabilityVersion, NodeId, RegionId, StableNodeId, Timestamp, UserId};
+use warren_core::types::{CapabilityVersion, NodeId, RegionId, StableNodeId, Timestamp, UserId};
 
 /// How long to wait for a lock before calling the database in use: a coordinator that is being restarted
 /// lets go of it within this.

@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::conformance::{self, Place, at, bare_node, user};
 use super::connection::MIGRATIONS;
 use super::*;
-use crate::registry::{Config, Counters, NewKey, NodeRecord, Output, Registered, State};
-use crate::types::{CapabilityVersion, MachinePublic, NodeId, NodePublic, Timestamp, UserId};
-use crate::wire::control::{MapRequest, RegisterAuth, RegisterRequest};
+use warren_core::registry::{Config, Counters, NewKey, NodeRecord, Output, Registered, State};
+use warren_core::types::{CapabilityVersion, MachinePublic, NodeId, NodePublic, Timestamp, UserId};
+use warren_core::wire::control::{MapRequest, RegisterAuth, RegisterRequest};
 
 struct File(TempDir);
 

@@ -9,8 +9,8 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 use nftables::schema::{Chain, Rule};
 use nftables::types::NfHook;
 
-use crate::plan::own;
-use crate::types::IpNet;
+use warren_core::plan::own;
+use warren_core::types::IpNet;
 
 use super::attributes::Attributes;
 use super::instruction::{ANONYMOUS_NAME, COUNTER, Code, DATA_VALUE, LIST_ELEMENT, write_verdict};

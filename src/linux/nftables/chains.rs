@@ -7,8 +7,8 @@ use nftables::schema::Chain;
 use nftables::stmt::{JumpTarget, Limit, Log, Match, Operator, Statement, VerdictMap as VerdictLookup};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
-use crate::plan::{Firewall, FirewallOptions, Lacks, own};
-use crate::types::{IpNet, OVERLAY_V4, OVERLAY_V6};
+use warren_core::plan::{Firewall, FirewallOptions, Lacks, own};
+use warren_core::types::{IpNet, OVERLAY_V4, OVERLAY_V6};
 
 use super::cut;
 use super::object::Object;

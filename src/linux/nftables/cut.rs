@@ -9,7 +9,7 @@
 use nftables::expr::{Expression, MetaKey};
 use nftables::stmt::{Reject, RejectType, Statement};
 
-use crate::plan::{Lacks, own};
+use warren_core::plan::{Lacks, own};
 
 use super::object::{Command, CutSet, ElementList, Elements, Ended, Object, Set};
 use super::table::{DENIED_REVOKED, Family, concat, count, counter, equals, meta, payload, reference, rule};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::plan::ObservedFirewall;
+use warren_core::plan::ObservedFirewall;
 
 use super::{elements, foreign, generation, read};
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NLA_TYPE_MASK, NlaBuffer, NlasIterator};
 
-use crate::types::IpNet;
+use warren_core::types::IpNet;
 
 use super::object::{Address, Verdict};
 

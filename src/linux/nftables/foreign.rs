@@ -11,8 +11,8 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::plan::{Firewall, Obstacle, own};
-use crate::types::{IpNet, in_overlay};
+use warren_core::plan::{Firewall, Obstacle, own};
+use warren_core::types::{IpNet, in_overlay};
 
 use super::run;
 

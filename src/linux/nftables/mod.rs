@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::plan::{Figures, Firewall, KernelError, ObservedFirewall, Obstacle, own};
+use warren_core::plan::{Figures, Firewall, KernelError, ObservedFirewall, Obstacle, own};
 
 use self::elements::Contents;
 use self::generation::Generation;

@@ -9,8 +9,8 @@ use nftables::schema::{Chain, Rule, Table};
 use nftables::stmt::Statement;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::plan::Packet;
-use crate::types::IpNet;
+use warren_core::plan::Packet;
+use warren_core::types::IpNet;
 
 /// The whole of a listing.
 #[derive(Serialize, Deserialize)]
@@ -129,9 +129,9 @@ pub(super) enum ElementList {
 
 /// A flow that was ended: the packet that opened it, and the port that it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::linux) struct Ended {
-    pub(in crate::linux) opening: Packet,
-    pub(in crate::linux) source_port: u16,
+pub(crate) struct Ended {
+    pub(crate) opening: Packet,
+    pub(crate) source_port: u16,
 }
 
 /// A single address, or a prefix.

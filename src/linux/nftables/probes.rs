@@ -14,7 +14,7 @@ use nftables::schema::Rule;
 use nftables::stmt::{Mangle, Match, Statement};
 use nftables::types::NfHook;
 
-use crate::plan::Probes;
+use warren_core::plan::Probes;
 
 use super::chains::{AFTER_HOST_FILTERS, RAW, base_chain};
 use super::object::{Command, Object};

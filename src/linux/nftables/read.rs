@@ -10,10 +10,10 @@ use nftables::expr::{Expression, NamedExpression, SetItem};
 use nftables::schema::Rule;
 use nftables::stmt::{self, Statement};
 
-use crate::plan::{
+use warren_core::plan::{
     Admit, ClassId, Count, Figures, Firewall, FirewallOptions, Lacks, ObservedFirewall, PortRange, Protocol, RuleId,
 };
-use crate::types::IpNet;
+use warren_core::types::IpNet;
 
 use super::elements::Contents;
 use super::object::{Address, AddressSet, Document, Object, Set, Verdict, VerdictMap};

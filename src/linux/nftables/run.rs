@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-use crate::types::Limit;
+use warren_core::types::Limit;
 
 /// A thousand rules take it a tenth of a second on an idle machine; a machine hundred times as slow still gets its
 /// answer, and a program that hangs is noticed.

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::plan::own;
+use warren_core::plan::own;
 
 use super::super::netlink::{DUMP_ATTEMPTS, code, is_errno, messages};
 use super::attributes::Attributes;

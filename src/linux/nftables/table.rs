@@ -39,8 +39,8 @@ use nftables::schema::{Chain, Rule, Table};
 use nftables::stmt::{self, Match, Operator, Statement};
 use nftables::types::NfFamily;
 
-use crate::plan::{Admit, Class, ClassId, Firewall, PortRange, Protocol, RuleId, own};
-use crate::types::IpNet;
+use warren_core::plan::{Admit, Class, ClassId, Firewall, PortRange, Protocol, RuleId, own};
+use warren_core::types::IpNet;
 
 use super::object::{Address, AddressSet, Counter, Object, Set, Verdict, VerdictMap};
 use super::{chains, cut, probes};

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::plan::{
+use warren_core::plan::{
     Admit, Class, ClassId, Firewall, FirewallOptions, Lacks, PortRange, Probes, Protocol, RuleId, Served,
 };
-use crate::types::IpNet;
+use warren_core::types::IpNet;
 
 use super::instruction::{Code, Instruction, SetName};
 use super::lower::lower;
@@ -218,7 +218,7 @@ fn everything_that_we_make_can_be_written_and_nothing_else() {
 fn a_transaction_begins_ends_and_has_its_last_change_acknowledged() {
     let (bytes, last, about) = batch::write(&update::delete(), 6).unwrap().finish();
     let kinds: Vec<(u16, u16)> =
-        crate::linux::netlink::messages(&bytes).map(|message| (message.message_type(), message.flags())).collect();
+        crate::netlink::messages(&bytes).map(|message| (message.message_type(), message.flags())).collect();
     assert_eq!(kinds, [(16, 1), (10 << 8, 0x401), ((10 << 8) | 2, 1 | 4), (17, 1)]);
     assert_eq!((last, about[2].as_str()), (2, "table warren"));
 }

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::plan::{ClassId, Firewall, differences};
-use crate::types::IpNet;
+use warren_core::plan::{ClassId, Firewall, differences};
+use warren_core::types::IpNet;
 
 use super::cut;
 use super::object::{Address, Command, ElementList, Elements, Object, Verdict};

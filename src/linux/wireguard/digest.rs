@@ -17,7 +17,7 @@ const PEER_MOVES_BY_ITSELF: [u16; 4] = [4, 6, 7, 8];
 
 /// What one message or a whole dump comes to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::linux) struct Digest {
+pub(crate) struct Digest {
     value: u64,
     /// How many peers were read; one that is split counts for as many.
     peers: u64,
@@ -34,7 +34,7 @@ impl Digest {
     }
 
     /// How many peers were read.
-    pub(in crate::linux) fn peers(&self) -> u64 {
+    pub(crate) fn peers(&self) -> u64 {
         self.peers
     }
 }

@@ -25,8 +25,8 @@ use nix::errno::Errno;
 use tokio::task::JoinSet;
 use wireguard_control::{Backend, DeviceUpdate, InterfaceName, Key};
 
-use crate::plan::{ObservedDevice, Step, own};
-use crate::types::{IpNet, NodePrivate, NodePublic};
+use warren_core::plan::{ObservedDevice, Step, own};
+use warren_core::types::{IpNet, NodePrivate, NodePublic};
 
 use super::netlink::{Conversation, DUMP_ATTEMPTS, cut_off, is_errno};
 

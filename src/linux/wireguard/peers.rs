@@ -13,8 +13,8 @@ use netlink_packet_wireguard::{
     WireguardCmd, WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
 };
 
-use crate::plan::{EndpointWish, ObservedDevice, ObservedPeer, Peer, own};
-use crate::types::{IpNet, NodePrivate, NodePublic, Timestamp};
+use warren_core::plan::{EndpointWish, ObservedDevice, ObservedPeer, Peer, own};
+use warren_core::types::{IpNet, NodePrivate, NodePublic, Timestamp};
 
 /// The most allowed IPs in one part: about 24 KB.
 const IPS_PER_PART: usize = 500;

@@ -3,8 +3,8 @@
 use tokio::io::DuplexStream;
 
 use super::*;
-use crate::types::NodePublic;
-use crate::wire::derp::{
+use warren_core::types::NodePublic;
+use warren_core::wire::derp::{
     CLIENT_FRAME, ClientInfo, Frame, HEADER_LEN, VERSION, header, open_server_info, seal_client_info,
 };
 
@@ -29,7 +29,7 @@ impl Client {
         tokio::spawn(async move { relay.serve(theirs, None, || ()).await });
         let mut client = Self { key: NodePrivate::from_random([n; 32]), io, unread: Vec::new() };
         let (_, body) = client.frame().await.unwrap();
-        let Frame::ServerKey(server) = Frame::decode(crate::wire::derp::Kind::SERVER_KEY, &body).unwrap() else {
+        let Frame::ServerKey(server) = Frame::decode(warren_core::wire::derp::Kind::SERVER_KEY, &body).unwrap() else {
             panic!("the relay's first frame is its key")
         };
         let info = ClientInfo { version: VERSION, ..ClientInfo::default() };
@@ -57,7 +57,7 @@ impl Client {
     }
 
     /// The next frame; `None` when the relay closed.
-    async fn frame(&mut self) -> Option<(crate::wire::derp::Kind, Vec<u8>)> {
+    async fn frame(&mut self) -> Option<(warren_core::wire::derp::Kind, Vec<u8>)> {
         loop {
             if let Some((kind, length)) = header(&self.unread, CLIENT_FRAME).unwrap()
                 && self.unread.len() >= HEADER_LEN + length

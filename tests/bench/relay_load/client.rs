@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
-use warren::derp::presentation;
-use warren::io::CertificatePin;
-use warren::types::{NodePrivate, NodePublic};
-use warren::wire::derp::{CLIENT_FRAME, Frame, HEADER_LEN, Kind, header};
+use warren_core::derp::presentation;
+use warren_core::types::{NodePrivate, NodePublic};
+use warren_core::wire::derp::{CLIENT_FRAME, Frame, HEADER_LEN, Kind, header};
+use warren_shell::CertificatePin;
 
 /// Packets that do not arrive for this long are lost.
 const LOST_AFTER: Duration = Duration::from_millis(500);

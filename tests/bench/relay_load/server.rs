@@ -9,9 +9,11 @@ use http::Uri;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
-use warren::io::CertificatePin;
+use warren_shell::CertificatePin;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_warren-relay");
+use crate::program::program_path;
+
+const PROGRAM: &str = "warren-relay";
 /// The kernel counts processor time in hundredths of a second (`USER_HZ`).
 const TICK: Duration = Duration::from_millis(10);
 
@@ -29,7 +31,7 @@ impl OwnRelay {
         let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/coordinator/data");
         let (cert, key) = (format!("{data}/localhost.crt"), format!("{data}/localhost.key"));
         let tls = ["--tls-cert", &cert, "--tls-key", &key];
-        let mut child = Command::new(PROGRAM)
+        let mut child = Command::new(program_path(PROGRAM))
             .args(["--open", "--listen", "127.0.0.1:0", "--stun-listen", "none", "--state-dir"])
             .arg(state.path())
             .args(if has_tls { &tls[..] } else { &["--plain-http"] })

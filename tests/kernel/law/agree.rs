@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use warren::plan::{Figures, Kernel};
+use warren_core::plan::{Figures, Kernel};
 
 use super::network::{self, Network};
 use super::packet::Probe;

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, UdpSocket};
 use std::time::Instant;
 
-use warren::netmap::Netmap;
-use warren::plan::{Desired, FirewallOptions, Host, Kernel, Paths, Prefs, desired};
-use warren::types::{NodeId, Timestamp};
-use warren::wire::control::{FilterRule, MapResponse, NetPortRange, Node, Ports};
+use warren_core::netmap::Netmap;
+use warren_core::plan::{Desired, FirewallOptions, Host, Kernel, Paths, Prefs, desired};
+use warren_core::types::{NodeId, Timestamp};
+use warren_core::wire::control::{FilterRule, MapResponse, NetPortRange, Node, Ports};
 
 use super::Kernels;
 use super::log::Log;
@@ -314,7 +314,7 @@ async fn exit_node(scene: &Scene, kernels: &mut Kernels) {
     // Addresses that the agent does not see.
     sh("ip addr add 9.9.9.9/32 dev lo && ip addr add 2620:fe::9/128 dev lo nodad");
     let default = ["0.0.0.0/0", "::/0"];
-    let everything = warren::wire::control::match_all();
+    let everything = warren_core::wire::control::match_all();
     let exit = |offered: &[&str], approved: &[&str]| {
         let mut ours = Node { id: NodeId(1), key: key(0).public(), ..Node::default() };
         ours.addresses = nets(&["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]);

@@ -14,8 +14,10 @@ mod steps;
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
-use warren::linux::LinuxKernel;
-use warren::plan::{Denied, Desired, Firewall, Kernel, ModelKernel, Observed, ObservedFirewall, RuleId, Step, diff};
+use warren_core::plan::{
+    Denied, Desired, Firewall, Kernel, ModelKernel, Observed, ObservedFirewall, RuleId, Step, diff,
+};
+use warren_linux::LinuxKernel;
 
 use packet::Probe;
 use scene::{Scene, Tunnel, key};

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use warren::netmap::Netmap;
-use warren::plan::{Desired, Host, Paths, Prefs, Protocol, desired};
-use warren::policy::{Protocol as PolicyProtocol, Role};
-use warren::registry::{Change, Config, NodeRecord, Output, PolicyRecord, Records, Said, SessionId, State, UserRecord};
-use warren::types::{
+use warren_core::netmap::Netmap;
+use warren_core::plan::{Desired, Host, Paths, Prefs, Protocol, desired};
+use warren_core::policy::{Protocol as PolicyProtocol, Role};
+use warren_core::registry::{
+    Change, Config, NodeRecord, Output, PolicyRecord, Records, Said, SessionId, State, UserRecord,
+};
+use warren_core::types::{
     CapabilityVersion, DiscoPublic, IpNet, MachinePublic, NodeId, StableNodeId, Timestamp, UserId, is_default_route,
 };
 

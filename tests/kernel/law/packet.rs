@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use warren::plan::{Packet, Protocol};
+use warren_core::plan::{Packet, Protocol};
 
 /// A packet to be sent to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

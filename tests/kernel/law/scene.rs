@@ -119,7 +119,7 @@ impl Scene {
 }
 
 /// The key of a peer that sends by WireGuard; 0 is our own.
-pub(crate) fn key(peer: u8) -> warren::types::NodePrivate {
+pub(crate) fn key(peer: u8) -> warren_core::types::NodePrivate {
     private(100 + peer)
 }
 

@@ -1,6 +1,6 @@
 //! Between two policies, and where an agent is killed on the way, nothing is let in that both forbid.
 
-use warren::plan::{Desired, Step};
+use warren_core::plan::{Desired, Step};
 
 use super::agree;
 use super::network::{self, Network};

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use warren::path::Book;
-use warren::path::netcheck::{Config, Netcheck};
-use warren::types::{DiscoPrivate, IpNet, NodePublic, RegionId};
-use warren::wire::control::NetInfo;
+use warren_core::path::Book;
+use warren_core::path::netcheck::{Config, Netcheck};
+use warren_core::types::{DiscoPrivate, IpNet, NodePublic, RegionId};
+use warren_core::wire::control::NetInfo;
 
 use super::kernel::Kernel;
 use super::pump::{Link, REGIONS};

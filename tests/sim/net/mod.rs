@@ -16,9 +16,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use warren::path::Way;
-use warren::path::netcheck::News;
-use warren::types::{DiscoPrivate, IpNet, RegionId};
+use warren_core::path::Way;
+use warren_core::path::netcheck::News;
+use warren_core::types::{DiscoPrivate, IpNet, RegionId};
 
 use chance::Chance;
 use host::Host;

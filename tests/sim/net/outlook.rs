@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use warren::path::netcheck::{Action, Event, News};
-use warren::wire::control::{DerpMap, DerpNode, DerpRegion};
-use warren::wire::stun;
+use warren_core::path::netcheck::{Action, Event, News};
+use warren_core::wire::control::{DerpMap, DerpNode, DerpRegion};
+use warren_core::wire::stun;
 
 use super::pump::REGIONS;
 use super::{Happening, World};

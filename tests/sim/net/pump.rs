@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use warren::types::RegionId;
+use warren_core::types::RegionId;
 
 use super::{Happening, Payload, World};
 

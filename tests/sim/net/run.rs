@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use warren::path::{Event, Evidence, Ground, PeerInfo, Target, Transmit, Via, Way, Wish};
-use warren::types::{RegionId, Timestamp};
-use warren::wire::disco;
+use warren_core::path::{Event, Evidence, Ground, PeerInfo, Target, Transmit, Via, Way, Wish};
+use warren_core::types::{RegionId, Timestamp};
+use warren_core::wire::disco;
 
 use super::host::{PORT, behind_loopback, loopback, netcheck};
 use super::kernel::Packet;
@@ -72,7 +72,7 @@ impl World {
     fn start(&mut self, host: usize) {
         let (for_book, for_netcheck) = (self.chance.bytes(), self.chance.bytes());
         let agent = &mut self.hosts[host];
-        agent.book = warren::path::Book::new(agent.disco.clone(), agent.key, for_book);
+        agent.book = warren_core::path::Book::new(agent.disco.clone(), agent.key, for_book);
         agent.netcheck = netcheck(for_netcheck);
         agent.running = true;
         agent.timer = None;

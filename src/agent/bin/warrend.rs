@@ -1,0 +1,31 @@
+//! The agent: `warrend`.
+
+use std::process::ExitCode;
+
+use warren_agent::{Config, init_logging, serve};
+use warren_core::types::text::{Line, Lines};
+
+fn main() -> ExitCode {
+    let config = match Config::read(std::env::args_os()) {
+        Ok(config) => config,
+        Err((text, 0)) => {
+            print!("{}", Lines(text));
+            return ExitCode::SUCCESS;
+        }
+        Err((text, status)) => {
+            eprintln!("{}", Lines(text));
+            return status.into();
+        }
+    };
+    if let Err(error) = init_logging(&config.log) {
+        eprintln!("warrend: invalid value '{}' for '--log <FILTER>': {}", Line(&config.log), Lines(error));
+        return ExitCode::from(2);
+    }
+    match serve(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("warrend: {}", Lines(error));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! What Warren decides: no clock, no randomness, no sockets, no files, no `async`; time and chance come in as arguments.
+//!
+//! The manifest names no runtime, system interface or source of chance, so that purity is the compiler's business;
+//! which module may name which is `tests/tidy.rs`'s.
+
+#![forbid(unsafe_code)]
+
+pub mod control;
+pub mod derp;
+pub mod dns;
+pub mod netmap;
+pub mod path;
+pub mod plan;
+pub mod policy;
+pub mod registry;
+pub mod types;
+pub mod wire;

@@ -1,0 +1,54 @@
+//! The heart: what should be, what is, and the printable steps between them.
+//!
+//! `desired` turns the map, the preferences and the chosen paths into the whole wish;
+//! `diff` compares it with what the kernel was seen to hold, over the union of both, and touches only
+//! what carries our tag ([`own`]). Log-out, `warren down`, removal and clean-up are all the difference to
+//! `Desired::default()`: there is no teardown code.
+
+pub mod own;
+
+mod ability;
+mod allowance;
+mod carve;
+mod classes;
+mod desired;
+mod diff;
+mod difference;
+mod display;
+mod explain;
+mod firewall;
+mod flows;
+mod handover;
+mod kernel;
+mod model;
+mod observed;
+mod planner;
+mod prefs;
+mod probes;
+mod reconciler;
+mod served;
+mod step;
+mod union;
+mod way;
+mod wish;
+
+pub use ability::Ability;
+pub use desired::{Wish, desired};
+pub use diff::diff;
+pub use difference::differences;
+pub use explain::{Count, Figures, rights_of, rules_naming};
+pub use firewall::{
+    Admit, Class, ClassId, Denied, Firewall, FirewallOptions, Lacks, Packet, PortRange, Protocol, RuleId,
+};
+pub use flows::FlowJudge;
+pub use kernel::{Change, Kernel, KernelError};
+pub use model::ModelKernel;
+pub use observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer, Obstacle};
+pub use planner::Planner;
+pub use prefs::{Host, Path, Paths, Prefs};
+pub use probes::Probes;
+pub use reconciler::{Action, Event, Reconciler, Trouble};
+pub use served::Served;
+pub use step::{Plan, Step};
+pub use way::{Astray, Outcome, Way};
+pub use wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction, RulePackets};
