@@ -4,27 +4,27 @@
 //!
 //! | resource | who can take it | bound | given back | test |
 //! | --- | --- | --- | --- | --- |
-//! | connections, descriptors | anybody | a share of a site (`SITE_SHARE`, `SITE_LEAST`), a quarter kept for nodes (`KEPT`), some files for all else (`OTHER_FILES`) | `HEAD_TIME`, `TLS_TIME`; the oldest stranger makes room | src/io/places.rs::strangers_of_one_site_have_a_share_and_others_find_room |
+//! | connections, descriptors | anybody | a share of a site (`SITE_SHARE`, `SITE_LEAST`), a quarter kept for nodes (`KEPT`), some files for all else (`OTHER_FILES`) | `HEAD_TIME`, `TLS_TIME`; the oldest stranger makes room | src/shell/places.rs::strangers_of_one_site_have_a_share_and_others_find_room |
 //! | places of nodes | anybody | none are for strangers | as above | tests/coordinator/abuse.rs::silent_connections_make_room_and_cut_off_no_node |
 //! | bytes of a request head | anybody | `HEAD_BYTES`, `HEADERS` | the connection ends | tests/coordinator/abuse.rs::a_head_without_end_is_cut_off |
-//! | handshakes | an address | `DEFAULT_HANDSHAKE_RATE` a second | the bucket fills again; `RATED` are remembered | src/io/rate.rs::an_address_gets_its_burst_and_then_its_rate |
-//! | memory of rates | many addresses | `RATED` | the least busy are forgotten | src/io/rate.rs::a_flood_of_addresses_stays_within_the_bound |
+//! | handshakes | an address | `DEFAULT_HANDSHAKE_RATE` a second | the bucket fills again; `RATED` are remembered | src/shell/rate.rs::an_address_gets_its_burst_and_then_its_rate |
+//! | memory of rates | many addresses | `RATED` | the least busy are forgotten | src/shell/rate.rs::a_flood_of_addresses_stays_within_the_bound |
 //! | connections of a machine | a machine | `MACHINE_CONNECTIONS` | the oldest ends | src/coordinator/machines.rs::the_oldest_of_too_many_connections_of_a_machine_ends_and_a_machine_without_any_is_forgotten |
 //! | requests at once, idle channels | a machine | `STREAMS`, `RECEIVE_WINDOW`, `IDLE_TIME` | the connection ends | tests/coordinator/abuse.rs::garbage_inside_the_channel_closes_it |
 //! | requests a second | a machine | `MACHINE_RATE`, `MACHINE_BURST` | the bucket fills again | tests/coordinator/abuse.rs::a_machine_that_asks_without_end_is_put_off_and_others_are_not |
 //! | bytes of a body | a machine | `MACHINE_BODY_BYTES`, `LARGE_BODIES` at once, `BODY_TIME` | when it is read | tests/coordinator/abuse.rs::a_body_past_its_limit_is_refused_before_it_is_kept |
-//! | the registry's time | a machine | what it says is cut before (`SHOWN`, `HOSTINFO`), `AUTH_KEY_BYTES`, `REGISTRATION_RATE` a site | none is held | src/registry/tests/joining.rs::what_a_stranger_says_of_itself_is_cut_before_it_is_looked_at |
+//! | the registry's time | a machine | what it says is cut before (`SHOWN`, `HOSTINFO`), `AUTH_KEY_BYTES`, `REGISTRATION_RATE` a site | none is held | src/core/registry/tests/joining.rs::what_a_stranger_says_of_itself_is_cut_before_it_is_looked_at |
 //! | lines of the log | a machine, a site | `LINE_RATE`, `LINE_BURST`, `NOTICE_RATE` | counted where not written | tests/coordinator/abuse.rs::what_a_stranger_says_of_itself_fills_neither_log_nor_list |
-//! | places of machines that wait | a site | `PENDING_OF_SITE` of `PENDING` | an hour; who waited longest where most wait makes room | src/registry/tests/joining.rs::strangers_of_one_address_that_wait_keep_out_nobody_else |
+//! | places of machines that wait | a site | `PENDING_OF_SITE` of `PENDING` | an hour; who waited longest where most wait makes room | src/core/registry/tests/joining.rs::strangers_of_one_address_that_wait_keep_out_nobody_else |
 //! | a map that is not read | a node | a piece (`PIECE_BYTES`) and what is its own of one map | a newer map cuts it; `STALL_TIME` | tests/coordinator/abuse.rs::maps_that_are_asked_for_and_never_read_cost_little_and_the_oldest_connection_of_a_machine_ends |
 //! | messages that wait for a node | a node | `STREAM_QUEUE` | the stream ends | tests/coordinator/maps.rs::a_node_that_reads_too_slowly_is_cut_off_and_holds_nobody_up |
-//! | everybody's maps | a node | a change each two seconds after `BURST` | the last word is told late | src/registry/tests/liveness.rs::a_node_that_never_stops_talking_is_passed_on_every_two_seconds_and_its_last_word_counts |
-//! | everybody's maps | a node | `ENDPOINTS`, `ROUTES`, `TAGS`, `HOSTINFO` | when it says less | src/registry/tests/maps.rs::a_node_that_says_too_much_is_cut_to_its_limits |
-//! | another's disco key | a node | none: whose it was first | when the holder has another or is gone | src/registry/tests/liveness.rs::a_disco_key_is_whose_it_was_first_until_that_node_has_another_or_is_gone |
+//! | everybody's maps | a node | a change each two seconds after `BURST` | the last word is told late | src/core/registry/tests/liveness.rs::a_node_that_never_stops_talking_is_passed_on_every_two_seconds_and_its_last_word_counts |
+//! | everybody's maps | a node | `ENDPOINTS`, `ROUTES`, `TAGS`, `HOSTINFO` | when it says less | src/core/registry/tests/maps.rs::a_node_that_says_too_much_is_cut_to_its_limits |
+//! | another's disco key | a node | none: whose it was first | when the holder has another or is gone | src/core/registry/tests/liveness.rs::a_disco_key_is_whose_it_was_first_until_that_node_has_another_or_is_gone |
 //! | another's stream | a copy of a node | `RETURNS`, then one request each `PUT_OFF` | ten minutes after the last sign | tests/coordinator/presence.rs::two_machines_with_one_key_are_named_to_the_operator_and_slowed |
 //! | streams of nodes that are gone | anybody | `STREAMS` of a place | `GOODBYE_TIME` | tests/coordinator/maps.rs::the_goodbye_is_held_so_that_a_client_does_not_ask_for_it_again_at_once_and_ends_with_the_server |
 //! | introductions to the relay | anybody | `CLIENT_INFO` bytes, a stranger's place | `INTRODUCTION` | tests/relay/abuse.rs::introductions_that_are_never_finished_cost_little |
-//! | relay connections | a key | `CONNECTIONS_OF_KEY` | when one leaves | src/derp/server/tests.rs::a_flood_of_one_key_is_bounded |
+//! | relay connections | a key | `CONNECTIONS_OF_KEY` | when one leaves | src/core/derp/server/tests.rs::a_flood_of_one_key_is_bounded |
 //! | relay memory | a client that does not read | `DATA_BYTES`, `DISCO_BYTES`, `CONTROL_BYTES` a client, `queued_bytes` of all | `WRITE` | tests/relay/abuse.rs::readers_that_do_not_read_lose_their_packets_and_then_their_connection |
 //! | relay's remembered answers | nodes | `ANSWERS` | `REMEMBERED` | src/relay/verify.rs::what_is_remembered_is_bounded_and_the_oldest_goes_first |
 

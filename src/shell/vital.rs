@@ -97,7 +97,7 @@ mod tests {
             ("another panics", false),
         ] {
             let output = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "io::vital::tests::a_task_that_is_needed_takes_the_program_along_and_no_other_does"])
+                .args(["--exact", "vital::tests::a_task_that_is_needed_takes_the_program_along_and_no_other_does"])
                 .arg("--nocapture")
                 .env(CASE, case)
                 .output()

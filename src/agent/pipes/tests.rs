@@ -45,7 +45,7 @@ fn a_pipe_to_the_kernel_that_panics_takes_the_program_along() {
         return;
     }
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "agent::pipes::tests::a_pipe_to_the_kernel_that_panics_takes_the_program_along"])
+        .args(["--exact", "pipes::tests::a_pipe_to_the_kernel_that_panics_takes_the_program_along"])
         .env(CASE, "1")
         .output()
         .unwrap();

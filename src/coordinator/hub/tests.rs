@@ -47,7 +47,7 @@ fn a_registry_that_panics_takes_the_program_along() {
         });
     }
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "coordinator::hub::tests::a_registry_that_panics_takes_the_program_along", "--nocapture"])
+        .args(["--exact", "hub::tests::a_registry_that_panics_takes_the_program_along", "--nocapture"])
         .env(CASE, "1")
         .output()
         .unwrap();

@@ -160,10 +160,7 @@ fn whoever_is_killed_at_any_write_has_lost_nothing_that_it_acknowledged() {
                 &inject,
             ])
             .arg(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "coordinator::store::crashes::whoever_is_killed_at_any_write_has_lost_nothing_that_it_acknowledged",
-            ])
+            .args(["--exact", "store::crashes::whoever_is_killed_at_any_write_has_lost_nothing_that_it_acknowledged"])
             .env(WRITE_TO, directory.path())
             .output()
             .expect("run strace, which tests/vm/setup.sh installs");
@@ -219,7 +216,7 @@ fn flushes_that_fail_lose_nothing_that_was_acknowledged_and_keep_nothing_that_wa
             .args(["-f", "-qq", "-e", "trace=fdatasync,fsync", "-e", &inject, "-o"])
             .arg(&calls)
             .arg(std::env::current_exe().unwrap())
-            .args(["--exact", &format!("coordinator::store::crashes::{TEST}"), "--nocapture"])
+            .args(["--exact", &format!("store::crashes::{TEST}"), "--nocapture"])
             .env(WRITE_TO, directory.path())
             .output()
             .expect("run strace, which tests/vm/setup.sh installs");

@@ -33,7 +33,7 @@ fn on_a_small_disk(test: &str, body: impl AsyncFnOnce(Disk)) {
     if !nix::unistd::geteuid().is_root() {
         child.args(["--user", "--map-root-user"]);
     }
-    let test = format!("coordinator::store::faults::{test}");
+    let test = format!("store::faults::{test}");
     child.args(["--mount", "--", "sh", "-c", script]).arg(std::env::current_exe().unwrap());
     let output = child.args(["--exact", &test, "--nocapture"]).env(DISK, directory.path()).output();
     let output = output.expect("unshare, of util-linux");

@@ -147,7 +147,7 @@ fn what_was_committed_survives_kill_9() {
     }
     let file = File::new();
     let mut writer = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "coordinator::store::tests::what_was_committed_survives_kill_9", "--nocapture"])
+        .args(["--exact", "store::tests::what_was_committed_survives_kill_9", "--nocapture"])
         .env(WRITE_TO, file.path())
         .stdout(Stdio::piped())
         .spawn()
