@@ -35,8 +35,11 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use warren_core::plan::{Ability, Change, Figures, Firewall, FlowJudge, Kernel, KernelError, Observed, Step, Way, own};
-use warren_core::types::in_overlay;
+use warren_core::plan::{
+    Ability, Change, DeviceStep, Figures, Firewall, FirewallStep, FlowJudge, Kernel, KernelError, LinkStep, Observed,
+    PeerStep, RouteStep, RuleStep, Step, Way, own,
+};
+use warren_core::types::{NodePublic, in_overlay};
 
 use self::conntrack::Conntrack;
 use self::monitor::Monitor;
@@ -172,40 +175,32 @@ impl Kernel for LinuxKernel {
 
     async fn apply(&mut self, step: &Step) -> Result<(), KernelError> {
         match step {
-            Step::ReplaceFirewall(firewall) => self.replace_firewall(firewall).await,
-            Step::UpdateFirewall { from, to } => self.nftables.update(from, to).await,
-            Step::CutFlows(judge) => self.cut_flows(judge).await,
-            Step::DeleteFirewall => self.nftables.delete().await,
-            Step::RemoveStrange(text) => self.remove_strange(text).await,
-            Step::AddRoute(route) => {
-                let added = route::add(&self.route, route, self.link);
-                attempt(&format!("add route {} to table {}", route.destination, own::ROUTE_TABLE), added).await
+            Step::Link(step) => self.apply_link(step).await,
+            Step::Device(step) => self.apply_device(step).await,
+            Step::Peer(key, step) => self.apply_peer(key, step).await,
+            Step::Route(step) => self.apply_route(step).await,
+            Step::Rule(RuleStep::Add(rule)) => {
+                attempt(&format!("add rule {}", rule.priority), rule::add(&self.route, rule)).await
             }
-            Step::RemoveRoute(route) => {
-                let removed = route::remove(&self.route, route, self.link);
-                attempt(&format!("remove route {} from table {}", route.destination, own::ROUTE_TABLE), removed).await
-            }
-            Step::AddRule(rule) => attempt(&format!("add rule {}", rule.priority), rule::add(&self.route, rule)).await,
-            Step::RemoveRule(rule) => {
+            Step::Rule(RuleStep::Remove(rule)) => {
                 attempt(&format!("remove rule {}", rule.priority), rule::remove(&self.route, rule)).await
             }
-            Step::CreateLink | Step::DeleteLink | Step::SetMtu(_) | Step::SetLinkUp => self.apply_link(step).await,
-            Step::AddAddress(_) | Step::RemoveAddress(_) => self.apply_link(step).await,
-            Step::SetPrivateKey(_) | Step::SetListenPort(_) | Step::SetFwmark(_) => self.apply_device(step).await,
-            Step::AddPeer { .. }
-            | Step::AddAllowedIps { .. }
-            | Step::RemoveAllowedIps { .. }
-            | Step::SetEndpoint { .. }
-            | Step::SetKeepalive { .. }
-            | Step::RemovePeer(_) => self.apply_peer(step).await,
+            Step::Firewall(FirewallStep::Replace(firewall)) => self.replace_firewall(firewall).await,
+            Step::Firewall(FirewallStep::Update { from, to }) => self.nftables.update(from, to).await,
+            Step::Firewall(FirewallStep::CutFlows(judge)) => self.cut_flows(judge).await,
+            Step::Firewall(FirewallStep::Delete) => self.nftables.delete().await,
+            Step::RemoveStrange(text) => self.remove_strange(text).await,
         }
     }
 
     /// Peers go in few messages, routes one after the other: those are few. Where a message is refused, each of its
     /// steps is tried by itself, which does no harm to those that were carried out.
     async fn apply_run(&mut self, steps: &[Step]) -> Vec<Result<(), KernelError>> {
-        let are_peers = steps.iter().all(Step::is_about_a_peer);
-        if are_peers && steps.len() > 1 && self.wireguard.apply_all(steps).await.is_ok() {
+        let peers = steps.iter().map(|step| if let Step::Peer(key, step) = step { Some((key, step)) } else { None });
+        let peers: Option<Vec<(&NodePublic, &PeerStep)>> = peers.collect();
+        if let Some(peers) = peers.filter(|peers| peers.len() > 1)
+            && self.wireguard.apply_all(&peers).await.is_ok()
+        {
             return steps.iter().map(|_| Ok(())).collect();
         }
         let mut results = Vec::with_capacity(steps.len());
@@ -333,11 +328,14 @@ impl LinuxKernel {
         Ok(())
     }
 
-    async fn apply_link(&mut self, step: &Step) -> Result<(), KernelError> {
+    async fn apply_link(&mut self, step: &LinkStep) -> Result<(), KernelError> {
         let socket = &self.route;
+        let operation = match step {
+            LinkStep::Create => format!("create WireGuard link {}", own::LINK),
+            step => step.to_string(),
+        };
         match step {
-            Step::CreateLink => {
-                let operation = format!("create WireGuard link {}", own::LINK);
+            LinkStep::Create => {
                 match wireguard::create().await {
                     Err(error) if is_errno(&error, Errno::EOPNOTSUPP) => return Err(failure(&operation, NO_WIREGUARD)),
                     created => created.during(&operation)?,
@@ -347,76 +345,75 @@ impl LinuxKernel {
                 self.set_link(Some(index));
                 Ok(())
             }
-            Step::DeleteLink => {
-                let operation = format!("delete link {}", own::LINK);
+            LinkStep::Delete => {
                 let index = attempt(&operation, link::own_index(socket)).await?;
                 attempt(&operation, link::delete(socket, index)).await?;
                 self.guard = self.port.and_then(|port| PortGuard::hold(port).ok());
                 self.set_link(None);
                 Ok(())
             }
-            Step::SetMtu(mtu) => {
-                let operation = format!("set the MTU of {} to {mtu}", own::LINK);
-                attempt(&operation, link::set_mtu(socket, self.our_link(&operation)?, *mtu)).await
-            }
-            Step::SetLinkUp => {
-                let operation = format!("bring {} up", own::LINK);
+            LinkStep::SetMtu(mtu) => attempt(&operation, link::set_mtu(socket, self.our_link(&operation)?, *mtu)).await,
+            LinkStep::SetUp => {
                 self.guard = None;
                 let set_up = link::set_up(socket, self.our_link(&operation)?).await;
                 set_up.map_err(|error| with_holder(error, self.port)).during(&operation)
             }
-            Step::AddAddress(address) => {
-                let operation = format!("add address {address} to {}", own::LINK);
+            LinkStep::AddAddress(address) => {
                 attempt(&operation, link::add_address(socket, self.our_link(&operation)?, *address)).await
             }
-            Step::RemoveAddress(address) => {
-                let operation = format!("remove address {address} from {}", own::LINK);
+            LinkStep::RemoveAddress(address) => {
                 attempt(&operation, link::remove_address(socket, self.our_link(&operation)?, *address)).await
             }
-            _ => Ok(()),
         }
     }
 
     /// The device must be there: a change alone would bring it back.
-    async fn apply_device(&mut self, step: &Step) -> Result<(), KernelError> {
+    async fn apply_device(&mut self, step: &DeviceStep) -> Result<(), KernelError> {
         let operation = match step {
-            Step::SetPrivateKey(_) => format!("set the key of {}", own::LINK),
-            Step::SetListenPort(port) => format!("set the port of {} to {port}", own::LINK),
-            Step::SetFwmark(mark) => format!("set the mark of {} to {mark:#x}", own::LINK),
-            _ => return Ok(()),
+            DeviceStep::SetPrivateKey(_) => format!("set the key of {}", own::LINK),
+            DeviceStep::SetListenPort(port) => format!("set the port of {} to {port}", own::LINK),
+            DeviceStep::SetFwmark(mark) => format!("set the mark of {} to {mark:#x}", own::LINK),
         };
         attempt(&operation, link::own_index(&self.route)).await?;
         match step {
-            Step::SetPrivateKey(key) => attempt(&operation, wireguard::set_private_key(key)).await,
-            Step::SetListenPort(port) => {
+            DeviceStep::SetPrivateKey(key) => attempt(&operation, wireguard::set_private_key(key)).await,
+            DeviceStep::SetListenPort(port) => {
                 (self.guard, self.port) = (None, Some(*port));
                 let set = wireguard::set_listen_port(*port).await;
                 // A link that is down has told WireGuard its port, and taken none.
                 self.guard = PortGuard::hold(*port).ok();
                 set.map_err(|error| with_holder(error, self.port)).during(&operation)
             }
-            Step::SetFwmark(mark) => attempt(&operation, wireguard::set_fwmark(*mark)).await,
-            _ => Ok(()),
+            DeviceStep::SetFwmark(mark) => attempt(&operation, wireguard::set_fwmark(*mark)).await,
         }
     }
 
-    async fn apply_peer(&mut self, step: &Step) -> Result<(), KernelError> {
+    async fn apply_peer(&mut self, key: &NodePublic, step: &PeerStep) -> Result<(), KernelError> {
+        let name = key.short();
         let operation = match step {
-            Step::AddPeer { key, .. } => format!("add peer {}", key.short()),
-            Step::AddAllowedIps { key, allowed_ips } => {
-                format!("give peer {} {} allowed IPs", key.short(), allowed_ips.len())
+            PeerStep::Add(_) => format!("add peer {name}"),
+            PeerStep::AddAllowedIps(allowed_ips) => format!("give peer {name} {} allowed IPs", allowed_ips.len()),
+            PeerStep::RemoveAllowedIps { allowed_ips, .. } => {
+                format!("take {} allowed IPs from peer {name}", allowed_ips.len())
             }
-            Step::RemoveAllowedIps { key, allowed_ips, .. } => {
-                format!("take {} allowed IPs from peer {}", allowed_ips.len(), key.short())
-            }
-            Step::SetEndpoint { key, endpoint } => format!("move peer {} to {endpoint}", key.short()),
-            Step::SetKeepalive { key, seconds } => {
-                format!("set the keep-alive of peer {} to {seconds} s", key.short())
-            }
-            Step::RemovePeer(key) => format!("remove peer {}", key.short()),
-            _ => return Ok(()),
+            PeerStep::SetEndpoint(endpoint) => format!("move peer {name} to {endpoint}"),
+            PeerStep::SetKeepalive(seconds) => format!("set the keep-alive of peer {name} to {seconds} s"),
+            PeerStep::Remove => format!("remove peer {name}"),
         };
-        attempt(&operation, self.wireguard.apply(step)).await
+        attempt(&operation, self.wireguard.apply(key, step)).await
+    }
+
+    async fn apply_route(&mut self, step: &RouteStep) -> Result<(), KernelError> {
+        match step {
+            RouteStep::Add(route) => {
+                let added = route::add(&self.route, route, self.link);
+                attempt(&format!("add route {} to table {}", route.destination, own::ROUTE_TABLE), added).await
+            }
+            RouteStep::Remove(route) => {
+                let removed = route::remove(&self.route, route, self.link);
+                attempt(&format!("remove route {} from table {}", route.destination, own::ROUTE_TABLE), removed).await
+            }
+        }
     }
 
     fn our_link(&self, operation: &str) -> Result<u32, KernelError> {

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use table::{Limit, row};
 use warren_core::plan::{
-    Admit, Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, ModelKernel, Observed, ObservedFirewall,
-    Peer, PortRange, Protocol, RuleId, Step, diff, own,
+    Admit, Class, ClassId, Desired, Device, EndpointWish, Firewall, FirewallStep, Kernel, ModelKernel, Observed,
+    ObservedFirewall, Peer, PortRange, Protocol, RuleId, Step, diff, own,
 };
 use warren_core::types::{NodePrivate, NodePublic};
 use warren_linux::LinuxKernel;
@@ -69,7 +69,7 @@ async fn new_flows(kernel: &mut LinuxKernel) {
     for round in 0..ROUNDS {
         let mut rates = [0.0; 2];
         for which in order(round) {
-            kernel.apply(&Step::ReplaceFirewall(tables[which].clone())).await.unwrap();
+            kernel.apply(&Step::Firewall(FirewallStep::Replace(tables[which].clone()))).await.unwrap();
             rates[which] = packets_a_second(10);
         }
         few.push(rates[0]);
@@ -92,9 +92,9 @@ async fn established_flows(kernel: &mut LinuxKernel) {
         let mut rates = [0.0; 2];
         for which in order(round) {
             if which == 0 {
-                kernel.apply(&Step::ReplaceFirewall(firewall.clone())).await.unwrap();
+                kernel.apply(&Step::Firewall(FirewallStep::Replace(firewall.clone()))).await.unwrap();
                 rates[0] = established(&server);
-                kernel.apply(&Step::DeleteFirewall).await.unwrap();
+                kernel.apply(&Step::Firewall(FirewallStep::Delete)).await.unwrap();
             } else {
                 assert!(sh(alone));
                 rates[1] = established(&server);
@@ -144,14 +144,19 @@ async fn changes(kernel: &mut LinuxKernel) {
     let others = Arc::new(others);
     let (mut one, mut all, mut whole, mut look) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        whole.push(milliseconds(kernel, Step::ReplaceFirewall(from.clone())).await);
-        one.push(milliseconds(kernel, Step::UpdateFirewall { from: from.clone(), to: one_more.clone() }).await);
+        whole.push(milliseconds(kernel, Step::Firewall(FirewallStep::Replace(from.clone()))).await);
+        one.push(
+            milliseconds(kernel, Step::Firewall(FirewallStep::Update { from: from.clone(), to: one_more.clone() }))
+                .await,
+        );
         let begun = Instant::now();
         let seen = kernel.observe().await.unwrap().firewall;
         look.push(begun.elapsed().as_secs_f64() * 1e3);
         assert_eq!(seen, ObservedFirewall::Table(one_more.clone()));
-        kernel.apply(&Step::ReplaceFirewall(from.clone())).await.unwrap();
-        all.push(milliseconds(kernel, Step::UpdateFirewall { from: from.clone(), to: others.clone() }).await);
+        kernel.apply(&Step::Firewall(FirewallStep::Replace(from.clone()))).await.unwrap();
+        all.push(
+            milliseconds(kernel, Step::Firewall(FirewallStep::Update { from: from.clone(), to: others.clone() })).await,
+        );
     }
     row("one source added to 10,000", median(one), "ms", Limit::AtMost(50.0));
     row("the class of 10,000 sources replaced at once", median(all), "ms", Limit::AtMost(500.0));
@@ -164,10 +169,10 @@ async fn repair(kernel: &mut LinuxKernel) {
     let firewall = Arc::new(firewall(5_000));
     let mut took = Vec::new();
     for _ in 0..ROUNDS {
-        kernel.apply(&Step::DeleteFirewall).await.unwrap();
+        kernel.apply(&Step::Firewall(FirewallStep::Delete)).await.unwrap();
         let begun = Instant::now();
         assert_eq!(kernel.observe().await.unwrap().firewall, ObservedFirewall::Absent);
-        kernel.apply(&Step::ReplaceFirewall(firewall.clone())).await.unwrap();
+        kernel.apply(&Step::Firewall(FirewallStep::Replace(firewall.clone()))).await.unwrap();
         took.push(begun.elapsed().as_secs_f64() * 1e3);
     }
     row("a table of 5,000 sources back after it was deleted", median(took), "ms", Limit::AtMost(200.0));
@@ -178,7 +183,7 @@ async fn cutting(kernel: &mut LinuxKernel) {
     let (open, closed) = (wish(firewall(1)), wish(firewall(0)));
     let (mut took, mut worked) = (Vec::new(), Vec::new());
     for _ in 0..FEW_ROUNDS {
-        kernel.apply(&Step::ReplaceFirewall(open.firewall.clone().unwrap())).await.unwrap();
+        kernel.apply(&Step::Firewall(FirewallStep::Replace(open.firewall.clone().unwrap()))).await.unwrap();
         in_neighbour(|| {
             for from in 0..FLOWS[0] {
                 let socket = UdpSocket::bind((source(0), 20_000 + from)).unwrap();

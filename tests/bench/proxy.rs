@@ -30,7 +30,7 @@ use server::Server;
 use table::{Limit, row};
 use tokio::sync::oneshot;
 use warren_agent::relay_pump::{self, Pump, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer, RegionState};
-use warren_core::plan::{Firewall, Kernel, Probes, Step, own};
+use warren_core::plan::{Firewall, FirewallStep, Kernel, Probes, Step, own};
 use warren_core::types::{NodePrivate, RegionId};
 use warren_core::wire::control::{DerpMap, DerpNode, DerpRegion};
 use warren_linux::LinuxKernel;
@@ -309,7 +309,7 @@ async fn diversion() {
     for round in 0..2 * ROUNDS + 2 {
         let probes = [Some(ports), None][round % 2];
         let firewall = Firewall { probes, ..Firewall::default() };
-        kernel.apply(&Step::ReplaceFirewall(Arc::new(firewall))).await.unwrap();
+        kernel.apply(&Step::Firewall(FirewallStep::Replace(Arc::new(firewall)))).await.unwrap();
         go.send(()).unwrap();
         let figure = rounds.recv().unwrap();
         // The first of each only warms up.

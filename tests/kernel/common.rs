@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use warren_core::plan::{
-    Admit, Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, Observed, Peer, PortRange, Probes,
-    Protocol, Route, RouteTarget, Rule, RuleAction, RuleId, RulePackets, Step, diff, own,
+    Admit, Class, ClassId, Desired, Device, DeviceStep, EndpointWish, Firewall, Kernel, LinkStep, Observed, Peer,
+    PortRange, Probes, Protocol, Route, RouteTarget, Rule, RuleAction, RuleId, RulePackets, Step, diff, own,
 };
 use warren_core::types::{IpNet, NodePrivate, NodePublic};
 use warren_linux::LinuxKernel;
@@ -108,7 +108,12 @@ pub(crate) async fn observe(kernel: &mut LinuxKernel) -> Observed {
 /// A kernel whose link exists, is up and has a key.
 pub(crate) async fn kernel_with_link() -> LinuxKernel {
     let mut kernel = LinuxKernel::new().unwrap();
-    let steps = [Step::CreateLink, Step::SetPrivateKey(private(1)), Step::SetListenPort(41741), Step::SetLinkUp];
+    let steps = [
+        Step::Link(LinkStep::Create),
+        Step::Device(DeviceStep::SetPrivateKey(private(1))),
+        Step::Device(DeviceStep::SetListenPort(41741)),
+        Step::Link(LinkStep::SetUp),
+    ];
     apply(&mut kernel, steps).await;
     kernel
 }

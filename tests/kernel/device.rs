@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use warren_core::plan::{EndpointWish, Kernel, Peer, Step};
+use warren_core::plan::{DeviceStep, EndpointWish, Kernel, LinkStep, Peer, PeerStep, Step};
 use warren_linux::LinuxKernel;
 
 use crate::common::*;
@@ -16,17 +16,17 @@ fn a_device_is_made_as_asked_and_read_back_as_made() {
         apply(
             &mut kernel,
             [
-                Step::CreateLink,
-                Step::CreateLink,
-                Step::SetPrivateKey(private(1)),
-                Step::SetListenPort(41999),
-                Step::SetFwmark(0x0500_0000),
-                Step::SetMtu(1280),
-                Step::AddAddress(net("100.64.0.1/32")),
-                Step::AddAddress(net("fd7a:115c:a1e0::1/128")),
-                Step::AddAddress(net("100.64.0.9/32")),
-                Step::SetLinkUp,
-                Step::RemoveAddress(net("100.64.0.9/32")),
+                Step::Link(LinkStep::Create),
+                Step::Link(LinkStep::Create),
+                Step::Device(DeviceStep::SetPrivateKey(private(1))),
+                Step::Device(DeviceStep::SetListenPort(41999)),
+                Step::Device(DeviceStep::SetFwmark(0x0500_0000)),
+                Step::Link(LinkStep::SetMtu(1280)),
+                Step::Link(LinkStep::AddAddress(net("100.64.0.1/32"))),
+                Step::Link(LinkStep::AddAddress(net("fd7a:115c:a1e0::1/128"))),
+                Step::Link(LinkStep::AddAddress(net("100.64.0.9/32"))),
+                Step::Link(LinkStep::SetUp),
+                Step::Link(LinkStep::RemoveAddress(net("100.64.0.9/32"))),
             ],
         )
         .await;
@@ -49,7 +49,7 @@ fn a_device_is_made_as_asked_and_read_back_as_made() {
         assert_eq!(json("ip -j route show table main dev warren0"), serde_json::json!([]));
         assert_eq!(sh("ip -6 route show table main dev warren0 | grep -v fe80 || true"), "");
 
-        apply(&mut kernel, [Step::DeleteLink]).await;
+        apply(&mut kernel, [Step::Link(LinkStep::Delete)]).await;
         assert_eq!(observe(&mut kernel).await, Default::default());
     });
 }
@@ -66,13 +66,13 @@ fn a_link_of_our_name_and_another_kind_is_reported_and_not_touched() {
         assert!(!seen.link.as_ref().unwrap().is_wireguard);
         assert_eq!(seen.device, None);
         for step in [
-            Step::CreateLink,
-            Step::DeleteLink,
-            Step::SetMtu(1280),
-            Step::SetLinkUp,
-            Step::AddAddress(net("100.64.0.1/32")),
-            Step::SetPrivateKey(private(1)),
-            Step::SetListenPort(7),
+            Step::Link(LinkStep::Create),
+            Step::Link(LinkStep::Delete),
+            Step::Link(LinkStep::SetMtu(1280)),
+            Step::Link(LinkStep::SetUp),
+            Step::Link(LinkStep::AddAddress(net("100.64.0.1/32"))),
+            Step::Device(DeviceStep::SetPrivateKey(private(1))),
+            Step::Device(DeviceStep::SetListenPort(7)),
         ] {
             let error = kernel.apply(&step).await.expect_err(&format!("{step:?}"));
             assert!(error.to_string().contains("warren0"), "{error}");
@@ -87,7 +87,12 @@ fn a_change_to_a_deleted_device_does_not_bring_it_back() {
         let mut kernel = kernel_with_link().await;
         sh("ip link del warren0");
 
-        for step in [Step::SetPrivateKey(private(2)), Step::SetListenPort(7), Step::SetFwmark(7), Step::SetMtu(1300)] {
+        for step in [
+            Step::Device(DeviceStep::SetPrivateKey(private(2))),
+            Step::Device(DeviceStep::SetListenPort(7)),
+            Step::Device(DeviceStep::SetFwmark(7)),
+            Step::Link(LinkStep::SetMtu(1300)),
+        ] {
             assert!(kernel.apply(&step).await.is_err(), "{step:?}");
         }
 
@@ -110,10 +115,7 @@ fn peers_are_added_changed_and_removed_in_place() {
 
         apply(
             &mut kernel,
-            [
-                Step::AddPeer { key: one, peer: Arc::new(peer.clone()) },
-                Step::AddPeer { key: two, peer: Arc::new(other) },
-            ],
+            [Step::Peer(one, PeerStep::Add(Arc::new(peer.clone()))), Step::Peer(two, PeerStep::Add(Arc::new(other)))],
         )
         .await;
         let device = observe(&mut kernel).await.device.unwrap();
@@ -126,9 +128,9 @@ fn peers_are_added_changed_and_removed_in_place() {
         apply(
             &mut kernel,
             [
-                Step::AddAllowedIps { key: one, allowed_ips: nets(&["10.0.0.0/8", "100.64.0.3/32"]) },
-                Step::SetEndpoint { key: one, endpoint: moved },
-                Step::SetKeepalive { key: one, seconds: 0 },
+                Step::Peer(one, PeerStep::AddAllowedIps(nets(&["10.0.0.0/8", "100.64.0.3/32"]))),
+                Step::Peer(one, PeerStep::SetEndpoint(moved)),
+                Step::Peer(one, PeerStep::SetKeepalive(0)),
             ],
         )
         .await;
@@ -140,16 +142,16 @@ fn peers_are_added_changed_and_removed_in_place() {
         assert_eq!((device.peers[&one].endpoint, device.peers[&one].keepalive), (Some(moved), 0));
         assert!(device.peers[&two].allowed_ips.is_empty(), "a move takes the address along");
 
-        apply(&mut kernel, [Step::RemovePeer(one), Step::RemovePeer(one)]).await;
+        apply(&mut kernel, [Step::Peer(one, PeerStep::Remove), Step::Peer(one, PeerStep::Remove)]).await;
         assert_eq!(sh("wg show warren0 peers").trim(), two.base64());
 
         // What is gone stays gone.
         apply(
             &mut kernel,
             [
-                Step::SetEndpoint { key: one, endpoint },
-                Step::SetKeepalive { key: one, seconds: 25 },
-                Step::AddAllowedIps { key: one, allowed_ips: nets(&["100.64.0.2/32"]) },
+                Step::Peer(one, PeerStep::SetEndpoint(endpoint)),
+                Step::Peer(one, PeerStep::SetKeepalive(25)),
+                Step::Peer(one, PeerStep::AddAllowedIps(nets(&["100.64.0.2/32"]))),
             ],
         )
         .await;
@@ -169,13 +171,14 @@ fn removing_allowed_ips_leaves_the_others_and_the_other_peers_alone() {
         apply(
             &mut kernel,
             [
-                Step::AddPeer { key, peer: Arc::new(Peer { allowed_ips: all, ..Peer::default() }) },
-                Step::AddPeer { key: other, peer: Arc::new(bystander) },
+                Step::Peer(key, PeerStep::Add(Arc::new(Peer { allowed_ips: all, ..Peer::default() }))),
+                Step::Peer(other, PeerStep::Add(Arc::new(bystander))),
             ],
         )
         .await;
 
-        apply(&mut kernel, [Step::RemoveAllowedIps { key, allowed_ips: doomed, keep: keep.clone() }]).await;
+        apply(&mut kernel, [Step::Peer(key, PeerStep::RemoveAllowedIps { allowed_ips: doomed, keep: keep.clone() })])
+            .await;
 
         let device = observe(&mut kernel).await.device.unwrap();
         assert_eq!(device.peers.len(), 2, "the throw-away peer is gone");
@@ -192,7 +195,7 @@ fn a_peer_with_thousands_of_allowed_ips_is_set_and_read_whole() {
             (0..3_000u32).map(|number| net(&format!("10.{}.{}.0/24", number / 256, number % 256))).collect();
         let peer = Peer { allowed_ips: allowed_ips.clone(), ..Peer::default() };
 
-        apply(&mut kernel, [Step::AddPeer { key: public(1), peer: Arc::new(peer) }]).await;
+        apply(&mut kernel, [Step::Peer(public(1), PeerStep::Add(Arc::new(peer)))]).await;
 
         let device = observe(&mut kernel).await.device.unwrap();
         assert_eq!(device.peers.len(), 1);
@@ -202,7 +205,7 @@ fn a_peer_with_thousands_of_allowed_ips_is_set_and_read_whole() {
 
         let doomed: std::collections::BTreeSet<_> = allowed_ips.iter().skip(1).copied().collect();
         let keep = allowed_ips.iter().take(1).copied().collect();
-        apply(&mut kernel, [Step::RemoveAllowedIps { key: public(1), allowed_ips: doomed, keep }]).await;
+        apply(&mut kernel, [Step::Peer(public(1), PeerStep::RemoveAllowedIps { allowed_ips: doomed, keep })]).await;
         assert_eq!(sh("wg show warren0 allowed-ips").split_whitespace().count(), 2);
     });
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use warren_core::plan::{
-    Admit, Class, ClassId, Firewall, ObservedFirewall, PortRange, Probes, Protocol, RuleId, Served, Step,
+    Admit, Class, ClassId, Firewall, FirewallStep, ObservedFirewall, PortRange, Probes, Protocol, RuleId, Served, Step,
 };
 use warren_core::types::IpNet;
 use warren_linux::LinuxKernel;
@@ -70,11 +70,11 @@ fn a_table_is_read_back_as_it_was_written() {
 
         for wish in [firewall(), Firewall::default(), firewall()] {
             let wish = Arc::new(wish);
-            apply(&mut kernel, [Step::ReplaceFirewall(wish.clone())]).await;
+            apply(&mut kernel, [Step::Firewall(FirewallStep::Replace(wish.clone()))]).await;
             assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Table(wish));
         }
 
-        apply(&mut kernel, [Step::DeleteFirewall, Step::DeleteFirewall]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Delete), Step::Firewall(FirewallStep::Delete)]).await;
         assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Absent);
     });
 }
@@ -85,11 +85,11 @@ fn any_table_becomes_any_other_by_its_differences() {
         let mut kernel = LinuxKernel::new().unwrap();
         let mut runner = TestRunner::new(Config { rng_seed: RngSeed::Fixed(1), ..Config::default() });
         let mut from = Arc::new(Firewall::default());
-        apply(&mut kernel, [Step::ReplaceFirewall(from.clone())]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Replace(from.clone()))]).await;
 
         for _ in 0..12 {
             let to = Arc::new(any_firewall().new_tree(&mut runner).unwrap().current());
-            apply(&mut kernel, [Step::UpdateFirewall { from, to: to.clone() }]).await;
+            apply(&mut kernel, [Step::Firewall(FirewallStep::Update { from, to: to.clone() })]).await;
             assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Table(to.clone()));
             from = to;
         }
@@ -101,7 +101,7 @@ fn counters_survive_an_update_of_the_elements() {
     in_namespace(Needs::Namespace, || async {
         let mut kernel = sharing();
         let from = Arc::new(firewall());
-        apply(&mut kernel, [Step::ReplaceFirewall(from.clone())]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Replace(from.clone()))]).await;
         // The loopback dressed up as our link would need WireGuard; a counter can be made to count by hand.
         sh("nft insert rule inet warren arrive counter name denied_by_policy");
         sh("ping -c 1 -W 5 127.0.0.1");
@@ -116,7 +116,7 @@ fn counters_survive_an_update_of_the_elements() {
         to.hosts.insert("100.64.0.4".parse().unwrap(), ClassId(1));
         to.subnets.remove(&net("192.168.0.0/24"));
         let to = Arc::new(to);
-        apply(&mut kernel, [Step::UpdateFirewall { from, to: to.clone() }]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Update { from, to: to.clone() })]).await;
 
         assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Table(to));
         let after =
@@ -147,14 +147,14 @@ fn whatever_somebody_changes_in_the_table_is_seen() {
             "nft add element inet warren hosts4 '{ 100.64.0.77 : accept }'",
             "nft add element inet warren subnets4 '{ 10.0.0.5-10.0.0.9 : goto class_0000000000000001 }'",
         ] {
-            apply(&mut kernel, [Step::ReplaceFirewall(wish.clone())]).await;
+            apply(&mut kernel, [Step::Firewall(FirewallStep::Replace(wish.clone()))]).await;
             assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Table(wish.clone()));
             sh(change);
             assert!(matches!(firewall_of(&mut kernel).await, ObservedFirewall::Altered(_)), "{change}");
         }
 
         // A change that says something is read as what it says.
-        apply(&mut kernel, [Step::ReplaceFirewall(wish.clone())]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Replace(wish.clone()))]).await;
         sh("nft delete element inet warren hosts4 '{ 100.64.0.2 }'");
         let mut less = firewall();
         less.hosts.remove(&"100.64.0.2".parse().unwrap());
@@ -168,12 +168,13 @@ fn an_update_from_what_is_not_there_fails_and_changes_nothing() {
         use warren_core::plan::Kernel;
 
         let mut kernel = LinuxKernel::new().unwrap();
-        let update = |from: Firewall, to: Firewall| Step::UpdateFirewall { from: from.into(), to: to.into() };
+        let update =
+            |from: Firewall, to: Firewall| Step::Firewall(FirewallStep::Update { from: from.into(), to: to.into() });
         let error = kernel.apply(&update(Firewall::default(), firewall())).await.unwrap_err();
         assert_eq!(error.operation, "update nftables table inet warren");
         assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Absent);
 
-        apply(&mut kernel, [Step::ReplaceFirewall(Arc::new(Firewall::default()))]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Replace(Arc::new(Firewall::default())))]).await;
         assert!(kernel.apply(&update(firewall(), Firewall::default())).await.is_err());
         assert_eq!(firewall_of(&mut kernel).await, ObservedFirewall::Table(Arc::new(Firewall::default())));
     });

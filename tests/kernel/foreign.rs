@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use warren_core::plan::{Firewall, Step};
+use warren_core::plan::{Firewall, FirewallStep, Step};
 use warren_linux::LinuxKernel;
 
 use crate::common::*;
@@ -125,7 +125,7 @@ fn a_host_that_carries_no_network_is_told_nothing_of_forwarding() {
         load(DOCKER);
         let mut kernel = LinuxKernel::new().unwrap();
         let alone = Firewall { served: nets(&["100.64.0.1/32"]), ..Firewall::default() };
-        apply(&mut kernel, [Step::ReplaceFirewall(Arc::new(alone))]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Replace(Arc::new(alone)))]).await;
         assert_eq!(observe(&mut kernel).await.obstacles, []);
     });
 }
@@ -139,10 +139,10 @@ fn other_peoples_rules_are_the_same_before_during_and_after() {
             let before = sh("nft list ruleset");
             let mut kernel = LinuxKernel::new().unwrap();
             let firewall = wish().firewall.unwrap();
-            apply(&mut kernel, [Step::ReplaceFirewall(firewall)]).await;
+            apply(&mut kernel, [Step::Firewall(FirewallStep::Replace(firewall))]).await;
             let during = sh("nft list ruleset");
             observe(&mut kernel).await;
-            apply(&mut kernel, [Step::DeleteFirewall]).await;
+            apply(&mut kernel, [Step::Firewall(FirewallStep::Delete)]).await;
 
             assert!(during.starts_with(&before), "{during}");
             assert_eq!(sh("nft list ruleset"), before);
@@ -157,11 +157,11 @@ fn the_rules_that_stand_here_stay_and_are_told() {
         let before = sh("nft list ruleset");
         let mut kernel = LinuxKernel::new().unwrap();
         let carrying = Firewall { served: nets(&["100.64.0.1/32", "10.7.0.0/24"]), ..Firewall::default() };
-        apply(&mut kernel, [Step::ReplaceFirewall(Arc::new(carrying))]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Replace(Arc::new(carrying)))]).await;
         for obstacle in observe(&mut kernel).await.obstacles {
             println!("{}: {}: {}", obstacle.chain, obstacle.what, obstacle.advice);
         }
-        apply(&mut kernel, [Step::DeleteFirewall]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Delete)]).await;
         assert_eq!(sh("nft list ruleset"), before);
     });
 }
@@ -173,7 +173,7 @@ fn told(rules: &'static str) -> Vec<(String, String)> {
         load(rules);
         let mut kernel = LinuxKernel::new().unwrap();
         let carrying = Firewall { served: nets(&["100.64.0.1/32", "10.7.0.0/24"]), ..Firewall::default() };
-        apply(&mut kernel, [Step::ReplaceFirewall(Arc::new(carrying))]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Replace(Arc::new(carrying)))]).await;
         let mut told: Vec<_> = observe(&mut kernel).await.obstacles.into_iter().map(|o| (o.chain, o.advice)).collect();
         told.sort_by(|a, b| a.1.cmp(&b.1));
         out.send(told).unwrap();

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use warren_core::plan::{Firewall, Kernel, ObservedFirewall, Step};
+use warren_core::plan::{Firewall, FirewallStep, Kernel, ObservedFirewall, Step};
 use warren_linux::LinuxKernel;
 
 use crate::common::*;
@@ -26,7 +26,7 @@ async fn owner() -> Option<(LinuxKernel, Arc<Firewall>)> {
     }
     let mut kernel = LinuxKernel::new().unwrap();
     let firewall = wish().firewall.unwrap();
-    apply(&mut kernel, [Step::ReplaceFirewall(firewall.clone())]).await;
+    apply(&mut kernel, [Step::Firewall(FirewallStep::Replace(firewall.clone()))]).await;
     Some((kernel, firewall))
 }
 
@@ -52,9 +52,9 @@ fn nobody_else_can_flush_delete_or_change_the_table() {
         let mut more = Firewall::clone(&firewall);
         more.hosts.insert("100.64.0.9".parse().unwrap(), warren_core::plan::ClassId(1));
         let more = Arc::new(more);
-        apply(&mut kernel, [Step::UpdateFirewall { from: firewall, to: more.clone() }]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Update { from: firewall, to: more.clone() })]).await;
         assert_eq!(observe(&mut kernel).await.firewall, ObservedFirewall::Table(more));
-        apply(&mut kernel, [Step::DeleteFirewall]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Delete)]).await;
         assert_eq!(sh("nft list ruleset"), "");
     });
 }
@@ -79,7 +79,7 @@ fn a_killed_owner_leaves_the_table_as_it_is_and_the_next_takes_it_over() {
         let chains = || sh("nft list table inet warren | sed '/flags/d; /^table/d'");
         let before = chains();
         let mut next = LinuxKernel::new().unwrap();
-        let error = next.apply(&Step::DeleteFirewall).await.unwrap_err();
+        let error = next.apply(&Step::Firewall(FirewallStep::Delete)).await.unwrap_err();
         assert!(error.reason.contains("another process owns the table"), "{error}");
 
         child.kill().unwrap();
@@ -92,7 +92,7 @@ fn a_killed_owner_leaves_the_table_as_it_is_and_the_next_takes_it_over() {
         assert_eq!(chains(), before, "it has an owner again");
         // That one leaves it too, and what cleans up after both is nobody's owner yet.
         drop(next);
-        apply(&mut LinuxKernel::new().unwrap(), [Step::DeleteFirewall]).await;
+        apply(&mut LinuxKernel::new().unwrap(), [Step::Firewall(FirewallStep::Delete)]).await;
         assert_eq!(sh("nft list ruleset"), "");
     });
 }
@@ -114,7 +114,7 @@ fn what_is_killed() {
 fn an_operator_may_choose_to_share_the_table() {
     in_namespace(Needs::Namespace, || async {
         let mut kernel = sharing();
-        apply(&mut kernel, [Step::ReplaceFirewall(wish().firewall.unwrap())]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Replace(wish().firewall.unwrap()))]).await;
         sh("nft insert rule inet warren overlay accept");
         sh("nft flush ruleset");
         assert_eq!(observe(&mut kernel).await.firewall, ObservedFirewall::Absent);

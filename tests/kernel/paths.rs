@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use warren_agent::relay_pump::{self, Direct, Pump, PumpCommand, PumpConfig, PumpNews, PumpPeer, RegionState};
-use warren_core::plan::{Firewall, Probes, Step, own};
+use warren_core::plan::{Firewall, FirewallStep, Probes, Step, own};
 use warren_core::types::{NodePrivate, NodePublic, RegionId};
 use warren_core::wire::control::{DerpMap, DerpNode, DerpRegion};
 use warren_linux::LinuxKernel;
@@ -42,7 +42,7 @@ fn what_the_agent_sends_and_receives_itself_is_what_it_should_be() {
         let mut kernel = LinuxKernel::new().unwrap();
         let probes = Probes { wireguard_port: 51820, ..PROBES };
         let firewall = Firewall { probes: Some(probes), ..Firewall::default() };
-        apply(&mut kernel, [Step::ReplaceFirewall(Arc::new(firewall))]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Replace(Arc::new(firewall)))]).await;
         let mut arriving = ProbeSocket::bind(own::PROBE_PORT).unwrap();
         let mut sender = UdpSender::open(7777, Some(own::MARK_BYPASS)).unwrap();
         let tunnels = ["127.0.0.1:51820", "[::1]:51820"].map(|at| UdpSocket::bind(at).unwrap());
@@ -90,7 +90,7 @@ fn what_the_agent_sends_and_receives_itself_is_what_it_should_be() {
             assert_eq!(tunnels[0].recv_from(&mut buffer).unwrap(), (length, address("127.128.3.4:41742")));
         }
         assert_eq!(relay.dropped(), 0);
-        apply(&mut kernel, [Step::DeleteFirewall]).await;
+        apply(&mut kernel, [Step::Firewall(FirewallStep::Delete)]).await;
     });
 }
 

@@ -1,6 +1,6 @@
 //! Routes and policy rules.
 
-use warren_core::plan::{Kernel, Route, RouteTarget, Rule, RuleAction, RulePackets, Step, own};
+use warren_core::plan::{Kernel, Route, RouteStep, RouteTarget, Rule, RuleAction, RulePackets, RuleStep, Step, own};
 use warren_linux::LinuxKernel;
 
 use crate::common::*;
@@ -24,8 +24,8 @@ fn routes_of_every_kind_are_set_replaced_and_removed() {
             route("fd00::/8", RouteTarget::Throw, 100),
         ];
 
-        apply(&mut kernel, routes.iter().cloned().map(Step::AddRoute)).await;
-        apply(&mut kernel, routes.iter().cloned().map(Step::AddRoute)).await;
+        apply(&mut kernel, routes.iter().cloned().map(RouteStep::Add).map(Step::Route)).await;
+        apply(&mut kernel, routes.iter().cloned().map(RouteStep::Add).map(Step::Route)).await;
 
         let seen = observe(&mut kernel).await;
         assert_eq!(seen.routes, routes.iter().cloned().collect());
@@ -39,15 +39,15 @@ fn routes_of_every_kind_are_set_replaced_and_removed() {
         // One destination and metric is one place.
         for place in ["192.168.0.0/16", "fd00::/8"] {
             for target in [RouteTarget::Tunnel, RouteTarget::Unreachable, RouteTarget::Throw] {
-                apply(&mut kernel, [Step::AddRoute(route(place, target, 100))]).await;
+                apply(&mut kernel, [Step::Route(RouteStep::Add(route(place, target, 100)))]).await;
                 let seen = observe(&mut kernel).await.routes;
                 let here: Vec<_> = seen.iter().filter(|route| route.destination == net(place)).collect();
                 assert_eq!(here, [&route(place, target, 100)]);
             }
         }
 
-        apply(&mut kernel, routes.iter().cloned().map(Step::RemoveRoute)).await;
-        apply(&mut kernel, routes.iter().cloned().map(Step::RemoveRoute)).await;
+        apply(&mut kernel, routes.iter().cloned().map(RouteStep::Remove).map(Step::Route)).await;
+        apply(&mut kernel, routes.iter().cloned().map(RouteStep::Remove).map(Step::Route)).await;
         assert!(observe(&mut kernel).await.routes.is_empty());
     });
 }
@@ -69,15 +69,15 @@ fn rules_are_set_once_and_removed_one_at_a_time() {
         let earlier: Vec<Rule> = [false, true].into_iter().flat_map(earlier).collect();
         let rules = [false, true].map(ours);
 
-        apply(&mut kernel, earlier.iter().chain(&rules).copied().map(Step::AddRule)).await;
-        apply(&mut kernel, earlier.iter().chain(&rules).copied().map(Step::AddRule)).await;
+        apply(&mut kernel, earlier.iter().chain(&rules).copied().map(RuleStep::Add).map(Step::Rule)).await;
+        apply(&mut kernel, earlier.iter().chain(&rules).copied().map(RuleStep::Add).map(Step::Rule)).await;
 
         let mut seen = observe(&mut kernel).await.rules;
         let mut expected: Vec<Rule> = earlier.iter().chain(&rules).copied().collect();
         seen.sort();
         expected.sort();
         assert_eq!(seen, expected);
-        apply(&mut kernel, earlier.iter().rev().copied().map(Step::RemoveRule)).await;
+        apply(&mut kernel, earlier.iter().rev().copied().map(RuleStep::Remove).map(Step::Rule)).await;
         assert_eq!(observe(&mut kernel).await.rules, rules);
         for family in ["", "-6 "] {
             let printed = json(&format!("ip {family}-j -d rule show pref 5310"));
@@ -91,11 +91,11 @@ fn rules_are_set_once_and_removed_one_at_a_time() {
         let ours = |rule: &&Rule| rule.priority == 5310 && !rule.ipv6;
         let seen = observe(&mut kernel).await.rules;
         assert_eq!(seen.iter().filter(ours).count(), 2);
-        apply(&mut kernel, [Step::RemoveRule(*seen.iter().find(ours).unwrap())]).await;
+        apply(&mut kernel, [Step::Rule(RuleStep::Remove(*seen.iter().find(ours).unwrap()))]).await;
         assert_eq!(observe(&mut kernel).await.rules.iter().filter(ours).count(), 1);
 
-        apply(&mut kernel, rules.iter().copied().map(Step::RemoveRule)).await;
-        apply(&mut kernel, rules.iter().copied().map(Step::RemoveRule)).await;
+        apply(&mut kernel, rules.iter().copied().map(RuleStep::Remove).map(Step::Rule)).await;
+        apply(&mut kernel, rules.iter().copied().map(RuleStep::Remove).map(Step::Rule)).await;
         assert!(observe(&mut kernel).await.rules.is_empty());
     });
 }

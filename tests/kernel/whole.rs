@@ -10,8 +10,8 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde_json::{Value, json};
 use warren_core::plan::{
-    Ability, Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, ModelKernel, Observed, ObservedFirewall,
-    Peer, Route, RouteTarget, Rule, RuleAction, RulePackets, Step, diff, own,
+    Ability, Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, LinkStep, ModelKernel, Observed,
+    ObservedFirewall, Peer, PeerStep, Route, RouteStep, RouteTarget, Rule, RuleAction, RulePackets, Step, diff, own,
 };
 use warren_core::types::IpNet;
 use warren_linux::LinuxKernel;
@@ -379,11 +379,15 @@ fn a_step_that_fails_names_the_operation_and_the_object() {
         observe(&mut kernel).await;
         let peer = Arc::new(Peer::default());
         for (step, operation) in [
-            (Step::SetMtu(1280), "set the MTU of warren0 to 1280"),
-            (Step::AddAddress(net("100.64.0.1/32")), "add address 100.64.0.1/32 to warren0"),
-            (Step::AddPeer { key: public(1), peer }, "add peer ["),
+            (Step::Link(LinkStep::SetMtu(1280)), "set the MTU of warren0 to 1280"),
+            (Step::Link(LinkStep::AddAddress(net("100.64.0.1/32"))), "add address 100.64.0.1/32 to warren0"),
+            (Step::Peer(public(1), PeerStep::Add(peer)), "add peer ["),
             (
-                Step::AddRoute(Route { destination: net("10.0.0.0/8"), target: RouteTarget::Tunnel, metric: 1 }),
+                Step::Route(RouteStep::Add(Route {
+                    destination: net("10.0.0.0/8"),
+                    target: RouteTarget::Tunnel,
+                    metric: 1,
+                })),
                 "add route 10.0.0.0/8 to table 22337",
             ),
         ] {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use warren_core::netmap::{AddressRange, Netmap};
 use warren_core::plan::{
-    Ability, Desired, ModelKernel, Packet, Planner, PortRange, Protocol, Step, desired, diff, own,
+    Ability, Desired, ModelKernel, Packet, Planner, PortRange, Protocol, RuleStep, Step, desired, diff, own,
 };
 use warren_core::types::NodePublic;
 
@@ -37,7 +37,7 @@ proptest! {
         let steps = diff(&world.wish(), &kernel.state).steps;
         for step in &steps {
             kernel.carry_out(step).unwrap();
-            if let Step::AddRule(rule) | Step::RemoveRule(rule) = step {
+            if let Step::Rule(RuleStep::Add(rule) | RuleStep::Remove(rule)) = step {
                 prop_assert!((own::RULE_FIRST..=own::RULE_LAST).contains(&rule.priority));
             }
         }

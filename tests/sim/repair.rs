@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use warren_core::plan::{
-    Ability, Action, Desired, Event, KernelError, ModelKernel, ObservedFirewall, ObservedLink, Reconciler, Route,
-    RouteTarget, Step, diff,
+    Ability, Action, Desired, Event, KernelError, ModelKernel, ObservedFirewall, ObservedLink, PeerStep, Reconciler,
+    Route, RouteStep, RouteTarget, RuleStep, Step, diff,
 };
 use warren_core::types::{IpNet, NodePublic};
 
@@ -174,7 +174,7 @@ fn a_program_that_undoes_every_repair_is_met_slowly_and_named() {
         }
         host.run(Duration::from_millis(10));
     }
-    let repairs = host.applied.iter().filter(|step| matches!(step, Step::AddRule(_))).count() / 2;
+    let repairs = host.applied.iter().filter(|step| matches!(step, Step::Rule(RuleStep::Add(_)))).count() / 2;
     assert!((5..=20).contains(&repairs), "{repairs} repairs in a minute");
     let troubles = host.troubles();
     assert!(troubles.iter().any(|trouble| trouble.contains("keeps removing or changing rule 5310")), "{troubles:?}");
@@ -184,7 +184,8 @@ fn a_program_that_undoes_every_repair_is_met_slowly_and_named() {
 fn a_peer_that_the_kernel_refuses_does_not_stop_the_others() {
     let wish = small_world().wish();
     let mut host = Host::new(&wish);
-    let refused = diff(&wish, &host.kernel.state).steps.into_iter().find(|step| matches!(step, Step::AddPeer { .. }));
+    let refused =
+        diff(&wish, &host.kernel.state).steps.into_iter().find(|step| matches!(step, Step::Peer(_, PeerStep::Add(_))));
     let refused = refused.unwrap().to_string();
     host.refused.insert(refused.clone());
     host.run(Duration::from_secs(600));
@@ -210,7 +211,8 @@ fn ten_thousand_peers_are_a_few_actions_and_one_that_is_refused_is_named() {
     }));
     let mut host = Host::new(&wish);
     let plan = diff(&wish, &host.kernel.state).steps;
-    let adds: Vec<String> = plan.iter().filter(|s| matches!(s, Step::AddPeer { .. })).map(Step::to_string).collect();
+    let adds: Vec<String> =
+        plan.iter().filter(|s| matches!(s, Step::Peer(_, PeerStep::Add(_)))).map(Step::to_string).collect();
     let refused = adds[700].clone();
     host.refused.insert(refused.clone());
 
@@ -324,7 +326,7 @@ fn a_new_wish_ends_the_plan_for_the_old_one_at_the_next_step() {
     host.wish(&Desired::default());
     host.run(Duration::ZERO);
     assert_eq!(host.kernel.state, ModelKernel::default().state);
-    assert!(!host.applied.iter().any(|step| matches!(step, Step::AddPeer { .. })));
+    assert!(!host.applied.iter().any(|step| matches!(step, Step::Peer(_, PeerStep::Add(_)))));
 }
 
 #[test]
@@ -427,8 +429,8 @@ proptest! {
 fn an_unreachable_route_is_there_before_the_rules_and_after_them() {
     let wish = small_world().wish();
     let up = diff(&wish, &ModelKernel::default().state).steps;
-    let refuses = |step: &Step| matches!(step, Step::AddRoute(route) | Step::RemoveRoute(route) if route.target == RouteTarget::Unreachable);
-    let is_rule = |step: &Step| matches!(step, Step::AddRule(_) | Step::RemoveRule(_));
+    let refuses = |step: &Step| matches!(step, Step::Route(RouteStep::Add(route) | RouteStep::Remove(route)) if route.target == RouteTarget::Unreachable);
+    let is_rule = |step: &Step| matches!(step, Step::Rule(_));
     assert!(up.iter().position(refuses).unwrap() < up.iter().position(is_rule).unwrap());
     let host = Host::settled(&wish);
     let down = diff(&Desired::default(), &host.kernel.state).steps;

@@ -17,7 +17,7 @@ use super::firewall::Firewall;
 use super::flows::FlowJudge;
 use super::handover::withheld;
 use super::observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
-use super::step::{Plan, Step};
+use super::step::{DeviceStep, FirewallStep, LinkStep, PeerStep, Plan, RouteStep, RuleStep, Step};
 use super::union::union;
 use super::wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule};
 
@@ -46,7 +46,7 @@ fn go_up(device: &Device, desired: &Desired, observed: &Observed, steps: &mut Ve
     let (close, open) = firewall_steps(desired, observed, &peers);
 
     if observed.link.is_none() {
-        steps.push(Step::CreateLink);
+        steps.push(Step::Link(LinkStep::Create));
     }
     settings(device, link, current, steps);
     let cut = flows_step(device, desired, observed, close.as_ref());
@@ -54,11 +54,11 @@ fn go_up(device: &Device, desired: &Desired, observed: &Observed, steps: &mut Ve
     steps.extend(cut);
     peers.take_down(steps);
     // The new ones first: with the last IPv4 address of a link the kernel drops its IPv4 routes.
-    steps.extend(device.addresses.difference(&link.addresses).copied().map(Step::AddAddress));
-    steps.extend(link.addresses.difference(&device.addresses).copied().map(Step::RemoveAddress));
+    steps.extend(device.addresses.difference(&link.addresses).copied().map(LinkStep::AddAddress).map(Step::Link));
+    steps.extend(link.addresses.difference(&device.addresses).copied().map(LinkStep::RemoveAddress).map(Step::Link));
     peers.set_up(steps);
     if !link.up {
-        steps.push(Step::SetLinkUp);
+        steps.push(Step::Link(LinkStep::SetUp));
     }
     add_routes(&desired.routes, &observed.routes, steps);
     remove_routes(&desired.routes, &observed.routes, steps);
@@ -71,7 +71,7 @@ fn go_down(desired: &Desired, observed: &Observed, steps: &mut Vec<Step>) {
     remove_rules(&desired.rules, &observed.rules, steps);
     remove_routes(&desired.routes, &observed.routes, steps);
     if observed.link.as_ref().is_some_and(|link| link.is_wireguard) {
-        steps.push(Step::DeleteLink);
+        steps.push(Step::Link(LinkStep::Delete));
     }
     add_routes(&desired.routes, &observed.routes, steps);
     add_rules(&desired.rules, &observed.rules, steps);
@@ -82,27 +82,27 @@ fn go_down(desired: &Desired, observed: &Observed, steps: &mut Vec<Step>) {
 
 fn settings(device: &Device, link: &ObservedLink, current: &ObservedDevice, steps: &mut Vec<Step>) {
     if current.fwmark != device.fwmark {
-        steps.push(Step::SetFwmark(device.fwmark));
+        steps.push(Step::Device(DeviceStep::SetFwmark(device.fwmark)));
     }
     if current.listen_port != device.listen_port {
-        steps.push(Step::SetListenPort(device.listen_port));
+        steps.push(Step::Device(DeviceStep::SetListenPort(device.listen_port)));
     }
     if current.private_key.as_ref() != Some(&device.private_key) {
-        steps.push(Step::SetPrivateKey(device.private_key.clone()));
+        steps.push(Step::Device(DeviceStep::SetPrivateKey(device.private_key.clone())));
     }
     if link.mtu != device.mtu {
-        steps.push(Step::SetMtu(device.mtu));
+        steps.push(Step::Link(LinkStep::SetMtu(device.mtu)));
     }
 }
 
 /// What to do to the firewall before the peers change, and what after.
 fn firewall_steps(desired: &Desired, observed: &Observed, peers: &PeerChanges<'_>) -> (Option<Step>, Option<Step>) {
     let update = |from: &Arc<Firewall>, to: &Arc<Firewall>| {
-        (from != to).then(|| Step::UpdateFirewall { from: Arc::clone(from), to: Arc::clone(to) })
+        (from != to).then(|| Step::Firewall(FirewallStep::Update { from: Arc::clone(from), to: Arc::clone(to) }))
     };
     match (&observed.firewall, &desired.firewall) {
         (ObservedFirewall::Absent, None) => (None, None),
-        (_, None) => (None, Some(Step::DeleteFirewall)),
+        (_, None) => (None, Some(Step::Firewall(FirewallStep::Delete))),
         (ObservedFirewall::Table(from), Some(to)) if from == to => (None, None),
         (ObservedFirewall::Table(from), Some(to)) => {
             let between = withheld(from, to, observed, &peers.gained, &peers.lost());
@@ -110,7 +110,7 @@ fn firewall_steps(desired: &Desired, observed: &Observed, peers: &PeerChanges<'_
         }
         (_, Some(to)) => {
             let between = withheld(&Firewall::default(), to, observed, &peers.gained, &peers.lost());
-            (Some(Step::ReplaceFirewall(Arc::clone(&between))), update(&between, to))
+            (Some(Step::Firewall(FirewallStep::Replace(Arc::clone(&between)))), update(&between, to))
         }
     }
 }
@@ -119,13 +119,13 @@ fn firewall_steps(desired: &Desired, observed: &Observed, peers: &PeerChanges<'_
 fn flows_step(device: &Device, desired: &Desired, observed: &Observed, close: Option<&Step>) -> Option<Step> {
     let firewall = desired.firewall.as_ref()?;
     let loses_rights = match close {
-        Some(Step::UpdateFirewall { from, to }) => from.may_lose_rights(to),
+        Some(Step::Firewall(FirewallStep::Update { from, to })) => from.may_lose_rights(to),
         Some(_) => true,
         None => false,
     };
     let can_end = !observed.lacking.contains(&Ability::EndFlows);
     let is_due = can_end && (loses_rights || !observed.flows_judged);
-    is_due.then(|| Step::CutFlows(FlowJudge::new(firewall, device, observed)))
+    is_due.then(|| Step::Firewall(FirewallStep::CutFlows(FlowJudge::new(firewall, device, observed))))
 }
 
 /// How the peers differ. A prefix that another peer gains is *moved*: giving it there takes it from here.
@@ -180,35 +180,35 @@ impl<'a> PeerChanges<'a> {
 
     fn take_down(&self, steps: &mut Vec<Step>) {
         let gone = self.removed.iter().filter(|(_, peer)| !self.has_successor(peer));
-        steps.extend(gone.map(|(key, _)| Step::RemovePeer(*key)));
+        steps.extend(gone.map(|(key, _)| Step::Peer(*key, PeerStep::Remove)));
         for change in &self.changed {
             let allowed_ips: BTreeSet<IpNet> =
                 change.lost().filter(|prefix| !self.gained.contains(prefix)).copied().collect();
             if !allowed_ips.is_empty() {
                 let keep = change.observed.allowed_ips.difference(&allowed_ips).copied().collect();
-                steps.push(Step::RemoveAllowedIps { key: change.key, allowed_ips, keep });
+                steps.push(Step::Peer(change.key, PeerStep::RemoveAllowedIps { allowed_ips, keep }));
             }
         }
     }
 
     /// A peer with a successor goes only when that one is there, so that senders see no gap.
     fn set_up(&self, steps: &mut Vec<Step>) {
-        steps.extend(self.added.iter().map(|(key, peer)| Step::AddPeer { key: *key, peer: Arc::clone(peer) }));
+        steps.extend(self.added.iter().map(|(key, peer)| Step::Peer(*key, PeerStep::Add(Arc::clone(peer)))));
         for change in &self.changed {
             let key = change.key;
             let allowed_ips: BTreeSet<IpNet> = change.gained().copied().collect();
             if !allowed_ips.is_empty() {
-                steps.push(Step::AddAllowedIps { key, allowed_ips });
+                steps.push(Step::Peer(key, PeerStep::AddAllowedIps(allowed_ips)));
             }
             if let Some(endpoint) = change.endpoint() {
-                steps.push(Step::SetEndpoint { key, endpoint });
+                steps.push(Step::Peer(key, PeerStep::SetEndpoint(endpoint)));
             }
             if change.desired.keepalive != change.observed.keepalive {
-                steps.push(Step::SetKeepalive { key, seconds: change.desired.keepalive });
+                steps.push(Step::Peer(key, PeerStep::SetKeepalive(change.desired.keepalive)));
             }
         }
         let replaced = self.removed.iter().filter(|(_, peer)| self.has_successor(peer));
-        steps.extend(replaced.map(|(key, _)| Step::RemovePeer(*key)));
+        steps.extend(replaced.map(|(key, _)| Step::Peer(*key, PeerStep::Remove)));
     }
 }
 
@@ -241,7 +241,7 @@ impl PeerChange<'_> {
 fn add_routes(desired: &BTreeSet<Route>, observed: &BTreeSet<Route>, steps: &mut Vec<Step>) {
     let mut missing: Vec<&Route> = desired.difference(observed).collect();
     missing.sort_by_key(|route| route.target != RouteTarget::Unreachable);
-    steps.extend(missing.into_iter().cloned().map(Step::AddRoute));
+    steps.extend(missing.into_iter().cloned().map(RouteStep::Add).map(Step::Route));
 }
 
 /// Routes that refuse go last. A route that a missing one takes the place of needs no step.
@@ -251,14 +251,14 @@ fn remove_routes(desired: &BTreeSet<Route>, observed: &BTreeSet<Route>, steps: &
     let is_replaced = |route: &Route| places.contains(&(route.destination, route.metric));
     let mut stale: Vec<&Route> = observed.difference(desired).filter(|route| !is_replaced(route)).collect();
     stale.sort_by_key(|route| route.target == RouteTarget::Unreachable);
-    steps.extend(stale.into_iter().cloned().map(Step::RemoveRoute));
+    steps.extend(stale.into_iter().cloned().map(RouteStep::Remove).map(Step::Route));
 }
 
 /// The new ones stand before the old ones go, also where an earlier version wrote those: at no step do packets of the
 /// overlay pass our table by.
 fn add_rules(desired: &BTreeSet<Rule>, observed: &[Rule], steps: &mut Vec<Step>) {
     let present: BTreeSet<Rule> = observed.iter().copied().collect();
-    steps.extend(desired.difference(&present).copied().map(Step::AddRule));
+    steps.extend(desired.difference(&present).copied().map(RuleStep::Add).map(Step::Rule));
 }
 
 /// The rule that is asked last goes first. Of duplicates one stays.
@@ -266,5 +266,5 @@ fn remove_rules(desired: &BTreeSet<Rule>, observed: &[Rule], steps: &mut Vec<Ste
     let mut wanted = desired.clone();
     let mut surplus: Vec<Rule> = observed.iter().copied().filter(|rule| !wanted.remove(rule)).collect();
     surplus.sort_by(|a, b| b.cmp(a));
-    steps.extend(surplus.into_iter().map(Step::RemoveRule));
+    steps.extend(surplus.into_iter().map(RuleStep::Remove).map(Step::Rule));
 }

@@ -7,7 +7,7 @@ use crate::types::IpNet;
 
 use super::firewall::Firewall;
 use super::own;
-use super::step::{Plan, Step};
+use super::step::{DeviceStep, FirewallStep, LinkStep, PeerStep, Plan, RouteStep, RuleStep, Step};
 use super::wish::{EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction, RulePackets};
 
 impl Plan {
@@ -26,37 +26,79 @@ impl fmt::Display for Plan {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateLink => write!(f, "create link {}", own::LINK),
-            Self::DeleteLink => write!(f, "delete link {}", own::LINK),
+            Self::Link(step) => step.fmt(f),
+            Self::Device(step) => step.fmt(f),
+            Self::Peer(key, step) => step.describe(&key.short(), f),
+            Self::Route(step) => step.fmt(f),
+            Self::Rule(step) => step.fmt(f),
+            Self::Firewall(step) => step.fmt(f),
+            Self::RemoveStrange(object) => write!(f, "remove {}", object.escape_debug()),
+        }
+    }
+}
+
+impl fmt::Display for LinkStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create => write!(f, "create link {}", own::LINK),
+            Self::Delete => write!(f, "delete link {}", own::LINK),
+            Self::SetMtu(mtu) => write!(f, "set the MTU of {} to {mtu}", own::LINK),
+            Self::SetUp => write!(f, "bring {} up", own::LINK),
+            Self::AddAddress(address) => write!(f, "add address {address} to {}", own::LINK),
+            Self::RemoveAddress(address) => write!(f, "remove address {address} from {}", own::LINK),
+        }
+    }
+}
+
+impl fmt::Display for DeviceStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Self::SetPrivateKey(key) => write!(f, "set the key of {} to that of {}", own::LINK, key.public().short()),
             Self::SetListenPort(port) => write!(f, "set the port of {} to {port}", own::LINK),
             Self::SetFwmark(mark) => write!(f, "set the mark of {} to {mark:#x}", own::LINK),
-            Self::SetMtu(mtu) => write!(f, "set the MTU of {} to {mtu}", own::LINK),
-            Self::SetLinkUp => write!(f, "bring {} up", own::LINK),
-            Self::AddAddress(address) => write!(f, "add address {address} to {}", own::LINK),
-            Self::RemoveAddress(address) => write!(f, "remove address {address} from {}", own::LINK),
-            Self::AddPeer { key, peer } => write!(f, "add peer {}{peer}", key.short()),
-            Self::AddAllowedIps { key, allowed_ips } => {
-                write!(f, "give peer {} {}", key.short(), List(allowed_ips))
-            }
-            Self::RemoveAllowedIps { key, allowed_ips, .. } => {
-                write!(f, "take {} from peer {}", List(allowed_ips), key.short())
-            }
-            Self::SetEndpoint { key, endpoint } => write!(f, "move peer {} to {endpoint}", key.short()),
-            Self::SetKeepalive { key, seconds: 0 } => write!(f, "stop keep-alives to peer {}", key.short()),
-            Self::SetKeepalive { key, seconds } => write!(f, "keep peer {} alive every {seconds} s", key.short()),
-            Self::RemovePeer(key) => write!(f, "remove peer {}", key.short()),
-            Self::AddRoute(route) => write!(f, "add route {route}"),
-            Self::RemoveRoute(route) => write!(f, "remove route {route}"),
-            Self::AddRule(rule) => write!(f, "add rule {rule}"),
-            Self::RemoveRule(rule) => write!(f, "remove rule {rule}"),
-            Self::ReplaceFirewall(to) => write!(f, "replace table inet {}: {to}", own::NFT_TABLE),
-            Self::UpdateFirewall { from, to } => {
-                write!(f, "update table inet {}: {}", own::NFT_TABLE, Change { from, to })
-            }
+        }
+    }
+}
+
+impl PeerStep {
+    fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Add(peer) => write!(f, "add peer {name}{peer}"),
+            Self::AddAllowedIps(allowed_ips) => write!(f, "give peer {name} {}", List(allowed_ips)),
+            Self::RemoveAllowedIps { allowed_ips, .. } => write!(f, "take {} from peer {name}", List(allowed_ips)),
+            Self::SetEndpoint(endpoint) => write!(f, "move peer {name} to {endpoint}"),
+            Self::SetKeepalive(0) => write!(f, "stop keep-alives to peer {name}"),
+            Self::SetKeepalive(seconds) => write!(f, "keep peer {name} alive every {seconds} s"),
+            Self::Remove => write!(f, "remove peer {name}"),
+        }
+    }
+}
+
+impl fmt::Display for RouteStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Add(route) => write!(f, "add route {route}"),
+            Self::Remove(route) => write!(f, "remove route {route}"),
+        }
+    }
+}
+
+impl fmt::Display for RuleStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Add(rule) => write!(f, "add rule {rule}"),
+            Self::Remove(rule) => write!(f, "remove rule {rule}"),
+        }
+    }
+}
+
+impl fmt::Display for FirewallStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replace(to) => write!(f, "replace table inet {}: {to}", own::NFT_TABLE),
+            Self::Update { from, to } => write!(f, "update table inet {}: {}", own::NFT_TABLE, Change { from, to }),
             Self::CutFlows(_) => f.write_str("end the connections that the firewall does not admit"),
-            Self::DeleteFirewall => write!(f, "delete table inet {}", own::NFT_TABLE),
-            Self::RemoveStrange(object) => write!(f, "remove {}", object.escape_debug()),
+            Self::Delete => write!(f, "delete table inet {}", own::NFT_TABLE),
         }
     }
 }
@@ -65,24 +107,27 @@ impl Step {
     /// The object that the step is about, as people know it.
     pub fn object(&self) -> String {
         match self {
-            Self::CreateLink | Self::DeleteLink | Self::SetLinkUp => format!("link {}", own::LINK),
-            Self::SetPrivateKey(_) => format!("the key of {}", own::LINK),
-            Self::SetListenPort(_) => format!("the port of {}", own::LINK),
-            Self::SetFwmark(_) => format!("the mark of {}", own::LINK),
+            Self::Link(step) => step.object(),
+            Self::Device(DeviceStep::SetPrivateKey(_)) => format!("the key of {}", own::LINK),
+            Self::Device(DeviceStep::SetListenPort(_)) => format!("the port of {}", own::LINK),
+            Self::Device(DeviceStep::SetFwmark(_)) => format!("the mark of {}", own::LINK),
+            Self::Peer(key, _) => format!("peer {}", key.short()),
+            Self::Route(RouteStep::Add(route) | RouteStep::Remove(route)) => format!("route {}", route.destination),
+            Self::Rule(RuleStep::Add(rule) | RuleStep::Remove(rule)) => {
+                format!("rule {} ({})", rule.priority, rule.family())
+            }
+            Self::Firewall(_) => format!("table inet {}", own::NFT_TABLE),
+            Self::RemoveStrange(object) => object.escape_debug().to_string(),
+        }
+    }
+}
+
+impl LinkStep {
+    fn object(&self) -> String {
+        match self {
+            Self::Create | Self::Delete | Self::SetUp => format!("link {}", own::LINK),
             Self::SetMtu(_) => format!("the MTU of {}", own::LINK),
             Self::AddAddress(address) | Self::RemoveAddress(address) => format!("address {address}"),
-            Self::AddPeer { key, .. }
-            | Self::AddAllowedIps { key, .. }
-            | Self::RemoveAllowedIps { key, .. }
-            | Self::SetEndpoint { key, .. }
-            | Self::SetKeepalive { key, .. }
-            | Self::RemovePeer(key) => format!("peer {}", key.short()),
-            Self::AddRoute(route) | Self::RemoveRoute(route) => format!("route {}", route.destination),
-            Self::AddRule(rule) | Self::RemoveRule(rule) => format!("rule {} ({})", rule.priority, rule.family()),
-            Self::ReplaceFirewall(_) | Self::UpdateFirewall { .. } | Self::CutFlows(_) | Self::DeleteFirewall => {
-                format!("table inet {}", own::NFT_TABLE)
-            }
-            Self::RemoveStrange(object) => object.escape_debug().to_string(),
         }
     }
 }

@@ -49,6 +49,6 @@ pub use prefs::{Host, Path, Paths, Prefs};
 pub use probes::Probes;
 pub use reconciler::{Action, Event, Reconciler, Trouble};
 pub use served::Served;
-pub use step::{Plan, Step};
+pub use step::{DeviceStep, FirewallStep, LinkStep, PeerStep, Plan, RouteStep, RuleStep, Step};
 pub use way::{Astray, Outcome, Way};
 pub use wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction, RulePackets};

@@ -12,7 +12,7 @@ use super::explain::Figures;
 use super::firewall::Packet;
 use super::kernel::{Change, Kernel, KernelError};
 use super::observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
-use super::step::Step;
+use super::step::{DeviceStep, FirewallStep, LinkStep, PeerStep, RouteStep, RuleStep, Step};
 use super::way::{Outcome, Way};
 use super::wish::{EndpointWish, Peer, Route, RouteTarget, RuleAction};
 
@@ -40,58 +40,93 @@ impl ModelKernel {
 
     /// Carries out one step as the kernel would.
     pub fn carry_out(&mut self, step: &Step) -> Result<(), KernelError> {
-        let refuse = |reason: &str| Err(KernelError { operation: step.to_string(), reason: reason.to_owned() });
-        if let Some(reason) = self.refusal(step) {
-            return refuse(reason);
-        }
+        let result = self.refusal(step).map_or(Ok(()), Err).and_then(|()| self.try_step(step));
+        result.map_err(|reason: &str| KernelError { operation: step.to_string(), reason: reason.to_owned() })
+    }
+
+    fn try_step(&mut self, step: &Step) -> Result<(), &'static str> {
         match step {
-            Step::CreateLink => match &self.state.link {
-                Some(link) if !link.is_wireguard => return refuse("File exists"),
-                Some(_) => {}
-                None => self.create_link(),
-            },
-            Step::DeleteLink => match &self.state.link {
-                Some(link) if !link.is_wireguard => return refuse("Operation not permitted"),
-                _ => self.delete_link(),
-            },
-            Step::SetMtu(_) | Step::SetLinkUp | Step::AddAddress(_) | Step::RemoveAddress(_) => {
-                let Some(link) = &mut self.state.link else { return refuse("No such device") };
+            Step::Link(step) => return self.try_link_step(step),
+            Step::Device(step) => change_device(self.device()?, step),
+            Step::Peer(key, step) => change_peer(self.device()?, *key, step),
+            Step::Route(step) => return self.try_route_step(step),
+            Step::Rule(step) => self.change_rules(step),
+            Step::Firewall(step) => return self.try_firewall_step(step),
+            Step::RemoveStrange(object) => self.state.strange.retain(|strange| strange != object),
+        }
+        Ok(())
+    }
+
+    fn link(&mut self) -> Result<&mut ObservedLink, &'static str> {
+        self.state.link.as_mut().ok_or("No such device")
+    }
+
+    fn device(&mut self) -> Result<&mut ObservedDevice, &'static str> {
+        self.state.device.as_mut().ok_or("No such device")
+    }
+
+    fn try_link_step(&mut self, step: &LinkStep) -> Result<(), &'static str> {
+        let is_foreign = self.state.link.as_ref().is_some_and(|link| !link.is_wireguard);
+        match step {
+            LinkStep::Create if is_foreign => return Err("File exists"),
+            LinkStep::Create if self.state.link.is_some() => {}
+            LinkStep::Create => self.create_link(),
+            LinkStep::Delete if is_foreign => return Err("Operation not permitted"),
+            LinkStep::Delete => self.delete_link(),
+            LinkStep::SetMtu(mtu) => self.link()?.mtu = *mtu,
+            LinkStep::SetUp => self.link()?.up = true,
+            LinkStep::AddAddress(address) => drop(self.link()?.addresses.insert(*address)),
+            LinkStep::RemoveAddress(address) => {
+                let link = self.link()?;
                 let was_ipv4 = has_ipv4(link);
-                change_link(link, step);
+                link.addresses.remove(address);
                 if was_ipv4 && !has_ipv4(link) {
                     self.drop_tunnel_routes(|route| matches!(route.destination, IpNet::V4(_)));
                 }
             }
-            Step::AddRoute(route) if route.target == RouteTarget::Tunnel && !self.link_is_up() => {
-                return refuse("Network is down");
+        }
+        Ok(())
+    }
+
+    fn try_route_step(&mut self, step: &RouteStep) -> Result<(), &'static str> {
+        match step {
+            RouteStep::Add(route) if route.target == RouteTarget::Tunnel && !self.link_is_up() => {
+                return Err("Network is down");
             }
-            Step::AddRoute(route) => self.add_route(route),
-            Step::RemoveRoute(route) => drop(self.state.routes.remove(route)),
-            Step::AddRule(rule) if self.state.rules.contains(rule) => {}
-            Step::AddRule(rule) => self.state.rules.push(*rule),
-            Step::RemoveRule(rule) => {
-                if let Some(index) = self.state.rules.iter().position(|present| present == rule) {
-                    self.state.rules.remove(index);
+            RouteStep::Add(route) => self.add_route(route),
+            RouteStep::Remove(route) => drop(self.state.routes.remove(route)),
+        }
+        Ok(())
+    }
+
+    fn change_rules(&mut self, step: &RuleStep) {
+        let rules = &mut self.state.rules;
+        match step {
+            RuleStep::Add(rule) if rules.contains(rule) => {}
+            RuleStep::Add(rule) => rules.push(*rule),
+            RuleStep::Remove(rule) => {
+                if let Some(index) = rules.iter().position(|present| present == rule) {
+                    rules.remove(index);
                 }
             }
-            Step::UpdateFirewall { from, .. } if self.state.firewall != ObservedFirewall::Table(Arc::clone(from)) => {
-                return refuse("No such file or directory");
-            }
-            Step::ReplaceFirewall(to) => self.set_firewall(ObservedFirewall::Table(Arc::clone(to)), false),
-            Step::UpdateFirewall { from, to } => {
+        }
+    }
+
+    fn try_firewall_step(&mut self, step: &FirewallStep) -> Result<(), &'static str> {
+        match step {
+            FirewallStep::Replace(to) => self.set_firewall(ObservedFirewall::Table(Arc::clone(to)), false),
+            FirewallStep::Update { from, to } => {
+                if self.state.firewall != ObservedFirewall::Table(Arc::clone(from)) {
+                    return Err("No such file or directory");
+                }
                 let judged = self.state.flows_judged && !from.may_lose_rights(to);
                 self.set_firewall(ObservedFirewall::Table(Arc::clone(to)), judged);
             }
-            Step::CutFlows(judge) => {
+            FirewallStep::CutFlows(judge) => {
                 self.flows.retain(|flow| !judge.forbids(flow));
                 self.state.flows_judged = matches!(self.state.firewall, ObservedFirewall::Table(_));
             }
-            Step::DeleteFirewall => self.set_firewall(ObservedFirewall::Absent, false),
-            Step::RemoveStrange(object) => self.state.strange.retain(|strange| strange != object),
-            _ => {
-                let Some(device) = &mut self.state.device else { return refuse("No such device") };
-                change_device(device, step);
-            }
+            FirewallStep::Delete => self.set_firewall(ObservedFirewall::Absent, false),
         }
         Ok(())
     }
@@ -103,13 +138,13 @@ impl ModelKernel {
         let no_ipv6 = lacks(Ability::Ipv6).then_some("Address family not supported by protocol");
         let off = lacks(Ability::LinkIpv6).then_some("Permission denied");
         match step {
-            Step::AddAddress(address) if is_ipv6(address) => no_ipv6.or(off),
-            Step::AddRoute(route) if is_ipv6(&route.destination) => {
+            Step::Link(LinkStep::AddAddress(address)) if is_ipv6(address) => no_ipv6.or(off),
+            Step::Route(RouteStep::Add(route)) if is_ipv6(&route.destination) => {
                 no_ipv6.or(off.filter(|_| route.target == RouteTarget::Tunnel))
             }
-            Step::AddRule(rule) if rule.ipv6 => no_ipv6,
-            Step::CutFlows(_) if lacks(Ability::EndFlows) => Some("Invalid argument"),
-            Step::ReplaceFirewall(to) | Step::UpdateFirewall { to, .. } => {
+            Step::Rule(RuleStep::Add(rule)) if rule.ipv6 => no_ipv6,
+            Step::Firewall(FirewallStep::CutFlows(_)) if lacks(Ability::EndFlows) => Some("Invalid argument"),
+            Step::Firewall(FirewallStep::Replace(to) | FirewallStep::Update { to, .. }) => {
                 let able = to.without(&self.state.lacking) == **to;
                 (!able).then_some("No such file or directory")
             }
@@ -228,46 +263,29 @@ fn has_ipv4(link: &ObservedLink) -> bool {
     link.addresses.iter().any(|address| matches!(address, IpNet::V4(_)))
 }
 
-fn change_link(link: &mut ObservedLink, step: &Step) {
+fn change_device(device: &mut ObservedDevice, step: &DeviceStep) {
     match step {
-        Step::SetMtu(mtu) => link.mtu = *mtu,
-        Step::SetLinkUp => link.up = true,
-        Step::AddAddress(address) => drop(link.addresses.insert(*address)),
-        Step::RemoveAddress(address) => drop(link.addresses.remove(address)),
-        _ => {}
-    }
-}
-
-fn change_device(device: &mut ObservedDevice, step: &Step) {
-    match step {
-        Step::SetPrivateKey(key) => {
+        DeviceStep::SetPrivateKey(key) => {
             device.peers.remove(&key.public());
             device.private_key = Some(key.clone());
         }
-        Step::SetListenPort(port) => device.listen_port = *port,
-        Step::SetFwmark(mark) => device.fwmark = *mark,
-        Step::AddPeer { key, peer } => add_peer(device, *key, peer),
-        Step::RemovePeer(key) => drop(device.peers.remove(key)),
-        Step::AddAllowedIps { key, allowed_ips } if device.peers.contains_key(key) => {
-            take_over(device, *key, allowed_ips.iter());
-        }
+        DeviceStep::SetListenPort(port) => device.listen_port = *port,
+        DeviceStep::SetFwmark(mark) => device.fwmark = *mark,
+    }
+}
+
+fn change_peer(device: &mut ObservedDevice, key: NodePublic, step: &PeerStep) {
+    match (step, device.peers.get_mut(&key)) {
+        (PeerStep::Add(peer), _) => add_peer(device, key, peer),
+        (_, None) => {}
+        (PeerStep::AddAllowedIps(allowed_ips), Some(_)) => take_over(device, key, allowed_ips.iter()),
         // What others gave the peer since it was looked at is left as well, so `keep` need not be all that is.
-        Step::RemoveAllowedIps { key, allowed_ips, .. } => {
-            if let Some(peer) = device.peers.get_mut(key) {
-                peer.allowed_ips.retain(|prefix| !allowed_ips.contains(prefix));
-            }
+        (PeerStep::RemoveAllowedIps { allowed_ips, .. }, Some(peer)) => {
+            peer.allowed_ips.retain(|prefix| !allowed_ips.contains(prefix));
         }
-        Step::SetEndpoint { key, endpoint } => {
-            if let Some(peer) = device.peers.get_mut(key) {
-                peer.endpoint = Some(*endpoint);
-            }
-        }
-        Step::SetKeepalive { key, seconds } => {
-            if let Some(peer) = device.peers.get_mut(key) {
-                peer.keepalive = *seconds;
-            }
-        }
-        _ => {}
+        (PeerStep::SetEndpoint(endpoint), Some(peer)) => peer.endpoint = Some(*endpoint),
+        (PeerStep::SetKeepalive(seconds), Some(peer)) => peer.keepalive = *seconds,
+        (PeerStep::Remove, Some(_)) => drop(device.peers.remove(&key)),
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::kernel::KernelError;
 use super::observed::{Observed, ObservedFirewall};
-use super::step::{Plan, Step};
+use super::step::{DeviceStep, FirewallStep, LinkStep, PeerStep, Plan, RuleStep, Step};
 use super::way::Astray;
 use super::wish::Desired;
 use super::{diff, own};
@@ -374,7 +374,7 @@ impl Reconciler {
     }
 
     fn note_done(&mut self, step: &Step, now: Instant) {
-        if let (Step::ReplaceFirewall(_), Some(at)) = (step, self.gone_at) {
+        if let (Step::Firewall(FirewallStep::Replace(_)), Some(at)) = (step, self.gone_at) {
             self.gone_at = None;
             let took = now.saturating_duration_since(at);
             self.exposed = Some((now, took));
@@ -390,7 +390,7 @@ impl Reconciler {
             if guards_the_rest(step) {
                 rest.clear();
             } else if changes_hands(step) {
-                rest.retain(|later| !matches!(later, Step::UpdateFirewall { .. }));
+                rest.retain(|later| !matches!(later, Step::Firewall(FirewallStep::Update { .. })));
             }
         }
         self.fail(step.to_string(), error.to_string());
@@ -416,7 +416,7 @@ impl Reconciler {
 
     /// Names what somebody else changed: at most one entry per object, the link for all that hangs on it.
     fn note_repairs(&mut self, plan: &Plan, now: Instant) {
-        let hangs_on_link = plan.steps.contains(&Step::CreateLink);
+        let hangs_on_link = plan.steps.contains(&Step::Link(LinkStep::Create));
         let named = plan.steps.iter().filter(|step| !hangs_on_link || !goes_with_the_link(step));
         let objects: BTreeSet<String> = named.map(Step::object).collect();
         for what in objects {
@@ -451,12 +451,9 @@ fn recent(times: &VecDeque<Instant>, now: Instant) -> usize {
 fn goes_with_the_link(step: &Step) -> bool {
     !matches!(
         step,
-        Step::CreateLink
-            | Step::AddRule(_)
-            | Step::RemoveRule(_)
-            | Step::ReplaceFirewall(_)
-            | Step::UpdateFirewall { .. }
-            | Step::CutFlows(_)
+        Step::Link(LinkStep::Create)
+            | Step::Rule(_)
+            | Step::Firewall(FirewallStep::Replace(_) | FirewallStep::Update { .. } | FirewallStep::CutFlows(_))
             | Step::RemoveStrange(_)
     )
 }
@@ -465,14 +462,10 @@ fn goes_with_the_link(step: &Step) -> bool {
 fn guards_the_rest(step: &Step) -> bool {
     matches!(
         step,
-        Step::CreateLink
-            | Step::DeleteLink
-            | Step::SetPrivateKey(_)
-            | Step::SetFwmark(_)
-            | Step::SetLinkUp
-            | Step::ReplaceFirewall(_)
-            | Step::UpdateFirewall { .. }
-            | Step::AddRule(_)
+        Step::Link(LinkStep::Create | LinkStep::Delete | LinkStep::SetUp)
+            | Step::Device(DeviceStep::SetPrivateKey(_) | DeviceStep::SetFwmark(_))
+            | Step::Firewall(FirewallStep::Replace(_) | FirewallStep::Update { .. })
+            | Step::Rule(RuleStep::Add(_))
     )
 }
 
@@ -480,6 +473,9 @@ fn guards_the_rest(step: &Step) -> bool {
 fn changes_hands(step: &Step) -> bool {
     matches!(
         step,
-        Step::AddPeer { .. } | Step::AddAllowedIps { .. } | Step::RemoveAllowedIps { .. } | Step::RemovePeer(_)
+        Step::Peer(
+            _,
+            PeerStep::Add(_) | PeerStep::AddAllowedIps(_) | PeerStep::RemoveAllowedIps { .. } | PeerStep::Remove
+        )
     )
 }

@@ -17,78 +17,101 @@ pub struct Plan {
     pub steps: Vec<Step>,
 }
 
-/// One change to the kernel, idempotent where the kernel allows it.
+/// One change to the kernel, idempotent where the kernel allows it. Each family has its own: who carries out one never
+/// meets another's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Make the WireGuard link; it may already exist.
-    CreateLink,
-    /// Delete the WireGuard link, and with it all its peers and addresses.
-    DeleteLink,
+    /// A change of the WireGuard link.
+    Link(LinkStep),
+    /// A change of the link's WireGuard side.
+    Device(DeviceStep),
+    /// A change of the peer with this key.
+    Peer(NodePublic, PeerStep),
+    /// A change of our routing table.
+    Route(RouteStep),
+    /// A change of our policy rules.
+    Rule(RuleStep),
+    /// A change of our nftables table, or of the flows that it lets through.
+    Firewall(FirewallStep),
+    /// Delete an object in one of our places that we would never have made, as `observe` printed it.
+    RemoveStrange(String),
+}
+
+/// A change of the WireGuard link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkStep {
+    /// Make it; it may already exist.
+    Create,
+    /// Delete it, and with it all its peers and addresses.
+    Delete,
+    /// Set its MTU.
+    SetMtu(u32),
+    /// Bring it up.
+    SetUp,
+    /// Give it an address.
+    AddAddress(IpNet),
+    /// Take an address from it.
+    RemoveAddress(IpNet),
+}
+
+/// A change of the link's WireGuard side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceStep {
     /// Set our key.
     SetPrivateKey(NodePrivate),
     /// Set the UDP port.
     SetListenPort(u16),
     /// Set the mark on outer packets.
     SetFwmark(u32),
-    /// Set the link's MTU.
-    SetMtu(u32),
-    /// Bring the link up.
-    SetLinkUp,
-    /// Give the link an address.
-    AddAddress(IpNet),
-    /// Take an address from the link.
-    RemoveAddress(IpNet),
-    /// Add a peer whole.
-    AddPeer {
-        /// Who.
-        key: NodePublic,
-        /// With what.
-        peer: Arc<Peer>,
-    },
-    /// Give a present peer more allowed IPs; each moves here from whoever has it.
-    AddAllowedIps {
-        /// Who.
-        key: NodePublic,
-        /// What it gains.
-        allowed_ips: BTreeSet<IpNet>,
-    },
-    /// Take allowed IPs from a present peer, without a gap for those that stay.
+}
+
+/// A change of one peer. Only the first may bring it into being: the others are nothing where it is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerStep {
+    /// Add it whole.
+    Add(Arc<Peer>),
+    /// Give it more allowed IPs; each moves here from whoever has it.
+    AddAllowedIps(BTreeSet<IpNet>),
+    /// Take allowed IPs from it, without a gap for those that stay.
     RemoveAllowedIps {
-        /// Who.
-        key: NodePublic,
-        /// What it loses.
+        /// Those that it loses.
         allowed_ips: BTreeSet<IpNet>,
-        /// What it keeps.
+        /// Those that it keeps.
         keep: BTreeSet<IpNet>,
     },
-    /// Move a present peer's endpoint; never brings a removed peer back.
-    SetEndpoint {
-        /// Who.
-        key: NodePublic,
-        /// Where to.
-        endpoint: SocketAddr,
-    },
-    /// Set a present peer's keep-alive interval in seconds.
-    SetKeepalive {
-        /// Who.
-        key: NodePublic,
-        /// How many; 0 for none.
-        seconds: u16,
-    },
-    /// Remove a peer.
-    RemovePeer(NodePublic),
-    /// Add a route to our table, in place of one with the same destination and metric.
-    AddRoute(Route),
-    /// Remove a route from our table.
-    RemoveRoute(Route),
-    /// Add a policy rule.
-    AddRule(Rule),
-    /// Remove one policy rule; a duplicate takes a step of its own.
-    RemoveRule(Rule),
+    /// Move its endpoint.
+    SetEndpoint(SocketAddr),
+    /// Set its keep-alive interval in seconds; 0 for none.
+    SetKeepalive(u16),
+    /// Remove it.
+    Remove,
+}
+
+/// A change of our routing table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteStep {
+    /// Add a route, in place of one with the same destination and metric.
+    Add(Route),
+    /// Remove a route.
+    Remove(Route),
+}
+
+/// A change of our policy rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuleStep {
+    /// Add a rule.
+    Add(Rule),
+    /// Remove one rule; a duplicate takes a step of its own.
+    Remove(Rule),
+}
+
+/// A change of our nftables table, or of the flows that it lets through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FirewallStep {
     /// Put the whole table in place of whatever is there, in one transaction.
-    ReplaceFirewall(Arc<Firewall>),
+    Replace(Arc<Firewall>),
     /// Turn the first table into the second by its elements and classes, in one transaction.
-    UpdateFirewall {
+    Update {
         /// What the kernel holds.
         from: Arc<Firewall>,
         /// What it should hold.
@@ -97,29 +120,29 @@ pub enum Step {
     /// End the known flows that this forbids, and note at the table that none of what it accepts is older than it.
     CutFlows(FlowJudge),
     /// Delete our table.
-    DeleteFirewall,
-    /// Delete an object in one of our places that we would never have made, as `observe` printed it.
-    RemoveStrange(String),
+    Delete,
 }
 
 impl Step {
     /// Whether these two may be carried out as one: they are alike, each is about an object of its own, and nothing
     /// that follows depends on either. A crash, or a refusal, in the middle leaves what it would have left between them.
     pub fn goes_with(&self, next: &Self) -> bool {
-        let are_alike = std::mem::discriminant(self) == std::mem::discriminant(next);
-        are_alike && (self.is_about_a_peer() || matches!(self, Self::AddRoute(_) | Self::RemoveRoute(_)))
+        match (self, next) {
+            (Self::Peer(_, one), Self::Peer(_, other)) => is_alike(one, other) && one.is_made_at_once(),
+            (Self::Route(one), Self::Route(other)) => is_alike(one, other),
+            _ => false,
+        }
     }
+}
 
-    /// Whether this is a change of one peer that the kernel makes at once. Taking allowed IPs away is not: it may need
-    /// another way where the kernel refuses the first.
-    pub fn is_about_a_peer(&self) -> bool {
-        matches!(
-            self,
-            Self::AddPeer { .. }
-                | Self::AddAllowedIps { .. }
-                | Self::SetEndpoint { .. }
-                | Self::SetKeepalive { .. }
-                | Self::RemovePeer(_)
-        )
+impl PeerStep {
+    /// Whether the kernel makes this change at once. Taking allowed IPs away is not so: it may need another way where
+    /// the kernel refuses the first.
+    fn is_made_at_once(&self) -> bool {
+        !matches!(self, Self::RemoveAllowedIps { .. })
     }
+}
+
+fn is_alike<T>(one: &T, other: &T) -> bool {
+    std::mem::discriminant(one) == std::mem::discriminant(other)
 }

@@ -25,7 +25,7 @@ use nix::errno::Errno;
 use tokio::task::JoinSet;
 use wireguard_control::{Backend, DeviceUpdate, InterfaceName, Key};
 
-use warren_core::plan::{ObservedDevice, Step, own};
+use warren_core::plan::{ObservedDevice, PeerStep, own};
 use warren_core::types::{IpNet, NodePrivate, NodePublic};
 
 use super::netlink::{Conversation, DUMP_ATTEMPTS, cut_off, is_errno};
@@ -90,18 +90,18 @@ impl WireguardSocket {
         self.dump(own::LINK, Digest::default, |digest: &mut Digest, part: Digest| digest.append(part)).await
     }
 
-    /// Carries out a step about a peer; one about anything else is nothing.
-    pub(super) async fn apply(&self, step: &Step) -> io::Result<()> {
+    /// Carries out a step about a peer.
+    pub(super) async fn apply(&self, key: &NodePublic, step: &PeerStep) -> io::Result<()> {
         match step {
-            Step::RemoveAllowedIps { key, allowed_ips, .. } => self.remove_allowed_ips(key, allowed_ips).await,
-            step => self.send(parts(step)).await,
+            PeerStep::RemoveAllowedIps { allowed_ips, .. } => self.remove_allowed_ips(key, allowed_ips).await,
+            step => self.send(parts(key, step)).await,
         }
     }
 
     /// Carries out steps about peers in few messages. Where that fails, the first ones were carried out, and nobody
-    /// says how many. None may take allowed IPs away.
-    pub(super) async fn apply_all(&self, steps: &[Step]) -> io::Result<()> {
-        self.send(steps.iter().flat_map(parts)).await
+    /// says how many.
+    pub(super) async fn apply_all(&self, steps: &[(&NodePublic, &PeerStep)]) -> io::Result<()> {
+        self.send(steps.iter().flat_map(|(key, step)| parts(key, step))).await
     }
 
     /// Takes allowed IPs from a present peer; those that stay are never without a peer.
@@ -183,15 +183,15 @@ impl WireguardSocket {
     }
 }
 
-/// What a step says of its peer.
-fn parts(step: &Step) -> Vec<WireguardPeer> {
+/// What a step says of its peer, in the words that every kernel knows.
+fn parts(key: &NodePublic, step: &PeerStep) -> Vec<WireguardPeer> {
     match step {
-        Step::AddPeer { key, peer } => peers::add(key, peer),
-        Step::AddAllowedIps { key, allowed_ips } => peers::add_allowed_ips(key, allowed_ips),
-        Step::SetEndpoint { key, endpoint } => peers::set_endpoint(key, *endpoint),
-        Step::SetKeepalive { key, seconds } => peers::set_keepalive(key, *seconds),
-        Step::RemovePeer(key) => peers::remove(key),
-        _ => Vec::new(),
+        PeerStep::Add(peer) => peers::add(key, peer),
+        PeerStep::AddAllowedIps(allowed_ips) => peers::add_allowed_ips(key, allowed_ips),
+        PeerStep::RemoveAllowedIps { allowed_ips, .. } => peers::throw_away(allowed_ips),
+        PeerStep::SetEndpoint(endpoint) => peers::set_endpoint(key, *endpoint),
+        PeerStep::SetKeepalive(seconds) => peers::set_keepalive(key, *seconds),
+        PeerStep::Remove => peers::remove(key),
     }
 }
 

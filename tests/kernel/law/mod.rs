@@ -83,10 +83,7 @@ impl Kernels {
 
     async fn apply(&mut self, step: &Step) {
         self.model.carry_out(step).unwrap();
-        let is_of_the_table = matches!(
-            step,
-            Step::ReplaceFirewall(_) | Step::UpdateFirewall { .. } | Step::CutFlows(_) | Step::DeleteFirewall
-        );
+        let is_of_the_table = matches!(step, Step::Firewall(_));
         if is_of_the_table || self.tunnel == Tunnel::WireGuard {
             self.real.apply(step).await.unwrap_or_else(|error| panic!("{step}: {error}"));
         }

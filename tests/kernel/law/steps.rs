@@ -53,7 +53,7 @@ impl Ends {
 
 /// Whether what comes out of the tunnel may fare otherwise after this step: routes and rules only lead what we send.
 fn matters(step: &Step) -> bool {
-    !matches!(step, Step::AddRoute(_) | Step::RemoveRoute(_) | Step::AddRule(_) | Step::RemoveRule(_))
+    !matches!(step, Step::Route(_) | Step::Rule(_))
 }
 
 #[test]
