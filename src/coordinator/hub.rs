@@ -4,44 +4,39 @@
 //! what it tells is on disk. What the registry says to nodes goes out on one bounded queue per map stream: a
 //! node that does not read fast enough loses its stream and comes back for a full map, so nobody waits for it.
 
-use std::collections::BTreeMap;
+mod task;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, error, info, warn};
+use tracing::error;
 
-use super::admin;
-use super::clock;
-use super::ending::Ending;
 use super::limits;
-use super::metrics::Metrics;
-use super::store::{Ledger, Store, StoreError};
+use super::store::{CommandError, Job, StoreError, job};
 use warren_core::registry::{
-    MapMessage, MapRefusal, NodeRecord, NodeView, Notice, Outlook, Output, PendingCode, PingId, Ready, Registered,
-    SessionId,
+    Actor, Commands, Decision, MapMessage, MapRefusal, NodeRecord, Outlook, PendingCode, PingId, PolicyRecord, Ready,
+    Refusal, Registered, SessionId, State,
 };
-use warren_core::types::{MachinePublic, NodeId, NodePublic};
+use warren_core::types::{MachinePublic, NodePublic};
 use warren_core::wire::control::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
-use warren_relay::Relay;
-use warren_shell::Buckets;
 
-/// The longest the task sleeps: a clock that is set is noticed after this.
-const LONGEST_SLEEP: Duration = Duration::from_secs(5);
-/// By how much a clock is set so that people should know.
-const REMARKABLE: Duration = Duration::from_secs(60);
-/// Requests that may wait for the same code; a node has one under way, and one it gave up without telling.
-const WAITERS: usize = 16;
+pub(crate) use task::Task;
 
 /// The registry cannot take the question now: come again later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Busy;
 
+impl From<Busy> for CommandError {
+    fn from(Busy: Busy) -> Self {
+        Self::Busy
+    }
+}
+
 /// How a request to register ends, as far as the registry is concerned.
 pub(crate) enum Registration {
-    /// The answer.
     Answer(RegisterResponse),
     /// Ask again once `woken` resolves; `meanwhile` is the answer when that takes too long.
     Wait {
@@ -103,21 +98,77 @@ pub(crate) struct Hub {
     pongs: mpsc::Sender<(MachinePublic, PingId)>,
 }
 
+/// What was decided about a machine that asked to register, for the log, and what its nodes were before.
+struct Decided {
+    site: IpAddr,
+    request: RegisterRequest,
+    before: Vec<Arc<NodeRecord>>,
+    response: RegisterResponse,
+}
+
+/// A look at the state, with a place for what is seen.
+type Look = Box<dyn FnOnce(&State) + Send>;
+
 enum Ask {
-    Register(MachinePublic, IpAddr, Box<RegisterRequest>, oneshot::Sender<Registration>),
+    Look(Look),
+    Command(Box<dyn Job>),
+    /// A command that puts this policy in force.
+    Policy(Box<Ready>, Box<dyn Job>),
+    /// A machine registers, as the node with this key.
+    Register(MachinePublic, NodePublic, Box<dyn Job>),
+    Decided(Box<Decided>),
+    /// Gives what resolves when nobody waits under this code any more; nothing where too many ask for it.
+    Await(PendingCode, oneshot::Sender<Option<oneshot::Receiver<()>>>),
     Update(MachinePublic, Box<MapRequest>, oneshot::Sender<Result<(), MapRefusal>>),
     Open(MachinePublic, Box<MapRequest>, Option<DerpMap>, oneshot::Sender<Result<Subscription, MapRefusal>>),
-    Pending(PendingCode, oneshot::Sender<Option<Waiting>>),
-    Knows(NodePublic, oneshot::Sender<bool>),
     Renew(Option<DerpMap>, oneshot::Sender<()>),
-    Admin(Box<admin::Request>, Option<Box<Ready>>, oneshot::Sender<admin::Outcome>),
-    Outlook(oneshot::Sender<Outlook>),
     Health(oneshot::Sender<Health>),
     Graces(Duration, Duration, oneshot::Sender<()>),
     Copy(PathBuf, oneshot::Sender<Result<(), StoreError>>),
 }
 
 impl Hub {
+    /// Looks at the state as it is, in the registry's task: what takes long is not done there.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> Result<T, Busy> {
+        self.ask(|answer| {
+            Ask::Look(Box::new(move |state| {
+                let _ = answer.send(look(state));
+            }))
+        })
+        .await
+    }
+
+    /// Gives a command on somebody's behalf. What the reply tells is on disk. The command may be decided more than once,
+    /// where somebody else was faster.
+    pub(crate) async fn command<R: Send + 'static>(
+        &self,
+        actor: Actor,
+        decide: impl FnMut(&Commands<'_>) -> Result<Decision<R>, Refusal> + Send + 'static,
+    ) -> Result<R, CommandError> {
+        let (job, answered) = job(actor, decide);
+        self.give(Ask::Command(job), answered).await
+    }
+
+    /// Puts a policy in force that was compiled outside the registry's task. Comes with which of its tests could not be
+    /// asked of the network itself, in words.
+    pub(crate) async fn set_policy(
+        &self,
+        actor: Actor,
+        ready: Ready,
+        by: String,
+        if_version: Option<u64>,
+    ) -> Result<(Arc<PolicyRecord>, Vec<String>), CommandError> {
+        let text = Arc::clone(ready.text());
+        let (job, answered) = job(actor, move |commands| {
+            let set = commands.set_policy(&text, &by, if_version)?;
+            Ok(set.map(|record| (record, commands.tests_in_thought())))
+        });
+        self.give(Ask::Policy(Box::new(ready), job), answered).await
+    }
+
     /// A node wants to join, renew or leave.
     pub(crate) async fn register(
         &self,
@@ -125,7 +176,30 @@ impl Hub {
         site: IpAddr,
         request: RegisterRequest,
     ) -> Result<Registration, Busy> {
-        self.ask(|answer| Ask::Register(machine, site, Box::new(request), answer)).await
+        let (key, asked) = (request.node_key, request.clone());
+        let (job, answered) = job(Actor::machine(machine, site), move |commands| {
+            let before: Vec<_> = commands.nodes_of_machine(machine).cloned().collect();
+            let registered = commands.register(machine, &asked, rand::random());
+            Ok(registered.map(|registered| (registered, before)))
+        });
+        match self.give(Ask::Register(machine, key, job), answered).await {
+            Ok((Registered::Answer(response), before)) => {
+                let decided = Decided { site, request, before, response: response.clone() };
+                self.send(Ask::Decided(Box::new(decided))).await?;
+                Ok(Registration::Answer(response))
+            }
+            Ok((Registered::Busy { retry_after }, _)) => Ok(Registration::Later(retry_after)),
+            Ok((Registered::Wait { code, meanwhile }, _)) => {
+                let woken = self.ask(|answer| Ask::Await(code, answer)).await?;
+                let later = Registration::Later(limits::RETRY_AFTER);
+                Ok(woken.map_or(later, |woken| Registration::Wait { woken, meanwhile }))
+            }
+            Err(CommandError::Busy) => Err(Busy),
+            Err(error @ (CommandError::Store(_) | CommandError::Refused(_))) => {
+                error!(%error, "writing a registration");
+                Ok(Registration::Failed)
+            }
+        }
     }
 
     /// A node says what it is and where it is.
@@ -155,12 +229,16 @@ impl Hub {
 
     /// Who waits with this code.
     pub(crate) async fn pending(&self, code: PendingCode) -> Result<Option<Waiting>, Busy> {
-        self.ask(|answer| Ask::Pending(code, answer)).await
+        let waiting = |state: &State, code: &PendingCode| {
+            let pending = state.pending(code)?;
+            Some(Waiting { code: pending.code.to_string(), hostname: pending.hostname.clone() })
+        };
+        self.look(move |state| waiting(state, &code)).await
     }
 
     /// Whether a key belongs to a node that may use the network.
     pub(crate) async fn knows(&self, key: NodePublic) -> Result<bool, Busy> {
-        self.ask(|answer| Ask::Knows(key, answer)).await
+        self.look(move |state| state.node_by_key(&key).is_some_and(|node| !node.expired)).await
     }
 
     /// What nodes know of the relays is outdated: these are the shared ones; where nodes do not share them, their streams
@@ -169,14 +247,9 @@ impl Hub {
         self.ask(|answer| Ask::Renew(relays, answer)).await
     }
 
-    /// Administration; with the policy that the request sets, if that is compiled already.
-    pub(crate) async fn admin(&self, request: admin::Request, ready: Option<Ready>) -> Result<admin::Outcome, Busy> {
-        self.ask(|answer| Ask::Admin(Box::new(request), ready.map(Box::new), answer)).await
-    }
-
     /// The network as it is, to compile policies against.
     pub(crate) async fn outlook(&self) -> Result<Outlook, Busy> {
-        self.ask(Ask::Outlook).await
+        self.look(State::outlook).await
     }
 
     /// How the registry is. Comes back when the task has come to this question.
@@ -194,324 +267,20 @@ impl Hub {
         self.ask(|answer| Ask::Copy(to, answer)).await
     }
 
+    async fn give<R>(&self, ask: Ask, answered: oneshot::Receiver<Result<R, CommandError>>) -> Result<R, CommandError> {
+        self.send(ask).await?;
+        answered.await.map_err(|_| Busy)?
+    }
+
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Busy> {
         let (sender, receiver) = oneshot::channel();
-        self.asks.send_timeout(make(sender), limits::HUB_PATIENCE).await.map_err(|_| Busy)?;
+        self.send(make(sender)).await?;
         receiver.await.map_err(|_| Busy)
     }
-}
 
-/// The task. Runs until the program ends, then writes what it has not yet written and gives the store back.
-pub(crate) struct Task<S> {
-    ledger: Ledger<S>,
-    asks: mpsc::Receiver<Ask>,
-    /// One entry per session that ended, so it holds at most as many as there are sessions.
-    closed: mpsc::UnboundedReceiver<SessionId>,
-    closing: mpsc::UnboundedSender<SessionId>,
-    streams: BTreeMap<SessionId, mpsc::Sender<Arc<MapMessage>>>,
-    waiters: BTreeMap<PendingCode, Vec<oneshot::Sender<()>>>,
-    metrics: Arc<Metrics>,
-    /// How many lines who caused.
-    lines: Buckets<IpAddr>,
-    /// How many lines of what else is worth knowing about whom.
-    notices: Buckets<NodeId>,
-    /// Nodes that answered that they are there. Apart from what is asked, behind which it must not wait.
-    pongs: mpsc::Receiver<(MachinePublic, PingId)>,
-    /// What the policy and the network made of each other, and when: a look at every node, that strangers may ask for.
-    advice: Option<(Instant, Vec<String>)>,
-    /// The embedded relay, which ends what a key that is withdrawn has open there.
-    relay: Option<Arc<Relay>>,
-}
-
-impl<S: Store> Task<S> {
-    pub(crate) fn new(ledger: Ledger<S>, metrics: Arc<Metrics>) -> (Hub, Self) {
-        let (sender, asks) = mpsc::channel(limits::HUB_QUEUE);
-        let (closing, closed) = mpsc::unbounded_channel();
-        let (streams, waiters) = (BTreeMap::new(), BTreeMap::new());
-        let lines = Buckets::new(limits::LINE_RATE, limits::LINE_BURST);
-        let notices = Buckets::new(limits::NOTICE_RATE, limits::NOTICE_BURST);
-        let (pong, pongs) = mpsc::channel(limits::PONG_QUEUE);
-        let hub = Hub { asks: sender, pongs: pong };
-        let relay = None;
-        let advice = None;
-        (hub, Self { ledger, asks, closed, closing, streams, waiters, metrics, lines, notices, pongs, advice, relay })
+    async fn send(&self, ask: Ask) -> Result<(), Busy> {
+        self.asks.send_timeout(ask, limits::HUB_PATIENCE).await.map_err(|_| Busy)
     }
-
-    /// From here on this relay hears of keys that are withdrawn.
-    pub(crate) fn set_relay(&mut self, relay: Arc<Relay>) {
-        self.relay = Some(relay);
-    }
-
-    pub(crate) async fn run(mut self, mut ending: Ending) -> (S, Result<(), StoreError>) {
-        loop {
-            let sleep = self.ledger.poll_timeout().map_or(LONGEST_SLEEP, until).min(LONGEST_SLEEP);
-            tokio::select! {
-                biased;
-                () = ending.wait() => break,
-                Some(session) = self.closed.recv() => self.close(session),
-                Some((machine, ping)) = self.pongs.recv() => self.ledger.state_mut().pong(machine, ping, clock::now()),
-                Some(ask) = self.asks.recv() => self.answer(ask).await,
-                () = tokio::time::sleep(sleep) => {}
-            }
-            if let Some(by) = clock::heed() {
-                if by.unsigned_abs() >= REMARKABLE {
-                    warn!(%by, "this machine's clock was set; periods go on, and dates count by the new time");
-                }
-                self.ledger.handle_clock_set(by, clock::now());
-            }
-            while let Ok((machine, ping)) = self.pongs.try_recv() {
-                self.ledger.state_mut().pong(machine, ping, clock::now());
-            }
-            self.ledger.handle_timeout(clock::now()).await;
-            self.deliver();
-        }
-        // Dropping the queues ends every stream after what is queued; dropping the channel answers "come again".
-        self.streams.clear();
-        self.ledger.shutdown(clock::now()).await
-    }
-
-    async fn answer(&mut self, ask: Ask) {
-        match ask {
-            Ask::Register(machine, site, request, answer) => {
-                let registration = self.register(machine, site, &request).await;
-                let _ = answer.send(registration);
-            }
-            Ask::Update(machine, request, answer) => {
-                let updated = self.ledger.state_mut().update(machine, &request, clock::now());
-                let _ = answer.send(updated.map(|_| ()));
-            }
-            Ask::Open(machine, request, relays, answer) => {
-                let opened = self.open(machine, &request, relays.as_ref());
-                let _ = answer.send(opened);
-            }
-            Ask::Renew(relays, answer) => {
-                self.renew(relays);
-                let _ = answer.send(());
-            }
-            Ask::Pending(code, answer) => {
-                let pending = self.ledger.state().pending(&code);
-                let waiting = pending
-                    .map(|pending| Waiting { code: pending.code.to_string(), hostname: pending.hostname.clone() });
-                let _ = answer.send(waiting);
-            }
-            Ask::Knows(key, answer) => {
-                let knows = self.ledger.state().node_by_key(&key).is_some_and(|node| !node.expired);
-                let _ = answer.send(knows);
-            }
-            Ask::Admin(request, ready, answer) => {
-                let made_ready = ready.map(|ready| self.ledger.state_mut().make_ready(*ready)).transpose();
-                let outcome = match made_ready {
-                    Ok(_) => admin::execute(&mut self.ledger, *request, clock::now()).await,
-                    Err(refusal) => Err(refusal.into()),
-                };
-                if let Ok(reply) = &outcome {
-                    reply.notes().iter().for_each(|note| info!("{note}"));
-                }
-                let _ = answer.send(outcome);
-            }
-            Ask::Outlook(answer) => {
-                let _ = answer.send(self.ledger.state().outlook());
-            }
-            Ask::Graces(offline, ephemeral, answer) => {
-                self.ledger.state_mut().set_graces(offline, ephemeral);
-                let _ = answer.send(());
-            }
-            Ask::Copy(to, answer) => {
-                let copied = self.ledger.copy(&to, clock::now()).await;
-                let _ = answer.send(copied);
-            }
-            Ask::Health(answer) => {
-                let fault = self.ledger.examine(clock::now()).await.map(ToString::to_string);
-                let fault = fault.or_else(|| self.ledger.state().policy_fault().map(str::to_owned));
-                let state = self.ledger.state();
-                let twins = state.two_machines(clock::now()).filter_map(|id| state.node(id)).map(two_machines);
-                let mut warnings: Vec<String> = twins.collect();
-                let (nodes, held_back) = (state.nodes().count(), state.held_back());
-                warnings.extend(self.advice());
-                let _ = answer.send(Health { nodes, warnings, held_back, fault });
-            }
-        }
-    }
-
-    fn advice(&mut self) -> Vec<String> {
-        let now = clock::instant();
-        match &self.advice {
-            Some((at, advice)) if now.saturating_duration_since(*at) < limits::ADVICE_EVERY => advice.clone(),
-            _ => self.advice.insert((now, self.ledger.state().advice())).1.clone(),
-        }
-    }
-
-    async fn register(&mut self, machine: MachinePublic, site: IpAddr, request: &RegisterRequest) -> Registration {
-        let now = clock::now();
-        self.ledger.state_mut().heard(machine, &request.node_key, now);
-        let before: Vec<_> = self.ledger.state().nodes_of_machine(machine).cloned().collect();
-        let registered = self.ledger.run(now, |state| state.register_from(site, machine, request, now, rand::random()));
-        match registered.await {
-            Ok(Registered::Answer(response)) => {
-                self.report_rights(request, &before);
-                if self.lines.take(site, clock::instant()).is_ok() {
-                    report(request, &response);
-                    self.report_tags(request);
-                } else {
-                    self.metrics.unlogged.inc();
-                }
-                Registration::Answer(response)
-            }
-            Ok(Registered::Busy { retry_after }) => Registration::Later(retry_after),
-            Ok(Registered::Wait { code, meanwhile }) => {
-                let (wake, woken) = oneshot::channel();
-                let waiters = self.waiters.entry(code).or_default();
-                waiters.retain(|waiter| !waiter.is_closed());
-                if waiters.len() >= WAITERS {
-                    return Registration::Later(limits::RETRY_AFTER);
-                }
-                waiters.push(wake);
-                Registration::Wait { woken, meanwhile }
-            }
-            Err(error) => {
-                error!(%error, "writing a registration");
-                Registration::Failed
-            }
-        }
-    }
-
-    /// A node that logs in anew may be somebody else's than before, with other rights.
-    fn report_rights(&self, request: &RegisterRequest, before: &[Arc<NodeRecord>]) {
-        let state = self.ledger.state();
-        let Some(node) = state.node_by_key(&request.node_key) else { return };
-        if let Some(before) = before.iter().find(|record| record.id == node.record.id) {
-            state.rights_changed(before, node.record).iter().for_each(|change| info!("{change}"));
-        }
-    }
-
-    /// A node that is in keeps the tags it has, so what it asks for besides is nothing but a line for the operator.
-    fn report_tags(&self, request: &RegisterRequest) {
-        let asked = request.hostinfo.iter().flat_map(|info| &info.request_tags);
-        let Some(node) = self.ledger.state().node_by_key(&request.node_key) else { return };
-        let has = |tag: &str| node.record.tags.iter().any(|given| given.as_str() == tag);
-        let (node, tags) = (node.record.label.as_str(), asked.filter(|tag| !has(tag)).collect::<Vec<_>>());
-        if !tags.is_empty() {
-            info!(node, ?tags, "a node asks for tags that it does not have; `warren-coordinator node tag` gives them");
-        }
-    }
-
-    fn open(
-        &mut self,
-        machine: MachinePublic,
-        request: &MapRequest,
-        relays: Option<&DerpMap>,
-    ) -> Result<Subscription, MapRefusal> {
-        let now = clock::now();
-        let node = self.ledger.state_mut().update(machine, request, now)?;
-        let mut opened = self.ledger.state_mut().open(node, request.version, now)?;
-        if let Some(relays) = relays {
-            Arc::make_mut(&mut opened.message).insert("DERPMap", relays);
-        }
-        let (sender, messages) = mpsc::channel(limits::STREAM_QUEUE);
-        // A queue that was made this moment has room.
-        let _ = sender.try_send(opened.message);
-        self.streams.insert(opened.session, sender);
-        Ok(Subscription { messages, session: opened.session, closed: self.closing.clone() })
-    }
-
-    fn renew(&mut self, relays: Option<DerpMap>) {
-        if let Some(relays) = relays {
-            return self.ledger.state_mut().set_derp_map(relays);
-        }
-        for session in self.streams.keys().copied().collect::<Vec<_>>() {
-            self.close(session);
-        }
-    }
-
-    fn close(&mut self, session: SessionId) {
-        self.streams.remove(&session);
-        self.ledger.state_mut().close(session, clock::now());
-    }
-
-    /// Hands out what the registry has to say.
-    fn deliver(&mut self) {
-        while let Some(output) = self.ledger.state_mut().poll_output() {
-            match output {
-                Output::Send { sessions, message } => {
-                    for session in sessions {
-                        self.send(session, &message);
-                    }
-                }
-                Output::Close { session } => {
-                    self.streams.remove(&session);
-                }
-                Output::Settled { code } => {
-                    for waiter in self.waiters.remove(&code).into_iter().flatten() {
-                        let _ = waiter.send(());
-                    }
-                }
-                Output::Noticed(notice) => self.report_notice(notice),
-                Output::Withdrawn { key } => {
-                    if let Some(relay) = &self.relay {
-                        relay.withdraw(&key);
-                    }
-                }
-            }
-        }
-        self.metrics.streams.set(i64::try_from(self.streams.len()).unwrap_or(i64::MAX));
-    }
-
-    /// What an operator should know, in the log; of each node not more often than it can be read.
-    fn report_notice(&mut self, notice: Notice) {
-        let (Notice::Silent(id) | Notice::TwoMachines(id) | Notice::DiscoTaken { node: id, .. }) = notice;
-        if self.notices.take(id, clock::instant()).is_err() {
-            self.metrics.unlogged.inc();
-            return;
-        }
-        let label = |id| self.ledger.state().node(id).map_or_else(String::new, |node| node.record.label.to_string());
-        let node = label(id);
-        match notice {
-            Notice::Silent(_) => warn!(node, "a node does not answer though its connection stands; it counts as gone"),
-            Notice::TwoMachines(_) => warn!(
-                node,
-                "two machines use this node's key, as after a copy of its disk; sign one of them out and in again"
-            ),
-            Notice::DiscoTaken { holder, .. } => {
-                warn!(node, holder = label(holder), "a node claims the disco key of another; it keeps its own");
-            }
-        }
-    }
-
-    fn send(&mut self, session: SessionId, message: &Arc<MapMessage>) {
-        let Some(queue) = self.streams.get(&session) else { return };
-        match queue.try_send(Arc::clone(message)) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                info!(?session, "a node reads too slowly; its stream ends and it will ask for a full map");
-                self.metrics.dropped.inc();
-                self.close(session);
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => debug!(?session, "a message for a stream that just closed"),
-        }
-    }
-}
-
-fn two_machines(node: NodeView<'_>) -> String {
-    format!("two machines use the key of the node {}; sign one of them out and in again", node.record.label)
-}
-
-/// Tells the operator. Keys stay out of it, and what the machine calls itself is quoted.
-fn report(request: &RegisterRequest, response: &RegisterResponse) {
-    let host = request.hostinfo.as_ref().map_or("", |info| info.hostname.as_str());
-    let node = request.node_key.short();
-    if !response.error.is_empty() {
-        info!(host, node, reason = response.error, "a machine was refused");
-    } else if !response.auth_url.is_empty() {
-        info!(host, node, "a machine waits for approval: `warren-coordinator node pending`");
-    } else if response.node_key_expired {
-        info!(host, node, "a machine has to log in again");
-    } else {
-        info!(host, node, user = response.login.login_name, "a node is registered");
-    }
-}
-
-fn until(deadline: warren_core::types::Timestamp) -> Duration {
-    Duration::try_from(deadline.duration_since(clock::now())).unwrap_or_default()
 }
 
 #[cfg(test)]

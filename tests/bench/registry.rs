@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use table::{Limit, row};
 use warren_core::policy::Role;
 use warren_core::registry::{
-    Change, Config, Counters, MapMessage, NodeRecord, Output, Records, Said, State, UserRecord,
+    Actor, Change, Config, Counters, MapMessage, NodeRecord, Output, Records, Said, State, UserRecord,
 };
 use warren_core::types::{
     CapabilityVersion, DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId, Timestamp, UserId,
@@ -123,7 +123,7 @@ fn under_policy() {
         let ready = state.outlook().compile(text).unwrap();
         row("policy: compiled, while everything else goes on", millis(begun), "ms", Limit::None);
         state.make_ready(ready).unwrap();
-        let decision = state.set_policy(text, "ada", None, now).unwrap();
+        let decision = state.by(&Actor::COORDINATOR, now).set_policy(text, "ada", None).unwrap();
         state.apply(decision.changes, now);
     };
     let text = large::policy(1_000);
@@ -151,7 +151,11 @@ fn one_node_changes(state: &mut State, mut now: Timestamp) {
         });
         now_and_told(state, &mut now, &mut worst.1, |state| {
             let tag = format!("tag:t{number}").parse().unwrap();
-            let changes = state.set_tags(NodeId(u64::from(number) * 7), &[tag], Timestamp::UNIX_EPOCH).unwrap().changes;
+            let changes = state
+                .by(&Actor::COORDINATOR, Timestamp::UNIX_EPOCH)
+                .set_tags(NodeId(u64::from(number) * 7), &[tag])
+                .unwrap()
+                .changes;
             state.apply(changes, Timestamp::UNIX_EPOCH);
         });
     }

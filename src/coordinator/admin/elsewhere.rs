@@ -6,37 +6,39 @@
 
 use std::collections::BTreeMap;
 
-use super::policy::difference;
-use super::{Outcome, PolicyRequest, Refused, Reply, Request, ServerKeyView, StatusView};
-use crate::hub::{Busy, Health, Hub};
+use super::policy::{self, difference};
+use super::{Outcome, PolicyRequest, Refused, Reply, Request, ServerKeyView, StatusView, execute};
+use crate::hub::{Health, Hub};
 use crate::server_key::ServerKeys;
+use warren_core::registry::Actor;
 use warren_core::types::MachinePublic;
 
 /// Carries out a request.
-pub(crate) async fn carry_out(hub: &Hub, keys: &ServerKeys, request: Request) -> Result<Outcome, Busy> {
+pub(crate) async fn carry_out(hub: &Hub, keys: &ServerKeys, actor: &Actor, request: Request) -> Outcome {
     match request {
-        Request::Status => status(hub, keys).await.map(Ok),
+        Request::Status => status(hub, keys).await,
         Request::ServerKeyRotate => {
             let nodes = nodes(hub).await?;
-            let rotated = keys.rotate().map_err(unchanged);
-            Ok(rotated.map(|()| Reply::ServerKey(ServerKeyView::of(keys, &nodes))))
+            keys.rotate().map_err(unchanged)?;
+            Ok(Reply::ServerKey(ServerKeyView::of(keys, &nodes)))
         }
         Request::ServerKeyRetire { key, force } => {
             let nodes = nodes(hub).await?;
-            let retired = keys.retire(key, &nodes, force).map_err(unchanged);
-            Ok(retired.map(|_| Reply::ServerKey(ServerKeyView::of(keys, &nodes))))
+            keys.retire(key, &nodes, force).map_err(unchanged)?;
+            Ok(Reply::ServerKey(ServerKeyView::of(keys, &nodes)))
         }
         request => {
-            let mut outcome = of_registry(hub, request).await?;
-            if let Ok(Reply::NewKey(new)) = &mut outcome {
+            let mut reply = of_registry(hub, actor, request).await?;
+            if let Reply::NewKey(new) = &mut reply {
                 new.coordinator_key = Some(keys.fingerprint());
             }
-            Ok(outcome)
+            reply.notes().iter().for_each(|note| tracing::info!("{note}"));
+            Ok(reply)
         }
     }
 }
 
-async fn status(hub: &Hub, keys: &ServerKeys) -> Result<Reply, Busy> {
+async fn status(hub: &Hub, keys: &ServerKeys) -> Outcome {
     let Health { nodes, fault, warnings, held_back: _ } = hub.health().await?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let server_key = ServerKeyView::of(keys, &self::nodes(hub).await?);
@@ -44,36 +46,35 @@ async fn status(hub: &Hub, keys: &ServerKeys) -> Result<Reply, Busy> {
 }
 
 /// The names of the nodes, by machine.
-async fn nodes(hub: &Hub) -> Result<BTreeMap<MachinePublic, String>, Busy> {
-    let reply = hub.admin(Request::NodeList, None).await?;
-    let Ok(Reply::Nodes(nodes)) = reply else { return Ok(BTreeMap::new()) };
-    Ok(nodes.into_iter().map(|node| (node.machine_key, node.name)).collect())
+async fn nodes(hub: &Hub) -> Result<BTreeMap<MachinePublic, String>, Refused> {
+    let nodes = hub.look(|state| {
+        let nodes = state.nodes().map(|node| node.record);
+        nodes.map(|record| (record.machine, record.label.to_string())).collect()
+    });
+    Ok(nodes.await?)
 }
 
 fn unchanged(message: String) -> Refused {
     Refused { status: 409, message }
 }
 
-async fn of_registry(hub: &Hub, request: Request) -> Result<Outcome, Busy> {
-    let text = match &request {
-        Request::Policy { request: PolicyRequest::Set { text, .. } | PolicyRequest::Diff { text } } => text.clone(),
-        Request::Policy { request: PolicyRequest::Restore { version, .. } } => {
-            let version = Some(*version);
-            match hub.admin(Request::Policy { request: PolicyRequest::Get { version } }, None).await? {
-                Ok(Reply::Policy(view)) => view.text.unwrap_or_default(),
-                other => return Ok(other),
-            }
+async fn of_registry(hub: &Hub, actor: &Actor, request: Request) -> Outcome {
+    let (text, by, if_version) = match request {
+        Request::Policy { request: PolicyRequest::Diff { text } } => {
+            let outlook = hub.outlook().await?;
+            return besides(move || difference(&outlook, &text)).await;
         }
-        _ => return hub.admin(request, None).await,
+        Request::Policy { request: PolicyRequest::Set { text, by, if_version } } => (text, by, if_version),
+        Request::Policy { request: PolicyRequest::Restore { version, by, if_version } } => {
+            let text = hub.look(move |state| state.policy_version(version).map(|record| record.text.to_string()));
+            (text.await??, by, if_version)
+        }
+        request => return execute(hub, actor, request).await,
     };
     let outlook = hub.outlook().await?;
-    if let Request::Policy { request: PolicyRequest::Diff { .. } } = request {
-        return Ok(besides(move || difference(&outlook, &text)).await);
-    }
-    match besides(move || Ok(outlook.compile(&text)?)).await {
-        Ok(ready) => hub.admin(request, Some(ready)).await,
-        Err(refused) => Ok(Err(refused)),
-    }
+    let ready = besides(move || Ok(outlook.compile(&text)?)).await?;
+    let (set, notes) = hub.set_policy(actor.clone(), ready, by, if_version).await?;
+    Ok(hub.look(move |state| policy::set(state, &set, notes)).await?)
 }
 
 /// Does some work in a thread of its own.

@@ -1,17 +1,20 @@
 //! Administration requests, carried out on the registry.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::policy;
 use super::{
-    GoneView, KeyView, Lifetime, NewKeyView, NodeView, Outcome, PendingView, Refused, Reply, Request, RouteView,
-    UserView,
+    GoneView, KeyView, Lifetime, NewKeyView, NodeView, Outcome, PendingView, PolicyRequest, Refused, Reply, Request,
+    RouteView, UserView,
 };
-use crate::store::{CommandError, Ledger, Store};
+use crate::clock;
+use crate::hub::{Busy, Hub};
+use crate::store::CommandError;
 use warren_core::policy::Role;
 use warren_core::registry::{
-    self, KeyId, KeyRecord, Life, NewKey, NodeRecord, PendingCode, Refusal, RefusalKind, State, Tag, UserName,
-    UserRecord, WithNodes,
+    self, Actor, Commands, Decision, KeyId, KeyRecord, Life, NewKey, NodeRecord, PendingCode, Refusal, RefusalKind,
+    State, Tag, UserName, UserRecord, WithNodes,
 };
 use warren_core::types::{EXIT_ROUTES, HostLabel, IpNet, NodeId, Timestamp, UserId, is_default_route};
 use warren_core::wire::control::Hostinfo;
@@ -23,6 +26,7 @@ impl From<Refusal> for Refused {
             RefusalKind::Conflict => 409,
             RefusalKind::Invalid => 400,
             RefusalKind::Full => 507,
+            RefusalKind::Forbidden => 403,
         };
         Self { status, message: refusal.to_string() }
     }
@@ -33,7 +37,14 @@ impl From<CommandError> for Refused {
         match error {
             CommandError::Refused(refusal) => refusal.into(),
             CommandError::Store(error) => Self { status: 500, message: format!("nothing was changed: {error}") },
+            CommandError::Busy => Self { status: 429, message: error.to_string() },
         }
+    }
+}
+
+impl From<Busy> for Refused {
+    fn from(busy: Busy) -> Self {
+        CommandError::from(busy).into()
     }
 }
 
@@ -42,27 +53,26 @@ pub(super) fn invalid(message: impl Into<String>) -> Refused {
 }
 
 /// Carries out one request. What the reply tells is on disk.
-pub(crate) async fn execute<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp) -> Outcome {
+pub(crate) async fn execute(hub: &Hub, actor: &Actor, request: Request) -> Outcome {
     match request {
-        Request::UserCreate { .. }
-        | Request::UserRename { .. }
-        | Request::UserRole { .. }
-        | Request::UserDelete { .. } => user(ledger, request, now).await,
-        Request::KeyCreate { .. } | Request::KeyExpire { .. } | Request::KeyDelete { .. } => {
-            key(ledger, request, now).await
+        Request::UserCreate { .. } | Request::UserRename { .. } | Request::UserRole { .. } => {
+            user(hub, actor, request).await
         }
-        Request::NodeApprove { code, user, tags } => approve(ledger, &code, user.as_deref(), &tags, now).await,
-        Request::NodeReject { code } => reject(ledger, &code, now).await,
+        Request::UserDelete { user } => delete_user(hub, actor, user).await,
+        Request::KeyCreate { .. } | Request::KeyExpire { .. } | Request::KeyDelete { .. } => {
+            key(hub, actor, request).await
+        }
+        Request::NodeApprove { code, user, tags } => approve(hub, actor, &code, user, &tags).await,
+        Request::NodeReject { code } => reject(hub, actor, &code).await,
         Request::NodeRename { .. }
         | Request::NodeExpire { .. }
         | Request::NodeExtend { .. }
         | Request::NodeMove { .. }
-        | Request::NodeTag { .. } => change_node(ledger, request, now).await,
-        Request::NodeDelete { node } => delete_node(ledger, &node, now).await,
-        Request::RouteApprove { node, prefixes } => route(ledger, &node, prefixes, true, now).await,
-        Request::RouteUnapprove { node, prefixes } => route(ledger, &node, prefixes, false, now).await,
-        Request::Policy { request } => policy::execute(ledger, request, now).await,
-        look => looked_at(ledger.state(), look, now),
+        | Request::NodeTag { .. } => change_node(hub, actor, request).await,
+        Request::NodeDelete { node } => delete_node(hub, actor, node).await,
+        Request::RouteApprove { node, prefixes } => route(hub, actor, node, prefixes, true).await,
+        Request::RouteUnapprove { node, prefixes } => route(hub, actor, node, prefixes, false).await,
+        look => hub.look(move |state| looked_at(state, look, clock::now())).await?,
     }
 }
 
@@ -77,34 +87,42 @@ fn looked_at(state: &State, request: Request, now: Timestamp) -> Outcome {
         Request::NodeShow { node } => return show(state, node_named(state, &node)?, Vec::new()),
         Request::NodePending => Reply::Pending(state.pending_list().map(pending_view).collect()),
         Request::RouteList => Reply::Routes(routes(state, |_| true)),
+        Request::Policy { request: PolicyRequest::Get { version } } => return policy::get(state, version),
+        Request::Policy { request: PolicyRequest::Versions } => policy::versions(state),
         Request::Why { from, to, protocol, port } => return policy::why(state, &from, &to, protocol.as_deref(), port),
         // Said and not passed over: a request that is forgotten above must not look like one that was carried out.
         other => return Err(Refused { status: 501, message: format!("this coordinator does not serve {other:?}") }),
     })
 }
 
-async fn user<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp) -> Outcome {
+async fn user(hub: &Hub, actor: &Actor, request: Request) -> Outcome {
+    let actor = actor.clone();
     let user = match request {
         Request::UserCreate { name, display_name } => {
             let name: UserName = name.parse()?;
-            ledger.try_run(now, |state| state.create_user(name, display_name, now)).await?
+            let create = move |by: &Commands<'_>| by.create_user(name.clone(), display_name.clone());
+            hub.command(actor, create).await?
         }
         Request::UserRename { user, name } => {
             let name: UserName = name.parse()?;
-            ledger.try_run(now, |state| state.rename_user(state.find_user(&user)?.id, name)).await?
+            hub.command(actor, move |by| by.rename_user(by.find_user(&user)?.id, name.clone())).await?
         }
         Request::UserRole { user, role } => {
             let role = Role::named(&role).ok_or_else(|| invalid("a role is member, admin or owner"))?;
-            ledger.try_run(now, |state| state.set_role(state.find_user(&user)?.id, role)).await?
+            hub.command(actor, move |by| by.set_role(by.find_user(&user)?.id, role)).await?
         }
-        Request::UserDelete { user } => {
-            let notes = of_the_users(ledger.state(), &user);
-            let gone = ledger.try_run(now, |state| state.delete_user(state.find_user(&user)?.id)).await?;
-            return Ok(Reply::Gone(GoneView { gone: format!("user {}", gone.name), notes }));
-        }
-        look => return looked_at(ledger.state(), look, now),
+        look => return hub.look(move |state| looked_at(state, look, clock::now())).await?,
     };
-    Ok(Reply::User(user_view(ledger.state(), &user)))
+    Ok(hub.look(move |state| Reply::User(user_view(state, &user))).await?)
+}
+
+async fn delete_user(hub: &Hub, actor: &Actor, user: String) -> Outcome {
+    let delete = move |by: &Commands<'_>| {
+        let notes = of_the_users(by, &user);
+        Ok(by.delete_user(by.find_user(&user)?.id)?.map(|gone| (gone, notes)))
+    };
+    let (gone, notes) = hub.command(actor.clone(), delete).await?;
+    Ok(Reply::Gone(GoneView { gone: format!("user {}", gone.name), notes }))
 }
 
 /// What becomes of what a user who goes had, in words.
@@ -122,31 +140,41 @@ fn of_the_users(state: &State, user: &str) -> Vec<String> {
     notes
 }
 
-async fn key<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp) -> Outcome {
+async fn key(hub: &Hub, actor: &Actor, request: Request) -> Outcome {
     match request {
         Request::KeyCreate { user, reusable, ephemeral, tags, readmits, lifetime_seconds } => {
             // Checked before a user is made for a key that cannot be.
             let tags = parse_tags(&tags)?;
-            let (user, user_created) = user_or_new(ledger, &user, now).await?;
+            let (user, user_created) = user_or_new(hub, actor, user).await?;
             let lifetime = lifetime_seconds.map(Duration::from_secs);
             let new = NewKey { user, reusable, ephemeral, tags, readmits, lifetime };
-            let made = ledger.try_run(now, |state| state.create_key(new, now, rand::random())).await?;
-            let notes = ledger.state().advice_on_tags(&made.record.tags);
-            let record = KeyView { notes, ..key_view(ledger.state(), &made.record, now) };
-            let key = made.text.expose().to_owned();
-            Ok(Reply::NewKey(NewKeyView { key, user_created, coordinator_key: None, record }))
+            let made = hub.command(actor.clone(), move |by| by.create_key(new.clone(), rand::random())).await?;
+            let view = move |state: &State| {
+                let notes = state.advice_on_tags(&made.record.tags);
+                let record = KeyView { notes, ..key_view(state, &made.record, clock::now()) };
+                let key = made.text.expose().to_owned();
+                Reply::NewKey(NewKeyView { key, user_created, coordinator_key: None, record })
+            };
+            Ok(hub.look(view).await?)
         }
         Request::KeyExpire { id, nodes } => {
-            let notes = of_its_nodes(ledger.state(), KeyId(id), nodes);
-            let key = ledger.try_run(now, |state| state.expire_key(KeyId(id), nodes, now)).await?;
-            Ok(Reply::Key(KeyView { notes, ..key_view(ledger.state(), &key, now) }))
+            let expire = move |by: &Commands<'_>| {
+                let notes = of_its_nodes(by, KeyId(id), nodes);
+                Ok(by.expire_key(KeyId(id), nodes)?.map(|key| (key, notes)))
+            };
+            let (key, notes) = hub.command(actor.clone(), expire).await?;
+            let view = move |state: &State| Reply::Key(KeyView { notes, ..key_view(state, &key, clock::now()) });
+            Ok(hub.look(view).await?)
         }
         Request::KeyDelete { id, nodes } => {
-            let notes = of_its_nodes(ledger.state(), KeyId(id), nodes);
-            let gone = ledger.try_run(now, |state| state.delete_key(KeyId(id), nodes, now)).await?;
+            let delete = move |by: &Commands<'_>| {
+                let notes = of_its_nodes(by, KeyId(id), nodes);
+                Ok(by.delete_key(KeyId(id), nodes)?.map(|gone| (gone, notes)))
+            };
+            let (gone, notes) = hub.command(actor.clone(), delete).await?;
             Ok(Reply::Gone(GoneView { gone: format!("key {}", gone.id), notes }))
         }
-        look => looked_at(ledger.state(), look, now),
+        look => hub.look(move |state| looked_at(state, look, clock::now())).await?,
     }
 }
 
@@ -166,86 +194,102 @@ fn of_its_nodes(state: &State, id: KeyId, nodes: WithNodes) -> Vec<String> {
     }]
 }
 
-async fn approve<S: Store>(
-    ledger: &mut Ledger<S>,
-    code: &str,
-    user: Option<&str>,
-    tags: &[String],
-    now: Timestamp,
-) -> Outcome {
+async fn approve(hub: &Hub, actor: &Actor, code: &str, user: Option<String>, tags: &[String]) -> Outcome {
     let code: PendingCode = code.parse()?;
     let tags = parse_tags(tags)?;
     // Checked before a user is made for a machine that does not wait.
-    let Some(pending) = ledger.state().pending(&code) else {
+    let asked = code.clone();
+    if hub.look(move |state| state.pending(&asked).is_none()).await? {
         return Err(Refused { status: 404, message: format!("no machine waits with the code {code}") });
-    };
-    let before: Vec<_> = ledger.state().nodes_of_machine(pending.machine).cloned().collect();
-    let (user, user_created) = match user {
-        Some(user) => user_or_new(ledger, user, now).await?,
-        None => (only_user(ledger.state())?, false),
-    };
-    let node = ledger.try_run(now, |state| state.approve(&code, user, &tags, now, rand::random())).await?;
-    let before = before.iter().find(|record| record.id == node.id);
-    let mut notes = before.map(|before| ledger.state().rights_changed(before, &node)).unwrap_or_default();
-    if let (true, Some(user)) = (user_created, ledger.state().users().find(|made| made.id == user)) {
-        notes.insert(0, format!("user {} was made", user.name));
     }
-    notes.extend(ledger.state().advice_on_node(node.id));
-    show(ledger.state(), node.id, notes)
+    let (user, user_created) = match user {
+        Some(user) => user_or_new(hub, actor, user).await?,
+        None => (hub.look(only_user).await??, false),
+    };
+    let approve = move |by: &Commands<'_>| {
+        let machine = by.pending(&code).map(|pending| pending.machine);
+        let before = machine.into_iter().flat_map(|machine| by.nodes_of_machine(machine)).cloned().collect::<Vec<_>>();
+        Ok(by.approve(&code, user, &tags, rand::random())?.map(|node| (node, before)))
+    };
+    let (node, before) = hub.command(actor.clone(), approve).await?;
+    let view = move |state: &State| {
+        let before = before.iter().find(|record| record.id == node.id);
+        let mut notes = before.map(|before| state.rights_changed(before, &node)).unwrap_or_default();
+        if let (true, Some(user)) = (user_created, state.users().find(|made| made.id == user)) {
+            notes.insert(0, format!("user {} was made", user.name));
+        }
+        notes.extend(state.advice_on_node(node.id));
+        show(state, node.id, notes)
+    };
+    hub.look(view).await?
 }
 
-async fn reject<S: Store>(ledger: &mut Ledger<S>, code: &str, now: Timestamp) -> Outcome {
+async fn reject(hub: &Hub, actor: &Actor, code: &str) -> Outcome {
     let code: PendingCode = code.parse()?;
-    let rejected = ledger.try_run(now, |state| state.reject(&code, now)).await?;
+    let asked = code.clone();
+    let rejected = hub.command(actor.clone(), move |by| by.reject(&asked)).await?;
     Ok(Reply::Gone(GoneView { gone: format!("the request of {} ({code})", rejected.hostname), notes: Vec::new() }))
 }
 
 /// Changes a node, and says what it means for its rights.
-async fn change_node<S: Store>(ledger: &mut Ledger<S>, request: Request, now: Timestamp) -> Outcome {
-    let before: Vec<_> = ledger.state().nodes().map(|node| std::sync::Arc::clone(node.record)).collect();
-    let mut notes = Vec::new();
+async fn change_node(hub: &Hub, actor: &Actor, request: Request) -> Outcome {
+    let now = clock::now();
+    let ends = matches!(request, Request::NodeExpire { .. });
     let said_of_owner = matches!(request, Request::NodeTag { .. } | Request::NodeMove { .. });
-    let changed = match request {
+    let (name, change) = node_change(request)?;
+    let change = move |by: &Commands<'_>| {
+        let before = Arc::clone(by.find_node(&name)?.record);
+        Ok(change(by, before.id)?.map(|changed| (changed, before)))
+    };
+    let (changed, before) = hub.command(actor.clone(), change).await?;
+    let view = move |state: &State| {
+        let mut notes = state.rights_changed(&before, &changed);
+        if ends {
+            notes.extend(who_lets_it_in(state, &changed, now, false));
+        }
+        if said_of_owner {
+            notes.extend(state.advice_on_node(changed.id));
+        }
+        show(state, changed.id, notes)
+    };
+    hub.look(view).await?
+}
+
+/// A change of one node.
+type NodeChange = Box<dyn Fn(&Commands<'_>, NodeId) -> Result<Decision<Arc<NodeRecord>>, Refusal> + Send>;
+
+/// Which node a request is about, and what is to be done to it.
+fn node_change(request: Request) -> Result<(String, NodeChange), Refused> {
+    Ok(match request {
         Request::NodeRename { node, name } => {
             let label: HostLabel = name.parse().map_err(|error| invalid(format!("{name:?}: {error}")))?;
-            ledger.try_run(now, |state| state.rename_node(node_named(state, &node)?, label)).await?
+            (node, Box::new(move |by, id| by.rename_node(id, label.clone())))
         }
-        Request::NodeExpire { node } => {
-            let expired = ledger.try_run(now, |state| state.expire_node(node_named(state, &node)?, now)).await?;
-            notes.extend(who_lets_it_in(ledger.state(), &expired, now, false));
-            expired
-        }
+        Request::NodeExpire { node } => (node, Box::new(|by, id| by.expire_node(id))),
         Request::NodeExtend { node, lifetime } => {
             let life = match lifetime {
                 None => Life::Usual,
                 Some(Lifetime(Some(lifetime))) => Life::For(lifetime),
                 Some(Lifetime(None)) => Life::Endless,
             };
-            ledger.try_run(now, |state| state.extend_node(node_named(state, &node)?, life, now)).await?
+            (node, Box::new(move |by, id| by.extend_node(id, life)))
         }
-        Request::NodeMove { node, user } => {
-            let moved = |state: &State| state.move_node(node_named(state, &node)?, state.find_user(&user)?.id);
-            ledger.try_run(now, moved).await?
-        }
+        Request::NodeMove { node, user } => (node, Box::new(move |by, id| by.move_node(id, by.find_user(&user)?.id))),
         Request::NodeTag { node, tags } => {
             let tags = parse_tags(&tags)?;
-            ledger.try_run(now, |state| state.set_tags(node_named(state, &node)?, &tags, now)).await?
+            (node, Box::new(move |by, id| by.set_tags(id, &tags)))
         }
-        look => return looked_at(ledger.state(), look, now),
-    };
-    if let Some(before) = before.iter().find(|record| record.id == changed.id) {
-        notes.splice(0..0, ledger.state().rights_changed(before, &changed));
-    }
-    if said_of_owner {
-        notes.extend(ledger.state().advice_on_node(changed.id));
-    }
-    show(ledger.state(), changed.id, notes)
+        other => return Err(Refused { status: 501, message: format!("this coordinator does not serve {other:?}") }),
+    })
 }
 
-async fn delete_node<S: Store>(ledger: &mut Ledger<S>, node: &str, now: Timestamp) -> Outcome {
-    let gone = ledger.try_run(now, |state| state.delete_node(node_named(state, node)?, now)).await?;
-    let notes = who_lets_it_in(ledger.state(), &gone, now, true).into_iter().collect();
-    Ok(Reply::Gone(GoneView { gone: format!("node {} ({})", gone.label, gone.id), notes }))
+async fn delete_node(hub: &Hub, actor: &Actor, node: String) -> Outcome {
+    let gone = hub.command(actor.clone(), move |by| by.delete_node(node_named(by, &node)?)).await?;
+    let view = move |state: &State| {
+        let notes = who_lets_it_in(state, &gone, clock::now(), true).into_iter().collect();
+        Reply::Gone(GoneView { gone: format!("node {} ({})", gone.label, gone.id), notes })
+    };
+    Ok(hub.look(view).await?)
 }
 
 /// The key by which a machine that was shut out comes in again by itself, if it still holds it.
@@ -260,26 +304,20 @@ fn who_lets_it_in(state: &State, record: &NodeRecord, now: Timestamp, deleted: b
     })
 }
 
-async fn route<S: Store>(
-    ledger: &mut Ledger<S>,
-    node: &str,
-    prefixes: Vec<IpNet>,
-    approve: bool,
-    now: Timestamp,
-) -> Outcome {
+async fn route(hub: &Hub, actor: &Actor, node: String, prefixes: Vec<IpNet>, approve: bool) -> Outcome {
     let prefixes = with_whole_exits(prefixes);
-    let changed = ledger.try_run(now, |state| {
-        let node = state.find_node(node)?.record;
+    let change = move |by: &Commands<'_>| {
+        let node = by.find_node(&node)?.record;
         let mut approved = node.approved_routes.clone();
         if approve {
-            approved.extend(prefixes);
+            approved.extend(&prefixes);
         } else {
             approved.retain(|prefix| !prefixes.contains(prefix));
         }
-        state.approve_routes(node.id, &approved)
-    });
-    let id = changed.await?.id;
-    Ok(Reply::Routes(routes(ledger.state(), |node| node == id)))
+        by.approve_routes(node.id, &approved)
+    };
+    let id = hub.command(actor.clone(), change).await?.id;
+    Ok(hub.look(move |state| Reply::Routes(routes(state, |node| node == id))).await?)
 }
 
 /// An exit node is one for both families: clients offer no other to their users.
@@ -298,12 +336,13 @@ fn node_named(state: &State, text: &str) -> Result<NodeId, Refusal> {
 }
 
 /// The user of this name or number; made where a name is new, so that one command makes a first key.
-async fn user_or_new<S: Store>(ledger: &mut Ledger<S>, text: &str, now: Timestamp) -> Result<(UserId, bool), Refused> {
-    if let Ok(user) = ledger.state().find_user(text) {
-        return Ok((user.id, false));
+async fn user_or_new(hub: &Hub, actor: &Actor, text: String) -> Result<(UserId, bool), Refused> {
+    let asked = text.clone();
+    if let Some(id) = hub.look(move |state| state.find_user(&asked).map(|user| user.id).ok()).await? {
+        return Ok((id, false));
     }
     let name: UserName = text.parse()?;
-    let user = ledger.try_run(now, |state| state.create_user(name, String::new(), now)).await?;
+    let user = hub.command(actor.clone(), move |by| by.create_user(name.clone(), String::new())).await?;
     Ok((user.id, true))
 }
 

@@ -2,13 +2,11 @@
 //! may pass or not.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::execute::invalid;
 use super::{Outcome, Refused, Reply};
-use crate::store::{Ledger, Store};
 use warren_core::policy::{Access, Compiled, Difference, Policy, Protocol, Row};
 use warren_core::registry::{NodeRecord, Outlook, PolicyRecord, State};
 use warren_core::types::{NodeId, Timestamp};
@@ -96,30 +94,17 @@ pub(crate) struct RuleView {
     pub(crate) opens: String,
 }
 
-/// Carries out one request. What the reply tells is on disk.
-pub(super) async fn execute<S: Store>(ledger: &mut Ledger<S>, request: PolicyRequest, now: Timestamp) -> Outcome {
-    let mut notes = ledger.state().tests_in_thought();
-    let set = match request {
-        PolicyRequest::Get { version } => return get(ledger.state(), version),
-        PolicyRequest::Versions => {
-            let state = ledger.state();
-            let views = state.policies().rev().map(|policy| view(state, policy, false));
-            return Ok(Reply::Policies(views.collect()));
-        }
-        PolicyRequest::Diff { text } => return difference(&ledger.state().outlook(), &text),
-        PolicyRequest::Set { text, by, if_version } => {
-            ledger.try_run(now, |state| state.set_policy(&text, &by, if_version, now)).await?
-        }
-        PolicyRequest::Restore { version, by, if_version } => {
-            let text = Arc::clone(&ledger.state().policy_version(version)?.text);
-            ledger.try_run(now, |state| state.set_policy(&text, &by, if_version, now)).await?
-        }
-    };
-    notes.extend(ledger.state().advice());
-    Ok(Reply::PolicySet(PolicyView { notes, ..view(ledger.state(), &set, false) }))
+/// A policy was put in force.
+pub(super) fn set(state: &State, record: &PolicyRecord, mut notes: Vec<String>) -> Reply {
+    notes.extend(state.advice());
+    Reply::PolicySet(PolicyView { notes, ..view(state, record, false) })
 }
 
-fn get(state: &State, version: Option<u64>) -> Outcome {
+pub(super) fn versions(state: &State) -> Reply {
+    Reply::Policies(state.policies().rev().map(|policy| view(state, policy, false)).collect())
+}
+
+pub(super) fn get(state: &State, version: Option<u64>) -> Outcome {
     let policy = match version {
         Some(version) => Some(state.policy_version(version)?),
         None => state.policy(),

@@ -28,6 +28,7 @@ use crate::hub::Hub;
 use crate::limits;
 use crate::server_key::ServerKeys;
 use crate::state_dir::StateDir;
+use warren_core::registry::Actor;
 
 /// Where backups are made, and whose turn it is.
 type Backups = (StateDir, Mutex<()>);
@@ -55,10 +56,12 @@ pub(crate) async fn serve(listener: UnixListener, hub: Hub, keys: Arc<ServerKeys
             () = ending.wait() => return,
         };
         match accepted {
-            Ok((stream, _)) if admitted(&stream) => {
-                tokio::spawn(connection(stream, hub.clone(), Arc::clone(&keys), Arc::clone(&backups)));
-            }
-            Ok(_) => warn!("an administration connection of another user was closed"),
+            Ok((stream, _)) => match admitted(&stream) {
+                Some(actor) => {
+                    tokio::spawn(connection(stream, actor, hub.clone(), Arc::clone(&keys), Arc::clone(&backups)));
+                }
+                None => warn!("an administration connection of another user was closed"),
+            },
             Err(error) => {
                 warn!(%error, "accepting an administration connection");
                 tokio::time::sleep(limits::ACCEPT_PAUSE).await;
@@ -67,16 +70,23 @@ pub(crate) async fn serve(listener: UnixListener, hub: Hub, keys: Arc<ServerKeys
     }
 }
 
-/// The mode of the socket says the same; this holds also where someone changed it.
-fn admitted(stream: &UnixStream) -> bool {
+/// Who is at the other end, if they may be: root, or the user that the server runs as. The mode of the socket says the
+/// same; this holds also where someone changed it.
+fn admitted(stream: &UnixStream) -> Option<Actor> {
     let own = nix::unistd::geteuid().as_raw();
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+    let uid = stream.peer_cred().ok()?.uid();
+    let account = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+    let name = account.map_or_else(|| format!("uid {uid}"), |account| account.name);
+    (uid == 0 || uid == own).then(|| Actor::account(uid, name))
 }
 
-async fn connection(stream: UnixStream, hub: Hub, keys: Arc<ServerKeys>, backups: Arc<Backups>) {
+async fn connection(stream: UnixStream, actor: Actor, hub: Hub, keys: Arc<ServerKeys>, backups: Arc<Backups>) {
     let service = service_fn(move |request| {
-        let (hub, keys, backups) = (hub.clone(), Arc::clone(&keys), Arc::clone(&backups));
-        async move { Ok::<_, Infallible>(answer(&hub, &keys, &backups, request).await.unwrap_or_else(|refusal| refusal)) }
+        let (actor, hub, keys, backups) = (actor.clone(), hub.clone(), Arc::clone(&keys), Arc::clone(&backups));
+        async move {
+            let answer = answer(&actor, &hub, &keys, &backups, request).await;
+            Ok::<_, Infallible>(answer.unwrap_or_else(|refusal| refusal))
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -90,6 +100,7 @@ async fn connection(stream: UnixStream, hub: Hub, keys: Arc<ServerKeys>, backups
 }
 
 async fn answer(
+    actor: &Actor,
     hub: &Hub,
     keys: &ServerKeys,
     backups: &Backups,
@@ -109,8 +120,7 @@ async fn answer(
         .map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
     let request: Request = serde_json::from_slice(&body.to_bytes())
         .map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
-    let outcome = carry_out(hub, keys, request).await.map_err(IntoResponse::into_response)?;
-    let reply = outcome.map_err(|refused| {
+    let reply = carry_out(hub, keys, actor, request).await.map_err(|refused| {
         refuse(StatusCode::from_u16(refused.status).unwrap_or(StatusCode::BAD_REQUEST), refused.message)
     })?;
     Ok(axum::Json(reply).into_response())

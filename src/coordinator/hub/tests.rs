@@ -1,8 +1,8 @@
 use std::process::Command;
 
 use super::*;
-use crate::ending;
-use crate::store::Proven;
+use crate::store::{Ledger, Proven, Store};
+use crate::{clock, ending};
 use warren_core::registry::{Change, Config, Records};
 use warren_shell::{FATAL, log_to_stderr, vital};
 
@@ -40,9 +40,9 @@ fn a_registry_that_panics_takes_the_program_along() {
             let (hub, task) = Task::new(ledger, Arc::default());
             let (_end, ending) = ending::channel();
             tokio::spawn(vital("registry", task.run(ending)));
-            let request = admin::Request::UserCreate { name: "ada".to_owned(), display_name: String::new() };
+            let create = |by: &Commands<'_>| by.create_user("ada".parse()?, String::new());
             // Whoever asked would be told to come again, for ever.
-            let _ = hub.admin(request, None).await;
+            let _ = hub.command(Actor::COORDINATOR, create).await;
             std::future::pending::<()>().await;
         });
     }

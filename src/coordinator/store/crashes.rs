@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::tests::{ledger, now, register, says};
 use super::*;
 use warren_core::policy::Role;
-use warren_core::registry::{Config, KeyId, Life, NewKey, Records, State, WithNodes};
+use warren_core::registry::{Actor, Config, KeyId, Life, NewKey, Records, State, WithNodes};
 use warren_core::types::{CapabilityVersion, MachinePublic, NodeId, UserId};
 use warren_core::wire::control::RegisterRequest;
 
@@ -27,17 +27,17 @@ async fn every_command(store: SqliteStore, mut done: impl FnMut(usize, &State)) 
     };
     macro_rules! command {
         ($decide:expr) => {
-            ledger.try_run(now(), $decide).await.unwrap();
+            ledger.try_run(&Actor::COORDINATOR, now(), $decide).await.unwrap();
             acknowledge(ledger.state());
         };
     }
     acknowledge(ledger.state());
-    command!(|state| state.create_user("bob".parse()?, "Bob".to_owned(), now()));
-    command!(|state| state.rename_user(UserId(2), "rob".parse()?));
-    command!(|state| state.set_role(UserId(2), Role::Admin));
+    command!(|by| by.create_user("bob".parse()?, "Bob".to_owned()));
+    command!(|by| by.rename_user(UserId(2), "rob".parse()?));
+    command!(|by| by.set_role(UserId(2), Role::Admin));
     let wish =
         NewKey { user: UserId(1), reusable: false, ephemeral: true, tags: Vec::new(), readmits: false, lifetime: None };
-    let one_off = ledger.try_run(now(), |state| state.create_key(wish, now(), [8; 32])).await.unwrap();
+    let one_off = ledger.try_run(&Actor::COORDINATOR, now(), |by| by.create_key(wish, [8; 32])).await.unwrap();
     acknowledge(ledger.state());
     for machine in 1..=3 {
         register(&mut ledger, machine, &key).await.unwrap();
@@ -51,20 +51,20 @@ async fn every_command(store: SqliteStore, mut done: impl FnMut(usize, &State)) 
         ..RegisterRequest::default()
     };
     let machine = MachinePublic::from_bytes([5; 32]);
-    ledger.run(now(), |state| state.register(machine, &waits, now(), [5; 32])).await.unwrap();
+    ledger.run(&Actor::COORDINATOR, now(), |by| by.register(machine, &waits, [5; 32])).await.unwrap();
     let code = ledger.state().pending_list().next().unwrap().code.clone();
-    command!(|state| state.approve(&code, UserId(2), &[], now(), [6; 32]));
-    command!(|state| state.rename_node(NodeId(1), "door".parse().unwrap()));
-    command!(|state| state.set_tags(NodeId(2), &["tag:web".parse()?], now()));
-    command!(|state| state.move_node(NodeId(2), UserId(2)));
-    command!(|state| state.approve_routes(NodeId(2), &["10.0.0.0/8".parse().unwrap()]));
-    command!(|state| state.expire_node(NodeId(3), now()));
-    command!(|state| state.delete_node(NodeId(3), now()));
-    command!(|state| state.set_policy("{}", "ada", None, now()));
-    command!(|state| state.set_policy("{\"acls\": []}", "ada", None, now()));
-    command!(|state| state.extend_node(NodeId(1), Life::For(Duration::from_secs(60)), now()));
-    command!(|state| state.expire_key(KeyId(1), WithNodes::LogOut, now()));
-    command!(|state| state.delete_key(KeyId(1), WithNodes::Stay, now()));
+    command!(|by| by.approve(&code, UserId(2), &[], [6; 32]));
+    command!(|by| by.rename_node(NodeId(1), "door".parse().unwrap()));
+    command!(|by| by.set_tags(NodeId(2), &["tag:web".parse()?]));
+    command!(|by| by.move_node(NodeId(2), UserId(2)));
+    command!(|by| by.approve_routes(NodeId(2), &["10.0.0.0/8".parse().unwrap()]));
+    command!(|by| by.expire_node(NodeId(3)));
+    command!(|by| by.delete_node(NodeId(3)));
+    command!(|by| by.set_policy("{}", "ada", None));
+    command!(|by| by.set_policy("{\"acls\": []}", "ada", None));
+    command!(|by| by.extend_node(NodeId(1), Life::For(Duration::from_secs(60))));
+    command!(|by| by.expire_key(KeyId(1), WithNodes::LogOut));
+    command!(|by| by.delete_key(KeyId(1), WithNodes::Stay));
     ledger.state_mut().update(MachinePublic::from_bytes([1; 32]), &says(1, 9), now()).unwrap();
     ledger.save(now()).await.unwrap();
     acknowledge(ledger.state());
@@ -185,10 +185,11 @@ fn whoever_is_killed_at_any_write_has_lost_nothing_that_it_acknowledged() {
 async fn goes_on(path: &Path) {
     let mut ledger = Ledger::open(SqliteStore::open(path).await.unwrap(), Config::default(), now()).await.unwrap();
     let before: BTreeSet<_> = ledger.state().nodes().map(|node| node.record.ipv4).collect();
-    let user = ledger.try_run(now(), |state| state.create_user("new".parse()?, String::new(), now())).await.unwrap();
+    let user =
+        ledger.try_run(&Actor::COORDINATOR, now(), |by| by.create_user("new".parse()?, String::new())).await.unwrap();
     let wish =
         NewKey { user: user.id, reusable: false, ephemeral: false, tags: Vec::new(), readmits: false, lifetime: None };
-    let key = ledger.try_run(now(), |state| state.create_key(wish, now(), [9; 32])).await.unwrap();
+    let key = ledger.try_run(&Actor::COORDINATOR, now(), |by| by.create_key(wish, [9; 32])).await.unwrap();
     assert_eq!(register(&mut ledger, 99, key.text.expose()).await.unwrap(), "");
     let after: BTreeSet<_> = ledger.state().nodes().map(|node| node.record.ipv4).collect();
     assert_eq!(after.len(), before.len() + 1);
@@ -239,12 +240,12 @@ async fn go_on_through_failures(directory: &Path) {
     let store = SqliteStore::open(&directory.join(DATABASE)).await.unwrap();
     let mut ledger = Ledger::open(store, Config::default(), now()).await.unwrap();
     for number in 0..40 {
-        let made =
-            ledger.try_run(now(), |state| state.create_user(format!("u{number}").parse()?, String::new(), now()));
+        let made = ledger
+            .try_run(&Actor::COORDINATOR, now(), |by| by.create_user(format!("u{number}").parse()?, String::new()));
         let _ = made.await;
     }
     // Whoever asks next finds out what a failure left; where flushes fail for good, that cannot be.
-    let last = ledger.try_run(now(), |state| state.set_role(UserId(1), Role::Member)).await;
+    let last = ledger.try_run(&Actor::COORDINATOR, now(), |by| by.set_role(UserId(1), Role::Member)).await;
     let believed: Vec<String> = ledger.state().users().map(|user| user.name.to_string()).collect();
     fs::write(directory.join("believed"), format!("{}\n{}", last.is_ok(), believed.join(" "))).unwrap();
     std::process::exit(0);

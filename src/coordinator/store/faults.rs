@@ -15,7 +15,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::conformance::user;
 use super::tests::{ledger, now, register, says};
 use super::*;
-use warren_core::registry::{Config, Records, State};
+use warren_core::registry::{Actor, Config, Records, State};
 use warren_core::types::{MachinePublic, NodeId, Timestamp};
 
 const DISK: &str = "WARREN_TEST_DISK";
@@ -161,8 +161,8 @@ fn a_disk_that_is_full_after_any_page_loses_and_doubles_nothing() {
                 refused += u32::from(register(&mut ledger, machine, &key).await.is_err());
             }
             disk.free();
-            let fresh =
-                ledger.try_run(now(), |state| state.create_user(format!("u{free}").parse()?, String::new(), now()));
+            let fresh = ledger
+                .try_run(&Actor::COORDINATOR, now(), |by| by.create_user(format!("u{free}").parse()?, String::new()));
             fresh.await.unwrap();
             assert_acknowledged(ledger.state(), &disk, &format!("{free} pages were free")).await;
         }

@@ -10,8 +10,9 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use thiserror::Error;
 
+use super::job::Job;
 use super::{Proven, Store, StoreError};
-use warren_core::registry::{Change, Config, Decision, NodeRecord, Refusal, State, settled_names};
+use warren_core::registry::{Actor, Change, Commands, Config, Decision, NodeRecord, Refusal, State, settled_names};
 use warren_core::types::Timestamp;
 
 /// The longest that a change which may be saved at leisure waits.
@@ -46,6 +47,9 @@ pub enum CommandError {
     /// It could not be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Too much else is to be done.
+    #[error("the coordinator is busy, try again later")]
+    Busy,
 }
 
 impl<S: Store> Ledger<S> {
@@ -75,23 +79,38 @@ impl<S: Store> Ledger<S> {
     /// Decides and carries out a command that cannot be refused.
     pub async fn run<R>(
         &mut self,
+        actor: &Actor,
         now: Timestamp,
-        decide: impl FnOnce(&State) -> Decision<R>,
+        decide: impl FnOnce(&Commands<'_>) -> Decision<R>,
     ) -> Result<R, StoreError> {
         self.know(now).await?;
-        let decision = decide(&self.state);
-        self.settle(decision, now).await
+        let decision = decide(&self.state.by(actor, now));
+        self.settle(decision.changes, now).await?;
+        Ok(decision.reply)
     }
 
     /// Decides and carries out a command that may be refused.
     pub async fn try_run<R>(
         &mut self,
+        actor: &Actor,
         now: Timestamp,
-        decide: impl FnOnce(&State) -> Result<Decision<R>, Refusal>,
+        decide: impl FnOnce(&Commands<'_>) -> Result<Decision<R>, Refusal>,
     ) -> Result<R, CommandError> {
         self.know(now).await?;
-        let decision = decide(&self.state)?;
-        Ok(self.settle(decision, now).await?)
+        let decision = decide(&self.state.by(actor, now))?;
+        self.settle(decision.changes, now).await?;
+        Ok(decision.reply)
+    }
+
+    /// Decides and carries out a command that has a place for its answer.
+    pub async fn carry_out(&mut self, mut job: Box<dyn Job>, now: Timestamp) {
+        if let Err(error) = self.know(now).await {
+            return job.answer(Err(error.into()));
+        }
+        if let Some((changes, _)) = job.decide(&self.state, now) {
+            let settled = self.settle(changes, now).await;
+            job.answer(settled.map_err(CommandError::from));
+        }
     }
 
     /// What time brings. Call it after every command and whenever [`Ledger::poll_timeout`] says so; then
@@ -111,7 +130,7 @@ impl<S: Store> Ledger<S> {
         if self.state.next_due().is_some_and(|at| at <= now) {
             self.know(now).await?;
             let due = self.state.due(now);
-            self.settle(due, now).await?;
+            self.settle(due.changes, now).await?;
             self.state.handle_timeout(now);
         }
         self.save_at = match self.state.unsaved() {
@@ -214,18 +233,18 @@ impl<S: Store> Ledger<S> {
         (self.store, saved)
     }
 
-    async fn settle<R>(&mut self, decision: Decision<R>, now: Timestamp) -> Result<R, StoreError> {
-        let durable: Vec<Change> = decision.changes.iter().filter(|change| change.is_durable()).cloned().collect();
+    async fn settle(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<(), StoreError> {
+        let durable: Vec<Change> = changes.iter().filter(|change| change.is_durable()).cloned().collect();
         if !durable.is_empty()
             && let Err(error) = self.commit(&durable, now).await
         {
             if !self.store.is_sound() {
-                self.doubtful = decision.changes;
+                self.doubtful = changes;
             }
             return Err(error);
         }
-        self.state.apply(decision.changes, now);
-        Ok(decision.reply)
+        self.state.apply(changes, now);
+        Ok(())
     }
 
     /// Commits what waits to be saved with these; where the store does not take what waits, these alone.

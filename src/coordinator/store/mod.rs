@@ -6,6 +6,7 @@
 
 mod backup;
 mod connection;
+mod job;
 mod ledger;
 mod sqlite;
 
@@ -24,6 +25,7 @@ use std::path::Path;
 use thiserror::Error;
 
 pub use backup::{Contents, KeptFile, copy_closed, is_free, read as read_backup, seal, unseal};
+pub use job::{Job, job};
 pub use ledger::{CommandError, Ledger};
 pub use sqlite::SqliteStore;
 

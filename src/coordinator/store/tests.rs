@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::conformance::{self, Place, at, bare_node, user};
 use super::connection::MIGRATIONS;
 use super::*;
-use warren_core::registry::{Config, Counters, NewKey, NodeRecord, Output, Registered, State};
+use warren_core::registry::{Actor, Config, Counters, NewKey, NodeRecord, Output, Registered, State};
 use warren_core::types::{CapabilityVersion, MachinePublic, NodeId, NodePublic, Timestamp, UserId};
 use warren_core::wire::control::{MapRequest, RegisterAuth, RegisterRequest};
 
@@ -209,7 +209,7 @@ pub(super) fn says(machine: u8, port: u16) -> MapRequest {
 pub(super) async fn register<S: Store>(ledger: &mut Ledger<S>, machine: u8, key: &str) -> Result<String, StoreError> {
     let request = asks(machine, key);
     let machine_key = MachinePublic::from_bytes([machine; 32]);
-    match ledger.run(now(), |state| state.register(machine_key, &request, now(), [machine; 32])).await? {
+    match ledger.run(&Actor::COORDINATOR, now(), |by| by.register(machine_key, &request, [machine; 32])).await? {
         Registered::Answer(answer) => Ok(answer.error),
         other => panic!("not an answer: {other:?}"),
     }
@@ -218,9 +218,10 @@ pub(super) async fn register<S: Store>(ledger: &mut Ledger<S>, machine: u8, key:
 /// A ledger with a user and a key of theirs.
 pub(super) async fn ledger<S: Store>(store: S, reusable: bool) -> (Ledger<S>, String) {
     let mut ledger = Ledger::open(store, Config::default(), now()).await.unwrap();
-    let user = ledger.try_run(now(), |state| state.create_user("ada".parse()?, String::new(), now())).await.unwrap();
+    let user =
+        ledger.try_run(&Actor::COORDINATOR, now(), |by| by.create_user("ada".parse()?, String::new())).await.unwrap();
     let wish = NewKey { user: user.id, reusable, ephemeral: false, tags: Vec::new(), readmits: false, lifetime: None };
-    let key = ledger.try_run(now(), |state| state.create_key(wish, now(), [7; 32])).await.unwrap();
+    let key = ledger.try_run(&Actor::COORDINATOR, now(), |by| by.create_key(wish, [7; 32])).await.unwrap();
     (ledger, key.text.expose().to_owned())
 }
 
@@ -237,7 +238,7 @@ async fn a_state_comes_back_as_it_was() {
     }
     let two = NodeId(2);
     ledger.state_mut().update(MachinePublic::from_bytes([1; 32]), &says(1, 4), now()).unwrap();
-    ledger.try_run(now(), |state| state.delete_node(two, now())).await.unwrap();
+    ledger.try_run(&Actor::COORDINATOR, now(), |by| by.delete_node(two)).await.unwrap();
     ledger.state_mut().open(NodeId(1), CapabilityVersion::CURRENT, now()).unwrap();
     let mut kept = facts(ledger.state());
     // It was online when the coordinator stopped.
@@ -337,7 +338,7 @@ async fn what_a_node_says_is_saved_within_five_seconds_or_with_the_next_commit()
     assert_eq!((commits(&ledger), ledger.poll_timeout()), (before + 1, None), "and only once");
 
     ledger.state_mut().update(machine, &says(1, 2), at).unwrap();
-    ledger.try_run(at, |state| state.create_user("bob".parse()?, String::new(), at)).await.unwrap();
+    ledger.try_run(&Actor::COORDINATOR, at, |by| by.create_user("bob".parse()?, String::new())).await.unwrap();
     assert_eq!(ledger.store().commits.last(), Some(&3), "the node, the counters and the user, in one transaction");
 }
 
@@ -361,10 +362,11 @@ async fn a_failed_save_is_tried_again_after_a_pause() {
 #[tokio::test]
 async fn an_ephemeral_node_is_deleted_only_when_the_disk_agrees() {
     let mut ledger = Ledger::open(Counting::default(), Config::default(), now()).await.unwrap();
-    let user = ledger.try_run(now(), |state| state.create_user("ada".parse()?, String::new(), now())).await.unwrap();
+    let user =
+        ledger.try_run(&Actor::COORDINATOR, now(), |by| by.create_user("ada".parse()?, String::new())).await.unwrap();
     let wish =
         NewKey { user: user.id, reusable: false, ephemeral: true, tags: Vec::new(), readmits: false, lifetime: None };
-    let key = ledger.try_run(now(), |state| state.create_key(wish, now(), [7; 32])).await.unwrap();
+    let key = ledger.try_run(&Actor::COORDINATOR, now(), |by| by.create_key(wish, [7; 32])).await.unwrap();
     register(&mut ledger, 1, key.text.expose()).await.unwrap();
     ledger.store_mut().fails = true;
     let mut at = now() + Duration::from_secs(3600);

@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::cleanup::gone;
+use super::commands::{Command, Commands, Decision};
 use super::config::limit;
 use super::names;
-use super::record::{Change, Decision, KeyId, KeyRecord, NodeRecord, Tag, UserName, UserRecord};
+use super::record::{Change, KeyId, KeyRecord, NodeRecord, Tag, UserName, UserRecord};
 use super::refusal::Refusal;
 use super::secret::{self, KeyText};
 use super::session::add;
@@ -69,47 +70,47 @@ pub enum Life {
     Endless,
 }
 
-impl State {
+impl Commands<'_> {
     /// Makes a user.
-    pub fn create_user(
-        &self,
-        name: UserName,
-        display_name: String,
-        now: Timestamp,
-    ) -> Result<Decision<UserRecord>, Refusal> {
+    pub fn create_user(&self, name: UserName, display_name: String) -> Result<Decision<UserRecord>, Refusal> {
+        self.may(Command::CreateUser)?;
         limit::USERS.check(self.users.len() + 1)?;
         DISPLAY_NAME.check(display_name.len())?;
         self.name_is_free(&name)?;
         let mut counters = self.counters;
         counters.user += 1;
-        let user = UserRecord { id: UserId(counters.user), name, display_name, role: Role::Member, created: now };
-        Ok(Decision { reply: user.clone(), changes: vec![Change::Counters(counters), Change::User(user)] })
+        let user = UserRecord { id: UserId(counters.user), name, display_name, role: Role::Member, created: self.now };
+        let changes = vec![Change::Counters(counters), Change::User(user.clone())];
+        Ok(self.decided(Command::CreateUser, user, changes))
     }
 
     /// Gives a user another login name.
     pub fn rename_user(&self, id: UserId, name: UserName) -> Result<Decision<UserRecord>, Refusal> {
+        self.may(Command::RenameUser)?;
         let mut user = self.user(id)?.clone();
         if user.name == name {
-            return Ok(Decision::unchanged(user));
+            return Ok(self.unchanged(Command::RenameUser, user));
         }
         self.name_is_free(&name)?;
         user.name = name;
-        Ok(Decision { reply: user.clone(), changes: vec![Change::User(user)] })
+        Ok(self.decided(Command::RenameUser, user.clone(), vec![Change::User(user)]))
     }
 
     /// Makes a user an owner, an administrator or a member, as far as the policy is concerned.
     pub fn set_role(&self, id: UserId, role: Role) -> Result<Decision<UserRecord>, Refusal> {
+        self.may(Command::SetRole)?;
         let mut user = self.user(id)?.clone();
         if user.role == role {
-            return Ok(Decision::unchanged(user));
+            return Ok(self.unchanged(Command::SetRole, user));
         }
         user.role = role;
-        Ok(Decision { reply: user.clone(), changes: vec![Change::User(user)] })
+        Ok(self.decided(Command::SetRole, user.clone(), vec![Change::User(user)]))
     }
 
     /// Deletes a user and their keys. Nodes of theirs without tags must be gone, so that no access is lost by accident;
     /// those with tags belong to their tags and go on.
     pub fn delete_user(&self, id: UserId) -> Result<Decision<UserRecord>, Refusal> {
+        self.may(Command::DeleteUser)?;
         let user = self.user(id)?.clone();
         let (own, tagged): (Vec<_>, Vec<_>) = self.nodes_of_user(id).partition(|record| record.tags.is_empty());
         if !own.is_empty() {
@@ -123,24 +124,15 @@ impl State {
         let tagged = tagged.map(|record| Change::Node(Arc::new(record)));
         let keys = self.keys.values().filter(|key| key.user == id).map(|key| Change::KeyGone(key.id));
         let changes = tagged.chain(keys).chain([Change::UserGone(id)]).collect();
-        Ok(Decision { reply: user, changes })
-    }
-
-    /// The nodes that a user registered.
-    pub fn nodes_of_user(&self, id: UserId) -> impl Iterator<Item = &Arc<NodeRecord>> {
-        self.members.values().map(|member| &member.shown.record).filter(move |record| record.user == Some(id))
+        Ok(self.decided(Command::DeleteUser, user, changes))
     }
 
     /// Makes a pre-authentication key out of `entropy`, which the caller draws for this call.
-    pub fn create_key(
-        &self,
-        wish: NewKey,
-        now: Timestamp,
-        entropy: [u8; 32],
-    ) -> Result<Decision<NewKeyAnswer>, Refusal> {
+    pub fn create_key(&self, wish: NewKey, entropy: [u8; 32]) -> Result<Decision<NewKeyAnswer>, Refusal> {
+        self.may(Command::CreateKey)?;
         let forgotten = match limit::KEYS.check(self.keys.len() + 1) {
             Ok(()) => None,
-            Err(full) => Some(self.oldest_spent(now).ok_or(full)?),
+            Err(full) => Some(self.oldest_spent(self.now).ok_or(full)?),
         };
         self.user(wish.user)?;
         let mut counters = self.counters;
@@ -155,70 +147,69 @@ impl State {
             ephemeral: wish.ephemeral,
             tags: sorted_tags(&wish.tags)?,
             readmits: wish.readmits,
-            created: now,
-            expires: wish.lifetime.map(|lifetime| add(now, lifetime)),
+            created: self.now,
+            expires: wish.lifetime.map(|lifetime| add(self.now, lifetime)),
             used: None,
         };
         let made = [Change::Counters(counters), Change::Key(record.clone())];
         let changes = forgotten.map(Change::KeyGone).into_iter().chain(made).collect();
-        Ok(Decision { reply: NewKeyAnswer { record, text }, changes })
+        Ok(self.decided(Command::CreateKey, NewKeyAnswer { record, text }, changes))
     }
 
     /// Ends a key at once.
-    pub fn expire_key(&self, id: KeyId, nodes: WithNodes, now: Timestamp) -> Result<Decision<KeyRecord>, Refusal> {
+    pub fn expire_key(&self, id: KeyId, nodes: WithNodes) -> Result<Decision<KeyRecord>, Refusal> {
+        self.may(Command::ExpireKey)?;
         let mut key = self.key(id)?.clone();
-        let mut changes = self.admitted_go(id, nodes, now);
-        if key.expires.is_none_or(|expires| expires > now) {
-            key.expires = Some(now);
+        let mut changes = self.admitted_go(id, nodes);
+        if key.expires.is_none_or(|expires| expires > self.now) {
+            key.expires = Some(self.now);
             changes.push(Change::Key(key.clone()));
         }
-        Ok(Decision { reply: key, changes })
+        Ok(self.decided(Command::ExpireKey, key, changes))
     }
 
     /// Forgets a key.
-    pub fn delete_key(&self, id: KeyId, nodes: WithNodes, now: Timestamp) -> Result<Decision<KeyRecord>, Refusal> {
+    pub fn delete_key(&self, id: KeyId, nodes: WithNodes) -> Result<Decision<KeyRecord>, Refusal> {
+        self.may(Command::DeleteKey)?;
         let key = self.key(id)?.clone();
-        let mut changes = self.admitted_go(id, nodes, now);
+        let mut changes = self.admitted_go(id, nodes);
         changes.push(Change::KeyGone(id));
-        Ok(Decision { reply: key, changes })
+        Ok(self.decided(Command::DeleteKey, key, changes))
     }
 
-    /// The nodes that a key admitted, and that were not admitted by anything else since.
-    pub fn admitted_by(&self, id: KeyId) -> impl Iterator<Item = &Arc<NodeRecord>> {
-        let records = self.members.values().map(|member| &member.shown.record);
-        records.filter(move |record| record.admitted_by == Some(id))
-    }
-
-    fn admitted_go(&self, id: KeyId, nodes: WithNodes, now: Timestamp) -> Vec<Change> {
+    fn admitted_go(&self, id: KeyId, nodes: WithNodes) -> Vec<Change> {
         let go = |record: &Arc<NodeRecord>| match nodes {
             WithNodes::Stay => Vec::new(),
-            WithNodes::LogOut => vec![Change::Node(Arc::new(ended(record, now)))],
-            WithNodes::Delete => gone(record, now).to_vec(),
+            WithNodes::LogOut => vec![Change::Node(Arc::new(ended(record, self.now)))],
+            WithNodes::Delete => gone(record, self.now).to_vec(),
         };
         self.admitted_by(id).flat_map(go).collect()
     }
 
     /// Gives a node another name, which stays whatever the machine calls itself.
     pub fn rename_node(&self, id: NodeId, label: HostLabel) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        self.may(Command::RenameNode)?;
         if names::means_another(&label) {
             return Err(Refusal::invalid(format!("`{label}` would be taken for something else than this node's name")));
         }
         if let Some(other) = self.labels.get(&label).filter(|other| **other != id) {
             return Err(Refusal::conflict(format!("the name `{label}` belongs to node {other}")));
         }
-        self.change_node(id, |record| {
+        self.change_node(Command::RenameNode, id, |record| {
             record.label = label;
             record.label_fixed = true;
         })
     }
 
     /// Ends a node's key at once: it must log in again, by somebody's word.
-    pub fn expire_node(&self, id: NodeId, now: Timestamp) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
-        self.change_node(id, |record| *record = ended(record, now))
+    pub fn expire_node(&self, id: NodeId) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        self.may(Command::ExpireNode)?;
+        self.change_node(Command::ExpireNode, id, |record| *record = ended(record, self.now))
     }
 
     /// Says how long a node's key is good. A node whose key is past its time goes on with it, without logging in.
-    pub fn extend_node(&self, id: NodeId, life: Life, now: Timestamp) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+    pub fn extend_node(&self, id: NodeId, life: Life) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        self.may(Command::ExtendNode)?;
         let record = self.record(id)?;
         if record.logged_out {
             return Err(Refusal::conflict(format!(
@@ -227,27 +218,29 @@ impl State {
             )));
         }
         let expiry = match life {
-            Life::Usual => self.usual_expiry(&record.tags, now),
-            Life::For(lifetime) => Some(add(now, lifetime)),
+            Life::Usual => self.usual_expiry(&record.tags),
+            Life::For(lifetime) => Some(add(self.now, lifetime)),
             Life::Endless => None,
         };
-        self.change_node(id, |record| record.key_expiry = expiry)
+        self.change_node(Command::ExtendNode, id, |record| record.key_expiry = expiry)
     }
 
     /// When the key of a node that logs in now is to end; that of a node with tags does not.
-    pub(super) fn usual_expiry(&self, tags: &[Tag], now: Timestamp) -> Option<Timestamp> {
-        self.config.key_lifetime.filter(|_| tags.is_empty()).map(|lifetime| add(now, lifetime))
+    pub(super) fn usual_expiry(&self, tags: &[Tag]) -> Option<Timestamp> {
+        self.config.key_lifetime.filter(|_| tags.is_empty()).map(|lifetime| add(self.now, lifetime))
     }
 
     /// Deletes a node. Its addresses are nobody's for a while.
-    pub fn delete_node(&self, id: NodeId, now: Timestamp) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+    pub fn delete_node(&self, id: NodeId) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        self.may(Command::DeleteNode)?;
         let record = self.record(id)?;
-        Ok(Decision { reply: Arc::clone(record), changes: gone(record, now).to_vec() })
+        Ok(self.decided(Command::DeleteNode, Arc::clone(record), gone(record, self.now).to_vec()))
     }
 
     /// Makes exactly these the tags of a node. With tags it belongs to them, and its key does not expire; without it is
     /// its user's again, and its key lasts as long as that of a node that logs in now.
-    pub fn set_tags(&self, id: NodeId, tags: &[Tag], now: Timestamp) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+    pub fn set_tags(&self, id: NodeId, tags: &[Tag]) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        self.may(Command::SetTags)?;
         let tags = sorted_tags(tags)?;
         let record = self.record(id)?;
         if tags.is_empty() && record.user.is_none() {
@@ -256,10 +249,10 @@ impl State {
                 name = record.label
             )));
         }
-        let expiry = self.usual_expiry(&tags, now);
-        self.change_node(id, |record| {
+        let expiry = self.usual_expiry(&tags);
+        self.change_node(Command::SetTags, id, |record| {
             // A key that has ended stays so.
-            if record.tags.is_empty() != tags.is_empty() && !record.is_expired(now) {
+            if record.tags.is_empty() != tags.is_empty() && !record.is_expired(self.now) {
                 record.key_expiry = expiry;
             }
             record.tags = tags;
@@ -268,6 +261,7 @@ impl State {
 
     /// Makes a node another user's. What it may do follows its user at once; what else it has stays.
     pub fn move_node(&self, id: NodeId, user: UserId) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        self.may(Command::MoveNode)?;
         let (record, name) = (self.record(id)?, &self.user(user)?.name);
         let other = self.nodes_of_machine(record.machine).find(|other| other.id != id && other.user == Some(user));
         if let Some(other) = other {
@@ -276,11 +270,12 @@ impl State {
                 record.label, other.label
             )));
         }
-        self.change_node(id, |record| record.user = Some(user))
+        self.change_node(Command::MoveNode, id, |record| record.user = Some(user))
     }
 
     /// Makes exactly these the approved routes of a node, whether it offers them yet or not.
     pub fn approve_routes(&self, id: NodeId, routes: &[IpNet]) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        self.may(Command::ApproveRoutes)?;
         limit::ROUTES.check(routes.len())?;
         let mut routes: Vec<IpNet> = routes.iter().map(IpNet::trunc).collect();
         routes.sort_unstable();
@@ -288,11 +283,12 @@ impl State {
         if let Some(route) = routes.iter().find(|route| !may_be_routed(route)) {
             return Err(Refusal::invalid(format!("the route {route} is inside the overlay itself")));
         }
-        self.change_node(id, |record| record.approved_routes = routes)
+        self.change_node(Command::ApproveRoutes, id, |record| record.approved_routes = routes)
     }
 
     fn change_node(
         &self,
+        command: Command,
         id: NodeId,
         change: impl FnOnce(&mut NodeRecord),
     ) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
@@ -300,10 +296,10 @@ impl State {
         let mut next = record.as_ref().clone();
         change(&mut next);
         if next == **record {
-            return Ok(Decision::unchanged(Arc::clone(record)));
+            return Ok(self.unchanged(command, Arc::clone(record)));
         }
         let next = Arc::new(next);
-        Ok(Decision { reply: Arc::clone(&next), changes: vec![Change::Node(next)] })
+        Ok(self.decided(command, Arc::clone(&next), vec![Change::Node(next)]))
     }
 
     fn record(&self, id: NodeId) -> Result<&Arc<NodeRecord>, Refusal> {
@@ -311,16 +307,29 @@ impl State {
         Ok(node.record)
     }
 
-    /// A pre-authentication key by number.
-    pub fn key(&self, id: KeyId) -> Result<&KeyRecord, Refusal> {
-        self.keys.get(&id).ok_or_else(|| Refusal::not_found(format!("there is no pre-authentication key {id}")))
-    }
-
     fn name_is_free(&self, name: &UserName) -> Result<(), Refusal> {
         match self.user_names.contains_key(name) {
             true => Err(Refusal::conflict(format!("there is a user `{name}` already"))),
             false => Ok(()),
         }
+    }
+}
+
+impl State {
+    /// The nodes that a user registered.
+    pub fn nodes_of_user(&self, id: UserId) -> impl Iterator<Item = &Arc<NodeRecord>> {
+        self.members.values().map(|member| &member.shown.record).filter(move |record| record.user == Some(id))
+    }
+
+    /// The nodes that a key admitted, and that were not admitted by anything else since.
+    pub fn admitted_by(&self, id: KeyId) -> impl Iterator<Item = &Arc<NodeRecord>> {
+        let records = self.members.values().map(|member| &member.shown.record);
+        records.filter(move |record| record.admitted_by == Some(id))
+    }
+
+    /// A pre-authentication key by number.
+    pub fn key(&self, id: KeyId) -> Result<&KeyRecord, Refusal> {
+        self.keys.get(&id).ok_or_else(|| Refusal::not_found(format!("there is no pre-authentication key {id}")))
     }
 }
 

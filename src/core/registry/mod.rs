@@ -15,16 +15,21 @@
 //! unique; a one-off key admits one node; a map with its deltas applied equals the full map; what a node is shown
 //! and lets in is what the policy in force says, and everything only while nobody set one.
 
+#![allow(missing_docs, reason = "a field or variant whose name says everything needs no sentence")]
+
+mod actor;
 mod address;
 mod admin;
 mod advice;
 mod cleanup;
 mod clock_set;
+mod commands;
 mod config;
 mod fanout;
 mod find;
 mod flush;
 mod gate;
+mod journal;
 mod liveness;
 mod member;
 mod message;
@@ -49,15 +54,18 @@ mod visibility;
 #[cfg(test)]
 mod tests;
 
+pub use actor::{Actor, Area, Door, Rights, Who};
 pub use admin::{Life, NewKey, NewKeyAnswer, WithNodes};
+pub use commands::{Command, Commands, Decision};
 pub use config::{Config, limit};
+pub use journal::{Action, Audit, Entry, Object, ObjectKind};
 pub use liveness::PingId;
 pub use member::NodeView;
 pub use message::{Chunk, MapMessage, Part};
 pub use outlook::{Outlook, Ready};
 pub use record::{
-    Change, Counters, Decision, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, PolicyRecord, Records, Said, Tag,
-    UserName, UserRecord,
+    Change, Counters, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, PolicyRecord, Records, Said, Tag, UserName,
+    UserRecord,
 };
 pub use refusal::{MapRefusal, Refusal, RefusalKind};
 pub use register::Registered;

@@ -31,6 +31,13 @@ pub struct Ready {
     pub(super) notes: Vec<String>,
 }
 
+impl Ready {
+    /// The text that was compiled.
+    pub const fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+}
+
 impl Outlook {
     /// A policy against the network; refused if it cannot be read or fails its own tests.
     pub fn compile(&self, text: &str) -> Result<Ready, Refusal> {

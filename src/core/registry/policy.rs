@@ -6,14 +6,15 @@
 
 use std::sync::Arc;
 
+use super::commands::{Command, Commands, Decision};
 use super::config::limit;
 use super::gate::Gate;
-use super::record::{Change, Decision, PolicyRecord};
+use super::record::{Change, PolicyRecord};
 use super::refusal::Refusal;
 use super::state::State;
 use super::visibility::Visibility;
 use crate::policy::{Compiled, Policy};
-use crate::types::{Limit, NodeId, Timestamp};
+use crate::types::{Limit, NodeId};
 
 /// Longest name of somebody who set a policy: a line in a list.
 const AUTHOR: Limit = Limit::new("bytes in the name of a policy's author", 255);
@@ -60,7 +61,9 @@ impl State {
         let topology = self.outlook().topology(&policy);
         Compiled::new(Arc::new(policy), topology)
     }
+}
 
+impl Commands<'_> {
     /// Puts a policy in force, if the one in force is still `if_version` (0 for none); without that, whichever it
     /// is. It is compiled here unless that was done elsewhere ([`State::make_ready`]).
     pub fn set_policy(
@@ -68,8 +71,8 @@ impl State {
         text: &str,
         by: &str,
         if_version: Option<u64>,
-        now: Timestamp,
     ) -> Result<Decision<Arc<PolicyRecord>>, Refusal> {
+        self.may(Command::SetPolicy)?;
         AUTHOR.check(by.len())?;
         let current = self.policy();
         let version = current.map_or(0, |policy| policy.version);
@@ -83,13 +86,13 @@ impl State {
             self.try_policy(text)?;
         }
         if let Some(current) = current.filter(|current| *current.text == *text && self.policy_fault.is_none()) {
-            return Ok(Decision::unchanged(Arc::clone(current)));
+            return Ok(self.unchanged(Command::SetPolicy, Arc::clone(current)));
         }
-        let record = PolicyRecord { version: version + 1, text: text.into(), by: by.to_owned(), at: now };
+        let record = PolicyRecord { version: version + 1, text: text.into(), by: by.to_owned(), at: self.now };
         let record = Arc::new(record);
         let gone = self.outdated(&record).into_iter().map(Change::PolicyGone);
         let changes = gone.chain([Change::Policy(Arc::clone(&record))]).collect();
-        Ok(Decision { reply: record, changes })
+        Ok(self.decided(Command::SetPolicy, record, changes))
     }
 
     /// The oldest versions, which there is no room for besides a new one.
@@ -104,7 +107,9 @@ impl State {
         }
         outdated
     }
+}
 
+impl State {
     /// The policy is, from here on, this.
     pub(super) fn put_policy(&mut self, policy: Arc<PolicyRecord>) {
         self.policies.insert(policy.version, policy);

@@ -221,23 +221,6 @@ impl Change {
     }
 }
 
-/// What a command answers, and the changes to commit and apply before the answer may be given.
-#[derive(Clone, Debug)]
-#[must_use = "a decision changes nothing until it is committed and applied"]
-pub struct Decision<R> {
-    /// The answer.
-    pub reply: R,
-    /// All or none of these.
-    pub changes: Vec<Change>,
-}
-
-impl<R> Decision<R> {
-    /// An answer that changes nothing.
-    pub const fn unchanged(reply: R) -> Self {
-        Self { reply, changes: Vec::new() }
-    }
-}
-
 /// Everything a store holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Records {

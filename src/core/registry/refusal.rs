@@ -26,6 +26,8 @@ pub enum RefusalKind {
     Invalid,
     /// A limit is reached.
     Full,
+    /// Whoever asks has no right to it.
+    Forbidden,
 }
 
 impl Refusal {
@@ -44,6 +46,10 @@ impl Refusal {
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self { kind: RefusalKind::Invalid, message: message.into() }
+    }
+
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::Forbidden, message: message.into() }
     }
 
     pub(super) fn full(message: impl Into<String>) -> Self {

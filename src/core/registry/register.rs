@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use super::address;
 use super::cleanup::gone;
+use super::commands::{Command, Commands, Decision};
 use super::config::limit;
 use super::names;
-use super::record::{Change, Decision, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, Said, Tag, UserRecord};
+use super::record::{Change, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, Said, Tag, UserRecord};
 use super::refusal::Refusal;
 use super::session::{Timer, add};
 use super::state::State;
@@ -61,32 +62,30 @@ struct Admission<'a> {
     said: Said,
 }
 
-impl State {
+impl Commands<'_> {
     /// Decides a registration. `entropy` is drawn by the caller for this call.
+    ///
+    /// Where the actor is known to come from a site (an IPv4 address or an IPv6 /64), of those that wait for approval there
+    /// may be few; from loopback, behind a proxy, anybody may come.
     pub fn register(
         &self,
         machine: MachinePublic,
         request: &RegisterRequest,
-        now: Timestamp,
         entropy: [u8; 32],
     ) -> Decision<Registered> {
-        self.register_from(IpAddr::V6(Ipv6Addr::LOCALHOST), machine, request, now, entropy)
+        self.try_register(machine, request, entropy).unwrap_or_else(|refusal| {
+            let error = refusal.to_string();
+            self.answer(Registered::Answer(RegisterResponse { error, ..RegisterResponse::default() }))
+        })
     }
 
-    /// The same for a machine at a site of its own: an IPv4 address or an IPv6 /64. Of those that wait for approval at
-    /// one site there may be few; from loopback, behind a proxy, anybody may come.
-    pub fn register_from(
-        &self,
-        site: IpAddr,
-        machine: MachinePublic,
-        request: &RegisterRequest,
-        now: Timestamp,
-        entropy: [u8; 32],
-    ) -> Decision<Registered> {
-        self.try_register(site, machine, request, now, entropy).unwrap_or_else(|refusal| {
-            let error = refusal.to_string();
-            Decision::unchanged(Registered::Answer(RegisterResponse { error, ..RegisterResponse::default() }))
-        })
+    fn answer(&self, registered: Registered) -> Decision<Registered> {
+        self.unchanged(Command::Register, registered)
+    }
+
+    /// Where the machine is, as far as anybody knows.
+    fn site(&self) -> IpAddr {
+        self.actor().from.unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST))
     }
 
     /// Lets a waiting machine in, as a node of `user` or of `tags`.
@@ -95,9 +94,9 @@ impl State {
         code: &PendingCode,
         user: UserId,
         tags: &[Tag],
-        now: Timestamp,
         entropy: [u8; 32],
     ) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+        self.may(Command::Approve)?;
         let pending = self.waiting(code)?;
         self.user(user)?;
         let admission = Admission {
@@ -109,25 +108,17 @@ impl State {
             admitted_by: None,
             said: pending.said.clone(),
         };
-        let mut decision = self.admit(admission, now, entropy)?;
-        decision.changes.push(Change::PendingGone(code.clone()));
-        Ok(decision)
+        let (record, mut changes) = self.admit(admission, entropy)?;
+        changes.push(Change::PendingGone(code.clone()));
+        Ok(self.decided(Command::Approve, record, changes))
     }
 
     /// Turns a waiting machine away. It is told, and refused for some minutes if it asks again without a key.
-    pub fn reject(&self, code: &PendingCode, now: Timestamp) -> Result<Decision<Pending>, Refusal> {
+    pub fn reject(&self, code: &PendingCode) -> Result<Decision<Pending>, Refusal> {
+        self.may(Command::Reject)?;
         let pending = self.waiting(code)?.clone();
-        Ok(Decision { reply: pending, changes: vec![Change::Rejected(code.clone(), add(now, REJECTION))] })
-    }
-
-    pub(super) fn reject_pending(&mut self, code: &PendingCode, until: Timestamp) {
-        let Some(machine) = self.pending.get(code).map(|pending| pending.machine) else { return };
-        self.settle_pending(code);
-        // There is room again in some minutes; until then who was turned away is asked about once more.
-        if limit::PENDING.check(self.rejected.len() + 1).is_ok() {
-            self.rejected.insert(machine, until);
-            self.timers.insert((until, Timer::Rejected(machine)));
-        }
+        let rejected = Change::Rejected(code.clone(), add(self.now, REJECTION));
+        Ok(self.decided(Command::Reject, pending, vec![rejected]))
     }
 
     fn waiting(&self, code: &PendingCode) -> Result<&Pending, Refusal> {
@@ -138,13 +129,11 @@ impl State {
 
     fn try_register(
         &self,
-        site: IpAddr,
         machine: MachinePublic,
         request: &RegisterRequest,
-        now: Timestamp,
         entropy: [u8; 32],
     ) -> Result<Decision<Registered>, Refusal> {
-        Self::check_version(request.version)?;
+        State::check_version(request.version)?;
         if request.node_key.is_zero() {
             return Err(Refusal::invalid("the request names no node key"));
         }
@@ -153,33 +142,29 @@ impl State {
             return Err(Refusal::conflict("this node key belongs to another machine"));
         }
         if let Some(expiry) = request.expiry {
-            return self.set_expiry(known, expiry, now);
+            return self.set_expiry(known, expiry);
         }
         match (&request.auth, known) {
             // A client that restarts shows the key it joined with, which may be used up by then.
-            (_, Some(record)) if !record.is_expired(now) => Ok(Decision::unchanged(self.welcome(record, now))),
+            (_, Some(record)) if !record.is_expired(self.now) => Ok(self.answer(self.welcome(record))),
             (Some(auth), _) if !auth.auth_key.is_empty() => {
-                self.register_with_key(machine, request, &auth.auth_key, now, entropy)
+                self.register_with_key(machine, request, &auth.auth_key, entropy)
             }
             // The client makes a new node key, and asks again with that.
-            (_, Some(record)) => Ok(Decision::unchanged(self.welcome(record, now))),
+            (_, Some(record)) => Ok(self.answer(self.welcome(record))),
             (_, None) if self.rejected.contains_key(&machine) => Err(Refusal::conflict(
                 "an administrator of this network refused to let this machine in; ask them before you try again",
             )),
-            (_, None) => Ok(self.wait(site, machine, request, now, entropy)),
+            (_, None) => Ok(self.wait(machine, request, entropy)),
         }
     }
 
     /// Log-out, or an owner who wants the key to end sooner.
-    fn set_expiry(
-        &self,
-        known: Option<&Arc<NodeRecord>>,
-        expiry: Timestamp,
-        now: Timestamp,
-    ) -> Result<Decision<Registered>, Refusal> {
+    fn set_expiry(&self, known: Option<&Arc<NodeRecord>>, expiry: Timestamp) -> Result<Decision<Registered>, Refusal> {
+        let now = self.now;
         let Some(record) = known else {
             let answer = RegisterResponse { node_key_expired: true, ..RegisterResponse::default() };
-            return Ok(Decision::unchanged(Registered::Answer(answer)));
+            return Ok(self.answer(Registered::Answer(answer)));
         };
         let is_logout = expiry <= now;
         let mut next = record.as_ref().clone();
@@ -193,13 +178,13 @@ impl State {
         } else {
             next.key_expiry = Some(expiry);
         }
-        let reply = self.welcome(&next, now);
+        let reply = self.welcome(&next);
         let changes = match is_logout && record.ephemeral {
             true => gone(record, now).to_vec(),
             false if next == **record => Vec::new(),
             false => vec![Change::Node(Arc::new(next))],
         };
-        Ok(Decision { reply, changes })
+        Ok(self.decided(Command::LogOut, reply, changes))
     }
 
     fn register_with_key(
@@ -207,14 +192,13 @@ impl State {
         machine: MachinePublic,
         request: &RegisterRequest,
         text: &str,
-        now: Timestamp,
         entropy: [u8; 32],
     ) -> Result<Decision<Registered>, Refusal> {
-        let key = self.valid_key(text, now)?;
+        let key = self.valid_key(text)?;
         let info = request.hostinfo.as_ref();
         let tags = self.tags_of(key, info.map(|info| info.request_tags.as_slice()).unwrap_or_default())?;
         if let Some(record) = self.node_of(machine, key.user, &tags) {
-            rights::readmits(key, record, now)?;
+            rights::readmits(key, record, self.now)?;
         }
         let admission = Admission {
             machine,
@@ -225,13 +209,12 @@ impl State {
             admitted_by: Some(key.id),
             said: Said::at_registration(request.version, info),
         };
-        let mut decision = self.admit(admission, now, entropy)?;
-        decision.changes.push(Change::KeyUsed(key.id, now));
+        let (record, mut changes) = self.admit(admission, entropy)?;
+        changes.push(Change::KeyUsed(key.id, self.now));
         // It need not wait any more, if it did.
         let waiting = self.pending.values().filter(|pending| pending.machine == machine);
-        decision.changes.extend(waiting.map(|pending| Change::PendingGone(pending.code.clone())));
-        let reply = self.welcome(&decision.reply, now);
-        Ok(Decision { reply, changes: decision.changes })
+        changes.extend(waiting.map(|pending| Change::PendingGone(pending.code.clone())));
+        Ok(self.decided(Command::Register, self.welcome(&record), changes))
     }
 
     /// The tags of a node that a key admits: the key's, and those it asks for that it may have.
@@ -264,11 +247,11 @@ impl State {
     }
 
     /// The key that a text is, if it may admit a node. A wrong secret and a wrong number look the same.
-    fn valid_key(&self, text: &str, now: Timestamp) -> Result<&KeyRecord, Refusal> {
+    fn valid_key(&self, text: &str) -> Result<&KeyRecord, Refusal> {
         let unknown = || Refusal::not_found("this pre-authentication key is not known here");
         let (id, hash) = secret::parse(text).ok_or_else(unknown)?;
         let key = self.keys.get(&id).filter(|key| secret::matches(&hash, &key.secret_hash)).ok_or_else(unknown)?;
-        if key.expires.is_some_and(|expires| expires <= now) {
+        if key.expires.is_some_and(|expires| expires <= self.now) {
             return Err(Refusal::conflict("this pre-authentication key has expired"));
         }
         if key.used.is_some() && !key.reusable {
@@ -278,13 +261,8 @@ impl State {
     }
 
     /// Makes the machine's node for this user, or renews it.
-    fn admit(
-        &self,
-        admission: Admission<'_>,
-        now: Timestamp,
-        entropy: [u8; 32],
-    ) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
-        let key_expiry = self.usual_expiry(admission.tags, now);
+    fn admit(&self, admission: Admission<'_>, entropy: [u8; 32]) -> Result<(Arc<NodeRecord>, Vec<Change>), Refusal> {
+        let key_expiry = self.usual_expiry(admission.tags);
         if let Some(other) = self.node_by_key(&admission.node_key).map(|node| node.record)
             && (other.machine != admission.machine || other.user.is_some_and(|user| user != admission.user))
         {
@@ -301,18 +279,17 @@ impl State {
             next.ephemeral = admission.ephemeral;
             next.admitted_by = admission.admitted_by;
             let next = Arc::new(next);
-            return Ok(Decision { reply: Arc::clone(&next), changes: vec![Change::Node(next)] });
+            return Ok((Arc::clone(&next), vec![Change::Node(next)]));
         }
-        self.make_node(admission, key_expiry, now, entropy)
+        self.make_node(admission, key_expiry, entropy)
     }
 
     fn make_node(
         &self,
         admission: Admission<'_>,
         key_expiry: Option<Timestamp>,
-        now: Timestamp,
         entropy: [u8; 32],
-    ) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
+    ) -> Result<(Arc<NodeRecord>, Vec<Change>), Refusal> {
         limit::NODES.check(self.members.len() + 1)?;
         let mut counters = self.counters;
         let (host, ipv4, ipv6) = address::next(counters.host, |host| self.is_host_taken(host))
@@ -336,30 +313,24 @@ impl State {
             label_fixed: false,
             tags: admission.tags.to_vec(),
             ephemeral: admission.ephemeral,
-            created: now,
+            created: self.now,
             last_seen: None,
             admitted_by: admission.admitted_by,
             approved_routes: Vec::new(),
             said: admission.said,
         });
         let changes = vec![Change::Counters(counters), Change::Node(Arc::clone(&record))];
-        Ok(Decision { reply: record, changes })
+        Ok((record, changes))
     }
 
     /// Puts a machine among those that wait, or finds it there.
-    fn wait(
-        &self,
-        site: IpAddr,
-        machine: MachinePublic,
-        request: &RegisterRequest,
-        now: Timestamp,
-        entropy: [u8; 32],
-    ) -> Decision<Registered> {
+    fn wait(&self, machine: MachinePublic, request: &RegisterRequest, entropy: [u8; 32]) -> Decision<Registered> {
+        let site = self.site();
         let earlier = self.pending.values().find(|pending| pending.machine == machine);
         if let Some(pending) = earlier.filter(|pending| pending.key == request.node_key) {
             let code = pending.code.clone();
             let meanwhile = self.send_to_approval(&code);
-            return Decision::unchanged(match request.followup.is_empty() {
+            return self.answer(match request.followup.is_empty() {
                 true => Registered::Answer(meanwhile),
                 false => Registered::Wait { code, meanwhile },
             });
@@ -369,7 +340,7 @@ impl State {
         let of_site = self.pending.values().filter(|pending| pending.site == site).count();
         let has_share = site.is_loopback() || earlier.is_some() || limit::PENDING_OF_SITE.check(of_site + 1).is_ok();
         let (true, Some(code)) = (has_share, free.next()) else {
-            return Decision::unchanged(Registered::Busy { retry_after: BUSY });
+            return self.answer(Registered::Busy { retry_after: BUSY });
         };
         let is_full = earlier.is_none() && limit::PENDING.check(self.pending.len() + 1).is_err();
         let displaced = is_full.then(|| self.longest_waiting_where_most_wait()).flatten();
@@ -384,13 +355,13 @@ impl State {
             os: shorten(info.os),
             requested_tags: info.request_tags.into_iter().take(limit::TAGS.most).map(shorten).collect(),
             said,
-            expires: add(now, PENDING_LIFETIME),
+            expires: add(self.now, PENDING_LIFETIME),
             site,
         };
         // One place for each machine, so that a client that keeps making keys does not fill the list.
         let gone = [earlier, displaced].into_iter().flatten();
         let gone = gone.map(|gone| Change::PendingGone(gone.code.clone()));
-        Decision { reply, changes: gone.chain([Change::Pending(pending)]).collect() }
+        self.decided(Command::Register, reply, gone.chain([Change::Pending(pending)]).collect())
     }
 
     /// Whoever has waited longest at the site where most wait: strangers who fill the list push out their own.
@@ -409,12 +380,12 @@ impl State {
         RegisterResponse { auth_url, ..RegisterResponse::default() }
     }
 
-    fn welcome(&self, record: &NodeRecord, now: Timestamp) -> Registered {
+    fn welcome(&self, record: &NodeRecord) -> Registered {
         let (user, login) = view::login(record.owner(), record.user.and_then(|user| self.users.get(&user)));
         Registered::Answer(RegisterResponse {
             user,
             login,
-            node_key_expired: record.is_expired(now),
+            node_key_expired: record.is_expired(self.now),
             machine_authorized: true,
             ..RegisterResponse::default()
         })
@@ -425,7 +396,9 @@ impl State {
         let left = || self.nodes_of_machine(machine).find(|record| record.user.is_none() && !tags.is_empty());
         self.nodes_of_machine(machine).find(|record| record.user == Some(user)).or_else(left)
     }
+}
 
+impl State {
     /// The nodes of a machine: one for each user.
     pub fn nodes_of_machine(&self, machine: MachinePublic) -> impl Iterator<Item = &Arc<NodeRecord>> {
         let from = (machine, crate::types::NodeId(0));
@@ -435,6 +408,16 @@ impl State {
 
     pub(super) fn user(&self, id: UserId) -> Result<&UserRecord, Refusal> {
         self.users.get(&id).ok_or_else(|| Refusal::not_found(format!("there is no user {id}")))
+    }
+
+    pub(super) fn reject_pending(&mut self, code: &PendingCode, until: Timestamp) {
+        let Some(machine) = self.pending.get(code).map(|pending| pending.machine) else { return };
+        self.settle_pending(code);
+        // There is room again in some minutes; until then who was turned away is asked about once more.
+        if limit::PENDING.check(self.rejected.len() + 1).is_ok() {
+            self.rejected.insert(machine, until);
+            self.timers.insert((until, Timer::Rejected(machine)));
+        }
     }
 }
 

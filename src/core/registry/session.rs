@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::actor::Actor;
+use super::commands::{Command, Decision};
 use super::fanout::FullMap;
 use super::liveness::Asking;
 use super::member::{Member, subnets};
 use super::message::MapMessage;
-use super::record::{Change, Decision, PendingCode};
+use super::record::{Change, PendingCode};
 use super::refusal::MapRefusal;
 use super::state::State;
 use super::update::accept_version;
@@ -208,7 +210,7 @@ impl State {
 
     /// What must be done for good because of the time: see `cleanup`.
     pub fn due(&self, now: Timestamp) -> Decision<()> {
-        Decision { reply: (), changes: self.due_changes(now) }
+        self.by(&Actor::COORDINATOR, now).decided(Command::CleanUp, (), self.due_changes(now))
     }
 
     /// When [`State::due`] has something next.

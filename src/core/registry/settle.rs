@@ -79,7 +79,7 @@ fn free(wanted: &str, taken: &BTreeSet<String>) -> String {
 mod tests {
     use super::*;
     use crate::policy::Role;
-    use crate::registry::{Config, KeyId, NewKey, State};
+    use crate::registry::{Actor, Config, KeyId, NewKey, State};
     use crate::types::Timestamp;
 
     fn settled(names: &[(&str, Role)]) -> (Vec<(u64, String, Role)>, Vec<String>) {
@@ -137,7 +137,9 @@ mod tests {
     fn keys_and_nodes_go_with_their_user() {
         let mut state = State::new(Config::default());
         for name in ["me@", "me"] {
-            let decision = state.create_user(UserName::kept(name.to_owned()), String::new(), Timestamp::UNIX_EPOCH);
+            let decision = state
+                .by(&Actor::COORDINATOR, Timestamp::UNIX_EPOCH)
+                .create_user(UserName::kept(name.to_owned()), String::new());
             state.apply(decision.unwrap().changes, Timestamp::UNIX_EPOCH);
         }
         let new = NewKey {
@@ -148,7 +150,7 @@ mod tests {
             readmits: false,
             lifetime: None,
         };
-        let decision = state.create_key(new, Timestamp::UNIX_EPOCH, [1; 32]).unwrap();
+        let decision = state.by(&Actor::COORDINATOR, Timestamp::UNIX_EPOCH).create_key(new, [1; 32]).unwrap();
         state.apply(decision.changes, Timestamp::UNIX_EPOCH);
         let records = Records {
             users: state.users().cloned().collect(),

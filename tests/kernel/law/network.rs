@@ -12,7 +12,7 @@ use warren_core::netmap::Netmap;
 use warren_core::plan::{Desired, Host, Paths, Prefs, Protocol, desired};
 use warren_core::policy::{Protocol as PolicyProtocol, Role};
 use warren_core::registry::{
-    Change, Config, NodeRecord, Output, PolicyRecord, Records, Said, SessionId, State, UserRecord,
+    Actor, Change, Config, NodeRecord, Output, PolicyRecord, Records, Said, SessionId, State, UserRecord,
 };
 use warren_core::types::{
     CapabilityVersion, DiscoPublic, IpNet, MachinePublic, NodeId, StableNodeId, Timestamp, UserId, is_default_route,
@@ -149,7 +149,7 @@ impl Network {
         let come: Vec<NodeId> = stay.into_iter().filter(|id| self.state.node(*id).is_none()).collect();
         changes.extend(records.nodes.into_iter().map(|node| Change::Node(Arc::new(node))));
         self.state.apply(changes, self.now);
-        let decision = self.state.set_policy(&world.policy, "ada", None, self.now).unwrap();
+        let decision = self.state.by(&Actor::COORDINATOR, self.now).set_policy(&world.policy, "ada", None).unwrap();
         self.state.apply(decision.changes, self.now);
         for id in come {
             self.state.open(id, CapabilityVersion::CURRENT, self.now).unwrap();

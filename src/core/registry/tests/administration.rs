@@ -5,15 +5,15 @@ use super::*;
 #[test]
 fn users_have_unique_names_and_go_when_their_nodes_are_gone() {
     let (mut world, ada, key) = World::with_key();
-    let taken = world.state.create_user("ada".parse().unwrap(), String::new(), world.now).unwrap_err();
+    let taken = world.by().create_user("ada".parse().unwrap(), String::new()).unwrap_err();
     assert_eq!((taken.kind(), taken.to_string().as_str()), (RefusalKind::Conflict, "there is a user `ada` already"));
 
     let id = world.join(1, "web", &key);
-    let busy = world.state.delete_user(ada).unwrap_err();
+    let busy = world.by().delete_user(ada).unwrap_err();
     assert_eq!(busy.to_string(), "the user `ada` has nodes: web; `node move` or `node delete` them first");
-    let decision = world.state.delete_node(id, world.now).unwrap();
+    let decision = world.by().delete_node(id).unwrap();
     world.run(decision);
-    let decision = world.state.delete_user(ada).unwrap();
+    let decision = world.by().delete_user(ada).unwrap();
     world.run(decision);
     assert_eq!((world.state.users().count(), world.state.keys().count()), (0, 0));
     assert_eq!(world.state.find_user("ada").unwrap_err().kind(), RefusalKind::NotFound);
@@ -54,7 +54,7 @@ fn a_text_that_may_mean_two_nodes_means_none() {
     for text in ["id:web", "name:2", "id:9", "name:100.64.0.1"] {
         assert_eq!(world.state.find_node(text).unwrap_err().kind(), RefusalKind::NotFound, "{text}");
     }
-    assert_eq!(world.state.rename_node(web, "7".parse().unwrap()).unwrap_err().kind(), RefusalKind::Invalid);
+    assert_eq!(world.by().rename_node(web, "7".parse().unwrap()).unwrap_err().kind(), RefusalKind::Invalid);
     for text in ["id:1", "name:ada", "Ada", "ada@"] {
         assert_eq!(world.state.find_user(text).unwrap().id, ada, "{text}");
     }
@@ -63,11 +63,11 @@ fn a_text_that_may_mean_two_nodes_means_none() {
 #[test]
 fn another_spelling_of_a_user_or_a_tag_is_no_other() {
     let (mut world, ada, key) = World::with_key();
-    let taken = world.state.create_user("Ada@".parse().unwrap(), String::new(), world.now).unwrap_err();
+    let taken = world.by().create_user("Ada@".parse().unwrap(), String::new()).unwrap_err();
     assert_eq!(taken.to_string(), "there is a user `ada` already");
     let policy = r#"{"tagOwners": {"tag:Prod": ["ADA@"]},
         "acls": [{"action": "accept", "src": ["Ada@"], "dst": ["tag:PROD:22"]}]}"#;
-    let decision = world.state.set_policy(policy, "ada", None, world.now).unwrap();
+    let decision = world.by().set_policy(policy, "ada", None).unwrap();
     world.run(decision);
     let mut asks = request(1, "db", &key);
     asks.hostinfo.as_mut().unwrap().request_tags = vec!["tag:prOD".to_owned()];
@@ -83,7 +83,7 @@ fn another_spelling_of_a_user_or_a_tag_is_no_other() {
 fn a_renamed_node_keeps_the_name_whatever_the_machine_calls_itself() {
     let (mut world, _, key) = World::with_key();
     let (web, db) = (world.join(1, "web", &key), world.join(2, "db", &key));
-    let rename = |world: &World, id, name: &str| world.state.rename_node(id, name.parse().unwrap());
+    let rename = |world: &World, id, name: &str| world.by().rename_node(id, name.parse().unwrap());
     assert_eq!(rename(&world, web, "db").unwrap_err().to_string(), "the name `db` belongs to node 2");
     let decision = rename(&world, web, "front").unwrap();
     world.run(decision);
@@ -102,7 +102,7 @@ fn a_renamed_node_keeps_the_name_whatever_the_machine_calls_itself() {
 fn a_key_that_an_administrator_ends_admits_nobody_more() {
     let (mut world, _, key) = World::with_key();
     let id = world.state.keys().next().unwrap().id;
-    let decision = world.state.expire_key(id, WithNodes::Stay, world.now).unwrap();
+    let decision = world.by().expire_key(id, WithNodes::Stay).unwrap();
     world.run(decision);
     assert_eq!(world.answer(1, &request(1, "web", &key)).error, "this pre-authentication key has expired");
 }
@@ -115,7 +115,7 @@ fn tags_own_a_node_and_its_key_does_not_expire() {
     let key = world.key(user, |_| {});
     let id = world.join(1, "web", &key);
     assert_eq!(world.state.node(id).unwrap().record.key_expiry, Some(world.now + Duration::from_secs(3600)));
-    let decision = world.state.set_tags(id, &["tag:web".parse().unwrap()], world.now).unwrap();
+    let decision = world.by().set_tags(id, &["tag:web".parse().unwrap()]).unwrap();
     world.run(decision);
     world.advance(Duration::from_secs(7200));
     assert!(!world.state.node(id).unwrap().expired);
@@ -131,7 +131,7 @@ fn a_subnet_has_one_router_and_another_takes_over() {
     for (machine, id) in [(1, one), (2, two)] {
         let offers = Hostinfo { routable_ips: vec!["10.0.0.7/24".parse().unwrap()], ..Hostinfo::default() };
         world.update(machine, &lite(machine, |request| request.hostinfo = Some(offers)));
-        let decision = world.state.approve_routes(id, &[subnet]).unwrap();
+        let decision = world.by().approve_routes(id, &[subnet]).unwrap();
         world.run(decision);
     }
     let first = world.open(one);
@@ -145,7 +145,7 @@ fn a_subnet_has_one_router_and_another_takes_over() {
     world.open(one);
     assert_eq!(primary(&world, two), [subnet], "who serves goes on serving");
 
-    let inside = world.state.approve_routes(one, &["100.64.1.0/24".parse().unwrap()]).unwrap_err();
+    let inside = world.by().approve_routes(one, &["100.64.1.0/24".parse().unwrap()]).unwrap_err();
     assert_eq!(inside.kind(), RefusalKind::Invalid);
 }
 
@@ -157,10 +157,10 @@ fn subnets_of_sites_side_by_side_are_routed_and_the_rest_of_the_overlay_is_not()
     let routes = ["fd7a:115c:a1e0:b1a:0:7:a00:0/104", "fd7a:115c:a1e0:1::/64"].map(|route| route.parse().unwrap());
     let offers = Hostinfo { routable_ips: routes.to_vec(), ..Hostinfo::default() };
     world.update(1, &lite(1, |request| request.hostinfo = Some(offers)));
-    let decision = world.state.approve_routes(gateway, &routes[..1]).unwrap();
+    let decision = world.by().approve_routes(gateway, &routes[..1]).unwrap();
     world.run(decision);
     assert_eq!(world.state.node(gateway).unwrap().primary_routes.to_vec(), &routes[..1]);
-    assert!(world.state.approve_routes(gateway, &routes[1..]).is_err());
+    assert!(world.by().approve_routes(gateway, &routes[1..]).is_err());
 }
 
 #[test]
@@ -181,4 +181,57 @@ fn an_ephemeral_node_is_deleted_some_time_after_it_went_offline() {
     assert!(world.state.node(stays).is_none());
     world.advance(Duration::from_secs(7 * 24 * 3600));
     assert_eq!((world.state.poll_timeout(), world.state.next_due()), (None, None), "no timer is left");
+}
+
+#[test]
+fn nobody_changes_what_they_have_no_right_to() {
+    let (mut world, ada, key) = World::with_key();
+    let id = world.join(1, "web", &key);
+    let of = |rights| Actor { rights, ..Actor::account(1000, "bob".to_owned()) };
+    let (looks, nodes) = (of(Rights::NONE.and_look(Area::Nodes)), of(Rights::NONE.and_change(Area::Nodes)));
+    let refused = world.state.by(&looks, world.now).delete_node(id).unwrap_err();
+    assert_eq!((refused.kind(), refused.to_string().as_str()), (RefusalKind::Forbidden, "you may not change nodes"));
+    let by = world.state.by(&nodes, world.now);
+    assert!(by.rename_node(id, "door".parse().unwrap()).is_ok());
+    let refusals = [
+        by.delete_user(ada).map(drop).unwrap_err(),
+        by.expire_key(KeyId(1), WithNodes::Stay).map(drop).unwrap_err(),
+        by.approve_routes(id, &[]).map(drop).unwrap_err(),
+        by.set_policy("{}", "bob", None).map(drop).unwrap_err(),
+    ];
+    assert!(refusals.iter().all(|refusal| refusal.kind() == RefusalKind::Forbidden), "{refusals:?}");
+}
+
+#[test]
+fn a_decision_says_who_changed_which_fields_of_what() {
+    let (mut world, _, key) = World::with_key();
+    let id = world.join(1, "web", &key);
+    let actor = Actor::account(1000, "bob".to_owned());
+    let audit = world.state.by(&actor, world.now).set_tags(id, &["tag:db".parse().unwrap()]).unwrap().audit;
+    assert_eq!((&audit.actor, audit.at, audit.command), (&actor, world.now, Command::SetTags));
+    let [entry] = audit.entries.as_slice() else { panic!("{audit:?}") };
+    assert_eq!(
+        (entry.object.kind, entry.object.name.as_str(), entry.action),
+        (ObjectKind::Node, "web", Action::Update)
+    );
+    let json = |fields: &serde_json::Map<_, _>| serde_json::to_string(fields).unwrap();
+    assert_eq!((json(&entry.before), json(&entry.after)), (r#"{"tags":[]}"#.into(), r#"{"tags":["tag:db"]}"#.into()));
+
+    let same = world.state.by(&actor, world.now).set_tags(id, &[]).unwrap();
+    assert!(same.changes.is_empty() && same.audit.entries.is_empty(), "what changes nothing is no entry");
+}
+
+#[test]
+fn no_secret_and_nothing_hot_is_in_what_a_decision_says() {
+    let (world, _, key) = World::with_key();
+    let machine = Actor::machine(machine_key(1), "192.0.2.1".parse().unwrap());
+    let audit = world.state.by(&machine, world.now).register(machine_key(1), &request(1, "web", &key), [1; 32]).audit;
+    let kinds: Vec<_> = audit.entries.iter().map(|entry| (entry.object.kind, entry.action)).collect();
+    assert_eq!(kinds, [(ObjectKind::Node, Action::Create), (ObjectKind::Key, Action::Update)]);
+    let node = &audit.entries[0].after;
+    assert!(node.contains_key("label") && node.contains_key("offered_routes"), "{node:?}");
+    for hot in ["said", "last_seen", "secret_hash"] {
+        assert!(audit.entries.iter().all(|entry| !entry.after.contains_key(hot)), "{hot}");
+    }
+    assert!(!format!("{audit:?}").contains(key.rsplit('-').next().unwrap()));
 }

@@ -43,13 +43,13 @@ fn spent_keys_make_room_for_new_ones_and_good_ones_do_not() {
     let new =
         || NewKey { user: ada, reusable: true, ephemeral: false, tags: Vec::new(), readmits: false, lifetime: None };
     for _ in 0..limit::KEYS.most {
-        let changes = world.state.create_key(new(), world.now, [1; 32]).unwrap().changes;
+        let changes = world.by().create_key(new(), [1; 32]).unwrap().changes;
         world.state.apply(changes, world.now);
     }
-    assert_eq!(world.state.create_key(new(), world.now, [1; 32]).unwrap_err().kind(), RefusalKind::Full);
-    let decision = world.state.expire_key(KeyId(7), WithNodes::Stay, world.now).unwrap();
+    assert_eq!(world.by().create_key(new(), [1; 32]).unwrap_err().kind(), RefusalKind::Full);
+    let decision = world.by().expire_key(KeyId(7), WithNodes::Stay).unwrap();
     world.run(decision);
-    let decision = world.state.create_key(new(), world.now, [1; 32]).unwrap();
+    let decision = world.by().create_key(new(), [1; 32]).unwrap();
     world.run(decision);
     assert!(world.state.key(KeyId(7)).is_err());
     assert_eq!(world.state.keys().count(), limit::KEYS.most);
@@ -59,7 +59,7 @@ fn spent_keys_make_room_for_new_ones_and_good_ones_do_not() {
 fn an_address_rests_for_a_week_and_is_given_again_once_all_others_were() {
     let (mut world, _, key) = World::with_key();
     let (first, second) = (world.join(1, "a", &key), world.join(2, "b", &key));
-    let decision = world.state.delete_node(first, world.now).unwrap();
+    let decision = world.by().delete_node(first).unwrap();
     world.run(decision);
     let third = world.join(3, "c", &key);
     assert_eq!(address(&world, third), "100.64.0.3", "there are others");
@@ -80,7 +80,7 @@ fn an_address_rests_for_a_week_and_is_given_again_once_all_others_were() {
 fn what_rests_survives_a_restart_and_has_a_bound() {
     let (mut world, _, key) = World::with_key();
     let id = world.join(1, "a", &key);
-    let decision = world.state.delete_node(id, world.now).unwrap();
+    let decision = world.by().delete_node(id).unwrap();
     assert!(decision.changes.contains(&Change::HostFreed(1, world.now)));
     world.run(decision);
     let freed = vec![(1, world.now)];
@@ -100,7 +100,7 @@ fn a_user_whose_nodes_are_tagged_may_go_and_the_nodes_go_on() {
     let id = world.join(1, "web", &key);
     let session = world.open(id);
     let before = Arc::clone(world.state.node(id).unwrap().record);
-    let decision = world.state.delete_user(ada).unwrap();
+    let decision = world.by().delete_user(ada).unwrap();
     world.run(decision);
     world.settle();
     let after = Arc::clone(world.state.node(id).unwrap().record);
@@ -110,20 +110,20 @@ fn a_user_whose_nodes_are_tagged_may_go_and_the_nodes_go_on() {
     assert_eq!(world.state.rights_changed(&before, &after), ["web: user: user 1 before, none from here on"]);
     assert_eq!(world.answer(1, &request(1, "web", "")).login.login_name, "tagged-devices");
 
-    let refused = world.state.set_tags(id, &[], world.now).unwrap_err();
+    let refused = world.by().set_tags(id, &[]).unwrap_err();
     assert!(refused.to_string().contains("would be nobody's"), "{refused}");
     let bob = world.user("bob");
     // Bob's machine of the same hardware without tags is another node; with tags it is the one that was left.
     let untagged = world.key(bob, |_| {});
     world.answer(1, &RegisterRequest { node_key: node_key(101), ..request(1, "web", &untagged) });
     assert_ne!(world.state.node_by_key(&node_key(101)).unwrap().record.id, id);
-    let decision = world.state.delete_node(NodeId(2), world.now).unwrap();
+    let decision = world.by().delete_node(NodeId(2)).unwrap();
     world.run(decision);
     let key = tagged(&mut world, bob);
     world.answer(1, &RegisterRequest { node_key: node_key(102), ..request(1, "web", &key) });
     let adopted = world.state.node_by_key(&node_key(102)).unwrap().record;
     assert_eq!((adopted.id, adopted.user, adopted.ipv4), (id, Some(bob), before.ipv4));
-    let decision = world.state.set_tags(id, &[], world.now).unwrap();
+    let decision = world.by().set_tags(id, &[]).unwrap();
     world.run(decision);
-    assert_eq!(world.state.delete_user(bob).unwrap_err().kind(), RefusalKind::Conflict);
+    assert_eq!(world.by().delete_user(bob).unwrap_err().kind(), RefusalKind::Conflict);
 }

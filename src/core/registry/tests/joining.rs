@@ -38,7 +38,7 @@ fn two_decisions_on_one_key_cannot_both_be_taken_from_the_same_look() {
     let mut world = World::new();
     let user = world.user("ada");
     let key = world.key(user, |_| {});
-    let [one, two] = [1, 2].map(|m| world.state.register(machine_key(m), &request(m, "x", &key), world.now, [m; 32]));
+    let [one, two] = [1, 2].map(|m| world.by().register(machine_key(m), &request(m, "x", &key), [m; 32]));
     let used = |decision: &Decision<Registered>| decision.changes.iter().any(|c| matches!(c, Change::KeyUsed(..)));
     // Both carry the mark that makes a store refuse the second.
     assert!(used(&one) && used(&two));
@@ -51,7 +51,7 @@ fn an_unknown_an_expired_and_a_malformed_key_admit_nobody() {
     let short = world.key(user, |key| key.lifetime = Some(Duration::from_secs(60)));
     let deleted = world.key(user, |_| {});
     let id = world.state.keys().last().unwrap().id;
-    let decision = world.state.delete_key(id, WithNodes::Stay, world.now).unwrap();
+    let decision = world.by().delete_key(id, WithNodes::Stay).unwrap();
     world.run(decision);
     world.advance(Duration::from_secs(60));
     let wrong = short.replace(&short[short.len() - 4..], "0000");
@@ -140,13 +140,13 @@ fn without_a_key_a_person_approves_by_code() {
     let Registered::Wait { code: waits, meanwhile } = world.register(1, &followup) else { panic!("must wait") };
     assert_eq!((&waits, &meanwhile.auth_url), (&code, &answer.auth_url));
 
-    let decision = world.state.approve(&code, user, &[], world.now, [9; 32]).unwrap();
+    let decision = world.by().approve(&code, user, &[], [9; 32]).unwrap();
     let record = world.run(decision);
     assert_eq!(world.settled.iter().collect::<Vec<_>>(), [&code]);
     let answer = world.answer(1, &followup);
     assert!(answer.machine_authorized && answer.auth_url.is_empty());
     assert_eq!((record.user, record.label.as_str()), (Some(user), "web"));
-    assert!(world.state.approve(&code, user, &[], world.now, [9; 32]).is_err(), "a code is good once");
+    assert!(world.by().approve(&code, user, &[], [9; 32]).is_err(), "a code is good once");
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn one_machine_waits_once_and_too_many_make_room_for_one_another() {
         bytes[..4].copy_from_slice(&machine.to_le_bytes());
         bytes[31] = 1;
         let asks = RegisterRequest { node_key: NodePublic::from_bytes(bytes), ..request(1, "web", "") };
-        let decision = world.state.register(MachinePublic::from_bytes(bytes), &asks, world.now, bytes);
+        let decision = world.by().register(MachinePublic::from_bytes(bytes), &asks, bytes);
         world.run(decision);
     }
     assert_eq!(world.state.pending_list().count(), limit::PENDING.most);
@@ -193,7 +193,8 @@ fn strangers_of_one_address_that_wait_keep_out_nobody_else() {
         bytes[31] = 1;
         let asks = RegisterRequest { node_key: NodePublic::from_bytes(bytes), ..request(1, "web", "") };
         let machine = MachinePublic::from_bytes(bytes);
-        let decision = world.state.register_from(site.parse().unwrap(), machine, &asks, world.now, bytes);
+        let actor = Actor::machine(machine, site.parse().unwrap());
+        let decision = world.state.by(&actor, world.now).register(machine, &asks, bytes);
         world.run(decision)
     };
     let first = limit::PENDING_OF_SITE.most as u32;
@@ -285,7 +286,7 @@ fn an_old_client_is_told_what_it_needs() {
 fn an_address_is_not_given_again_soon_even_after_a_restart() {
     let (mut world, _, key) = World::with_key();
     let id = world.join(1, "web", &key);
-    let decision = world.state.delete_node(id, world.now).unwrap();
+    let decision = world.by().delete_node(id).unwrap();
     world.run(decision);
     let next = world.join(2, "web", &key);
     assert_eq!(world.state.node(next).unwrap().record.ipv4.to_string(), "100.64.0.2");
@@ -336,9 +337,9 @@ fn a_key_that_is_good_no_longer_is_withdrawn_once_however_it_ends() {
     for id in [web, db, old] {
         world.open(id);
     }
-    let decision = world.state.delete_node(web, world.now).unwrap();
+    let decision = world.by().delete_node(web).unwrap();
     world.run(decision);
-    let decision = world.state.expire_node(db, world.now).unwrap();
+    let decision = world.by().expire_node(db).unwrap();
     world.run(decision);
     let logout = RegisterRequest { expiry: Some(Timestamp::from_second(123).unwrap()), ..request(3, "job", "") };
     world.answer(3, &logout);

@@ -168,29 +168,29 @@ fn administer(world: &mut World, users: [UserId; 2], happening: Happening) {
     let of = |world: &World, machine| node(world, machine).map_or(NodeId(0), |(id, _)| id);
     let decision = match happening {
         Happening::Rename { machine, name } => {
-            world.state.rename_node(of(world, machine), ["web", "a", "b"][usize::from(name)].parse().unwrap())
+            world.by().rename_node(of(world, machine), ["web", "a", "b"][usize::from(name)].parse().unwrap())
         }
-        Happening::Expire { machine } => world.state.expire_node(of(world, machine), world.now),
-        Happening::Delete { machine } => world.state.delete_node(of(world, machine), world.now),
-        Happening::Extend { machine } => world.state.extend_node(of(world, machine), Life::Usual, world.now),
-        Happening::Move { machine, user } => world.state.move_node(of(world, machine), users[user]),
-        Happening::Tag { machine, tagged } => world.state.set_tags(of(world, machine), &tags(tagged), world.now),
-        Happening::Approve { machine, routes: bits } => world.state.approve_routes(of(world, machine), &routes(bits)),
+        Happening::Expire { machine } => world.by().expire_node(of(world, machine)),
+        Happening::Delete { machine } => world.by().delete_node(of(world, machine)),
+        Happening::Extend { machine } => world.by().extend_node(of(world, machine), Life::Usual),
+        Happening::Move { machine, user } => world.by().move_node(of(world, machine), users[user]),
+        Happening::Tag { machine, tagged } => world.by().set_tags(of(world, machine), &tags(tagged)),
+        Happening::Approve { machine, routes: bits } => world.by().approve_routes(of(world, machine), &routes(bits)),
         Happening::RenameUser { user, name } => {
             let name = ["ada", "eve", "joe"][usize::from(name)].parse().unwrap();
-            if let Ok(decision) = world.state.rename_user(users[user], name) {
+            if let Ok(decision) = world.by().rename_user(users[user], name) {
                 world.run(decision);
             }
             return;
         }
         Happening::Policy { number } => {
-            let decision = world.state.set_policy(POLICIES[number], "ada", None, world.now).unwrap();
+            let decision = world.by().set_policy(POLICIES[number], "ada", None).unwrap();
             world.run(decision);
             return;
         }
         Happening::Role { user, admin } => {
             let role = if admin { Role::Admin } else { Role::Member };
-            let decision = world.state.set_role(users[user], role).unwrap();
+            let decision = world.by().set_role(users[user], role).unwrap();
             world.run(decision);
             return;
         }

@@ -19,7 +19,7 @@ fn routers() -> (World, [NodeId; 3]) {
     let ids = [1, 2, 3].map(|machine| world.join(machine, "r", &key));
     for (machine, id) in [1, 2].into_iter().zip(ids) {
         world.update(machine, &lite(machine, offers));
-        let decision = world.state.approve_routes(id, &[subnet()]).unwrap();
+        let decision = world.by().approve_routes(id, &[subnet()]).unwrap();
         world.run(decision);
     }
     for id in ids {
@@ -94,7 +94,7 @@ fn a_router_is_asked_often_as_soon_as_another_waits() {
     let (mut world, _, key) = World::with_key();
     let [one, two] = [1, 2].map(|machine| world.join(machine, "r", &key));
     for (machine, id) in [(1, one), (2, two)] {
-        let decision = world.state.approve_routes(id, &[subnet()]).unwrap();
+        let decision = world.by().approve_routes(id, &[subnet()]).unwrap();
         world.run(decision);
         world.open(id);
         world.update(machine, &lite(machine, offers));
@@ -193,7 +193,7 @@ fn a_disco_key_is_whose_it_was_first_until_that_node_has_another_or_is_gone() {
     world.update(2, &says(2, 11));
     world.settle();
     assert_eq!([victim, squatter].map(|id| shown(&world, id)), [disco(12), disco(11)]);
-    let decision = world.state.delete_node(victim, world.now).unwrap();
+    let decision = world.by().delete_node(victim).unwrap();
     world.run(decision);
     world.update(3, &says(3, 12));
     assert_eq!(world.state.node(watcher).unwrap().record.said.disco, disco(12));

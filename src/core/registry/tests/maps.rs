@@ -101,7 +101,7 @@ fn a_deleted_node_is_told_to_log_in_and_its_peers_forget_it() {
     let (watcher, gone) = (world.open(web), world.open(db));
     world.settle();
     world.sent.clear();
-    let decision = world.state.delete_node(db, world.now).unwrap();
+    let decision = world.by().delete_node(db).unwrap();
     world.run(decision);
     world.settle();
     let farewell: serde_json::Value = serde_json::from_slice(&world.sent[0].1.plain()).unwrap();
@@ -117,7 +117,7 @@ fn an_expired_node_sees_nobody_and_nobody_routes_to_it() {
     let (web, db) = (world.join(1, "web", &key), world.join(2, "db", &key));
     let (watcher, expired) = (world.open(web), world.open(db));
     world.update(2, &lite(2, |request| request.endpoints = vec!["192.0.2.1:1".parse().unwrap()]));
-    let decision = world.state.expire_node(db, world.now).unwrap();
+    let decision = world.by().expire_node(db).unwrap();
     world.run(decision);
     world.settle();
     let client = world.client(expired);
@@ -138,7 +138,7 @@ fn what_a_node_says_of_itself_is_not_repeated_to_it() {
     world.update(1, &lite(1, |request| request.endpoints = vec!["192.0.2.1:1".parse().unwrap()]));
     world.settle();
     assert_eq!(world.client(session).messages, before);
-    let decision = world.state.rename_node(web, "front".parse().unwrap()).unwrap();
+    let decision = world.by().rename_node(web, "front".parse().unwrap()).unwrap();
     world.run(decision);
     world.settle();
     assert_eq!(world.client(session).node.as_ref().unwrap().name, "front.warren.internal.");
@@ -228,7 +228,7 @@ fn of_a_large_map_only_the_chunk_around_the_node_is_its_own() {
         bytes[..4].copy_from_slice(&number.to_le_bytes());
         bytes[31] = 1;
         let asks = RegisterRequest { node_key: NodePublic::from_bytes(bytes), ..request(1, "web", &key) };
-        let decision = world.state.register(MachinePublic::from_bytes(bytes), &asks, world.now, bytes);
+        let decision = world.by().register(MachinePublic::from_bytes(bytes), &asks, bytes);
         world.run(decision);
     }
     let shared = |world: &mut World, id| -> Vec<*const Chunk> {

@@ -73,6 +73,11 @@ impl World {
         (world, user, key)
     }
 
+    /// Commands of somebody who may give all of them.
+    fn by(&self) -> Commands<'_> {
+        self.state.by(&Actor::COORDINATOR, self.now)
+    }
+
     /// Carries out a decision and then what follows from it, as the shell does.
     fn run<R>(&mut self, decision: Decision<R>) -> R {
         self.state.apply(decision.changes, self.now);
@@ -140,7 +145,7 @@ impl World {
     }
 
     fn user(&mut self, name: &str) -> UserId {
-        let decision = self.state.create_user(name.parse().unwrap(), String::new(), self.now).unwrap();
+        let decision = self.by().create_user(name.parse().unwrap(), String::new()).unwrap();
         self.run(decision).id
     }
 
@@ -149,13 +154,13 @@ impl World {
             NewKey { user, reusable: false, ephemeral: false, tags: Vec::new(), readmits: false, lifetime: None };
         wish(&mut new);
         let entropy = self.entropy();
-        let decision = self.state.create_key(new, self.now, entropy).unwrap();
+        let decision = self.by().create_key(new, entropy).unwrap();
         self.run(decision).text.expose().to_owned()
     }
 
     fn register(&mut self, machine: u8, request: &RegisterRequest) -> Registered {
         let entropy = self.entropy();
-        let decision = self.state.register(machine_key(machine), request, self.now, entropy);
+        let decision = self.by().register(machine_key(machine), request, entropy);
         self.state.heard(machine_key(machine), &request.node_key, self.now);
         self.run(decision)
     }

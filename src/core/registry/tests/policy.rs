@@ -10,14 +10,14 @@ const WEB_ONLY: &str = r#"{
 const NOTHING: &str = r#"{"acls": []}"#;
 
 fn set(world: &mut World, text: &str) -> u64 {
-    let decision = world.state.set_policy(text, "ada", None, world.now).unwrap();
+    let decision = world.by().set_policy(text, "ada", None).unwrap();
     let version = world.run(decision).version;
     world.settle();
     version
 }
 
 fn refused(world: &World, text: &str) -> String {
-    world.state.set_policy(text, "ada", None, world.now).unwrap_err().to_string()
+    world.by().set_policy(text, "ada", None).unwrap_err().to_string()
 }
 
 /// Two machines of a person, two servers, and a key for one more server, all connected.
@@ -145,14 +145,14 @@ fn a_policy_that_is_wrong_or_fails_its_tests_leaves_the_old_one_in_force() {
 #[test]
 fn a_policy_is_not_set_over_one_that_its_author_does_not_know() {
     let (mut world, ..) = network();
-    let first = world.state.set_policy(WEB_ONLY, "ada", Some(0), world.now).unwrap();
+    let first = world.by().set_policy(WEB_ONLY, "ada", Some(0)).unwrap();
     world.run(first);
-    let lost = world.state.set_policy(NOTHING, "bob", Some(0), world.now).unwrap_err();
+    let lost = world.by().set_policy(NOTHING, "bob", Some(0)).unwrap_err();
     assert_eq!(lost.kind(), RefusalKind::Conflict);
     assert!(lost.to_string().contains("version 1, set by ada"), "{lost}");
-    let second = world.state.set_policy(NOTHING, "bob", Some(1), world.now).unwrap();
+    let second = world.by().set_policy(NOTHING, "bob", Some(1)).unwrap();
     assert_eq!(world.run(second).version, 2);
-    let same = world.state.set_policy(NOTHING, "bob", None, world.now).unwrap();
+    let same = world.by().set_policy(NOTHING, "bob", None).unwrap();
     assert!(same.changes.is_empty(), "nothing new is no version");
     assert_eq!(&*world.state.policy_version(1).unwrap().text, WEB_ONLY);
 }
@@ -162,13 +162,13 @@ fn old_versions_make_room_and_the_last_is_always_kept() {
     let mut world = World::new();
     for number in 0..limit::POLICIES.most + 3 {
         let text = format!("{{\"acls\": []}} // {number}");
-        let decision = world.state.set_policy(&text, "ada", None, world.now).unwrap();
+        let decision = world.by().set_policy(&text, "ada", None).unwrap();
         world.run(decision);
     }
     assert_eq!(world.state.policies().count(), limit::POLICIES.most);
     let large = format!("{{}} //{}", "x".repeat(4_000_000));
     for number in 0..5 {
-        let decision = world.state.set_policy(&format!("{large}{number}"), "ada", None, world.now).unwrap();
+        let decision = world.by().set_policy(&format!("{large}{number}"), "ada", None).unwrap();
         world.run(decision);
     }
     assert!(world.state.policies().map(|policy| policy.text.len()).sum::<usize>() <= limit::POLICY_BYTES.most);
@@ -188,7 +188,7 @@ fn a_kept_policy_that_cannot_be_read_stops_the_maps_until_another_is_set() {
     let mut state = State::restore(Config::default(), records, world.now);
     assert!(state.policy_fault().unwrap().contains("version 2 of the policy cannot be read"));
     assert!(matches!(state.open(NodeId(1), VERSION, world.now), Err(MapRefusal::NoPolicy)));
-    let decision = state.set_policy(NOTHING, "ada", Some(2), world.now).unwrap();
+    let decision = state.by(&Actor::COORDINATOR, world.now).set_policy(NOTHING, "ada", Some(2)).unwrap();
     state.apply(decision.changes, world.now);
     assert_eq!(state.policy_fault(), None);
     assert!(state.open(NodeId(1), VERSION, world.now).is_ok());
@@ -199,7 +199,7 @@ fn an_administrator_is_one_to_the_policy_once_told_so() {
     let (mut world, [a, ..], ada) = network();
     set(&mut world, r#"{"acls": [{"action": "accept", "src": ["autogroup:admin"], "dst": ["*:*"]}]}"#);
     assert!(seen(&world, a).is_empty());
-    let decision = world.state.set_role(ada, Role::Admin).unwrap();
+    let decision = world.by().set_role(ada, Role::Admin).unwrap();
     world.run(decision);
     world.settle();
     assert_eq!(seen(&world, a), [2, 3, 4]);

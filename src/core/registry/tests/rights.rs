@@ -19,7 +19,7 @@ impl Scene {
         let ada = world.user("ada");
         let key = world.key(ada, |key| key.tags = tags(&["tag:gw", "tag:prod"]));
         let node = world.join(1, "gw", &key);
-        let decision = world.state.approve_routes(node, &[route()]).unwrap();
+        let decision = world.by().approve_routes(node, &[route()]).unwrap();
         world.run(decision);
         Self { world, ada, node }
     }
@@ -39,11 +39,8 @@ impl Scene {
         after
     }
 
-    fn administer(
-        &mut self,
-        decide: impl FnOnce(&State, NodeId, Timestamp) -> Result<Decision<Arc<NodeRecord>>, Refusal>,
-    ) {
-        let decision = decide(&self.world.state, self.node, self.world.now).unwrap();
+    fn administer(&mut self, decide: impl FnOnce(&Commands<'_>, NodeId) -> Result<Decision<Arc<NodeRecord>>, Refusal>) {
+        let decision = decide(&self.world.by(), self.node).unwrap();
         self.world.run(decision);
     }
 
@@ -104,7 +101,7 @@ fn approval_as_a_user_takes_tags_away() {
     let asks = RegisterRequest { node_key: node_key(101), ..request(1, "gw", "") };
     let answer = scene.world.answer(1, &asks);
     let code: PendingCode = answer.auth_url.rsplit('/').next().unwrap().parse().unwrap();
-    let decision = scene.world.state.approve(&code, scene.ada, &[], scene.world.now, [9; 32]).unwrap();
+    let decision = scene.world.by().approve(&code, scene.ada, &[], [9; 32]).unwrap();
     scene.world.run(decision);
     let after = scene.record();
     assert!(after.tags.is_empty() && after.approved_routes.is_empty());
@@ -127,7 +124,7 @@ fn another_user_gets_another_node_and_nothing_of_the_first() {
 fn a_reusable_key_from_before_brings_no_node_back_whose_key_was_ended() {
     let (mut world, _, key) = World::with_key();
     let id = world.join(1, "web", &key);
-    let decision = world.state.expire_node(id, world.now).unwrap();
+    let decision = world.by().expire_node(id).unwrap();
     world.run(decision);
     // Not even where the machine says afterwards that it had logged out.
     let logout = RegisterRequest { expiry: Some(Timestamp::UNIX_EPOCH), ..request(1, "web", "") };
@@ -174,7 +171,7 @@ fn a_node_goes_on_without_logging_in_once_its_key_is_extended() {
     let (mut world, _, key) = World::with_key();
     let (id, other) = (world.join(1, "web", &key), world.join(2, "db", &key));
     let sessions = [id, other].map(|id| world.open(id));
-    let decision = world.state.expire_node(id, world.now).unwrap();
+    let decision = world.by().expire_node(id).unwrap();
     world.run(decision);
     world.settle();
     assert!(world.client(sessions[0]).node.as_ref().unwrap().expired);
@@ -183,7 +180,7 @@ fn a_node_goes_on_without_logging_in_once_its_key_is_extended() {
     for (life, expiry) in
         [(Life::For(LIFETIME), Some(world.now + LIFETIME)), (Life::Endless, None), (Life::Usual, None)]
     {
-        let decision = world.state.extend_node(id, life, world.now).unwrap();
+        let decision = world.by().extend_node(id, life).unwrap();
         assert_eq!(world.run(decision).key_expiry, expiry);
     }
     world.settle();
@@ -192,21 +189,21 @@ fn a_node_goes_on_without_logging_in_once_its_key_is_extended() {
     assert_eq!(world.client(sessions[0]).peers.len(), 1);
 
     world.answer(1, &RegisterRequest { expiry: Some(Timestamp::UNIX_EPOCH), ..request(1, "web", "") });
-    let refused = world.state.extend_node(id, Life::Usual, world.now).unwrap_err();
+    let refused = world.by().extend_node(id, Life::Usual).unwrap_err();
     assert!(refused.to_string().contains("logged out by itself"), "{refused}");
 }
 
 #[test]
 fn tags_by_hand_leave_routes_and_user_and_give_the_key_its_end_back() {
     let mut scene = Scene::new();
-    scene.administer(|state, id, now| state.set_tags(id, &tags(&["tag:db"]), now));
+    scene.administer(|by, id| by.set_tags(id, &tags(&["tag:db"])));
     let record = scene.record();
     assert_eq!((record.key_expiry, &record.approved_routes, record.user), (None, &vec![route()], Some(scene.ada)));
     scene.world.advance(Duration::from_secs(10));
-    scene.administer(|state, id, now| state.set_tags(id, &[], now));
+    scene.administer(|by, id| by.set_tags(id, &[]));
     assert_eq!(scene.record().key_expiry, scene.expires(), "without tags it lasts as long as any");
-    scene.administer(State::expire_node);
-    scene.administer(|state, id, now| state.set_tags(id, &tags(&["tag:db"]), now));
+    scene.administer(|by, id| by.expire_node(id));
+    scene.administer(|by, id| by.set_tags(id, &tags(&["tag:db"])));
     assert!(scene.world.state.node(scene.node).unwrap().expired, "tags do not bring it back");
 }
 
@@ -215,14 +212,14 @@ fn a_node_that_is_moved_is_judged_as_its_new_users_and_keeps_the_rest() {
     let (mut world, ada, key) = World::with_key();
     let bob = world.user("bob");
     let policy = r#"{"acls": [{"action": "accept", "src": ["bob@"], "dst": ["bob@:22"]}]}"#;
-    let decision = world.state.set_policy(policy, "ada", None, world.now).unwrap();
+    let decision = world.by().set_policy(policy, "ada", None).unwrap();
     world.run(decision);
     let (mine, his) = (world.join(1, "web", &key), world.key(bob, |_| {}));
     let his = world.join(2, "db", &his);
     let session = world.open(mine);
     assert!(world.client(session).peers.is_empty());
     let before = Arc::clone(world.state.node(mine).unwrap().record);
-    let decision = world.state.move_node(mine, bob).unwrap();
+    let decision = world.by().move_node(mine, bob).unwrap();
     let after = world.run(decision);
     world.settle();
     assert_eq!(world.client(session).peers.keys().collect::<Vec<_>>(), [&his]);
@@ -235,9 +232,9 @@ fn a_node_that_is_moved_is_judged_as_its_new_users_and_keeps_the_rest() {
     world.answer(1, &asks);
     let second = world.state.node_by_key(&node_key(101)).unwrap().record.id;
     assert_ne!(second, mine);
-    let refused = world.state.move_node(second, bob).unwrap_err();
+    let refused = world.by().move_node(second, bob).unwrap_err();
     assert_eq!(refused.kind(), RefusalKind::Conflict);
-    assert!(world.state.move_node(mine, UserId(9)).is_err());
+    assert!(world.by().move_node(mine, UserId(9)).is_err());
     let _ = ada;
 }
 
@@ -250,7 +247,7 @@ fn a_key_that_goes_leaves_its_nodes_unless_told_otherwise() {
         let number = KeyId(world.state.counters.key);
         let machine = u8::try_from(number.0).unwrap();
         let id = world.join(machine, "web", &key);
-        let decision = world.state.delete_key(number, with, world.now).unwrap();
+        let decision = world.by().delete_key(number, with).unwrap();
         world.run(decision);
         world.state.node(id).map(|node| (node.expired, node.record.admitted_by))
     };
@@ -260,7 +257,7 @@ fn a_key_that_goes_leaves_its_nodes_unless_told_otherwise() {
 
     let key = world.key(ada, |key| key.reusable = true);
     let id = world.join(9, "web", &key);
-    let decision = world.state.expire_key(KeyId(4), WithNodes::LogOut, world.now).unwrap();
+    let decision = world.by().expire_key(KeyId(4), WithNodes::LogOut).unwrap();
     world.run(decision);
     assert!(world.state.node(id).unwrap().expired);
 }
@@ -271,12 +268,12 @@ fn a_machine_that_was_turned_away_is_told_and_may_ask_again_later() {
     let asks = request(1, "web", "");
     let url = world.answer(1, &asks).auth_url;
     let code: PendingCode = url.rsplit('/').next().unwrap().parse().unwrap();
-    let decision = world.state.reject(&code, world.now).unwrap();
+    let decision = world.by().reject(&code).unwrap();
     world.run(decision);
     assert_eq!((world.state.pending_list().count(), world.settled.as_slice()), (0, &[code.clone()][..]));
     let told = world.answer(1, &RegisterRequest { followup: url, ..asks.clone() });
     assert!(told.error.contains("refused to let this machine in") && told.auth_url.is_empty(), "{told:?}");
-    assert!(world.state.reject(&code, world.now).is_err());
+    assert!(world.by().reject(&code).is_err());
 
     let ada = world.user("ada");
     let key = world.key(ada, |_| {});

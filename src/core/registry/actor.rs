@@ -1,0 +1,231 @@
+//! Who acts on the network, by which door they came, and what they may do.
+//!
+//! Every command is given on behalf of an [`Actor`]. Whoever opens a door makes it: the administration socket of an
+//! account of the host, the channel of a machine of that machine, and so on. [`Commands`](super::Commands) looks at the
+//! rights, and the journal keeps the name.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{MachinePublic, NodeId, UserId};
+
+/// Somebody who gives commands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    pub who: Who,
+    pub door: Door,
+    /// The address that they came from, where the door knows it.
+    pub from: Option<IpAddr>,
+    pub rights: Rights,
+}
+
+/// Whom an actor is. Names are those of the moment: the journal outlives them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// The server itself: because it is time, or because it starts.
+    Coordinator,
+    /// An account of the host that the server runs on.
+    Account { uid: u32, name: String },
+    /// A person of the network.
+    User { id: UserId, name: String },
+    /// A program that shows a token.
+    Token { id: u64, name: String },
+    /// A node, for itself.
+    Node { id: NodeId, name: String },
+    /// A machine that is no node yet, or may be several.
+    Machine(MachinePublic),
+}
+
+/// Where an actor came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Door {
+    /// None: the server itself.
+    Inside,
+    /// The channel that machines have to the server.
+    Machine,
+    /// The administration socket.
+    Socket,
+    /// The pages on which people sign in.
+    SignIn,
+    /// The programming interface.
+    Api,
+    /// The administration pages.
+    Console,
+}
+
+/// What rights are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Area {
+    Users,
+    /// Pre-authentication keys.
+    Keys,
+    /// Nodes, and machines that wait to become one.
+    Nodes,
+    Routes,
+    Policy,
+    /// The server itself: its keys, its state as a whole.
+    Server,
+    Journal,
+}
+
+/// What somebody may look at, and what they may change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Rights {
+    look: u8,
+    change: u8,
+}
+
+impl Actor {
+    /// The server itself, which may do everything.
+    pub const COORDINATOR: Self = Self { who: Who::Coordinator, door: Door::Inside, from: None, rights: Rights::ALL };
+
+    /// A machine at an address, which may do what its keys give it and nothing else.
+    pub const fn machine(machine: MachinePublic, from: IpAddr) -> Self {
+        Self { who: Who::Machine(machine), door: Door::Machine, from: Some(from), rights: Rights::NONE }
+    }
+
+    /// An account of the host, through the administration socket, which is open to nobody who may not do everything.
+    pub const fn account(uid: u32, name: String) -> Self {
+        Self { who: Who::Account { uid, name }, door: Door::Socket, from: None, rights: Rights::ALL }
+    }
+}
+
+impl Who {
+    /// What sort of actor it is, in one word.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Coordinator => "coordinator",
+            Self::Account { .. } => "account",
+            Self::User { .. } => "user",
+            Self::Token { .. } => "token",
+            Self::Node { .. } => "node",
+            Self::Machine(_) => "machine",
+        }
+    }
+
+    /// What never changes of it; empty where there is only one.
+    pub fn id(&self) -> String {
+        match self {
+            Self::Coordinator => String::new(),
+            Self::Account { uid, .. } => uid.to_string(),
+            Self::User { id, .. } => id.to_string(),
+            Self::Token { id, .. } => id.to_string(),
+            Self::Node { id, .. } => id.to_string(),
+            Self::Machine(key) => key.to_string(),
+        }
+    }
+
+    /// What people call it; empty for a machine, which has no name that anybody gave it.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Coordinator | Self::Machine(_) => "",
+            Self::Account { name, .. }
+            | Self::User { name, .. }
+            | Self::Token { name, .. }
+            | Self::Node { name, .. } => name,
+        }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())?;
+        match (self.name(), self.id()) {
+            ("", id) if id.is_empty() => Ok(()),
+            ("", id) => write!(f, " {id}"),
+            (name, id) => write!(f, " {name} ({id})"),
+        }
+    }
+}
+
+impl Door {
+    /// Its name, as the journal and programs spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inside => "inside",
+            Self::Machine => "machine",
+            Self::Socket => "socket",
+            Self::SignIn => "sign-in",
+            Self::Api => "api",
+            Self::Console => "console",
+        }
+    }
+}
+
+impl Area {
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+impl fmt::Display for Area {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Users => "users",
+            Self::Keys => "pre-authentication keys",
+            Self::Nodes => "nodes",
+            Self::Routes => "routes",
+            Self::Policy => "the policy",
+            Self::Server => "the server",
+            Self::Journal => "the journal",
+        })
+    }
+}
+
+impl Rights {
+    /// Nothing but what everybody may do for themselves.
+    pub const NONE: Self = Self { look: 0, change: 0 };
+    /// Everything.
+    pub const ALL: Self = Self { look: u8::MAX, change: u8::MAX };
+
+    /// These and to look at an area.
+    #[must_use]
+    pub const fn and_look(self, area: Area) -> Self {
+        Self { look: self.look | area.bit(), ..self }
+    }
+
+    /// These and to change an area, and so to look at it.
+    #[must_use]
+    pub const fn and_change(self, area: Area) -> Self {
+        Self { look: self.look | area.bit(), change: self.change | area.bit() }
+    }
+
+    pub const fn may_look(self, area: Area) -> bool {
+        self.look & area.bit() != 0
+    }
+
+    pub const fn may_change(self, area: Area) -> bool {
+        self.change & area.bit() != 0
+    }
+}
+
+impl fmt::Debug for Rights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rights(look {:07b}, change {:07b})", self.look & 0x7f, self.change & 0x7f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_change_may_look_and_nothing_else_comes_with_it() {
+        let rights = Rights::NONE.and_change(Area::Nodes).and_look(Area::Policy);
+        assert!(rights.may_change(Area::Nodes) && rights.may_look(Area::Nodes) && rights.may_look(Area::Policy));
+        assert!(!rights.may_change(Area::Policy) && !rights.may_look(Area::Users));
+        assert!(Rights::ALL.may_change(Area::Journal) && !Rights::NONE.may_look(Area::Users));
+    }
+
+    #[test]
+    fn an_actor_is_named_by_kind_name_and_what_never_changes() {
+        assert_eq!(Who::Coordinator.to_string(), "coordinator");
+        assert_eq!(Who::Account { uid: 0, name: "root".to_owned() }.to_string(), "account root (0)");
+        let machine = Who::Machine(MachinePublic::from_bytes([1; 32])).to_string();
+        assert!(machine.starts_with("machine mkey:0101"), "{machine}");
+    }
+}

@@ -1,0 +1,221 @@
+//! What is written down of every decision: who, by which door, what for, and what of what was changed.
+//!
+//! One [`Entry`] for each object that a decision changes, with the fields that differ, before and after. What is hot
+//! (endpoints, disco key, home relay, when a node was last seen) and what follows from something else (counters, addresses
+//! that rest) is not in it, nor is any secret.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::actor::Actor;
+use super::commands::Command;
+use super::record::{Change, KeyRecord, NodeRecord, PolicyRecord, UserRecord};
+use super::state::State;
+use crate::types::Timestamp;
+
+/// Items of one list that are written down: whoever offers a thousand routes must not fill the journal.
+const LISTED: usize = 64;
+
+/// Who is answerable for a decision, what it was, and what it changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Audit {
+    pub at: Timestamp,
+    pub actor: Actor,
+    pub command: Command,
+    pub entries: Vec<Entry>,
+}
+
+/// What became of one object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub object: Object,
+    pub action: Action,
+    /// The fields that differ, as they were.
+    pub before: Map<String, Value>,
+    /// The fields that differ, as they are from here on.
+    pub after: Map<String, Value>,
+}
+
+/// What something happened to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub kind: ObjectKind,
+    /// What never changes of it: a number, as a rule.
+    pub id: String,
+    /// What it was called when it happened.
+    pub name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectKind {
+    User,
+    /// A pre-authentication key.
+    Key,
+    Node,
+    Policy,
+    /// A machine that is no node.
+    Machine,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    Create,
+    Update,
+    Delete,
+}
+
+impl Audit {
+    /// What these changes mean for the state as it is.
+    pub(super) fn of(state: &State, actor: &Actor, command: Command, at: Timestamp, changes: &[Change]) -> Self {
+        let entries = changes.iter().filter_map(|change| Entry::of(state, change)).collect();
+        Self { at, actor: actor.clone(), command, entries }
+    }
+}
+
+impl Entry {
+    /// What a change means; nothing where it changes nothing, or nothing that is written down.
+    fn of(state: &State, change: &Change) -> Option<Self> {
+        match change {
+            Change::User(user) => {
+                let before = state.users.get(&user.id).map(user_facts);
+                Self::changed(user_object(user), before, user_facts(user))
+            }
+            Change::UserGone(id) => state.users.get(id).map(|user| Self::gone(user_object(user), user_facts(user))),
+            Change::Key(key) => Self::changed(key_object(key), state.keys.get(&key.id).map(key_facts), key_facts(key)),
+            Change::KeyUsed(id, at) => {
+                let key = state.keys.get(id)?;
+                let used = KeyRecord { used: Some(*at), ..key.clone() };
+                Self::changed(key_object(key), Some(key_facts(key)), key_facts(&used))
+            }
+            Change::KeyGone(id) => state.keys.get(id).map(|key| Self::gone(key_object(key), key_facts(key))),
+            Change::Node(node) => {
+                let before = state.node(node.id).map(|before| node_facts(before.record));
+                Self::changed(node_object(node), before, node_facts(node))
+            }
+            Change::NodeGone(id) => {
+                state.node(*id).map(|node| Self::gone(node_object(node.record), node_facts(node.record)))
+            }
+            Change::Policy(policy) => Self::changed(policy_object(policy), None, policy_facts(policy)),
+            Change::PolicyGone(version) => {
+                let policy = state.policies.get(version)?;
+                Some(Self::gone(policy_object(policy), policy_facts(policy)))
+            }
+            Change::Rejected(code, _) => {
+                let waiting = state.pending.get(code)?;
+                let object = Object {
+                    kind: ObjectKind::Machine,
+                    id: waiting.machine.to_string(),
+                    name: waiting.hostname.clone(),
+                };
+                let facts = facts(json!({"code": code, "os": waiting.os, "requested_tags": waiting.requested_tags}));
+                Some(Self::gone(object, facts))
+            }
+            Change::Counters(_)
+            | Change::HostFreed(..)
+            | Change::HostReady(_)
+            | Change::Pending(_)
+            | Change::PendingGone(_) => None,
+        }
+    }
+
+    fn changed(object: Object, before: Option<Map<String, Value>>, after: Map<String, Value>) -> Option<Self> {
+        let Some(mut before) = before else {
+            return Some(Self { object, action: Action::Create, before: Map::new(), after });
+        };
+        let after: Map<_, _> = after.into_iter().filter(|(name, value)| before.get(name) != Some(value)).collect();
+        before.retain(|name, _| after.contains_key(name));
+        (!after.is_empty()).then_some(Self { object, action: Action::Update, before, after })
+    }
+
+    fn gone(object: Object, before: Map<String, Value>) -> Self {
+        Self { object, action: Action::Delete, before, after: Map::new() }
+    }
+}
+
+impl ObjectKind {
+    /// Its name, as the journal and programs spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Key => "key",
+            Self::Node => "node",
+            Self::Policy => "policy",
+            Self::Machine => "machine",
+        }
+    }
+}
+
+impl Action {
+    /// Its name, as the journal and programs spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+// ---- objects and their facts ----
+
+fn user_object(user: &UserRecord) -> Object {
+    Object { kind: ObjectKind::User, id: user.id.to_string(), name: user.name.to_string() }
+}
+
+fn key_object(key: &KeyRecord) -> Object {
+    Object { kind: ObjectKind::Key, id: key.id.to_string(), name: String::new() }
+}
+
+fn node_object(node: &NodeRecord) -> Object {
+    Object { kind: ObjectKind::Node, id: node.id.to_string(), name: node.label.to_string() }
+}
+
+fn policy_object(policy: &PolicyRecord) -> Object {
+    Object { kind: ObjectKind::Policy, id: policy.version.to_string(), name: String::new() }
+}
+
+fn user_facts(user: &UserRecord) -> Map<String, Value> {
+    facts(json!(user))
+}
+
+/// The hash of its secret is not among them.
+fn key_facts(key: &KeyRecord) -> Map<String, Value> {
+    facts(json!(key))
+}
+
+fn node_facts(node: &NodeRecord) -> Map<String, Value> {
+    let mut facts = facts(json!(node));
+    // What it says of itself is hot, but for the routes that it offers: those change the way of others.
+    facts.remove("said");
+    facts.remove("last_seen");
+    facts.insert("offered_routes".to_owned(), bounded(json!(node.said.routes)));
+    facts
+}
+
+/// The text is kept by its version, and known here by its digest.
+fn policy_facts(policy: &PolicyRecord) -> Map<String, Value> {
+    let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(policy.text.as_bytes()));
+    facts(json!({"by": policy.by, "bytes": policy.text.len(), "sha256": digest}))
+}
+
+fn facts(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(facts) => facts.into_iter().map(|(name, value)| (name, bounded(value))).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Map::new(),
+    }
+}
+
+fn bounded(value: Value) -> Value {
+    match value {
+        Value::Array(mut items) if items.len() > LISTED => {
+            let more = items.len() - LISTED;
+            items.truncate(LISTED);
+            items.push(Value::String(format!("and {more} more")));
+            Value::Array(items)
+        }
+        other => other,
+    }
+}
