@@ -18,19 +18,17 @@ mod own;
 mod program;
 mod sockets;
 mod table;
+#[allow(dead_code, reason = "other benches ask for processor time too")]
+mod usage;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Parser;
 use warren_core::control::{AuthKey, ServerUrl};
 
-use self::load::{Nodes, Seen, now};
+use self::load::{Nodes, now};
 use self::own::OwnCoordinator;
 use self::table::{Limit, row};
-
-/// How long nothing may happen before the coordinator counts as stuck.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Loads a coordinator with nodes and measures it.
 #[derive(Parser)]
@@ -66,22 +64,23 @@ fn main() {
 }
 
 async fn measure(server: &ServerUrl, key: &AuthKey, count: usize, rounds: u16, own: Option<&OwnCoordinator>) {
-    let idle = own.map(OwnCoordinator::memory);
+    let idle = own.map(|own| own.usage().memory_kib());
     let begun = now();
     let mut nodes = Nodes::start(server, key, count);
-    let joined = join(&mut nodes, count).await;
-    row(&format!("{count} nodes join"), joined.as_secs_f64(), "s", Limit::None);
+    let joined = nodes.join().await.unwrap();
+    row("failures while joining", f64::from(joined.failures), "", Limit::None);
+    row(&format!("{count} nodes join"), joined.last.as_secs_f64(), "s", Limit::None);
     row(&format!("{count} nodes all know each other"), begun.elapsed().as_secs_f64(), "s", Limit::None);
     if let (Some(own), Some(idle)) = (own, idle) {
         #[allow(clippy::cast_precision_loss, reason = "thousands")]
-        let per_node = own.memory().saturating_sub(idle) as f64 / count as f64;
+        let per_node = own.usage().memory_kib().saturating_sub(idle) as f64 / count as f64;
         row("coordinator's memory per connected node", per_node, "KiB", Limit::None);
     }
 
     let mut reached = Vec::new();
     let mut all = Vec::new();
     for round in 0..rounds {
-        let times = spread(&mut nodes, usize::from(round) % count, 2 + round, count).await;
+        let times = nodes.spread(usize::from(round) % count, 2 + round).await.unwrap();
         all.push(*times.last().expect("there is another node"));
         reached.extend(times);
     }
@@ -92,55 +91,6 @@ async fn measure(server: &ServerUrl, key: &AuthKey, count: usize, rounds: u16, o
         row(&format!("a new endpoint reaches {what}, median"), millis(at(times, 50)), "ms", Limit::None);
         row(&format!("a new endpoint reaches {what}, 99 of 100"), millis(at(times, 99)), "ms", Limit::None);
     }
-}
-
-/// Waits until all are in and know each other; gives the time until the last was in.
-async fn join(nodes: &mut Nodes, count: usize) -> Duration {
-    let begun = now();
-    let mut joined = 0;
-    let mut last_joined = Duration::ZERO;
-    let mut peers = BTreeMap::new();
-    let mut failures = 0_usize;
-    while joined < count || peers.len() < count || peers.values().any(|known| *known < count - 1) {
-        match nodes.seen(PATIENCE).await {
-            Some(Seen::Joined) => {
-                joined += 1;
-                last_joined = begun.elapsed();
-            }
-            Some(Seen::Peers { node, count }) => {
-                peers.insert(node, count);
-            }
-            Some(Seen::Failed(reason)) => {
-                failures += 1;
-                if failures == 1 {
-                    eprintln!("first failure: {reason}");
-                }
-            }
-            Some(Seen::Port { .. }) => {}
-            None => {
-                let whole = peers.values().filter(|known| **known >= count - 1).count();
-                panic!("stuck: {joined} of {count} nodes are in, {whole} know all others, {failures} failures");
-            }
-        }
-    }
-    row("failures while joining", f64::from(u32::try_from(failures).unwrap_or(u32::MAX)), "", Limit::None);
-    last_joined
-}
-
-/// Moves one node, and gives the times until each other one knew, in order.
-async fn spread(nodes: &mut Nodes, node: usize, port: u16, count: usize) -> Vec<Duration> {
-    let moved = nodes.move_to(node, port).await;
-    let mut times = Vec::new();
-    while times.len() < count - 1 {
-        match nodes.seen(PATIENCE).await {
-            Some(Seen::Port { port: seen, at }) if seen == port => times.push(at.saturating_duration_since(moved)),
-            Some(Seen::Failed(reason)) => eprintln!("a node failed: {reason}"),
-            Some(_) => {}
-            None => panic!("stuck: a new endpoint reached {} of {} nodes", times.len(), count - 1),
-        }
-    }
-    times.sort_unstable();
-    times
 }
 
 /// The value below which so many of a hundred lie.

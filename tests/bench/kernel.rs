@@ -16,33 +16,29 @@ mod program;
 #[path = "../lab/programs.rs"]
 mod programs;
 mod table;
+mod throughput;
 
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use lab::{Host, within};
+use lab::within;
 use programs::{Agent, Joined};
 use serde_json::{Value, json};
-use table::{Limit, row};
+use table::{Limit, median, row};
+use throughput::megabits;
 
-/// One measurement: long enough for TCP to reach its rate.
-const SPELL: Duration = Duration::from_secs(2);
 /// Rounds of one measurement of each kind. A machine's speed wanders, so the two of a round are compared with each
 /// other, and the median of all rounds counts.
 const ROUNDS: usize = 15;
-const PORT: u16 = 5201;
 /// An agent whose memory has not changed for so long is idle.
 const SETTLED: Duration = Duration::from_secs(20);
 
 fn main() {
     let arguments: Vec<String> = env::args().collect();
     match arguments.get(1).map(String::as_str) {
-        Some("sink") => sink(),
-        Some("source") => source(&arguments[2]),
+        Some("sink") => throughput::sink(),
+        Some("source") => throughput::source(&arguments[2]),
         Some("peers") => many_peers(),
         _ => {
             compare_tunnels();
@@ -130,49 +126,4 @@ fn numbered(peer: &Value, number: usize) -> Value {
         peer[field] = value;
     }
     peer
-}
-
-/// Sends TCP from one host to an address of another for a while.
-fn megabits(from: &Host, to: &Host, address: &str) -> f64 {
-    let this = env::current_exe().unwrap();
-    let mut sink = to.command([this.as_os_str(), "sink".as_ref()]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut output = BufReader::new(sink.stdout.take().unwrap()).lines();
-    assert_eq!(output.next().unwrap().unwrap(), "ready");
-
-    from.run(&format!("{} source {address}", this.display()));
-
-    let bits = output.next().unwrap().unwrap().parse::<f64>().unwrap();
-    sink.wait().unwrap();
-    bits / 1e6
-}
-
-/// Takes one connection; prints the bits a second that came in.
-fn sink() {
-    let listener = TcpListener::bind(("0.0.0.0", PORT)).unwrap();
-    println!("ready");
-    let (mut stream, _) = listener.accept().unwrap();
-    let mut buffer = vec![0; 128 * 1024];
-    let started = Instant::now();
-    let mut bytes = 0;
-    loop {
-        match stream.read(&mut buffer).unwrap() {
-            0 => break,
-            count => bytes += count,
-        }
-    }
-    println!("{}", bytes as f64 * 8.0 / started.elapsed().as_secs_f64());
-}
-
-fn source(address: &str) {
-    let mut stream = TcpStream::connect((address, PORT)).unwrap();
-    let data = vec![0; 128 * 1024];
-    let started = Instant::now();
-    while started.elapsed() < SPELL {
-        stream.write_all(&data).unwrap();
-    }
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }

@@ -1,6 +1,6 @@
 //! Many nodes on one coordinator, as their own agents would be: registered, streaming, answering nothing but the map.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,9 +14,11 @@ use warren_core::wire::control::{EndpointType, Hostinfo, MapResponse};
 
 /// How many nodes join at a time. A coordinator meets more only after a restart.
 const JOINING: usize = 32;
+/// How long nothing may happen before the coordinator counts as stuck.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a node saw.
-pub(crate) enum Seen {
+enum Seen {
     /// The coordinator let it in, and it has its first map.
     Joined,
     /// It knows this many peers.
@@ -25,6 +27,14 @@ pub(crate) enum Seen {
     Port { port: u16, at: Instant },
     /// Something went wrong; it tries again.
     Failed(String),
+}
+
+/// How the nodes got in.
+pub(crate) struct Joined {
+    /// Until the last one was in.
+    pub(crate) last: Duration,
+    /// Attempts that failed on the way.
+    pub(crate) failures: u32,
 }
 
 /// The nodes; they leave when this is dropped.
@@ -50,16 +60,60 @@ impl Nodes {
         Self { orders, seen, _tasks: tasks }
     }
 
-    /// Lets a node move to this port.
-    pub(crate) async fn move_to(&self, node: usize, port: u16) -> Instant {
-        let at = now();
+    /// Waits until all are in and know each other. The error says how far they came.
+    pub(crate) async fn join(&mut self) -> Result<Joined, String> {
+        let (begun, count) = (now(), self.orders.len());
+        let mut joined = 0;
+        let mut last = Duration::ZERO;
+        let mut peers = BTreeMap::new();
+        let mut failures = 0_u32;
+        while joined < count || peers.len() < count || peers.values().any(|known| *known < count - 1) {
+            match self.seen().await {
+                Some(Seen::Joined) => {
+                    joined += 1;
+                    last = begun.elapsed();
+                }
+                Some(Seen::Peers { node, count }) => {
+                    peers.insert(node, count);
+                }
+                Some(Seen::Failed(reason)) => {
+                    failures += 1;
+                    if failures == 1 {
+                        eprintln!("first failure: {reason}");
+                    }
+                }
+                Some(Seen::Port { .. }) => {}
+                None => {
+                    let whole = peers.values().filter(|known| **known >= count - 1).count();
+                    return Err(format!(
+                        "stuck: {joined} of {count} nodes are in, {whole} know all others, {failures} failures"
+                    ));
+                }
+            }
+        }
+        Ok(Joined { last, failures })
+    }
+
+    /// Lets one node move to a port, and gives the times until each other one knew, in order.
+    pub(crate) async fn spread(&mut self, node: usize, port: u16) -> Result<Vec<Duration>, String> {
+        let (moved, others) = (now(), self.orders.len() - 1);
         self.orders[node].send(port).await.expect("the node runs");
-        at
+        let mut times = Vec::new();
+        while times.len() < others {
+            match self.seen().await {
+                Some(Seen::Port { port: seen, at }) if seen == port => times.push(at.saturating_duration_since(moved)),
+                Some(Seen::Failed(reason)) => eprintln!("a node failed: {reason}"),
+                Some(_) => {}
+                None => return Err(format!("stuck: a new endpoint reached {} of {others} nodes", times.len())),
+            }
+        }
+        times.sort_unstable();
+        Ok(times)
     }
 
     /// What any of them saw next.
-    pub(crate) async fn seen(&mut self, patience: Duration) -> Option<Seen> {
-        tokio::time::timeout(patience, self.seen.recv()).await.ok().flatten()
+    async fn seen(&mut self) -> Option<Seen> {
+        tokio::time::timeout(PATIENCE, self.seen.recv()).await.ok().flatten()
     }
 }
 

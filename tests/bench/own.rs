@@ -1,6 +1,5 @@
 //! Our coordinator, started to be measured.
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -9,6 +8,7 @@ use tempfile::TempDir;
 use warren_core::control::{AuthKey, ServerUrl};
 
 use crate::program::program_path;
+use crate::usage::Usage;
 
 const PROGRAM: &str = "warren-coordinator";
 
@@ -53,11 +53,8 @@ impl OwnCoordinator {
         Self { child, server, key, _state: state }
     }
 
-    /// Resident memory in KiB.
-    pub(crate) fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says its size");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    pub(crate) fn usage(&self) -> Usage {
+        Usage(self.child.id())
     }
 }
 

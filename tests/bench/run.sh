@@ -11,11 +11,20 @@ for group in $groups; do build+=(--bench "$group"); done
 "${build[@]}"
 
 printf '%-64s %10s %-8s %-12s %s\n' what figure unit limit ''
+# Boots the program of a group, beside ours and these files, with these arguments, where WireGuard is.
+in_guest() {
+  local group=$1 files=$2 programs; shift 2
+  programs=$("${build[@]}" -q --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | sort -u)
+  WARREN_REQUIRE_KERNEL=1 "$here/run.sh" -t 900 $programs $files -- "$(grep "/deps/$group-[0-9a-f]*$" <<<"$programs")" "$@"
+}
+
 for group in $groups; do
-  if [ "$group" = kernel ]; then
-    programs=$("${build[@]}" -q --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | sort -u)
-    WARREN_REQUIRE_KERNEL=1 "$here/run.sh" -t 900 $programs -- "$(grep '/deps/kernel-[0-9a-f]*$' <<<"$programs")"
-  else
-    cargo bench -q --bench "$group"
-  fi
+  case $group in
+    kernel) in_guest kernel "" ;;
+    beside)
+      cargo bench -q --bench beside
+      official=$("$here/extra-files.sh" | grep -E '/tailscaled?$' || true)
+      if [ "$(wc -w <<<"$official")" = 2 ]; then in_guest beside "$official" tunnels; fi ;;
+    *) cargo bench -q --bench "$group" ;;
+  esac
 done

@@ -23,6 +23,28 @@ pub(crate) fn row(what: &str, figure: f64, unit: &str, limit: Limit) {
     println!("{what:<64} {:>10} {unit:<8} {bound:<12} {verdict}", short(figure));
 }
 
+/// Prints the head of a table of ratios.
+pub(crate) fn versus_head() {
+    println!("{:<58} {:>10} {:>10} {:<8} {:>7}", "beside the others", "ours", "theirs", "unit", "ratio");
+}
+
+/// Prints one line of it: ours, theirs, and ours for each of theirs; or why there is none.
+pub(crate) fn versus(what: &str, unit: &str, figures: Result<(f64, f64), &str>) {
+    match figures {
+        Ok((ours, theirs)) => {
+            let ratio = if theirs == 0.0 { "-".to_owned() } else { format!("{:.2}", ours / theirs) };
+            println!("{what:<58} {:>10} {:>10} {unit:<8} {ratio:>7}", short(ours), short(theirs));
+        }
+        Err(reason) => println!("{what:<58} {reason}"),
+    }
+}
+
+/// The middle one.
+pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
 fn verdict(kept: bool) -> &'static str {
     if kept { "ok" } else { "OVER" }
 }

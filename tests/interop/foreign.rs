@@ -1,9 +1,9 @@
 //! Where programs of others are found.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::elsewhere::find;
 use crate::lab::say;
 
 /// The Python environment that `tests/vm/setup.sh` makes.
@@ -14,10 +14,7 @@ const RUST_CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/official-
 
 /// A program in `WARREN_INTEROP_BIN` or on `PATH`, or `None` with a word.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
-    let folders = [env::var_os("WARREN_INTEROP_BIN"), env::var_os("PATH")];
-    let found =
-        folders.iter().flatten().flat_map(env::split_paths).map(|folder| folder.join(name)).find(|p| p.is_file());
-    said(found, name)
+    said(find(name), name)
 }
 
 /// The Caddy server with the official engine inside.

@@ -4,6 +4,7 @@ use std::fs;
 
 use warren_core::wire::local::BackendState;
 
+use crate::elsewhere::configuration;
 use crate::foreign;
 use crate::lab::{Lab, eventually};
 use crate::programs::{Agent, Process};
@@ -36,27 +37,4 @@ fn our_agents_join_headscale_and_reach_each_other() {
 
     alice.host.ping(&bob.ip(4));
     bob.host.ping(&alice.ip(6));
-}
-
-pub(crate) fn configuration(address: &str, dir: &str) -> String {
-    format!(
-        "server_url: http://{address}:8080
-listen_addr: 0.0.0.0:8080
-grpc_listen_addr: 127.0.0.1:50443
-grpc_allow_insecure: false
-noise: {{ private_key_path: {dir}/noise.key }}
-prefixes: {{ v4: 100.64.0.0/10, v6: 'fd7a:115c:a1e0::/48', allocation: sequential }}
-derp:
-  server: {{ enabled: true, region_id: 999, region_code: lab, region_name: Lab, stun_listen_addr: '0.0.0.0:3478',
-    private_key_path: {dir}/derp.key, automatically_add_embedded_derp_region: true, ipv4: {address} }}
-  urls: []
-  paths: []
-  auto_update_enabled: false
-database: {{ type: sqlite, sqlite: {{ path: {dir}/db.sqlite, write_ahead_log: true }} }}
-dns: {{ magic_dns: false, base_domain: lab.example, override_local_dns: false }}
-policy: {{ mode: database }}
-unix_socket: {dir}/headscale.sock
-unix_socket_permission: '0770'
-"
-    )
 }

@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/foreign.rs"]
+mod elsewhere;
 #[allow(dead_code, reason = "shared with the lab's own tests")]
 #[path = "../lab/lab.rs"]
 mod lab;

@@ -14,8 +14,8 @@ use warren_core::control::{AuthKey, Event, Login, Received, ServerUrl, Session, 
 use warren_core::types::{DiscoPrivate, MachinePrivate, NodeId, NodePrivate};
 use warren_core::wire::control::{EndpointType, Hostinfo, MapResponse};
 
+use crate::elsewhere::configuration;
 use crate::foreign;
-use crate::headscale::configuration;
 use crate::lab::{PATIENCE, eventually};
 use crate::programs::Process;
 

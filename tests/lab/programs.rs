@@ -157,10 +157,7 @@ impl Agent {
 
     /// A line of the kernel's account of it, such as `VmRSS`, in KiB.
     pub(crate) fn memory(&self, line: &str) -> u64 {
-        let id = self.process.as_ref().expect("a running agent").child.id();
-        let account = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-        let figure = account.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
-        figure.unwrap().split_whitespace().next().unwrap().parse().unwrap()
+        self.process.as_ref().expect("a running agent").memory(line)
     }
 
     /// Joins with a key, by the command a user would type, and waits until packets may flow.
@@ -261,6 +258,18 @@ impl Process {
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self { child, log: log.to_owned() }
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A line of the kernel's account of it, such as `VmRSS`, in KiB.
+    pub(crate) fn memory(&self, line: &str) -> u64 {
+        let account = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let figure = account.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
+        figure.unwrap().split_whitespace().next().unwrap().parse().unwrap()
     }
 
     /// Asks it to end, and waits until it has.

@@ -1,9 +1,7 @@
-//! Our relay, started to be measured, and what a process takes.
+//! Our relay, started to be measured.
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use http::Uri;
 use rustls::pki_types::CertificateDer;
@@ -12,10 +10,9 @@ use tempfile::TempDir;
 use warren_shell::CertificatePin;
 
 use crate::program::program_path;
+use crate::usage::Usage;
 
 const PROGRAM: &str = "warren-relay";
-/// The kernel counts processor time in hundredths of a second (`USER_HZ`).
-const TICK: Duration = Duration::from_millis(10);
 
 /// The relay on loopback; gone with the value.
 pub(crate) struct OwnRelay {
@@ -61,26 +58,5 @@ impl Drop for OwnRelay {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// What the process of this number takes.
-#[derive(Clone, Copy)]
-pub(crate) struct Usage(pub(crate) u32);
-
-impl Usage {
-    pub(crate) fn memory_kib(self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says its size");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
-    }
-
-    /// Processor time so far, in user space and in the kernel.
-    pub(crate) fn busy(self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("it runs");
-        // The name, in brackets, may hold anything.
-        let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
-        let ticks: u32 = fields[11].parse::<u32>().unwrap() + fields[12].parse::<u32>().unwrap();
-        TICK * ticks
     }
 }
