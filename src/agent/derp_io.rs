@@ -159,7 +159,7 @@ fn authority(node: &DerpNode, port: u16) -> String {
 }
 
 /// Asks for the relay protocol in place of HTTP.
-async fn upgrade(
+pub(crate) async fn upgrade(
     stream: Box<dyn Stream>,
     node: &DerpNode,
     ideal: Option<&DerpNode>,

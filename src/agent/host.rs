@@ -95,7 +95,7 @@ pub(super) fn resolvers_in_overlay() -> impl Iterator<Item = IpNet> {
     resolvers(&text).into_iter().filter(|address| in_overlay(*address)).map(IpNet::from)
 }
 
-fn resolvers(text: &str) -> Vec<IpAddr> {
+pub(super) fn resolvers(text: &str) -> Vec<IpAddr> {
     let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
     servers.filter_map(|server| server.split_whitespace().next()?.parse().ok()).collect()
 }

@@ -17,6 +17,8 @@
 pub mod cli;
 pub mod clock;
 pub mod control_io;
+#[doc(hidden)]
+pub mod decoders;
 pub mod derp_io;
 pub mod local_api;
 pub mod netcheck_io;

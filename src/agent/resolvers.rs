@@ -58,7 +58,7 @@ fn read<'a>(files: impl Iterator<Item = &'a Path>) -> BTreeSet<IpAddr> {
 }
 
 /// The `nameserver` lines (resolv.conf(5)). A link-local address has its link behind it.
-fn servers(text: &str) -> Vec<IpAddr> {
+pub(super) fn servers(text: &str) -> Vec<IpAddr> {
     let value = |line: &str| {
         let (key, value) = line.trim_start().split_once(char::is_whitespace)?;
         let address = value.split_whitespace().next()?.split('%').next()?;

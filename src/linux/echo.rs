@@ -63,7 +63,7 @@ fn request(address: IpAddr, token: EchoToken) -> Vec<u8> {
 }
 
 /// Whether a received message is the answer. Raw IPv4 sockets see the IP header, IPv6 ones do not.
-fn answers(address: IpAddr, token: EchoToken, message: &[u8]) -> bool {
+pub(super) fn answers(address: IpAddr, token: EchoToken, message: &[u8]) -> bool {
     const REPLY_V4: u8 = 0;
     const REPLY_V6: u8 = 129;
     let (header, reply) = match address {

@@ -71,14 +71,14 @@ pub(super) fn who_has(port: u16) -> String {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Owner {
+pub(super) struct Owner {
     inode: u64,
     user: u32,
 }
 
 /// Reads the kernel's table of UDP sockets: the second column is the local address, the eighth the user, the tenth
 /// the inode.
-fn owner(table: &str, port: u16) -> Option<Owner> {
+pub(super) fn owner(table: &str, port: u16) -> Option<Owner> {
     table.lines().skip(1).find_map(|line| {
         let columns: Vec<&str> = line.split_whitespace().collect();
         let local = columns.get(1)?.rsplit(':').next()?;

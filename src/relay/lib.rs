@@ -20,6 +20,8 @@ mod certificate;
 mod cli;
 mod clock;
 mod connection;
+#[doc(hidden)]
+pub mod decoders;
 mod dial;
 mod http;
 mod listen;

@@ -156,7 +156,7 @@ impl Memory {
 }
 
 /// A connection for one question: clients come seldom, and stay.
-async fn post(stream: Box<dyn Stream>, target: &Target, body: Vec<u8>) -> Result<bool, Fault> {
+pub(super) async fn post(stream: Box<dyn Stream>, target: &Target, body: Vec<u8>) -> Result<bool, Fault> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::post(target.url().path_and_query().map_or("/", |path| path.as_str()))
         .header(header::HOST, target.authority())

@@ -3,29 +3,44 @@
 //! The tests replay the corpus through this list, and `make fuzz` searches for more with the same one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use http::{Method, Uri};
+use rustls::pki_types::CertificateDer;
 use serde::de::DeserializeOwned;
-use warren_agent::local_api;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use warren_agent::{decoders as agent, local_api};
 use warren_coordinator::decoders as coordinator;
+use warren_core::control::{ServerUrl, retry_after};
 use warren_core::derp::{Client, ConnectionId, Greeting, Limits, Server};
 use warren_core::netmap::Netmap;
 use warren_core::path::{Book, Ground, PeerInfo, Via};
 use warren_core::plan::{Host, Paths, Prefs, desired};
 use warren_core::policy::{Compiled, Policy, Topology};
-use warren_core::types::{CapabilityVersion, DiscoPrivate, MachinePrivate, NodePrivate, NodePublic, Timestamp};
-use warren_core::wire::control::{DerpMap, MapRequest, MapResponse, RegisterRequest, RegisterResponse};
+use warren_core::registry::{PendingCode, Tag, UserName};
+use warren_core::types::text::{LINE_BYTES, Screen, clean, is_seen};
+use warren_core::types::{
+    CapabilityVersion, DiscoPrivate, Fingerprint, HostLabel, MachinePrivate, MachinePublic, NodePrivate, NodePublic,
+    Timestamp, parse_duration,
+};
+use warren_core::wire::control::{
+    DerpMap, MapRequest, MapResponse, OverTlsPublicKeys, RegisterRequest, RegisterResponse, ServerKey,
+};
 use warren_core::wire::local;
 use warren_core::wire::map_stream::{MapStreamDecoder, Packing};
 use warren_core::wire::noise::{ClientHandshake, EarlyDecoder, Ephemeral, ServerHandshake};
 use warren_core::wire::portmap::{Place, igd, nat_pmp, pcp, ssdp};
 use warren_core::wire::{derp, disco, stun};
 use warren_linux::decoders as linux;
+use warren_relay::{certificate_validity, decoders as relay};
+use warren_shell::NoiseStream;
 
 /// Who sends the ping in the corpus of `path_book`.
 const PINGER: &str = "nodekey:50a61409b1ddd0325e9b16b700e719e9772c07000b1bd7786e907c653d20495d";
@@ -35,16 +50,22 @@ pub(crate) type Decode = fn(&[u8]) -> bool;
 
 pub(crate) const DECODERS: &[(&str, Decode)] = &[
     ("admin_request", coordinator::admin_request),
+    ("certificate_validity", |bytes| certificate_validity(&CertificateDer::from(bytes)).is_some()),
     ("coordinator_toml", coordinator::configuration),
     ("derp_client", derp_client),
     ("derp_frame", derp_frame),
     ("derp_map", json::<DerpMap>),
     ("derp_server", derp_server),
     ("disco", |bytes| disco::sender(bytes).is_ok_and(|theirs| opens(&theirs, bytes))),
+    ("key_answer", json::<OverTlsPublicKeys>),
+    ("linux_echo", linux::echo),
     ("linux_flow", linux::flow),
     ("linux_nft_elements", linux::nft_elements),
     ("linux_nft_foreign", linux::nft_foreign),
     ("linux_nft_listing", linux::nft_listing),
+    ("linux_udp_table", linux::udp_table),
+    ("local_dns_query", local_dns_query),
+    ("local_notify", json::<local::Notify>),
     ("local_prefs", json::<local::MaskedPrefs>),
     ("local_request", local_request),
     ("local_start", json::<local::StartOptions>),
@@ -53,11 +74,13 @@ pub(crate) const DECODERS: &[(&str, Decode)] = &[
     ("map_response", map_response),
     ("map_stream_plain", |bytes| map_stream(Packing::Plain, bytes)),
     ("map_stream_zstd", |bytes| map_stream(Packing::Zstd, bytes)),
+    ("names", names),
     ("netmap_deltas", netmap_deltas),
     ("noise_answer", noise_answer),
     ("noise_early", |bytes| EarlyDecoder::default().read(bytes).is_ok_and(|early| early.is_some())),
     ("noise_initiation", |bytes| ServerHandshake::read(&machine(1), bytes, ephemeral(2)).is_ok()),
     ("noise_record", noise_record),
+    ("noise_stream", |bytes| block_on(noise_stream(bytes))),
     ("path_book", path_book),
     ("policy", policy),
     ("portmap_igd_answer", |bytes| igd::read(bytes).is_ok()),
@@ -67,10 +90,18 @@ pub(crate) const DECODERS: &[(&str, Decode)] = &[
     ("portmap_ssdp", |bytes| ssdp::read(bytes).is_ok()),
     ("register_request", json::<RegisterRequest>),
     ("register_response", json::<RegisterResponse>),
+    ("relay_upgrade", |bytes| block_on(agent::relay_upgrade(bytes))),
+    ("resolv_conf", agent::resolv_conf),
+    ("retry_after", |bytes| {
+        std::str::from_utf8(bytes).is_ok_and(|text| retry_after(text, Timestamp::UNIX_EPOCH).is_some())
+    }),
+    ("server_key", json::<ServerKey>),
     ("state_map", state_map),
     ("state_prefs", json::<local::Prefs>),
     ("stun_request", |bytes| stun::read_request(bytes).is_ok()),
     ("stun_response", |bytes| stun::read_response(bytes).is_ok()),
+    ("text", text),
+    ("verify_answer", |bytes| block_on(relay::verify_answer(bytes))),
 ];
 
 fn json<T: DeserializeOwned>(bytes: &[u8]) -> bool {
@@ -264,6 +295,117 @@ fn noise_record(bytes: &[u8]) -> bool {
             Err(_) => break false,
         }
     }
+}
+
+/// A stream within the secure channel, from the coordinator's first byte on, in pieces of a size that the first byte
+/// says. The second says whether an early payload comes before the rest of the bytes, and whether unsealed ones come
+/// after it. Taken where what was sealed is what is read.
+async fn noise_stream(bytes: &[u8]) -> bool {
+    let [piece, kinds, sealed @ ..] = bytes else { return false };
+    let server = machine(1);
+    let (client, initiation) =
+        ClientHandshake::start(&machine(3), &server.public(), CapabilityVersion(113), ephemeral(4)).unwrap();
+    let (answer, theirs) = ServerHandshake::read(&server, &initiation, ephemeral(2)).unwrap().accept().unwrap();
+    let (mut sealer, mut sent) = (theirs.sealer, answer.to_vec());
+    let mut within = Vec::new();
+    if kinds & 1 != 0 {
+        within.extend(b"\xff\xff\xffTS\0\0\0\x02{}");
+    }
+    within.extend(sealed);
+    let mut records = Vec::new();
+    sealer.seal(&within, &mut records).unwrap();
+    sent.extend(records);
+    if kinds & 2 != 0 {
+        sent.extend(sealed);
+    }
+    let (ours, mut theirs) = tokio::io::duplex(usize::from(*piece).max(1));
+    let write = async {
+        let _ = theirs.write_all(&sent).await;
+        drop(theirs);
+    };
+    let read = async {
+        let mut read = Vec::new();
+        let mut stream = NoiseStream::connect(ours, client).await.ok()?;
+        stream.read_to_end(&mut read).await.ok().map(|_| read)
+    };
+    let ((), read) = tokio::join!(write, read);
+    read.is_some_and(|read| read == sealed)
+}
+
+/// Two bytes of the kind of record, then a name; what answers it names it.
+fn local_dns_query(bytes: &[u8]) -> bool {
+    let Some((kind, name)) = bytes.split_first_chunk() else { return false };
+    let (Ok(name), kind) = (std::str::from_utf8(name), u16::from_be_bytes(*kind)) else { return false };
+    let addresses = ["100.64.0.2".parse().unwrap(), "fd7a:115c:a1e0::2".parse().unwrap()];
+    let nobody = local::dns_message(name, kind, None);
+    let Some(message) = local::dns_message(name, kind, Some(&addresses)) else { return false };
+    let (mut at, mut labels) = (12, Vec::new());
+    while message[at] != 0 {
+        let end = at + 1 + usize::from(message[at]);
+        labels.push(std::str::from_utf8(&message[at + 1..end]).unwrap());
+        at = end;
+    }
+    assert_eq!(labels.join("."), name.strip_suffix('.').unwrap_or(name));
+    assert!(message.len() <= 512 && nobody.is_some_and(|nobody| nobody.len() <= message.len()));
+    true
+}
+
+/// What a person or a server may call something, one a line. What is taken is written as what reads the same.
+fn names(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let kinds: [fn(&str) -> bool; 8] = [
+        same::<NodePublic>,
+        same::<MachinePublic>,
+        same::<Fingerprint>,
+        same::<HostLabel>,
+        same::<UserName>,
+        same::<Tag>,
+        same::<PendingCode>,
+        same::<ServerUrl>,
+    ];
+    text.lines().take(16).all(|line| {
+        let taken = kinds.iter().filter(|is_one| is_one(line)).count();
+        taken > 0 || parse_duration(line).is_ok()
+    })
+}
+
+fn same<T: FromStr + Display + PartialEq>(text: &str) -> bool {
+    let Ok(value) = text.parse::<T>() else { return false };
+    let written = value.to_string();
+    assert!(written.parse().is_ok_and(|again: T| again == value), "{text:?} is written {written:?}");
+    true
+}
+
+/// Text of others on its way to a terminal, whole and in two pieces. Taken where it may go as it is.
+fn text(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    for most in [3, 16, LINE_BYTES] {
+        let cleaned = clean(&text, most);
+        assert!(cleaned.len() <= most && cleaned.chars().all(is_seen), "{cleaned:?}");
+        assert_eq!(clean(&cleaned, most), cleaned, "clean is clean");
+    }
+    for json in [false, true] {
+        let shown = |pieces: [&[u8]; 2]| {
+            let mut shown = Vec::new();
+            let mut screen = Screen::new(&mut shown, json);
+            pieces.iter().for_each(|piece| screen.write_all(piece).unwrap());
+            screen.flush().unwrap();
+            drop(screen);
+            shown
+        };
+        let whole = shown([bytes, b""]);
+        assert!(String::from_utf8_lossy(&whole).chars().all(|c| is_seen(c) || matches!(c, '\n' | '\t')), "{whole:?}");
+        assert_eq!(shown(bytes.split_at(bytes.len() / 2).into()), whole);
+    }
+    matches!(clean(&text, LINE_BYTES), std::borrow::Cow::Borrowed(_))
+}
+
+/// Runs what reads from a stream: a pipe in memory, so nothing waits but for what is there.
+fn block_on<T>(task: impl Future<Output = T>) -> T {
+    thread_local! {
+        static RUNTIME: tokio::runtime::Runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    }
+    RUNTIME.with(|runtime| runtime.block_on(task))
 }
 
 // ---- inputs ----
