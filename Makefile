@@ -30,7 +30,7 @@ kernels: ## the kernel tests on the oldest and the newest kernel that we know; K
 	for version in $(or $(KERNELS),5.10 6.12); do export WARREN_VM_KERNEL=$$version; \
 	  tests/vm/setup.sh build kernel && tests/vm/test.sh kernel || exit 1; done
 
-bench: ## measure and print a table; NAME=plan for one group
+bench: ## measure and print a table; NAME=plan for one group, NAME=beside for ours beside others of WARREN_INTEROP_BIN
 	@tests/vm/setup.sh build kernel
 	@tests/bench/run.sh $(NAME)
 
