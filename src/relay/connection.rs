@@ -8,20 +8,19 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rand::RngExt;
-use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use warren_core::derp::{ConnectionId, Counters, Greeting, Handshake, Limits, MeshKey, Server, presentation};
 use warren_core::types::{NodePrivate, NodePublic};
-use warren_core::wire::derp::DerpError;
 use warren_shell::locked;
 
 use super::admission::{Admission, Applicant};
 use super::clock;
-use super::metrics::Tally;
+use super::error::RelayError;
 use super::reading::Reading;
+use super::tally::Tally;
 
 /// A client introduces itself within this or is closed.
 const INTRODUCTION: Duration = Duration::from_secs(10);
@@ -47,26 +46,6 @@ pub struct RelayConfig {
     pub limits: Limits,
     /// Who may use it.
     pub admission: Admission,
-}
-
-/// Why a connection ended before its client closed it.
-#[derive(Debug, Error)]
-pub enum RelayError {
-    /// The socket failed.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// The client broke the protocol.
-    #[error(transparent)]
-    Protocol(#[from] DerpError),
-    /// The client did not introduce itself, or stopped reading.
-    #[error("the client took too long to {0}")]
-    Slow(&'static str),
-    /// The client is not one of ours.
-    #[error("the client is not admitted")]
-    NotAdmitted,
-    /// The other end of a link has our key.
-    #[error("this relay is linked to itself")]
-    Oneself,
 }
 
 /// One relay; share it among tasks.

@@ -23,13 +23,16 @@ mod connection;
 #[doc(hidden)]
 pub mod decoders;
 mod dial;
+mod error;
 mod http;
 mod listen;
 mod mesh;
 mod metrics;
 mod reading;
 mod serve;
+mod settings;
 mod stun;
+mod tally;
 mod validity;
 mod verify;
 
@@ -37,8 +40,9 @@ pub use acme::{Acme, AcmeSettings, LETS_ENCRYPT};
 pub use admission::{Admission, Applicant};
 pub use certificate::{NAMELESS, SelfSigned};
 pub use cli::Cli;
-pub use connection::{Relay, RelayConfig, RelayError};
+pub use connection::{Relay, RelayConfig};
 pub use dial::{Stream, Target};
+pub use error::RelayError;
 pub use http::answer;
 pub use metrics::register as register_metrics;
 pub use stun::serve as serve_stun;

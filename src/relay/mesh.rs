@@ -16,8 +16,8 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::Relay;
-use super::connection::RelayError;
 use super::dial::Target;
+use super::error::RelayError;
 use warren_shell::DIAL_TIME;
 
 /// How long connecting, TLS and the upgrade may take.

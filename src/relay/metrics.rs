@@ -1,7 +1,6 @@
-//! What a relay counts: neither keys nor addresses.
+//! A relay's figures for Prometheus: neither keys nor addresses.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::response::IntoResponse;
 use http::StatusCode;
@@ -12,46 +11,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use super::Relay;
-use super::connection::RelayError;
 use warren_shell::serve_metrics;
-
-/// How connections fared.
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    admitted: AtomicU64,
-    refused: AtomicU64,
-    slow: AtomicU64,
-    broken: AtomicU64,
-    too_often: AtomicU64,
-    withdrawn: AtomicU64,
-}
-
-impl Tally {
-    pub(super) fn admitted(&self) {
-        self.admitted.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a connection that came too soon after others of its address.
-    pub(super) fn too_often(&self) {
-        self.too_often.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts connections of a key that was admitted and is no longer.
-    pub(super) fn withdrawn(&self, connections: usize) {
-        self.withdrawn.fetch_add(connections as u64, Ordering::Relaxed);
-    }
-
-    /// Counts an end that the client did not choose.
-    pub(super) fn ended(&self, error: &RelayError) {
-        let counter = match error {
-            RelayError::NotAdmitted => &self.refused,
-            RelayError::Slow(_) => &self.slow,
-            RelayError::Protocol(_) => &self.broken,
-            RelayError::Io(_) | RelayError::Oneself => return,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// Adds a relay's figures of this moment.
 pub fn register(registry: &mut Registry, relay: &Relay) {
@@ -64,7 +24,6 @@ pub fn register(registry: &mut Registry, relay: &Relay) {
     ] {
         registry.register(name, help, ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)));
     }
-    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     for (name, help, value) in [
         ("packets_received", "Packets from clients", counters.packets_in),
         ("bytes_received", "Bytes of packets from clients", counters.bytes_in),
@@ -75,12 +34,12 @@ pub fn register(registry: &mut Registry, relay: &Relay) {
         ("packets_dropped_queue_full", "Packets pushed out by newer ones", counters.dropped_queue_full),
         ("packets_dropped_unknown_peer", "Packets to keys that are not connected", counters.dropped_unknown_peer),
         ("packets_dropped_memory", "Packets dropped for want of memory", counters.dropped_memory),
-        ("clients_admitted", "Clients admitted", count(&tally.admitted)),
-        ("clients_refused", "Clients not admitted", count(&tally.refused)),
-        ("clients_slow", "Clients closed for not reading or not introducing themselves in time", count(&tally.slow)),
-        ("clients_broken", "Clients closed for breaking the protocol", count(&tally.broken)),
-        ("clients_withdrawn", "Clients closed because they are admitted no longer", count(&tally.withdrawn)),
-        ("connections_too_often", "Connections closed for coming too often from one address", count(&tally.too_often)),
+        ("clients_admitted", "Clients admitted", tally.admitted.get()),
+        ("clients_refused", "Clients not admitted", tally.refused.get()),
+        ("clients_slow", "Clients closed for not reading or not introducing themselves in time", tally.slow.get()),
+        ("clients_broken", "Clients closed for breaking the protocol", tally.broken.get()),
+        ("clients_withdrawn", "Clients closed because they are admitted no longer", tally.withdrawn.get()),
+        ("connections_too_often", "Connections closed for coming too often from one address", tally.too_often.get()),
     ] {
         registry.register(name, help, ConstCounter::new(value));
     }

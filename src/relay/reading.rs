@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::connection::RelayError;
+use super::error::RelayError;
 
 /// Bytes of one read: frames enough to share its cost, and fewer than may wait for one client.
 const READ: usize = 64 << 10;

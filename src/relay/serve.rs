@@ -15,9 +15,9 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
 use super::acme::Acme;
-use super::cli::{Clients, Settings, Tls};
 use super::dial::Target;
 use super::listen::{self, Port, Purpose};
+use super::settings::{Clients, Settings, Tls};
 use super::verify::Verifier;
 use super::{Admission, Applicant, Relay, RelayConfig, kept_node_key, mesh, metrics, serve_stun};
 use warren_core::derp::{Limits, MeshKey};

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use table::{Limit, row};
 use warren_core::plan::{
-    Admit, Class, ClassId, Desired, Device, EndpointWish, Firewall, FirewallStep, Kernel, ModelKernel, Observed,
+    Admit, Class, ClassId, Desired, DesiredEndpoint, Device, Firewall, FirewallStep, Kernel, ModelKernel, Observed,
     ObservedFirewall, Peer, PortRange, Protocol, RuleId, Step, diff, own,
 };
 use warren_core::types::{NodePrivate, NodePublic};
@@ -228,7 +228,7 @@ fn wish(mut firewall: Firewall) -> Desired {
         *admits = admits.iter().map(|admit| Admit { ports: PortRange::ALL, ..*admit }).collect();
     }
     let allowed_ips = BTreeSet::from([IpAddr::V4(source(0)).into()]);
-    let peer = Peer { allowed_ips, endpoint: EndpointWish::Leave, keepalive: 0 };
+    let peer = Peer { allowed_ips, endpoint: DesiredEndpoint::Leave, keepalive: 0 };
     let device = Device {
         private_key: NodePrivate::from_random([1; 32]),
         listen_port: own::LISTEN_PORT,

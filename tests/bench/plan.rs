@@ -16,8 +16,8 @@ use nodes::{node, v4};
 use table::{Limit, row};
 use warren_core::netmap::Netmap;
 use warren_core::plan::{
-    Desired, EndpointWish, Host, Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer, Path, Paths,
-    Planner, Prefs, Wish, diff,
+    Derived, Desired, DesiredEndpoint, Host, Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer,
+    Path, Paths, Planner, Prefs, diff,
 };
 use warren_core::types::{IpNet, NodeId, NodePrivate, Timestamp};
 use warren_core::wire::control::{FilterRule, MapResponse, NetPortRange, Node, Ports, match_all};
@@ -78,7 +78,7 @@ fn many_rules() {
     row("10,000 peers, 500 policy rules: full map message to plan", time, "ms", Limit::None);
 }
 
-fn plan_from(bytes: &[u8]) -> (Netmap, Wish) {
+fn plan_from(bytes: &[u8]) -> (Netmap, Derived) {
     let mut decoder = MapStreamDecoder::new(Packing::Zstd);
     let json = decoder.next(&mut &bytes[..]).unwrap().unwrap();
     let message: MapResponse = serde_json::from_slice(&json).unwrap();
@@ -91,11 +91,11 @@ fn plan_from(bytes: &[u8]) -> (Netmap, Wish) {
     (map, wish)
 }
 
-fn wish_of(map: &Netmap, paths: &Paths) -> Wish {
+fn wish_of(map: &Netmap, paths: &Paths) -> Derived {
     wish_by(&mut Planner::default(), map, paths)
 }
 
-fn wish_by(planner: &mut Planner, map: &Netmap, paths: &Paths) -> Wish {
+fn wish_by(planner: &mut Planner, map: &Netmap, paths: &Paths) -> Derived {
     let prefs = Prefs { want_running: true, accept_routes: true, ..Prefs::default() };
     let host = Host {
         key: NodePrivate::from_random([9; 32]),
@@ -119,8 +119,8 @@ fn as_observed(desired: &Desired) -> Observed {
         ObservedLink { index: 1, is_wireguard: true, up: true, mtu: device.mtu, addresses: device.addresses.clone() };
     let peers = device.peers.iter().map(|(key, peer)| {
         let endpoint = match peer.endpoint {
-            EndpointWish::Initial(endpoint) | EndpointWish::Move(endpoint) => Some(endpoint),
-            EndpointWish::Leave => None,
+            DesiredEndpoint::Initial(endpoint) | DesiredEndpoint::Move(endpoint) => Some(endpoint),
+            DesiredEndpoint::Leave => None,
         };
         (*key, ObservedPeer { allowed_ips: peer.allowed_ips.clone(), endpoint, ..ObservedPeer::default() })
     });

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use warren_core::plan::{
-    Admit, Class, ClassId, Desired, Device, DeviceStep, EndpointWish, Firewall, Kernel, LinkStep, Observed, Peer,
+    Admit, Class, ClassId, Desired, DesiredEndpoint, Device, DeviceStep, Firewall, Kernel, LinkStep, Observed, Peer,
     PortRange, Probes, Protocol, Route, RouteTarget, Rule, RuleAction, RuleId, RulePackets, Step, diff, own,
 };
 use warren_core::types::{IpNet, NodePrivate, NodePublic};
@@ -168,7 +168,7 @@ pub(crate) fn wish() -> Desired {
         ..Firewall::default()
     };
     let peer = |ips: &[&str], endpoint| Arc::new(Peer { allowed_ips: nets(ips), endpoint, keepalive: 0 });
-    let endpoint = EndpointWish::Initial("192.0.2.2:41741".parse().unwrap());
+    let endpoint = DesiredEndpoint::Initial("192.0.2.2:41741".parse().unwrap());
     let route = |destination: &str, target, metric| Route { destination: net(destination), target, metric };
     let packets = RulePackets::NotMarked { mark: own::MARK_BYPASS, mask: u32::MAX };
     let rule = |ipv6| Rule { priority: own::RULE_OVERLAY, ipv6, packets, action: RuleAction::Ours };
@@ -181,7 +181,7 @@ pub(crate) fn wish() -> Desired {
             addresses: nets(&["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]),
             peers: BTreeMap::from([
                 (public(1), peer(&["100.64.0.2/32", "fd7a:115c:a1e0::2/128", "10.2.0.0/16"], endpoint)),
-                (public(2), peer(&["100.64.0.3/32"], EndpointWish::Leave)),
+                (public(2), peer(&["100.64.0.3/32"], DesiredEndpoint::Leave)),
             ]),
         }),
         routes: BTreeSet::from([

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use warren_core::plan::{DeviceStep, EndpointWish, Kernel, LinkStep, Peer, PeerStep, Step};
+use warren_core::plan::{DesiredEndpoint, DeviceStep, Kernel, LinkStep, Peer, PeerStep, Step};
 use warren_linux::LinuxKernel;
 
 use crate::common::*;
@@ -107,7 +107,7 @@ fn peers_are_added_changed_and_removed_in_place() {
         let endpoint = "192.0.2.1:41741".parse().unwrap();
         let peer = Peer {
             allowed_ips: nets(&["100.64.0.2/32", "fd7a:115c:a1e0::2/128"]),
-            endpoint: EndpointWish::Initial(endpoint),
+            endpoint: DesiredEndpoint::Initial(endpoint),
             keepalive: 25,
         };
         let other = Peer { allowed_ips: nets(&["100.64.0.3/32"]), ..Peer::default() };

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use warren_core::plan::{
-    Admit, Class, ClassId, Desired, EndpointWish, Firewall, Kernel, Outcome, Peer, PortRange, Protocol, RuleId, Way,
+    Admit, Class, ClassId, Desired, DesiredEndpoint, Firewall, Kernel, Outcome, Peer, PortRange, Protocol, RuleId, Way,
     own,
 };
 use warren_core::types::{IpNet, NodePublic};
@@ -261,7 +261,7 @@ impl Network {
         let device = wish.device.as_mut().unwrap();
         let peer = Peer {
             allowed_ips: nets(&["100.64.0.2/32", "100.64.0.66/32", "fd7a:115c:a1e0::2/128"]),
-            endpoint: EndpointWish::Initial("192.0.2.2:41741".parse().unwrap()),
+            endpoint: DesiredEndpoint::Initial("192.0.2.2:41741".parse().unwrap()),
             keepalive: 0,
         };
         device.peers = BTreeMap::from([(self.peer_key, Arc::new(peer))]);

@@ -10,7 +10,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde_json::{Value, json};
 use warren_core::plan::{
-    Ability, Class, ClassId, Desired, Device, EndpointWish, Firewall, Kernel, LinkStep, ModelKernel, Observed,
+    Ability, Class, ClassId, Desired, DesiredEndpoint, Device, Firewall, Kernel, LinkStep, ModelKernel, Observed,
     ObservedFirewall, Peer, PeerStep, Route, RouteStep, RouteTarget, Rule, RuleAction, RulePackets, Step, diff, own,
 };
 use warren_core::types::IpNet;
@@ -220,7 +220,7 @@ fn large_wish(peers: u32) -> Desired {
         .map(|number| {
             let endpoint = SocketAddr::from(([192, 0, 2, 1], 1024 + (number % 60_000) as u16));
             let allowed_ips = BTreeSet::from([overlay_address(number)]);
-            let endpoint = EndpointWish::Initial(endpoint);
+            let endpoint = DesiredEndpoint::Initial(endpoint);
             (public(number), Arc::new(Peer { allowed_ips, endpoint, keepalive: 0 }))
         })
         .collect();
@@ -335,9 +335,9 @@ fn any_device() -> impl Strategy<Value = Device> {
                     });
                     let address = SocketAddr::from(([192, 0, 2, endpoint], 7));
                     let endpoint = match endpoint {
-                        0 => EndpointWish::Leave,
-                        1 => EndpointWish::Initial(address),
-                        _ => EndpointWish::Move(address),
+                        0 => DesiredEndpoint::Leave,
+                        1 => DesiredEndpoint::Initial(address),
+                        _ => DesiredEndpoint::Move(address),
                     };
                     (public(number), Arc::new(Peer { allowed_ips: ips.collect(), endpoint, keepalive }))
                 })

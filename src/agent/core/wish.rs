@@ -38,7 +38,7 @@ impl Core {
                 let host = self.own_networks(key.clone());
                 self.planner.desired(&self.netmap, &prefs, &self.paths(), &host)
             }
-            None => plan::Wish::default(),
+            None => plan::Derived::default(),
         };
         let faults = self.netmap.rejections().chain(&wish.left_out);
         let faults = faults.map(|fault| (fault.object.clone(), fault.to_string()));

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use crate::types::IpNet;
 
+use super::desired::{Desired, RouteTarget};
 use super::firewall::{Firewall, Lacks};
 use super::own;
-use super::wish::{Desired, RouteTarget};
 
 /// Something that most kernels can, and that is not needed for all the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 use crate::netmap::{AddressRange, FilterRule, PacketFilter, Peer as MapPeer};
 use crate::types::IpNet;
 
-use super::desired::Accepted;
 use super::firewall::{Admit, Class, ClassId, PortRange, Protocol, RuleId};
+use super::from_map::Accepted;
 use super::served::Served;
 
 /// All sources that have a class.

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use crate::types::{IpNet, NodePublic};
 
 use super::ability::Ability;
+use super::desired::{Desired, DesiredEndpoint, Device, Peer, Route, RouteTarget, Rule};
 use super::firewall::Firewall;
 use super::flows::FlowJudge;
 use super::handover::withheld;
 use super::observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
 use super::step::{DeviceStep, FirewallStep, LinkStep, PeerStep, Plan, RouteStep, RuleStep, Step};
 use super::union::union;
-use super::wish::{Desired, Device, EndpointWish, Peer, Route, RouteTarget, Rule};
 
 /// Compares the whole wish with the whole observation. Touches only what carries our tag.
 ///
@@ -230,9 +230,9 @@ impl PeerChange<'_> {
     /// Where the endpoint has to be moved to. What the kernel found by itself stands.
     fn endpoint(&self) -> Option<std::net::SocketAddr> {
         match (self.desired.endpoint, self.observed.endpoint) {
-            (EndpointWish::Initial(wish), None) => Some(wish),
-            (EndpointWish::Move(wish), current) => (current != Some(wish)).then_some(wish),
-            (EndpointWish::Initial(_), Some(_)) | (EndpointWish::Leave, _) => None,
+            (DesiredEndpoint::Initial(wish), None) => Some(wish),
+            (DesiredEndpoint::Move(wish), current) => (current != Some(wish)).then_some(wish),
+            (DesiredEndpoint::Initial(_), Some(_)) | (DesiredEndpoint::Leave, _) => None,
         }
     }
 }

@@ -5,10 +5,10 @@ use std::fmt;
 
 use crate::types::IpNet;
 
+use super::desired::{DesiredEndpoint, Peer, Route, RouteTarget, Rule, RuleAction, RulePackets};
 use super::firewall::Firewall;
 use super::own;
 use super::step::{DeviceStep, FirewallStep, LinkStep, PeerStep, Plan, RouteStep, RuleStep, Step};
-use super::wish::{EndpointWish, Peer, Route, RouteTarget, Rule, RuleAction, RulePackets};
 
 impl Plan {
     /// Whether there is nothing to do.
@@ -138,8 +138,8 @@ impl fmt::Display for Peer {
             write!(f, " with {}", List(&self.allowed_ips))?;
         }
         match self.endpoint {
-            EndpointWish::Leave => {}
-            EndpointWish::Initial(endpoint) | EndpointWish::Move(endpoint) => write!(f, " at {endpoint}")?,
+            DesiredEndpoint::Leave => {}
+            DesiredEndpoint::Initial(endpoint) | DesiredEndpoint::Move(endpoint) => write!(f, " at {endpoint}")?,
         }
         match self.keepalive {
             0 => Ok(()),

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use crate::types::IpNet;
 
+use super::desired::Device;
 use super::difference::differences;
 use super::firewall::{Firewall, Packet};
 use super::observed::Observed;
-use super::wish::Device;
 
 /// Tells the flows of peers that the firewall would not let open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use crate::types::{IpNet, NodePublic};
 
 use super::ability::Ability;
+use super::desired::{DesiredEndpoint, Peer, Route, RouteTarget, RuleAction};
 use super::explain::Figures;
 use super::firewall::Packet;
 use super::kernel::{Change, Kernel, KernelError};
 use super::observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
 use super::step::{DeviceStep, FirewallStep, LinkStep, PeerStep, RouteStep, RuleStep, Step};
 use super::way::{Outcome, Way};
-use super::wish::{EndpointWish, Peer, Route, RouteTarget, RuleAction};
 
 /// The MTU of a new WireGuard link.
 const DEFAULT_MTU: u32 = 1420;
@@ -296,7 +296,7 @@ fn add_peer(device: &mut ObservedDevice, key: NodePublic, peer: &Peer) {
     }
     let present: &mut ObservedPeer = device.peers.entry(key).or_default();
     present.keepalive = peer.keepalive;
-    if let EndpointWish::Initial(endpoint) | EndpointWish::Move(endpoint) = peer.endpoint {
+    if let DesiredEndpoint::Initial(endpoint) | DesiredEndpoint::Move(endpoint) = peer.endpoint {
         present.endpoint = Some(endpoint);
     }
     take_over(device, key, peer.allowed_ips.iter());

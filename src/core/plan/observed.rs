@@ -1,15 +1,19 @@
 //! What is true of this host: everything of ours, read back from the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::types::{IpNet, NodePrivate, NodePublic, Timestamp};
+use crate::types::{IpNet, NodePrivate, NodePublic, Timestamp, in_overlay};
 
 use super::ability::Ability;
+use super::desired::{Route, RouteTarget, Rule};
 use super::firewall::Firewall;
 use super::way::Way;
-use super::wish::{Route, Rule};
+
+/// Addresses asked about in one look, beside one of each family: each is a question to the kernel, and one rule leads
+/// most of them astray or none.
+const ASKED: usize = 16;
 
 /// Every kernel object that carries our tag, and nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,4 +114,31 @@ pub enum ObservedFirewall {
     Table(Arc<Firewall>),
     /// It is there but somebody changed it, or another version of ours wrote it; why it was not understood.
     Altered(String),
+}
+
+impl Observed {
+    /// The packets that stand for the rest: their address, and whether they are marked. Only what a route of ours leads
+    /// into the tunnel is asked about. `named` are addresses that rules of others name.
+    pub fn questions(&self, named: impl IntoIterator<Item = IpAddr>) -> BTreeSet<(IpAddr, bool)> {
+        let tunnel =
+            self.routes.iter().filter(|route| route.target == RouteTarget::Tunnel).map(|route| route.destination);
+        let tunnel: BTreeSet<IpNet> = tunnel.collect();
+        let mut asked = BTreeSet::new();
+        for is_ipv4 in [true, false] {
+            let peers = self.device.iter().flat_map(|device| device.peers.values());
+            let of_family = |net: &&IpNet| net.addr().is_ipv4() == is_ipv4 && in_overlay(net.addr());
+            let address = peers.flat_map(|peer| &peer.allowed_ips).find(of_family).map(IpNet::addr);
+            let leads = |address: &IpAddr| tunnel.iter().any(|net| net.contains(address));
+            asked.extend(address.filter(leads).into_iter().flat_map(|address| [(address, false), (address, true)]));
+        }
+        let subnets = tunnel.iter().filter(|net| !in_overlay(net.addr())).map(first_host);
+        let named = named.into_iter().filter(|address| tunnel.iter().any(|net| net.contains(address)));
+        asked.extend(named.take(ASKED).chain(subnets.take(ASKED)).map(|address| (address, false)));
+        asked
+    }
+}
+
+/// The first address of a network that a machine may have.
+fn first_host(net: &IpNet) -> IpAddr {
+    net.hosts().next().unwrap_or(net.network())
 }

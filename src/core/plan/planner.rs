@@ -8,22 +8,39 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::netmap::{Netmap, PacketFilter, Peer as MapPeer};
+use crate::netmap::{Netmap, PacketFilter, Peer as MapPeer, Rejection};
 use crate::types::{IpNet, NodeId, NodePublic, in_overlay};
 
 use super::classes::{Classes, Sources};
-use super::desired::{Accepted, Wish, accepted_peers, elsewhere, routes, rules, wireguard_peer};
+use super::desired::{Desired, Device, RouteTarget};
 use super::firewall::{ClassId, Firewall, Lacks};
+use super::from_map::{Accepted, accepted_peers, elsewhere, routes, rules, wireguard_peer};
 use super::own;
 use super::prefs::{Host, Path, Paths, Prefs};
 use super::served::{Served, widest};
 use super::union::union;
-use super::wish::{Desired, Device, RouteTarget};
 
 /// With more changed peers than this it is cheaper to start from scratch.
 const FEW: usize = 1_000;
 
-/// Computes the wish as [`super::desired`] does, and remembers enough to do less the next time.
+/// What should be, and what of the map is not part of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Derived {
+    /// Everything of ours that should exist.
+    pub desired: Desired,
+    /// What this host does not take from the map, and why. The map's own faults are in
+    /// [`Netmap::rejections`].
+    pub left_out: Vec<Rejection>,
+}
+
+/// Computes the whole wish. A node that is off, or has no address, wishes for nothing.
+///
+/// Whoever does so again and again keeps a [`Planner`], which gives the same for less work.
+pub fn desired(netmap: &Netmap, prefs: &Prefs, paths: &Paths, host: &Host) -> Derived {
+    Planner::default().desired(netmap, prefs, paths, host)
+}
+
+/// Computes the wish as [`desired`] does, and remembers enough to do less the next time.
 #[derive(Debug, Default)]
 pub struct Planner {
     made: Option<Made>,
@@ -31,10 +48,10 @@ pub struct Planner {
 
 impl Planner {
     /// Computes the whole wish.
-    pub fn desired(&mut self, netmap: &Netmap, prefs: &Prefs, paths: &Paths, host: &Host) -> Wish {
+    pub fn desired(&mut self, netmap: &Netmap, prefs: &Prefs, paths: &Paths, host: &Host) -> Derived {
         let made = self.made.take();
         if !prefs.want_running || netmap.addresses().is_empty() {
-            return Wish::default();
+            return Derived::default();
         }
         let frame = Frame {
             prefs: prefs.clone(),
@@ -70,7 +87,7 @@ struct Made {
     classes: Classes,
     /// How many sources each class has.
     uses: BTreeMap<ClassId, usize>,
-    wish: Wish,
+    wish: Derived,
 }
 
 impl Made {
@@ -115,7 +132,7 @@ impl Made {
             peers: accepted.iter().map(peer).collect(),
         };
         let desired = Desired { routes, device: Some(device), rules: rules(), firewall: Some(Arc::new(firewall)) };
-        let wish = Wish { desired, left_out };
+        let wish = Derived { desired, left_out };
         let (peers, paths) = (netmap.peer_map().clone(), paths.chosen.clone());
         Self { frame, peers, paths, classes, uses, wish }
     }

@@ -14,11 +14,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::desired::Desired;
 use super::kernel::KernelError;
 use super::observed::{Observed, ObservedFirewall};
 use super::step::{DeviceStep, FirewallStep, LinkStep, PeerStep, Plan, RuleStep, Step};
 use super::way::Astray;
-use super::wish::Desired;
 use super::{diff, own};
 
 /// How long to gather notices of change before looking: one `ip` or `nft` command makes several.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::types::{IpNet, NodePrivate, NodePublic};
 
+use super::desired::{Peer, Route, Rule};
 use super::firewall::Firewall;
 use super::flows::FlowJudge;
-use super::wish::{Peer, Route, Rule};
 
 /// Steps in the order in which they are applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,19 +3,11 @@
 //! Our own routes and rules may all be there and lead nowhere: whoever puts a rule before ours decides. So the kernel is
 //! asked for the outcome, for a few addresses that stand for the rest.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::types::{IpNet, in_overlay};
-
-use super::observed::Observed;
+use super::desired::{Desired, RouteTarget};
 use super::own;
-use super::wish::{Desired, RouteTarget};
-
-/// Addresses asked about in one look, beside one of each family: each is a question to the kernel, and one rule leads
-/// most of them astray or none.
-const ASKED: usize = 16;
 
 /// What routing makes of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,33 +68,6 @@ impl Way {
     }
 }
 
-impl Observed {
-    /// The packets that stand for the rest: their address, and whether they are marked. Only what a route of ours leads
-    /// into the tunnel is asked about. `named` are addresses that rules of others name.
-    pub fn questions(&self, named: impl IntoIterator<Item = IpAddr>) -> BTreeSet<(IpAddr, bool)> {
-        let tunnel =
-            self.routes.iter().filter(|route| route.target == RouteTarget::Tunnel).map(|route| route.destination);
-        let tunnel: BTreeSet<IpNet> = tunnel.collect();
-        let mut asked = BTreeSet::new();
-        for is_ipv4 in [true, false] {
-            let peers = self.device.iter().flat_map(|device| device.peers.values());
-            let of_family = |net: &&IpNet| net.addr().is_ipv4() == is_ipv4 && in_overlay(net.addr());
-            let address = peers.flat_map(|peer| &peer.allowed_ips).find(of_family).map(IpNet::addr);
-            let leads = |address: &IpAddr| tunnel.iter().any(|net| net.contains(address));
-            asked.extend(address.filter(leads).into_iter().flat_map(|address| [(address, false), (address, true)]));
-        }
-        let subnets = tunnel.iter().filter(|net| !in_overlay(net.addr())).map(first_host);
-        let named = named.into_iter().filter(|address| tunnel.iter().any(|net| net.contains(address)));
-        asked.extend(named.take(ASKED).chain(subnets.take(ASKED)).map(|address| (address, false)));
-        asked
-    }
-}
-
-/// The first address of a network that a machine may have.
-fn first_host(net: &IpNet) -> IpAddr {
-    net.hosts().next().unwrap_or(net.network())
-}
-
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -161,6 +126,7 @@ impl fmt::Display for Astray {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use super::*;

@@ -17,7 +17,7 @@ use super::nodeset::NodeSet;
 use super::ports::{PortRange, Protocol};
 use super::roles::Roles;
 use super::selector::{Autogroup, Selector};
-use super::sources::Sources;
+use super::sources::{SourceList, Sources};
 use super::topology::{Node, Topology, User};
 
 /// A policy compiled against a network.
@@ -105,13 +105,6 @@ pub(super) struct FlowOpen {
     pub(super) targets: Vec<SelectorId>,
     pub(super) protocol: Option<Protocol>,
     pub(super) ports: Vec<PortRange>,
-}
-
-/// A `src` with its postures: what [`Sources`] are computed from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SourceList {
-    pub(super) selectors: Vec<SelectorId>,
-    pub(super) postures: Vec<String>,
 }
 
 /// Capabilities that give another one in return: who may use a relay is in turn its target.

@@ -12,9 +12,8 @@ use crate::wire::control::{CapMap, RuleOrigin};
 use super::error::{Fault, PolicyError, Span};
 use super::ports::{PortRange, Protocol};
 use super::posture::{Attribute, Posture};
-use super::read;
 use super::selector::Selector;
-use super::syntax::{self, Text};
+use super::syntax::Text;
 
 /// A policy that can be compiled: every name in it is defined and stands where it may.
 #[derive(Clone, Debug, Default)]
@@ -41,12 +40,6 @@ impl Policy {
     pub(super) fn of_text(text: &str) -> Self {
         let newlines = text.bytes().zip(0..).filter(|(byte, _)| *byte == b'\n').map(|(_, at)| at);
         Self { text: Arc::from(text), newlines: newlines.collect(), ..Self::default() }
-    }
-
-    /// Reads a policy; what is wrong with it is listed, first things first.
-    pub fn parse(bytes: &[u8]) -> Result<Self, PolicyErrors> {
-        let text = syntax::decode(bytes).map_err(|(fault, text)| PolicyErrors(vec![fault.locate(&text)]))?;
-        read::policy(text).map_err(|faults| PolicyErrors::locate(faults, text))
     }
 
     /// The policy that allows everything between all nodes: what is in force before anybody sets one.

@@ -7,14 +7,20 @@ use std::sync::OnceLock;
 
 use crate::types::{IpNet, OVERLAY_V4, OVERLAY_V6};
 
-use super::compile::SourceList;
-use super::index::Index;
+use super::index::{Index, SelectorId};
 use super::nodeset::NodeSet;
 use super::selector::{Autogroup, Selector};
 use super::topology::overlaps;
 
 /// The overlay in the form of `*`: ranges, around the addresses that Chrome OS uses for its virtual machines.
 const OVERLAY: [&str; 3] = ["100.115.94.0-100.127.255.255", "100.64.0.0-100.115.91.255", "fd7a:115c:a1e0::/48"];
+
+/// A `src` with its postures: what [`Sources`] are computed from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SourceList {
+    pub(super) selectors: Vec<SelectorId>,
+    pub(super) postures: Vec<String>,
+}
 
 /// The sources of all rules that have the same `src`.
 #[derive(Clone, Debug, Default)]

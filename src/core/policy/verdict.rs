@@ -7,12 +7,12 @@ use std::sync::Arc;
 use crate::types::IpNet;
 use crate::wire::control::RuleOrigin;
 
-use super::compile::{Compiled, Flow, FlowOpen, SourceList};
+use super::compile::{Compiled, Flow, FlowOpen};
 use super::internet;
 use super::ports::{PortRange, Protocol};
 use super::posture::Attribute;
 use super::selector::{Autogroup, Selector};
-use super::sources::Sources;
+use super::sources::{SourceList, Sources};
 
 /// A packet, or all packets between two prefixes.
 #[derive(Clone, Copy, Debug)]

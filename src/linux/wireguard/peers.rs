@@ -13,7 +13,7 @@ use netlink_packet_wireguard::{
     WireguardCmd, WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
 };
 
-use warren_core::plan::{EndpointWish, ObservedDevice, ObservedPeer, Peer, own};
+use warren_core::plan::{DesiredEndpoint, ObservedDevice, ObservedPeer, Peer, own};
 use warren_core::types::{IpNet, NodePrivate, NodePublic, Timestamp};
 
 /// The most allowed IPs in one part: about 24 KB.
@@ -46,7 +46,7 @@ pub(super) fn messages(parts: impl IntoIterator<Item = WireguardPeer>) -> Vec<Wi
 /// Adds a peer whole.
 pub(super) fn add(key: &NodePublic, peer: &Peer) -> Vec<WireguardPeer> {
     let mut attributes = vec![WireguardPeerAttribute::PersistentKeepalive(peer.keepalive)];
-    if let EndpointWish::Initial(endpoint) | EndpointWish::Move(endpoint) = peer.endpoint {
+    if let DesiredEndpoint::Initial(endpoint) | DesiredEndpoint::Move(endpoint) = peer.endpoint {
         attributes.push(WireguardPeerAttribute::Endpoint(endpoint));
     }
     let mut chunks = chunks(&peer.allowed_ips, None).into_iter();

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use jsonc_parser::ast::Value;
 use serde_json::value::RawValue;
 
-use super::document::{Approvers, NodeAttributes, Policy};
+use super::document::{Approvers, NodeAttributes, Policy, PolicyErrors};
 use super::error::{Fault, Span};
 use super::limit;
 use super::selector::{Autogroup, Selector, parse_net};
@@ -40,8 +40,15 @@ const SECTIONS: &[&str] = &[
     "OneCGNATRoute",
 ];
 
-/// Reads a policy, or says what is wrong with it.
-pub(super) fn policy(text: &str) -> Result<Policy, Vec<Fault>> {
+impl Policy {
+    /// Reads a policy; what is wrong with it is listed, first things first.
+    pub fn parse(bytes: &[u8]) -> Result<Self, PolicyErrors> {
+        let text = syntax::decode(bytes).map_err(|(fault, text)| PolicyErrors(vec![fault.locate(&text)]))?;
+        policy(text).map_err(|faults| PolicyErrors::locate(faults, text))
+    }
+}
+
+fn policy(text: &str) -> Result<Policy, Vec<Fault>> {
     let root = syntax::parse(text).map_err(|fault| vec![fault])?;
     let mut reader = Reader { policy: Policy::of_text(text), faults: Vec::new() };
     let result = reader.sections(&root);
