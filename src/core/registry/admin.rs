@@ -9,10 +9,10 @@ use super::cleanup::gone;
 use super::commands::{Command, Commands, Decision};
 use super::config::limit;
 use super::names;
+use super::presence::add;
 use super::record::{Change, KeyId, KeyRecord, NodeRecord, Tag, UserName, UserRecord};
 use super::refusal::Refusal;
 use super::secret::{self, KeyText};
-use super::session::add;
 use super::state::State;
 use crate::policy::Role;
 use crate::types::{HostLabel, IpNet, Limit, NodeId, Timestamp, UserId, may_be_routed};
@@ -74,10 +74,10 @@ impl Commands<'_> {
     /// Makes a user.
     pub fn create_user(&self, name: UserName, display_name: String) -> Result<Decision<UserRecord>, Refusal> {
         self.may(Command::CreateUser)?;
-        limit::USERS.check(self.users.len() + 1)?;
+        limit::USERS.check(self.users().len() + 1)?;
         DISPLAY_NAME.check(display_name.len())?;
         self.name_is_free(&name)?;
-        let mut counters = self.counters;
+        let mut counters = self.directory.counters();
         counters.user += 1;
         let user = UserRecord { id: UserId(counters.user), name, display_name, role: Role::Member, created: self.now };
         let changes = vec![Change::Counters(counters), Change::User(user.clone())];
@@ -122,7 +122,7 @@ impl Commands<'_> {
         }
         let tagged = tagged.into_iter().map(|record| NodeRecord { user: None, ..record.as_ref().clone() });
         let tagged = tagged.map(|record| Change::Node(Arc::new(record)));
-        let keys = self.keys.values().filter(|key| key.user == id).map(|key| Change::KeyGone(key.id));
+        let keys = self.keys().filter(|key| key.user == id).map(|key| Change::KeyGone(key.id));
         let changes = tagged.chain(keys).chain([Change::UserGone(id)]).collect();
         Ok(self.decided(Command::DeleteUser, user, changes))
     }
@@ -130,12 +130,12 @@ impl Commands<'_> {
     /// Makes a pre-authentication key out of `entropy`, which the caller draws for this call.
     pub fn create_key(&self, wish: NewKey, entropy: [u8; 32]) -> Result<Decision<NewKeyAnswer>, Refusal> {
         self.may(Command::CreateKey)?;
-        let forgotten = match limit::KEYS.check(self.keys.len() + 1) {
+        let forgotten = match limit::KEYS.check(self.keys().len() + 1) {
             Ok(()) => None,
             Err(full) => Some(self.oldest_spent(self.now).ok_or(full)?),
         };
         self.user(wish.user)?;
-        let mut counters = self.counters;
+        let mut counters = self.directory.counters();
         counters.key += 1;
         let id = KeyId(counters.key);
         let text = KeyText::new(id, &entropy);
@@ -192,7 +192,7 @@ impl Commands<'_> {
         if names::means_another(&label) {
             return Err(Refusal::invalid(format!("`{label}` would be taken for something else than this node's name")));
         }
-        if let Some(other) = self.labels.get(&label).filter(|other| **other != id) {
+        if let Some(other) = self.directory.node_named(&label).filter(|other| *other != id) {
             return Err(Refusal::conflict(format!("the name `{label}` belongs to node {other}")));
         }
         self.change_node(Command::RenameNode, id, |record| {
@@ -308,7 +308,7 @@ impl Commands<'_> {
     }
 
     fn name_is_free(&self, name: &UserName) -> Result<(), Refusal> {
-        match self.user_names.contains_key(name) {
+        match self.directory.user_named(name).is_some() {
             true => Err(Refusal::conflict(format!("there is a user `{name}` already"))),
             false => Ok(()),
         }
@@ -318,18 +318,17 @@ impl Commands<'_> {
 impl State {
     /// The nodes that a user registered.
     pub fn nodes_of_user(&self, id: UserId) -> impl Iterator<Item = &Arc<NodeRecord>> {
-        self.members.values().map(|member| &member.shown.record).filter(move |record| record.user == Some(id))
+        self.directory.nodes().filter(move |record| record.user == Some(id))
     }
 
     /// The nodes that a key admitted, and that were not admitted by anything else since.
     pub fn admitted_by(&self, id: KeyId) -> impl Iterator<Item = &Arc<NodeRecord>> {
-        let records = self.members.values().map(|member| &member.shown.record);
-        records.filter(move |record| record.admitted_by == Some(id))
+        self.directory.nodes().filter(move |record| record.admitted_by == Some(id))
     }
 
     /// A pre-authentication key by number.
     pub fn key(&self, id: KeyId) -> Result<&KeyRecord, Refusal> {
-        self.keys.get(&id).ok_or_else(|| Refusal::not_found(format!("there is no pre-authentication key {id}")))
+        self.directory.key(id).ok_or_else(|| Refusal::not_found(format!("there is no pre-authentication key {id}")))
     }
 }
 

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::member::NodeView;
 use super::record::{NodeRecord, UserName, UserRecord};
 use super::refusal::Refusal;
-use super::state::State;
+use super::state::{NodeView, State};
 use crate::types::{HostLabel, NodeId, UserId};
 
 /// What is to be looked for under a text.
@@ -44,10 +43,10 @@ impl State {
         let (under, plain) = Under::read(text);
         let number = || plain.parse().ok().filter(|_| under.numbers()).map(UserId);
         let name = || plain.parse().ok().filter(|_| under.names());
-        let by_name = || name().and_then(|name: UserName| self.user_names.get(&name).copied());
+        let by_name = || name().and_then(|name: UserName| self.directory.user_named(&name));
         number()
             .or_else(by_name)
-            .and_then(|id| self.users.get(&id))
+            .and_then(|id| self.directory.user(id))
             .ok_or_else(|| Refusal::not_found(format!("there is no user `{text}`")))
     }
 
@@ -85,7 +84,7 @@ impl State {
             record.stable_id.0 == text
                 || address.is_some_and(|address| address == record.ipv4 || address == record.ipv6)
         };
-        let by_label = label.and_then(|label| self.labels.get(&label).copied());
+        let by_label = label.and_then(|label| self.directory.node_named(&label));
         let others = self.nodes().map(|node| node.record).filter(|record| under == Under::Anything && is_it(record));
         by_label.into_iter().chain(others.map(|record| record.id)).collect()
     }

@@ -80,17 +80,21 @@ impl Entry {
     fn of(state: &State, change: &Change) -> Option<Self> {
         match change {
             Change::User(user) => {
-                let before = state.users.get(&user.id).map(user_facts);
+                let before = state.directory.user(user.id).map(user_facts);
                 Self::changed(user_object(user), before, user_facts(user))
             }
-            Change::UserGone(id) => state.users.get(id).map(|user| Self::gone(user_object(user), user_facts(user))),
-            Change::Key(key) => Self::changed(key_object(key), state.keys.get(&key.id).map(key_facts), key_facts(key)),
+            Change::UserGone(id) => {
+                state.directory.user(*id).map(|user| Self::gone(user_object(user), user_facts(user)))
+            }
+            Change::Key(key) => {
+                Self::changed(key_object(key), state.directory.key(key.id).map(key_facts), key_facts(key))
+            }
             Change::KeyUsed(id, at) => {
-                let key = state.keys.get(id)?;
+                let key = state.directory.key(*id)?;
                 let used = KeyRecord { used: Some(*at), ..key.clone() };
                 Self::changed(key_object(key), Some(key_facts(key)), key_facts(&used))
             }
-            Change::KeyGone(id) => state.keys.get(id).map(|key| Self::gone(key_object(key), key_facts(key))),
+            Change::KeyGone(id) => state.directory.key(*id).map(|key| Self::gone(key_object(key), key_facts(key))),
             Change::Node(node) => {
                 let before = state.node(node.id).map(|before| node_facts(before.record));
                 Self::changed(node_object(node), before, node_facts(node))
@@ -100,11 +104,11 @@ impl Entry {
             }
             Change::Policy(policy) => Self::changed(policy_object(policy), None, policy_facts(policy)),
             Change::PolicyGone(version) => {
-                let policy = state.policies.get(version)?;
+                let policy = state.directory.policy_version(*version)?;
                 Some(Self::gone(policy_object(policy), policy_facts(policy)))
             }
             Change::Rejected(code, _) => {
-                let waiting = state.pending.get(code)?;
+                let waiting = state.pending(code)?;
                 let object = Object {
                     kind: ObjectKind::Machine,
                     id: waiting.machine.to_string(),

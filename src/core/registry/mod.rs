@@ -7,9 +7,11 @@
 //! What a running node says of itself (endpoints, disco key, home relay) is applied at once and saved
 //! lazily: it will say so again.
 //!
-//! What nodes are told is derived, never remembered: each flush compares what was last shown of every
-//! changed node with what is true, and sends the difference (`view` says how, `fanout` to whom). The
-//! JSON of a node is written once and shared by all who see it ([`MapMessage`]).
+//! [`State`] is made of three parts that do not change each other: `directory` (records, what they are found by, the policy),
+//! `presence` (streams, deadlines, who routes what) and `broadcast` (who sees whom, and what every stream was last sent).
+//! `state` puts what concerns several of them in order. What nodes are sent is derived: each flush compares what was last
+//! sent of every changed node with what is true, and sends the difference. The JSON of a node is written once and shared by
+//! all who see it ([`MapMessage`]).
 //!
 //! Invariants: a number is never given twice, even after deletion, and an address not for a week; a node's DNS name is
 //! unique; a one-off key admits one node; a map with its deltas applied equals the full map; what a node is shown
@@ -18,60 +20,49 @@
 #![allow(missing_docs, reason = "a field or variant whose name says everything needs no sentence")]
 
 mod actor;
-mod address;
 mod admin;
 mod advice;
+mod broadcast;
 mod cleanup;
 mod clock_set;
 mod commands;
 mod config;
-mod fanout;
+mod directory;
 mod find;
-mod flush;
-mod gate;
 mod journal;
-mod liveness;
-mod member;
-mod message;
 mod names;
 mod outlook;
-mod pace;
 mod policy;
+mod presence;
 mod record;
 mod refusal;
 mod register;
 mod rights;
-mod routes;
 mod secret;
 mod session;
 mod settle;
 mod state;
-mod twins;
 mod update;
-mod view;
-mod visibility;
 
 #[cfg(test)]
 mod tests;
 
 pub use actor::{Actor, Area, Door, Rights, Who};
 pub use admin::{Life, NewKey, NewKeyAnswer, WithNodes};
+pub use broadcast::{Chunk, MapMessage, Part};
 pub use commands::{Command, Commands, Decision};
 pub use config::{Config, limit};
 pub use journal::{Action, Audit, Entry, Object, ObjectKind};
-pub use liveness::PingId;
-pub use member::NodeView;
-pub use message::{Chunk, MapMessage, Part};
 pub use outlook::{Outlook, Ready};
+pub use presence::{PingId, RouteView, SessionId};
 pub use record::{
     Change, Counters, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, PolicyRecord, Records, Said, Tag, UserName,
     UserRecord,
 };
 pub use refusal::{MapRefusal, Refusal, RefusalKind};
 pub use register::Registered;
-pub use routes::RouteView;
 pub use secret::KeyText;
-pub use session::{Notice, Opened, Output, SessionId};
+pub use session::{Notice, Opened, Output};
 pub use settle::settled_names;
-pub use state::State;
+pub use state::{NodeView, State};
 pub use update::bound;

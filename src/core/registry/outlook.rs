@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::gate::node_of;
+use super::directory::{Standing, node_of};
+use super::record::NodeRecord;
 use super::refusal::Refusal;
 use super::state::State;
-use super::view::Shown;
 use crate::policy::{Compiled, Difference, Policy, Topology, User};
 use crate::types::{NodeId, UserId};
 
@@ -18,7 +18,7 @@ use crate::types::{NodeId, UserId};
 #[derive(Clone, Debug)]
 pub struct Outlook {
     users: BTreeMap<UserId, User>,
-    nodes: Vec<Shown>,
+    nodes: Vec<(Arc<NodeRecord>, Standing)>,
     policy: Option<Arc<Policy>>,
 }
 
@@ -56,8 +56,8 @@ impl Outlook {
     }
 
     pub(super) fn topology(&self, policy: &Policy) -> Topology {
-        let node = |shown: &Shown| (shown.record.id, node_of(shown, policy));
-        Topology { users: self.users.clone(), nodes: self.nodes.iter().map(node).collect() }
+        let nodes = self.nodes.iter().map(|(record, standing)| (record.id, node_of(record, standing, policy)));
+        Topology { users: self.users.clone(), nodes: nodes.collect() }
     }
 }
 
@@ -65,8 +65,12 @@ impl State {
     /// The network as it is.
     pub fn outlook(&self) -> Outlook {
         Outlook {
-            users: self.policy_users(),
-            nodes: self.members.values().map(|member| member.shown.clone()).collect(),
+            users: self.directory.policy_users(),
+            nodes: self
+                .directory
+                .nodes()
+                .map(|record| (Arc::clone(record), self.presence.standing(record.id)))
+                .collect(),
             policy: self.compiled().map(|compiled| Arc::clone(compiled.shared_policy())),
         }
     }
@@ -91,7 +95,7 @@ impl State {
     /// Tells a policy of the network as it is, and says whether it knew another.
     fn catch_up(&self, compiled: &mut Compiled) -> bool {
         let mut changed = false;
-        let users = self.policy_users();
+        let users = self.directory.policy_users();
         if *compiled.users() != users {
             changed = true;
             let gone: Vec<UserId> = compiled.users().keys().filter(|id| !users.contains_key(id)).copied().collect();
@@ -99,23 +103,18 @@ impl State {
             gone.into_iter().for_each(|id| compiled.remove_user(id));
         }
         let policy = Arc::clone(compiled.shared_policy());
-        for member in self.members.values() {
-            let (id, node) = (member.id(), node_of(&member.shown, &policy));
+        for record in self.directory.nodes() {
+            let (id, node) = (record.id, node_of(record, &self.presence.standing(record.id), &policy));
             if compiled.node(id) != Some(&node) {
                 changed = true;
                 drop(compiled.upsert(id, node));
             }
         }
         let known: Vec<NodeId> = compiled.nodes(compiled.everybody()).collect();
-        for id in known.into_iter().filter(|id| !self.members.contains_key(id)) {
+        for id in known.into_iter().filter(|id| self.directory.node(*id).is_none()) {
             changed = true;
             drop(compiled.remove(id));
         }
         changed
-    }
-
-    fn policy_users(&self) -> BTreeMap<UserId, User> {
-        let user = |user: &super::UserRecord| User { login: user.name.as_str().to_owned(), role: user.role };
-        self.users.iter().map(|(id, record)| (*id, user(record))).collect()
     }
 }

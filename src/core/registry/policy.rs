@@ -8,11 +8,9 @@ use std::sync::Arc;
 
 use super::commands::{Command, Commands, Decision};
 use super::config::limit;
-use super::gate::Gate;
 use super::record::{Change, PolicyRecord};
 use super::refusal::Refusal;
 use super::state::State;
-use super::visibility::Visibility;
 use crate::policy::{Compiled, Policy};
 use crate::types::{Limit, NodeId};
 
@@ -22,32 +20,29 @@ const AUTHOR: Limit = Limit::new("bytes in the name of a policy's author", 255);
 impl State {
     /// The policy in force; none where nobody ever set one, and everything is allowed.
     pub fn policy(&self) -> Option<&Arc<PolicyRecord>> {
-        self.policies.last_key_value().map(|(_, policy)| policy)
+        self.directory.policy()
     }
 
     /// Why no map is served: the last version of the policy cannot be read.
     pub fn policy_fault(&self) -> Option<&str> {
-        self.policy_fault.as_deref()
+        self.directory.policy_fault()
     }
 
     /// The versions of the policy that are kept, the oldest first.
     pub fn policies(&self) -> impl DoubleEndedIterator<Item = &Arc<PolicyRecord>> {
-        self.policies.values()
+        self.directory.policies()
     }
 
     /// A version of the policy by number.
     pub fn policy_version(&self, version: u64) -> Result<&Arc<PolicyRecord>, Refusal> {
-        self.policies.get(&version).ok_or_else(|| {
+        self.directory.policy_version(version).ok_or_else(|| {
             Refusal::not_found(format!("there is no version {version} of the policy; `policy versions` lists them"))
         })
     }
 
     /// The policy in force against the network as it is; `None` while none was set.
     pub fn compiled(&self) -> Option<&Compiled> {
-        match &self.visibility {
-            Visibility::Everyone => None,
-            Visibility::Policy(gate) => Some(gate.compiled()),
-        }
+        self.directory.compiled()
     }
 
     /// A policy against the network as it is; refused if it cannot be read or fails its own tests.
@@ -85,7 +80,7 @@ impl Commands<'_> {
         if self.ready.as_ref().is_none_or(|ready| *ready.text != *text) {
             self.try_policy(text)?;
         }
-        if let Some(current) = current.filter(|current| *current.text == *text && self.policy_fault.is_none()) {
+        if let Some(current) = current.filter(|current| *current.text == *text && self.policy_fault().is_none()) {
             return Ok(self.unchanged(Command::SetPolicy, Arc::clone(current)));
         }
         let record = PolicyRecord { version: version + 1, text: text.into(), by: by.to_owned(), at: self.now };
@@ -99,10 +94,10 @@ impl Commands<'_> {
     fn outdated(&self, new: &PolicyRecord) -> Vec<u64> {
         let (mut count, mut bytes) = (1, new.text.len());
         let mut outdated = Vec::new();
-        for (version, policy) in self.policies.iter().rev() {
+        for policy in self.policies().rev() {
             (count, bytes) = (count + 1, bytes + policy.text.len());
             if count > limit::POLICIES.most || bytes > limit::POLICY_BYTES.most {
-                outdated.push(*version);
+                outdated.push(policy.version);
             }
         }
         outdated
@@ -110,32 +105,14 @@ impl Commands<'_> {
 }
 
 impl State {
-    /// The policy is, from here on, this.
-    pub(super) fn put_policy(&mut self, policy: Arc<PolicyRecord>) {
-        self.policies.insert(policy.version, policy);
-        self.enforce();
-    }
-
     /// Puts the last version in force.
     pub(super) fn enforce(&mut self) {
         let Some(record) = self.policy().cloned() else { return };
         let ready = self.ready.take().filter(|ready| ready.text == record.text).map(|ready| ready.compiled);
-        let compiled = match ready.map_or_else(|| self.compile_record(&record), Ok) {
-            Ok(compiled) => compiled,
-            Err(fault) => {
-                self.policy_fault = Some(fault);
-                return;
-            }
-        };
-        self.policy_fault = None;
-        let before = match std::mem::take(&mut self.visibility) {
-            Visibility::Everyone => None,
-            Visibility::Policy(gate) => Some(*gate),
-        };
-        let gate = Gate::new(compiled, before);
-        self.visibility = Visibility::Policy(Box::new(gate));
-        self.fanout.policy_changed();
-        self.judge_anew(&self.members.keys().copied().collect::<Vec<NodeId>>());
+        let compiled = ready.map_or_else(|| self.compile_record(&record), Ok);
+        let Some(rules) = self.directory.enforce(compiled) else { return };
+        self.broadcast.policy_changed(rules);
+        self.judge_all(&self.directory.nodes().map(|record| record.id).collect::<Vec<NodeId>>());
     }
 
     fn compile_record(&self, record: &PolicyRecord) -> Result<Compiled, String> {

@@ -10,12 +10,16 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::cleanup::SPENT_KEPT;
+use super::directory::TAGGED;
+use super::presence::add;
 use super::refusal::Refusal;
 use crate::policy::{BAD_LOGIN, Role, canonical_login, limit};
 use crate::types::{
     CapabilityVersion, DiscoPublic, HostLabel, IpNet, Limit, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId,
     Timestamp, UserId,
 };
+use crate::wire::control::Hostinfo;
 
 /// Someone whom nodes belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -119,6 +123,37 @@ pub struct NodeRecord {
     pub approved_routes: Vec<IpNet>,
     /// What it last said of itself.
     pub said: Said,
+}
+
+impl NodeRecord {
+    /// Whom the node belongs to.
+    pub(super) fn owner(&self) -> UserId {
+        self.user.filter(|_| self.tags.is_empty()).unwrap_or(TAGGED)
+    }
+
+    /// What it says of itself, structured.
+    pub fn hostinfo(&self) -> Hostinfo {
+        let info: Hostinfo = serde_json::from_str(&self.said.hostinfo).unwrap_or_default();
+        Hostinfo { routable_ips: self.said.routes.clone(), ..info }
+    }
+
+    /// Whether its key is past its time.
+    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
+        self.key_expiry.is_some_and(|expiry| expiry <= now)
+    }
+
+    /// The routes that are both offered and approved by hand.
+    pub(super) fn served_routes(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.approved_routes.iter().copied().filter(|route| self.said.routes.contains(route))
+    }
+}
+
+impl KeyRecord {
+    /// When it is forgotten: some time after it admits nobody any more; `None` while nothing ends it.
+    pub(super) fn forgotten_at(&self) -> Option<Timestamp> {
+        let used = self.used.filter(|_| !self.reusable);
+        used.into_iter().chain(self.expires).min().map(|at| add(at, SPENT_KEPT))
+    }
 }
 
 /// What a node says of itself while it runs. Saved lazily.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::twins::PUT_OFF;
+use super::presence::PUT_OFF;
 use crate::types::LimitError;
 
 /// Why an administrator's command was refused. Prints as a sentence for the user.

@@ -11,16 +11,15 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::address;
 use super::cleanup::gone;
 use super::commands::{Command, Commands, Decision};
 use super::config::limit;
 use super::names;
+use super::presence::add;
 use super::record::{Change, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, Said, Tag, UserRecord};
 use super::refusal::Refusal;
-use super::session::{Timer, add};
 use super::state::State;
-use super::{rights, secret, view};
+use super::{broadcast, rights, secret};
 use crate::types::{MachinePublic, NodePublic, StableNodeId, Timestamp, UserId};
 use crate::wire::control::{RegisterRequest, RegisterResponse};
 
@@ -122,8 +121,7 @@ impl Commands<'_> {
     }
 
     fn waiting(&self, code: &PendingCode) -> Result<&Pending, Refusal> {
-        self.pending
-            .get(code)
+        self.pending(code)
             .ok_or_else(|| Refusal::not_found(format!("no machine waits under the code `{code}`; codes last an hour")))
     }
 
@@ -152,7 +150,7 @@ impl Commands<'_> {
             }
             // The client makes a new node key, and asks again with that.
             (_, Some(record)) => Ok(self.answer(self.welcome(record))),
-            (_, None) if self.rejected.contains_key(&machine) => Err(Refusal::conflict(
+            (_, None) if self.presence.is_rejected(&machine) => Err(Refusal::conflict(
                 "an administrator of this network refused to let this machine in; ask them before you try again",
             )),
             (_, None) => Ok(self.wait(machine, request, entropy)),
@@ -212,7 +210,7 @@ impl Commands<'_> {
         let (record, mut changes) = self.admit(admission, entropy)?;
         changes.push(Change::KeyUsed(key.id, self.now));
         // It need not wait any more, if it did.
-        let waiting = self.pending.values().filter(|pending| pending.machine == machine);
+        let waiting = self.pending_list().filter(|pending| pending.machine == machine);
         changes.extend(waiting.map(|pending| Change::PendingGone(pending.code.clone())));
         Ok(self.decided(Command::Register, self.welcome(&record), changes))
     }
@@ -230,7 +228,7 @@ impl Commands<'_> {
                 return Err(Refusal::invalid(format!("this pre-authentication key does not give the tag `{tag}`")));
             };
             if !policy.may_tag(key.user, &given, tag.as_str()) {
-                let owner = match (key.tags.as_slice(), self.users.get(&key.user)) {
+                let owner = match (key.tags.as_slice(), self.directory.user(key.user)) {
                     ([], Some(user)) => format!("the user `{}` is", user.name),
                     _ => "the tags of this pre-authentication key are".to_owned(),
                 };
@@ -250,7 +248,7 @@ impl Commands<'_> {
     fn valid_key(&self, text: &str) -> Result<&KeyRecord, Refusal> {
         let unknown = || Refusal::not_found("this pre-authentication key is not known here");
         let (id, hash) = secret::parse(text).ok_or_else(unknown)?;
-        let key = self.keys.get(&id).filter(|key| secret::matches(&hash, &key.secret_hash)).ok_or_else(unknown)?;
+        let key = self.directory.key(id).filter(|key| secret::matches(&hash, &key.secret_hash)).ok_or_else(unknown)?;
         if key.expires.is_some_and(|expires| expires <= self.now) {
             return Err(Refusal::conflict("this pre-authentication key has expired"));
         }
@@ -290,10 +288,10 @@ impl Commands<'_> {
         key_expiry: Option<Timestamp>,
         entropy: [u8; 32],
     ) -> Result<(Arc<NodeRecord>, Vec<Change>), Refusal> {
-        limit::NODES.check(self.members.len() + 1)?;
-        let mut counters = self.counters;
-        let (host, ipv4, ipv6) = address::next(counters.host, |host| self.is_host_taken(host))
-            .ok_or_else(|| Refusal::full("the overlay has no address left"))?;
+        limit::NODES.check(self.nodes().len() + 1)?;
+        let mut counters = self.directory.counters();
+        let (host, ipv4, ipv6) =
+            self.directory.next_address().ok_or_else(|| Refusal::full("the overlay has no address left"))?;
         counters.host = host;
         counters.node += 1;
         let hostname = hostname_of(&admission.said);
@@ -309,7 +307,7 @@ impl Commands<'_> {
             logged_out: false,
             ipv4,
             ipv6,
-            label: names::unique(&wanted, |label| self.labels.contains_key(label)),
+            label: names::unique(&wanted, |label| self.directory.node_named(label).is_some()),
             label_fixed: false,
             tags: admission.tags.to_vec(),
             ephemeral: admission.ephemeral,
@@ -326,7 +324,7 @@ impl Commands<'_> {
     /// Puts a machine among those that wait, or finds it there.
     fn wait(&self, machine: MachinePublic, request: &RegisterRequest, entropy: [u8; 32]) -> Decision<Registered> {
         let site = self.site();
-        let earlier = self.pending.values().find(|pending| pending.machine == machine);
+        let earlier = self.pending_list().find(|pending| pending.machine == machine);
         if let Some(pending) = earlier.filter(|pending| pending.key == request.node_key) {
             let code = pending.code.clone();
             let meanwhile = self.send_to_approval(&code);
@@ -336,13 +334,13 @@ impl Commands<'_> {
             });
         }
         let codes = entropy.chunks_exact(5).filter_map(|bytes| bytes.try_into().ok()).map(PendingCode::from_random);
-        let mut free = codes.filter(|code| !self.pending.contains_key(code));
-        let of_site = self.pending.values().filter(|pending| pending.site == site).count();
+        let mut free = codes.filter(|code| self.pending(code).is_none());
+        let of_site = self.pending_list().filter(|pending| pending.site == site).count();
         let has_share = site.is_loopback() || earlier.is_some() || limit::PENDING_OF_SITE.check(of_site + 1).is_ok();
         let (true, Some(code)) = (has_share, free.next()) else {
             return self.answer(Registered::Busy { retry_after: BUSY });
         };
-        let is_full = earlier.is_none() && limit::PENDING.check(self.pending.len() + 1).is_err();
+        let is_full = earlier.is_none() && limit::PENDING.check(self.pending_list().len() + 1).is_err();
         let displaced = is_full.then(|| self.longest_waiting_where_most_wait()).flatten();
         let said = Said::at_registration(request.version, request.hostinfo.as_ref());
         let info = request.hostinfo.clone().unwrap_or_default();
@@ -367,11 +365,11 @@ impl Commands<'_> {
     /// Whoever has waited longest at the site where most wait: strangers who fill the list push out their own.
     fn longest_waiting_where_most_wait(&self) -> Option<&Pending> {
         let mut sites: BTreeMap<IpAddr, usize> = BTreeMap::new();
-        for pending in self.pending.values() {
+        for pending in self.pending_list() {
             *sites.entry(pending.site).or_default() += 1;
         }
         let most = sites.values().copied().max()?;
-        let crowded = self.pending.values().filter(|pending| sites.get(&pending.site) == Some(&most));
+        let crowded = self.pending_list().filter(|pending| sites.get(&pending.site) == Some(&most));
         crowded.min_by_key(|pending| pending.expires)
     }
 
@@ -381,7 +379,7 @@ impl Commands<'_> {
     }
 
     fn welcome(&self, record: &NodeRecord) -> Registered {
-        let (user, login) = view::login(record.owner(), record.user.and_then(|user| self.users.get(&user)));
+        let (user, login) = broadcast::login(record.owner(), record.user.and_then(|user| self.directory.user(user)));
         Registered::Answer(RegisterResponse {
             user,
             login,
@@ -401,23 +399,11 @@ impl Commands<'_> {
 impl State {
     /// The nodes of a machine: one for each user.
     pub fn nodes_of_machine(&self, machine: MachinePublic) -> impl Iterator<Item = &Arc<NodeRecord>> {
-        let from = (machine, crate::types::NodeId(0));
-        let of_machine = self.by_machine.range(from..).take_while(move |(other, _)| *other == machine);
-        of_machine.filter_map(|(_, id)| self.node(*id)).map(|node| node.record)
+        self.directory.nodes_of_machine(machine)
     }
 
     pub(super) fn user(&self, id: UserId) -> Result<&UserRecord, Refusal> {
-        self.users.get(&id).ok_or_else(|| Refusal::not_found(format!("there is no user {id}")))
-    }
-
-    pub(super) fn reject_pending(&mut self, code: &PendingCode, until: Timestamp) {
-        let Some(machine) = self.pending.get(code).map(|pending| pending.machine) else { return };
-        self.settle_pending(code);
-        // There is room again in some minutes; until then who was turned away is asked about once more.
-        if limit::PENDING.check(self.rejected.len() + 1).is_ok() {
-            self.rejected.insert(machine, until);
-            self.timers.insert((until, Timer::Rejected(machine)));
-        }
+        self.directory.user(id).ok_or_else(|| Refusal::not_found(format!("there is no user {id}")))
     }
 }
 

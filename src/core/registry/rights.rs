@@ -53,7 +53,8 @@ pub(super) fn readmits(key: &KeyRecord, record: &NodeRecord, now: Timestamp) -> 
 impl State {
     /// What of a node's rights is another than before, for its administrator.
     pub fn rights_changed(&self, before: &NodeRecord, after: &NodeRecord) -> Vec<String> {
-        let name = |id: UserId| self.users.get(&id).map_or_else(|| format!("user {id}"), |user| user.name.to_string());
+        let name =
+            |id: UserId| self.directory.user(id).map_or_else(|| format!("user {id}"), |user| user.name.to_string());
         let user = |id: Option<UserId>| id.map_or_else(|| "none".to_owned(), name);
         let expiry = |at: Option<Timestamp>| {
             at.map_or_else(|| "never".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string())

@@ -1,28 +1,18 @@
 //! Nodes that follow their map, and what time brings: going offline, expiry, clean-up.
-//!
-//! All deadlines are times of the one clock that the shell tells, which runs evenly; what it means where that is set says
-//! `clock_set`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::actor::Actor;
+use super::broadcast::{MapMessage, Sending};
 use super::commands::{Command, Decision};
-use super::fanout::FullMap;
-use super::liveness::Asking;
-use super::member::{Member, subnets};
-use super::message::MapMessage;
-use super::record::{Change, PendingCode};
+use super::presence::{Asked, Graces, Opening, PingId, SessionId, Timer};
+use super::record::{Change, NodeRecord, PendingCode};
 use super::refusal::MapRefusal;
 use super::state::State;
 use super::update::accept_version;
-use super::view::Shown;
-use super::visibility::{ToldFilter, ViewClass};
 use crate::types::{CapabilityVersion, MachinePublic, NodeId, NodePublic, Timestamp};
-
-/// One map stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SessionId(pub u64);
+use crate::wire::control::{DerpMap, Resolver};
 
 /// A stream that was opened, and its first message: the full map.
 #[derive(Clone, Debug)]
@@ -48,7 +38,8 @@ pub enum Output {
         /// This one.
         session: SessionId,
     },
-    /// A machine waits no longer: ask [`State::register`] again on behalf of whoever held its request.
+    /// A machine waits no longer: ask [`Commands::register`](super::Commands::register) again on behalf of whoever held its
+    /// request.
     Settled {
         /// The code it waited under.
         code: PendingCode,
@@ -78,134 +69,79 @@ pub enum Notice {
     },
 }
 
-/// A stream and what its node was told.
-#[derive(Debug)]
-pub(super) struct Session {
-    pub(super) node: NodeId,
-    /// How the node was shown to itself, where the stream was opened since the last flush: then its full
-    /// map lies between what others were last told and what they will be told next.
-    pub(super) opened_as: Option<Shown>,
-    /// Whom it sees, as it was last told.
-    pub(super) class: ViewClass,
-    /// What it lets in, as it was last told.
-    pub(super) filter: ToldFilter,
-    /// Whether it is still there.
-    pub(super) asking: Asking,
-}
-
-/// What a deadline is for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Timer {
-    /// Its stream closed and did not come back.
-    Offline(NodeId),
-    /// Its key is past its time.
-    Expire(NodeId),
-    /// Nobody approved it.
-    Pending(PendingCode),
-    /// It was turned away, and may ask again.
-    Rejected(MachinePublic),
-    /// What it said of itself may be passed on.
-    Say(NodeId),
-    /// It is to be asked, or judged, whether it is there.
-    Ask(SessionId),
-}
-
 impl State {
     /// A node begins to follow its map. An older stream of the same node ends.
     pub fn open(&mut self, id: NodeId, version: CapabilityVersion, now: Timestamp) -> Result<Opened, MapRefusal> {
         accept_version(version)?;
-        if self.policy_fault.is_some() {
+        if self.directory.policy_fault().is_some() {
             return Err(MapRefusal::NoPolicy);
         }
-        let Some(member) = self.members.get_mut(&id) else { return Err(MapRefusal::Unknown) };
-        if member.twins.handle_opened(member.session.is_some(), now) {
+        let opening = self.presence.open(id, now).ok_or(MapRefusal::Unknown)?;
+        let Opening { session, older, came, was_silent, is_second } = opening;
+        if is_second {
             self.outputs.push_back(Output::Noticed(Notice::TwoMachines(id)));
         }
-        let was_silent = std::mem::take(&mut member.is_silent);
-        self.last_session += 1;
-        let session = SessionId(self.last_session);
-        let older = member.session.replace(session);
-        let offline_at = member.offline_at.take();
         if let Some(older) = older {
-            self.forget_session(older);
-            self.outputs.push_back(Output::Close { session: older });
+            self.end_stream(older);
         }
-        if let Some(at) = offline_at {
-            self.timers.remove(&(at, Timer::Offline(id)));
+        if came || was_silent {
+            self.refresh(id);
         }
-        if !self.members.get(&id).is_some_and(|member| member.shown.online) {
-            self.alter(id, |shown| shown.online = true);
-            self.plan_reaping(id, now);
-        }
-        if was_silent {
-            let served = self.members.get(&id).map(|member| subnets(&member.shown)).unwrap_or_default();
-            self.elect(id, &served);
-        }
-        let opened_as = self.members.get(&id).map(|member| member.shown.clone());
-        let FullMap { message, class, filter } = self.full_map(id, now).ok_or(MapRefusal::Unknown)?;
-        let asking = Asking::new(self.first_asked_at(id, session, now));
-        self.timers.insert((asking.at, Timer::Ask(session)));
-        self.sessions.insert(session, Session { node: id, opened_as, class, filter, asking });
-        self.viewers.entry(class).or_default().insert(session);
-        self.fanout.opened.insert(session);
-        Ok(Opened { session, message: Arc::new(message) })
+        let source = super::broadcast::Source { directory: &self.directory, config: &self.config };
+        let message = self.broadcast.open(&source, id, session, now).ok_or(MapRefusal::Unknown)?;
+        Ok(Opened { session, message })
     }
 
     /// A machine asked something as the node with this key, or for it: it is about to come back, so that the deadline of
     /// an ephemeral node that is away begins anew.
     pub fn heard(&mut self, machine: MachinePublic, key: &NodePublic, now: Timestamp) {
-        let Some(member) = self.by_key.get(key).and_then(|id| self.members.get_mut(id)) else { return };
-        if member.shown.record.machine == machine
-            && let Some(at) = member.reap_at.take()
-        {
-            let id = member.id();
-            self.reaps.remove(&(at, id));
-            self.plan_reaping(id, now);
+        let Some(id) = self.directory.node_by_key(key) else { return };
+        if self.directory.node(id).is_some_and(|record| record.machine == machine) {
+            self.presence.heard(id, now);
         }
     }
 
     /// A stream ended. Unless the node comes back soon, its peers will be told.
     pub fn close(&mut self, session: SessionId, now: Timestamp) {
-        let Some(Session { node: id, .. }) = self.forget_session(session) else { return };
-        let Some(member) = self.members.get_mut(&id) else { return };
-        if member.session == Some(session) {
-            member.session = None;
-            let at = add(now, self.config.offline_grace);
-            member.offline_at = Some(at);
-            self.timers.insert((at, Timer::Offline(id)));
-        }
+        self.broadcast.close(session);
+        self.presence.close(session, now);
     }
 
-    /// Nobody listens there any more.
-    pub(super) fn forget_session(&mut self, number: SessionId) -> Option<Session> {
-        let session = self.sessions.remove(&number)?;
-        self.fanout.opened.remove(&number);
-        self.timers.remove(&(session.asking.at, Timer::Ask(number)));
-        self.leave_class(number, session.class);
-        Some(session)
-    }
-
-    pub(super) fn leave_class(&mut self, number: SessionId, class: ViewClass) {
-        if let Some(viewers) = self.viewers.get_mut(&class) {
-            viewers.remove(&number);
-            if viewers.is_empty() {
-                self.viewers.remove(&class);
-                self.fanout.left.insert(class);
-            }
-        }
+    /// A node answered a question. It counts only from the machine that was asked.
+    pub fn pong(&mut self, machine: MachinePublic, ping: PingId, now: Timestamp) {
+        let directory = &self.directory;
+        self.presence.pong(ping, now, |id| directory.node(id).is_some_and(|record| record.machine == machine));
     }
 
     /// The coordinator stops: whoever is online was seen until this moment.
     pub fn stop(&mut self, now: Timestamp) {
-        let online: Vec<NodeId> = self.members.values().filter(|member| member.shown.online).map(Member::id).collect();
-        for id in online {
-            self.saw_last(id, now);
+        for id in self.presence.online().collect::<Vec<NodeId>>() {
+            self.presence.set_offline(id);
+            self.saw_last(id, now, now);
         }
     }
 
     /// How long a node may be away from here on: until it counts as offline, and until it is deleted if it is ephemeral.
     pub fn set_graces(&mut self, offline: Duration, ephemeral: Duration) {
         (self.config.offline_grace, self.config.ephemeral_timeout) = (offline, ephemeral);
+        self.presence.set_graces(Graces { offline, ephemeral });
+    }
+
+    /// The relays are, from here on, these.
+    pub fn set_derp_map(&mut self, derp_map: DerpMap) {
+        self.broadcast.relays_changed(&derp_map);
+        self.config.derp_map = Some(derp_map);
+    }
+
+    /// Resolvers for names outside our domain are, from here on, these.
+    pub fn set_resolvers(&mut self, resolvers: Vec<Resolver>) {
+        self.config.resolvers = resolvers;
+        self.broadcast.names_changed(&self.config);
+    }
+
+    /// The one message for a stream of a node that is gone: what it would have been sent had it been there.
+    pub fn goodbye(key: NodePublic, machine: MachinePublic) -> MapMessage {
+        super::broadcast::goodbye(key, machine)
     }
 
     /// What must be done for good because of the time: see `cleanup`.
@@ -222,30 +158,32 @@ impl State {
     pub fn handle_timeout(&mut self, now: Timestamp) {
         // It was for the command before; the network may change from here on.
         self.ready = None;
-        let due: Vec<_> = self.timers.iter().take_while(|(at, _)| *at <= now).cloned().collect();
-        for (at, timer) in due {
-            match &timer {
-                Timer::Offline(id) => self.went_offline(*id, at),
-                Timer::Expire(id) => self.alter(*id, |shown| shown.expired = true),
-                Timer::Pending(code) => self.settle_pending(code),
-                Timer::Rejected(machine) => {
-                    self.rejected.remove(machine);
+        for (at, timer) in self.presence.take_due(now) {
+            match timer {
+                Timer::Offline(id) => {
+                    if let Some(seen) = self.presence.went_offline(id, at) {
+                        self.saw_last(id, seen, now);
+                    }
                 }
-                Timer::Say(id) => self.say_held(*id, now),
-                Timer::Ask(session) => self.ask(*session, now),
+                Timer::Expire(id) => self.expire(id),
+                Timer::Pending(code) => self.settle_pending(&code),
+                Timer::Rejected(machine) => self.presence.forgive(&machine),
+                Timer::Say(id) => self.say_held(id, now),
+                Timer::Ask(session) => self.ask(session, now),
             }
-            self.timers.remove(&(at, timer));
         }
-        self.ask_contested(now);
-        if self.fanout.is_due(now) {
-            self.flush(now);
+        self.presence.ask_contested(now);
+        if self.broadcast.is_due(now) {
+            let source = super::broadcast::Source { directory: &self.directory, config: &self.config };
+            let sendings = self.broadcast.flush(&source, now);
+            self.outputs
+                .extend(sendings.into_iter().map(|Sending { sessions, message }| Output::Send { sessions, message }));
         }
     }
 
     /// When [`State::handle_timeout`] wants to be called again.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let timer = self.timers.first().map(|(at, _)| *at);
-        timer.into_iter().chain(self.fanout.due()).min()
+        self.presence.due().into_iter().chain(self.broadcast.due()).min()
     }
 
     /// The next thing to do.
@@ -255,53 +193,57 @@ impl State {
 
     /// Records that changed and may be saved at leisure; the caller has them from here on.
     pub fn take_unsaved(&mut self) -> Vec<Change> {
-        let ids = std::mem::take(&mut self.unsaved);
-        ids.iter().filter_map(|id| self.members.get(id)).map(|m| Change::Node(Arc::clone(&m.shown.record))).collect()
+        self.directory.take_unsaved().into_iter().map(Change::Node).collect()
     }
 
     /// How many records [`State::take_unsaved`] would give.
     pub fn unsaved(&self) -> usize {
-        self.unsaved.len()
+        self.directory.unsaved()
     }
 
     /// Saving failed: give these out again next time.
     pub fn put_back_unsaved(&mut self, changes: &[Change]) {
         for change in changes {
-            if let Change::Node(record) = change
-                && self.members.contains_key(&record.id)
-            {
-                self.unsaved.insert(record.id);
+            if let Change::Node(record) = change {
+                self.directory.put_back_unsaved(record.id);
             }
         }
     }
 
-    fn went_offline(&mut self, id: NodeId, at: Timestamp) {
-        let grace = self.config.offline_grace;
-        let Some(member) = self.members.get_mut(&id) else { return };
-        if member.session.is_some() {
-            return;
+    /// A key is past its time.
+    fn expire(&mut self, id: NodeId) {
+        if self.presence.set_expired(id, true)
+            && let Some(record) = self.directory.node(id)
+        {
+            self.outputs.push_back(Output::Withdrawn { key: record.key });
+            self.refresh(id);
         }
-        member.offline_at = None;
-        self.saw_last(id, subtract(at, grace));
-        self.plan_reaping(id, at);
+    }
+
+    /// The time has come to ask a stream, or to judge it.
+    fn ask(&mut self, session: SessionId, now: Timestamp) {
+        match self.presence.ask(session, now) {
+            Asked::Later => {}
+            Asked::Ask(ping) => {
+                let message = self.broadcast.ping(&ping.request());
+                self.outputs.push_back(Output::Send { sessions: vec![session], message });
+            }
+            // Another routes in its place from here on, and its stream ends as if it had.
+            Asked::Silent(id) => {
+                self.elect(id);
+                self.outputs.push_back(Output::Noticed(Notice::Silent(id)));
+                self.outputs.push_back(Output::Close { session });
+                self.close(session, now);
+            }
+        }
     }
 
     /// A node is offline, and was last seen then.
-    fn saw_last(&mut self, id: NodeId, at: Timestamp) {
-        self.unsaved.insert(id);
-        self.alter(id, |shown| {
-            shown.online = false;
-            // To the second: nobody needs more, and it is in every peer's map.
-            Arc::make_mut(&mut shown.record).last_seen = Timestamp::from_second(at.as_second()).ok();
-        });
+    pub(super) fn saw_last(&mut self, id: NodeId, seen: Timestamp, now: Timestamp) {
+        let Some(record) = self.directory.node(id) else { return };
+        // To the second: nobody needs more, and it is in every peer's map.
+        let last_seen = Timestamp::from_second(seen.as_second()).ok();
+        let record = NodeRecord { last_seen, ..record.as_ref().clone() };
+        self.put_unsaved(record, now);
     }
-}
-
-/// A later time; the end of time where there is none.
-pub(super) fn add(at: Timestamp, duration: Duration) -> Timestamp {
-    at.checked_add(duration).unwrap_or(Timestamp::MAX)
-}
-
-fn subtract(at: Timestamp, duration: Duration) -> Timestamp {
-    at.checked_sub(duration).unwrap_or(Timestamp::MIN)
 }

@@ -1,14 +1,13 @@
 //! What a running node says of itself, in a lite update or when it opens its stream.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
+use super::broadcast::json_of as json;
 use super::config::limit;
-use super::message::json;
 use super::names;
-use super::record::Said;
+use super::record::{NodeRecord, Said};
 use super::refusal::MapRefusal;
-use super::session::{Notice, Output, Timer};
+use super::session::{Notice, Output};
 use super::state::State;
 use crate::types::{CapabilityVersion, DiscoPublic, IpNet, MachinePublic, NodeId, RegionId, Timestamp, may_be_routed};
 use crate::wire::control::{Hostinfo, MapRequest, NetInfo};
@@ -30,23 +29,23 @@ impl State {
         now: Timestamp,
     ) -> Result<NodeId, MapRefusal> {
         accept_version(request.version)?;
-        let id = *self.by_key.get(&request.node_key).ok_or(MapRefusal::Unknown)?;
-        let member = self.members.get(&id).ok_or(MapRefusal::Unknown)?;
-        if member.shown.record.machine != machine {
+        let id = self.directory.node_by_key(&request.node_key).ok_or(MapRefusal::Unknown)?;
+        let is_its = self.directory.node(id).is_some_and(|record| record.machine == machine);
+        if !is_its {
             return Err(MapRefusal::Unknown);
         }
         self.heard(machine, &request.node_key, now);
         if request.read_only {
             return Ok(id);
         }
-        let Some(member) = self.members.get_mut(&id) else { return Err(MapRefusal::Unknown) };
-        if member.twins.hear(request.disco_key, now) {
+        if self.presence.hear(id, request.disco_key, now) {
             self.outputs.push_back(Output::Noticed(Notice::TwoMachines(id)));
         }
-        if member.session.is_some() && member.twins.puts_off(&request.disco_key, now) {
+        if self.presence.puts_off(id, &request.disco_key, now) {
             return Err(MapRefusal::TwoMachines);
         }
-        let known = member.held.as_deref().unwrap_or(&member.shown.record.said);
+        let record = self.directory.node(id).ok_or(MapRefusal::Unknown)?;
+        let known = self.presence.held(id).unwrap_or(&record.said);
         let mut said = known.clone();
         said.hear(request);
         if said == *known {
@@ -57,55 +56,41 @@ impl State {
             said.disco = disco;
             self.outputs.push_back(Output::Noticed(Notice::DiscoTaken { node: id, holder }));
         }
-        self.pass_on(id, said, now);
+        if let Some(said) = self.presence.pace(id, said, now) {
+            self.say(id, said, now);
+        }
         Ok(id)
     }
 
     /// Another machine's node that holds this disco key. Nobody knows a key before its holder has said it to us, so whoever
     /// says it second has no claim to it. (A machine may be several nodes, one after the other.)
     fn holder_before(&self, id: NodeId, disco: &DiscoPublic) -> Option<NodeId> {
-        let machine = |id: &NodeId| self.members.get(id).map(|member| member.shown.record.machine);
-        let holders = self.by_disco.range((*disco, NodeId(0))..=(*disco, NodeId(u64::MAX))).map(|(_, holder)| holder);
-        holders.copied().find(|holder| *holder != id && machine(holder) != machine(&id))
-    }
-
-    /// Takes what a node says, now or as soon as it may be passed on.
-    fn pass_on(&mut self, id: NodeId, said: Said, now: Timestamp) {
-        let Some(member) = self.members.get_mut(&id) else { return };
-        if member.held.is_none() {
-            let Err(at) = member.pace.take(now) else { return self.say(id, said, now) };
-            self.timers.insert((at, Timer::Say(id)));
-        }
-        self.held_back += 1;
-        member.held = Some(Box::new(said));
+        let machine = |id: NodeId| self.directory.node(id).map(|record| record.machine);
+        self.directory.holders(disco).find(|holder| *holder != id && machine(*holder) != machine(id))
     }
 
     /// What a node said last may be passed on.
     pub(super) fn say_held(&mut self, id: NodeId, now: Timestamp) {
-        let Some(member) = self.members.get_mut(&id) else { return };
-        if let Some(said) = member.held.take() {
-            let _ = member.pace.take(now);
-            self.say(id, *said, now);
+        if let Some(said) = self.presence.take_held(id, now) {
+            self.say(id, said, now);
         }
     }
 
     fn say(&mut self, id: NodeId, said: Said, now: Timestamp) {
-        let Some(member) = self.members.get(&id) else { return };
-        let record = Arc::clone(&member.shown.record);
-        let mut next = record.as_ref().clone();
-        next.said = said;
+        let Some(record) = self.directory.node(id).cloned() else { return };
+        let mut next = NodeRecord { said, ..record.as_ref().clone() };
         if !next.label_fixed && next.said.hostinfo != record.said.hostinfo {
             let wanted = names::wanted(&next.hostinfo().hostname);
             // A node that was `web-1` among several `web` keeps that name while it calls itself `web`.
             if wanted != names::wanted(&record.hostinfo().hostname)
                 && let Some(wanted) = wanted
             {
-                next.label = names::unique(&wanted, |label| self.labels.get(label).is_some_and(|by| *by != id));
+                next.label =
+                    names::unique(&wanted, |label| self.directory.node_named(label).is_some_and(|by| by != id));
             }
         }
         if next != *record {
-            self.unsaved.insert(id);
-            self.put_node(Arc::new(next), now);
+            self.put_unsaved(next, now);
         }
     }
 }

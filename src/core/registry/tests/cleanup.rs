@@ -65,12 +65,12 @@ fn an_address_rests_for_a_week_and_is_given_again_once_all_others_were() {
     assert_eq!(address(&world, third), "100.64.0.3", "there are others");
 
     // All others were given meanwhile.
-    world.state.counters.host = (1 << 22) - 1;
+    world.state.raise(Counters { host: (1 << 22) - 1, ..Counters::default() });
     let fourth = world.join(4, "d", &key);
     assert_eq!(address(&world, fourth), "100.64.0.4", "the first rests, the second and the third are in use");
     world.advance(7 * DAY);
-    assert_eq!((world.state.freed.len(), world.state.freed_hosts.len()), (0, 0));
-    world.state.counters.host = (2 << 22) - 1;
+    assert_eq!((world.state.directory.freed().len(), world.state.freed().count()), (0, 0));
+    world.state.raise(Counters { host: (2 << 22) - 1, ..Counters::default() });
     let fifth = world.join(5, "e", &key);
     assert_eq!(address(&world, fifth), "100.64.0.1");
     assert_eq!(address(&world, second), "100.64.0.2");
@@ -85,12 +85,12 @@ fn what_rests_survives_a_restart_and_has_a_bound() {
     world.run(decision);
     let freed = vec![(1, world.now)];
     let restored = State::restore(Config::default(), Records { freed, ..Records::default() }, world.now);
-    assert!(restored.is_host_taken(1) && !restored.is_host_taken(2));
+    assert!(restored.directory.is_host_taken(1) && !restored.directory.is_host_taken(2));
 
     let many = u32::try_from(limit::FREED.most).unwrap() + 5;
     world.state.apply((2..=many).map(|host| Change::HostFreed(host, world.now)).collect(), world.now);
     world.pump();
-    assert_eq!(world.state.freed.len(), limit::FREED.most, "the oldest give way");
+    assert_eq!(world.state.directory.freed().len(), limit::FREED.most, "the oldest give way");
 }
 
 #[test]

@@ -291,9 +291,9 @@ fn an_address_is_not_given_again_soon_even_after_a_restart() {
     let next = world.join(2, "web", &key);
     assert_eq!(world.state.node(next).unwrap().record.ipv4.to_string(), "100.64.0.2");
 
-    let counters = world.state.counters;
+    let counters = world.state.directory.counters();
     let restarted = State::restore(Config::default(), Records { counters, ..Records::default() }, world.now);
-    assert_eq!(restarted.counters, counters);
+    assert_eq!(restarted.directory.counters(), counters);
 }
 
 #[test]

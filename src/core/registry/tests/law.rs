@@ -208,7 +208,7 @@ fn administer(world: &mut World, users: [UserId; 2], happening: Happening) {
 /// The coordinator stops and starts again: streams end, and the records are all that is left.
 fn restart(world: &mut World) {
     let records = Records {
-        counters: world.state.counters,
+        counters: world.state.directory.counters(),
         users: world.state.users().cloned().collect(),
         keys: world.state.keys().cloned().collect(),
         nodes: world.state.nodes().map(|node| node.record.as_ref().clone()).collect(),
@@ -223,7 +223,7 @@ fn restart(world: &mut World) {
 fn check(world: &mut World) -> Result<(), TestCaseError> {
     for (id, client) in world.clients.values() {
         let mut fresh = Client::default();
-        fresh.take(&world.state.full_map(*id, world.now).unwrap().message);
+        fresh.take(&world.state.full_map(*id, world.now).unwrap());
         prop_assert_eq!(client.knows(), fresh.knows(), "node {} is misled", id);
         obeys_the_policy(world, *id, &fresh)?;
         for (user, name) in &fresh.profiles {
@@ -240,10 +240,7 @@ fn check(world: &mut World) -> Result<(), TestCaseError> {
     };
     prop_assert_eq!(distinct(&|record| record.label.to_string()), records.len());
     prop_assert_eq!(distinct(&|record| record.ipv4.to_string()), records.len());
-    prop_assert_eq!(world.state.by_key.len(), records.len());
-    prop_assert_eq!(world.state.by_machine.len(), records.len());
-    prop_assert_eq!(world.state.labels.len(), records.len());
-    prop_assert_eq!(world.state.by_disco.len(), records.len());
+    prop_assert_eq!(world.state.directory.index_sizes(), [records.len(); 4]);
     let discos = records.iter().map(|record| record.said.disco).filter(|disco| !disco.is_zero());
     let mut holders = BTreeMap::new();
     for (disco, machine) in discos.zip(records.iter().filter(|r| !r.said.disco.is_zero()).map(|r| r.machine)) {

@@ -232,7 +232,7 @@ fn of_a_large_map_only_the_chunk_around_the_node_is_its_own() {
         world.run(decision);
     }
     let shared = |world: &mut World, id| -> Vec<*const Chunk> {
-        let message = world.state.full_map(NodeId(id), world.now).unwrap().message;
+        let message = world.state.full_map(NodeId(id), world.now).unwrap();
         let chunks = message.parts().iter().filter_map(|part| match part {
             Part::Shared(chunk) if chunk.len() > 10_000 => Some(Arc::as_ptr(chunk)),
             _ => None,

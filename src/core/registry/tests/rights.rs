@@ -244,7 +244,7 @@ fn a_key_that_goes_leaves_its_nodes_unless_told_otherwise() {
     let ada = world.user("ada");
     let state_after = |with: WithNodes, world: &mut World| {
         let key = world.key(ada, |key| key.reusable = true);
-        let number = KeyId(world.state.counters.key);
+        let number = KeyId(world.state.directory.counters().key);
         let machine = u8::try_from(number.0).unwrap();
         let id = world.join(machine, "web", &key);
         let decision = world.by().delete_key(number, with).unwrap();
@@ -280,5 +280,5 @@ fn a_machine_that_was_turned_away_is_told_and_may_ask_again_later() {
     assert_eq!(world.answer(1, &request(1, "web", &key)).error, "", "a key is a word of its own");
     world.answer(2, &request(2, "db", ""));
     world.advance(Duration::from_secs(10 * 60));
-    assert_eq!(world.state.rejected.len(), 0);
+    assert_eq!(world.state.presence.rejected(), 0);
 }

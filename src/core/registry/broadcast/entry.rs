@@ -1,18 +1,17 @@
-//! How a node is shown: to its peers, to itself, and as the difference to what was shown before.
+//! How a node is state: to its peers, to itself, and as the difference to what was state before.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::config::Config;
 use super::message::json;
-use super::record::{NodeRecord, UserRecord};
-use super::visibility::Sight;
+use super::views::Visibility;
 use crate::policy::Carried;
-use crate::types::{DiscoPublic, IpNet, NodeId, RegionId, Timestamp, UserId, is_default_route};
+use crate::registry::config::Config;
+use crate::registry::directory::{Grants, TAGGED};
+use crate::registry::record::{NodeRecord, UserRecord};
+use crate::types::{DiscoPublic, IpNet, NodeId, RegionId, UserId, is_default_route};
 use crate::wire::control::{CapMap, Hostinfo, Login, Node, PeerChange, User, UserProfile};
 
-/// Whom tagged nodes belong to: the number that clients know for "no person".
-pub(super) const TAGGED: UserId = UserId(2_147_455_555);
 const TAGGED_NAME: &str = "tagged-devices";
 const TAGGED_DISPLAY: &str = "Tagged Devices";
 
@@ -24,52 +23,41 @@ const OWN_CAPABILITIES: &[&str] =
 
 /// Everything that a node's map entry is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Shown {
-    pub(super) record: Arc<NodeRecord>,
+pub(in crate::registry) struct NodeState {
+    pub(in crate::registry) record: Arc<NodeRecord>,
     /// Whether it follows its map.
-    pub(super) online: bool,
+    pub(in crate::registry) online: bool,
     /// Whether its key is past its time.
-    pub(super) expired: bool,
+    pub(in crate::registry) expired: bool,
     /// The subnets that it is the one router of.
-    pub(super) primary: Vec<IpNet>,
+    pub(in crate::registry) primary: Vec<IpNet>,
     /// What it has by the policy, or for want of one.
-    pub(super) given: Arc<Given>,
+    pub(in crate::registry) grants: Arc<Grants>,
 }
 
-/// What a node has besides what it says and what was decided about it alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Given {
-    /// The routes that it offers and that are approved, exit routes included.
-    pub(super) routes: Vec<IpNet>,
-    /// Whether its IPv4 address is taken away.
-    pub(super) without_ipv4: bool,
-    /// The attributes that it is told, as JSON; empty for none.
-    pub(super) attributes: Arc<str>,
-}
-
-impl Shown {
+impl NodeState {
     /// The common case, told without looking at the record.
     fn is_same_but_online(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.record, &other.record)
             && self.expired == other.expired
             && self.primary == other.primary
-            && self.given == other.given
+            && self.grants == other.grants
     }
 
     /// The routes that it offers and that are approved.
-    pub(super) fn routes(&self) -> &[IpNet] {
-        &self.given.routes
+    pub(super) fn served(&self) -> &[IpNet] {
+        &self.grants.routes
     }
 
     /// Its addresses, as prefixes of one host.
     fn addresses(&self, without_ipv4: bool) -> Vec<IpNet> {
         let (v4, v6) = (IpAddr::V4(self.record.ipv4), IpAddr::V6(self.record.ipv6));
-        let v4 = Some(v4).filter(|_| !without_ipv4 && !self.given.without_ipv4);
+        let v4 = Some(v4).filter(|_| !without_ipv4 && !self.grants.without_ipv4);
         v4.into_iter().chain([v6]).map(IpNet::from).collect()
     }
 }
 
-/// How what peers are shown of a node changed.
+/// How what peers are state of a node changed.
 #[derive(Clone, Debug)]
 pub(super) enum Difference {
     /// Not at all.
@@ -82,36 +70,13 @@ pub(super) enum Difference {
     Entry,
 }
 
-impl NodeRecord {
-    /// Whom the node belongs to.
-    pub(super) fn owner(&self) -> UserId {
-        self.user.filter(|_| self.tags.is_empty()).unwrap_or(TAGGED)
-    }
-
-    /// What it says of itself, structured.
-    pub fn hostinfo(&self) -> Hostinfo {
-        let info: Hostinfo = serde_json::from_str(&self.said.hostinfo).unwrap_or_default();
-        Hostinfo { routable_ips: self.said.routes.clone(), ..info }
-    }
-
-    /// Whether its key is past its time.
-    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
-        self.key_expiry.is_some_and(|expiry| expiry <= now)
-    }
-
-    /// The routes that are both offered and approved by hand.
-    pub(super) fn served_routes(&self) -> impl Iterator<Item = IpNet> + '_ {
-        self.approved_routes.iter().copied().filter(|route| self.said.routes.contains(route))
-    }
-}
-
-/// The entry that peers get who are shown the node like this.
+/// The entry that peers get who are state the node like this.
 ///
 /// An expired node stays listed, so that people see why it is unreachable, but with no address to route
 /// to it and no way to find it, whatever a client makes of the flag.
-pub(super) fn peer(shown: &Shown, sight: &Sight, config: &Config) -> Node {
-    let record = &shown.record;
-    let addresses = shown.addresses(sight.without_ipv4);
+pub(super) fn peer(state: &NodeState, visibility: &Visibility, config: &Config) -> Node {
+    let record = &state.record;
+    let addresses = state.addresses(visibility.without_ipv4);
     let mut node = Node {
         id: record.id,
         stable_id: record.stable_id.clone(),
@@ -127,15 +92,15 @@ pub(super) fn peer(shown: &Shown, sight: &Sight, config: &Config) -> Node {
         cap: record.said.cap,
         tags: record.tags.iter().map(|tag| tag.as_str().to_owned()).collect(),
         last_seen: record.last_seen,
-        online: Some(shown.online),
+        online: Some(state.online),
         machine_authorized: true,
-        expired: shown.expired,
+        expired: state.expired,
         ..Node::default()
     };
-    if !shown.expired {
-        let exits = || shown.routes().iter().filter(|route| is_default_route(route));
-        let usual = || Carried { subnets: shown.primary.clone(), exits: exits().copied().collect() };
-        let carried = sight.carried.clone().unwrap_or_else(usual);
+    if !state.expired {
+        let exits = || state.served().iter().filter(|route| is_default_route(route));
+        let usual = || Carried { subnets: state.primary.clone(), exits: exits().copied().collect() };
+        let carried = visibility.carried.clone().unwrap_or_else(usual);
         node.allowed_ips = Some(addresses.into_iter().chain(carried.exits).chain(carried.subnets.clone()).collect());
         node.primary_routes = carried.subnets;
         // Clients suggest it to their users.
@@ -147,37 +112,37 @@ pub(super) fn peer(shown: &Shown, sight: &Sight, config: &Config) -> Node {
 }
 
 /// The entry that the node itself gets.
-pub(super) fn myself(shown: &Shown, config: &Config) -> Node {
-    let mut node = peer(shown, &Sight::default(), config);
-    node.machine = shown.record.machine;
-    node.hostinfo = Some(shown.record.hostinfo());
+pub(super) fn myself(state: &NodeState, config: &Config) -> Node {
+    let mut node = peer(state, &Visibility::default(), config);
+    node.machine = state.record.machine;
+    node.hostinfo = Some(state.record.hostinfo());
     let ours = OWN_CAPABILITIES.iter().map(|capability| ((*capability).to_owned(), None));
-    let given: CapMap = serde_json::from_str(&shown.given.attributes).unwrap_or_default();
+    let given: CapMap = serde_json::from_str(&state.grants.attributes).unwrap_or_default();
     node.cap_map = ours.chain(given).collect();
-    if !shown.expired {
-        node.allowed_ips = Some(node.addresses.iter().chain(shown.routes()).copied().collect());
+    if !state.expired {
+        node.allowed_ips = Some(node.addresses.iter().chain(state.served()).copied().collect());
     }
     node
 }
 
 /// Whether the node itself must be told. What it said of itself is not repeated to it.
-pub(super) fn concerns_itself(before: &Shown, after: &Shown, config: &Config) -> bool {
+pub(super) fn concerns_itself(before: &NodeState, after: &NodeState, config: &Config) -> bool {
     if before.is_same_but_online(after) {
         return false;
     }
-    let told = |shown| {
-        let node = Node { hostinfo: None, cap: Default::default(), ..without_patchable(myself(shown, config)) };
-        json(&Node { key_expiry: shown.record.key_expiry, ..node })
+    let told = |state| {
+        let node = Node { hostinfo: None, cap: Default::default(), ..without_patchable(myself(state, config)) };
+        json(&Node { key_expiry: state.record.key_expiry, ..node })
     };
     told(before) != told(after)
 }
 
-/// Compares what peers were shown with what is to be shown.
-pub(super) fn difference(before: &Shown, after: &Shown, config: &Config) -> Difference {
+/// Compares what peers were state with what is to be state.
+pub(super) fn difference(before: &NodeState, after: &NodeState, config: &Config) -> Difference {
     if before.is_same_but_online(after) {
         return if before.online == after.online { Difference::None } else { Difference::Online(after.online) };
     }
-    let usual = Sight::default();
+    let usual = Visibility::default();
     let (old, new) = (peer(before, &usual, config), peer(after, &usual, config));
     // Whatever a patch cannot express is compared as text, so that a field added to the entry is never
     // forgotten here.
@@ -200,7 +165,7 @@ pub(super) fn profile(id: UserId, user: Option<&UserRecord>) -> UserProfile {
 }
 
 /// The owner of a node, as the answer to a registration shows it.
-pub(super) fn login(id: UserId, user: Option<&UserRecord>) -> (User, Login) {
+pub(in crate::registry) fn login(id: UserId, user: Option<&UserRecord>) -> (User, Login) {
     let (login_name, display_name) = names(id, user);
     let created = user.map(|user| user.created);
     (

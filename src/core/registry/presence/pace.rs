@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::session::add;
+use super::add;
 use crate::types::Timestamp;
 
 /// Changes that are passed on at once.

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::session::add;
+use super::add;
 use crate::types::{DiscoPublic, Timestamp};
 
 /// Disco keys that are remembered: of two machines, and of one that was started again meanwhile.
@@ -23,7 +23,7 @@ const COUNTED: Duration = Duration::from_secs(300);
 /// And the finding, once made.
 const FOUND: Duration = Duration::from_secs(600);
 /// How long the one that is put off should wait: two requests a minute for both.
-pub(super) const PUT_OFF: Duration = Duration::from_secs(60);
+pub(in crate::registry) const PUT_OFF: Duration = Duration::from_secs(60);
 
 /// The signs of one node.
 #[derive(Debug, Default)]

@@ -2,28 +2,50 @@
 //!
 //! Nodes that see the same peers, each itself left out, form one [`ViewClass`]; what is told of a change is worked
 //! out once for each class, not for each node. Where a policy is in force a class is a [`View`] of it, and peers
-//! that carry routes may be shown differently to different classes ([`Sight`]).
+//! that carry routes may be shown differently to different classes ([`Visibility`]).
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use super::gate::{Gate, SshRules};
+use super::entry::NodeState;
 use super::message::{Chunk, json};
-use super::view::{Given, Shown};
-use crate::policy::{Carried, Compiled, RuleSet, View};
-use crate::types::{NodeId, UserId, is_default_route};
+use crate::policy::{Carried, Change, Compiled, Kind, RuleSet, SshKind, View};
+use crate::registry::presence::INSIDE;
+use crate::types::{NodeId, is_default_route};
 use crate::wire::control::{RuleOrigin, match_all};
 
-/// Who sees whom, and what their packet filters admit.
+/// Who sees whom, by class, and what of the policy viewers have not been sent yet.
 #[derive(Debug, Default)]
-pub(super) enum Visibility {
-    /// Nobody ever set a policy: every node sees every other and may reach it on any port.
-    #[default]
-    Everyone,
-    /// What the policy says.
-    Policy(Box<Gate>),
+pub(super) struct Views {
+    classes: BTreeMap<Arc<View>, ViewClass>,
+    views: BTreeMap<ViewClass, Arc<View>>,
+    /// The class that was given last; nothing where a policy never gave one.
+    last: Option<ViewClass>,
+    /// The classes of kinds, as long as nothing changes.
+    kinds: BTreeMap<Kind, ViewClass>,
+    /// The classes after a few changes, by the class before and who of the changed nodes is seen; for one flush.
+    after: BTreeMap<(ViewClass, Vec<NodeId>), ViewClass>,
+    /// The SSH rules of kinds of nodes, as long as nothing changes.
+    ssh: BTreeMap<SshKind, SshRules>,
+    /// What changed since viewers were last sent anything.
+    stale: Change,
 }
+
+/// SSH rules as a field of a message.
+#[derive(Clone, Debug)]
+struct SshRules {
+    /// Not zero.
+    digest: u64,
+    field: Arc<Chunk>,
+}
+
+/// Kinds of nodes whose SSH rules are kept written: those of many nodes are few kinds, and a text may name every node.
+const SSH_KINDS: usize = 256;
+
+/// Changed nodes up to which a view is worked out from the one before: each costs a look for every viewer.
+const FEW: usize = 16;
 
 /// The name of a set of viewers who see the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +61,7 @@ impl ViewClass {
 
 /// How viewers are shown a peer that they see.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Sight {
+pub(super) struct Visibility {
     /// Without its IPv4 address, which they have no use for.
     pub(super) without_ipv4: bool,
     /// With these routes; `None` for the routes that it was chosen for among all.
@@ -48,7 +70,7 @@ pub(super) struct Sight {
 
 /// What a node was told of its packet filter and its SSH rules: digests, by part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct ToldFilter {
+pub(super) struct SentFilter {
     parts: BTreeMap<PartName, u64>,
     /// Zero where it was told none.
     ssh: u64,
@@ -147,33 +169,92 @@ pub(super) struct Stale {
 /// The part that holds without a rule of a policy.
 const UNWRITTEN: &str = "base";
 
-impl Visibility {
-    /// The class that a viewer belongs to as things stand.
-    pub(super) fn class(&mut self, viewer: &Shown) -> ViewClass {
-        match self {
-            _ if viewer.expired => ViewClass::NOBODY,
-            Self::Everyone => ViewClass::EVERYONE,
-            Self::Policy(gate) => gate.class(viewer.record.id),
-        }
+impl Views {
+    /// Another policy is in force: everybody must be asked about anew. Views that the one before gave keep their classes,
+    /// since viewers were sent them.
+    pub(super) fn policy_changed(&mut self, rules: &Compiled) {
+        self.forget_kinds();
+        self.after.clear();
+        self.stale = Change::everything(rules);
     }
 
-    /// The class that a viewer of a class belongs to after a few other nodes changed: what [`Visibility::class`] finds,
-    /// without a look at the rest of the network.
-    pub(super) fn class_after(&mut self, was: ViewClass, viewer: &Shown, changed: &[NodeId]) -> ViewClass {
-        match self {
-            Self::Policy(gate) if !viewer.expired => {
-                gate.class_after(was, viewer.record.id, changed).unwrap_or_else(|| gate.class(viewer.record.id))
-            }
-            _ => self.class(viewer),
+    /// The policy says something else of some nodes.
+    pub(super) fn changed(&mut self, change: &Change) {
+        self.forget_kinds();
+        self.stale.add(change);
+    }
+
+    fn forget_kinds(&mut self) {
+        self.kinds.clear();
+        self.ssh.clear();
+    }
+
+    /// The class that a viewer belongs to as things stand.
+    pub(super) fn class(&mut self, rules: Option<&Compiled>, viewer: &NodeState) -> ViewClass {
+        let Some(rules) = rules.filter(|_| !viewer.expired) else {
+            return if viewer.expired { ViewClass::NOBODY } else { ViewClass::EVERYONE };
+        };
+        let id = viewer.record.id;
+        let Some(kind) = rules.kind(id) else { return ViewClass::NOBODY };
+        if let Some(class) = self.kinds.get(&kind) {
+            return *class;
         }
+        let class = self.class_of(rules.view(id));
+        self.kinds.insert(kind, class);
+        class
+    }
+
+    /// The class that a viewer of a class belongs to after a few other nodes changed: what [`Views::class`] finds, without
+    /// a look at the rest of the network.
+    pub(super) fn class_after(
+        &mut self,
+        rules: Option<&Compiled>,
+        was: ViewClass,
+        viewer: &NodeState,
+        changed: &[NodeId],
+    ) -> ViewClass {
+        let found = match rules {
+            Some(rules) if !viewer.expired => self.stepped(rules, was, viewer.record.id, changed),
+            Some(_) | None => None,
+        };
+        found.unwrap_or_else(|| self.class(rules, viewer))
+    }
+
+    /// The class of a node that was in another before some others changed, none of them a router; nothing where it
+    /// must be looked at anew.
+    fn stepped(&mut self, rules: &Compiled, was: ViewClass, id: NodeId, changed: &[NodeId]) -> Option<ViewClass> {
+        let before = self.views.get(&was).filter(|_| !changed.contains(&id))?;
+        if changed.is_empty() {
+            return Some(was);
+        }
+        let seen: Vec<NodeId> = changed.iter().copied().filter(|other| rules.sees(id, *other)).collect();
+        if let Some(class) = self.after.get(&(was, seen.clone())) {
+            return Some(*class);
+        }
+        let mut peers: Vec<NodeId> = before.peers.iter().filter(|peer| !changed.contains(peer)).copied().collect();
+        peers.extend(&seen);
+        peers.sort_unstable();
+        let view = View { peers, without_ipv4: before.without_ipv4, routers: before.routers.clone() };
+        let class = self.class_of(view);
+        self.after.insert((was, seen), class);
+        Some(class)
+    }
+
+    fn class_of(&mut self, view: View) -> ViewClass {
+        if let Some(class) = self.classes.get(&view) {
+            return *class;
+        }
+        let next = self.last.map_or(ViewClass::FIRST.0, |last| last.0.wrapping_add(1).max(ViewClass::FIRST.0));
+        let (class, view) = (ViewClass(next), Arc::new(view));
+        self.last = Some(class);
+        self.views.insert(class, Arc::clone(&view));
+        self.classes.insert(view, class);
+        class
     }
 
     /// The view that a class is, where a policy gave it.
     pub(super) fn view(&self, class: ViewClass) -> Option<&Arc<View>> {
-        match self {
-            Self::Everyone => None,
-            Self::Policy(gate) => gate.view(class),
-        }
+        self.views.get(&class)
     }
 
     /// Whom viewers of a class see, by number; `None` for everybody.
@@ -186,25 +267,25 @@ impl Visibility {
 
     /// How viewers of a class are shown a peer; `None` where they do not see it. That nobody is a peer of itself
     /// is the caller's business.
-    pub(super) fn sight(&self, class: ViewClass, peer: &Shown) -> Option<Sight> {
+    pub(super) fn visibility(&self, class: ViewClass, peer: &NodeState) -> Option<Visibility> {
         match class {
             ViewClass::NOBODY => None,
-            ViewClass::EVERYONE => Some(Sight::default()),
+            ViewClass::EVERYONE => Some(Visibility::default()),
             class => {
                 let view = self.view(class)?;
                 view.peers.binary_search(&peer.record.id).ok()?;
                 let carried = view.routers.get(&peer.record.id).filter(|carried| !is_usual(carried, peer)).cloned();
-                Some(Sight { without_ipv4: view.without_ipv4, carried })
+                Some(Visibility { without_ipv4: view.without_ipv4, carried })
             }
         }
     }
 
     /// Whether viewers of a class see a peer.
-    pub(super) fn sees(&self, class: ViewClass, peer: &Shown) -> bool {
+    pub(super) fn sees(&self, class: ViewClass, peer: NodeId) -> bool {
         match class {
             ViewClass::NOBODY => false,
             ViewClass::EVERYONE => true,
-            class => self.view(class).is_some_and(|view| view.peers.binary_search(&peer.record.id).is_ok()),
+            class => self.view(class).is_some_and(|view| view.peers.binary_search(&peer).is_ok()),
         }
     }
 
@@ -236,23 +317,24 @@ impl Visibility {
         Some(between)
     }
 
-    /// What a node of a class is to be told of its filter after what it was told, and which it has been told from here on.
+    /// What a node of a class is to be sent of its filter after what it was sent, and has been sent from here on.
     pub(super) fn filter_news(
         &mut self,
+        rules: Option<&Compiled>,
         class: ViewClass,
         id: NodeId,
-        told: &mut ToldFilter,
+        told: &mut SentFilter,
         extent: Extent<'_>,
     ) -> FilterNews {
         let mut news = FilterNews::default();
         if let Extent::First = extent {
-            *told = ToldFilter::default();
+            *told = SentFilter::default();
             // A client may remember parts from a stream before this one.
             news.drop("*");
         }
-        let gate = match self {
-            Self::Policy(gate) if class != ViewClass::NOBODY => gate,
-            _ => {
+        let compiled = match rules {
+            Some(rules) if class != ViewClass::NOBODY => rules,
+            Some(_) | None => {
                 let (digest, rules) = if class == ViewClass::NOBODY { (0, Vec::new()) } else { (1, match_all()) };
                 let unwritten = BTreeMap::from([(PartName(None), digest)]);
                 told.replace_parts(unwritten, &mut news, |news, name| {
@@ -264,13 +346,13 @@ impl Visibility {
         };
         let with_ssh = match extent {
             Extent::Rules { rules, ssh } => {
-                told.update_parts(gate.compiled(), id, rules, &mut news);
+                told.update_parts(compiled, id, rules, &mut news);
                 ssh
             }
             Extent::First | Extent::Whole => {
-                let filter = gate.compiled().filter(id);
+                let filter = compiled.filter(id);
                 let parts: BTreeMap<_, _> =
-                    gate.compiled().parts(&filter).map(|part| (PartName(part.origin().cloned()), part)).collect();
+                    compiled.parts(&filter).map(|part| (PartName(part.origin().cloned()), part)).collect();
                 let digests = parts.iter().map(|(name, part)| (name.clone(), part.digest())).collect();
                 told.replace_parts(digests, &mut news, |news, name| {
                     if let Some(part) = parts.get(name) {
@@ -281,63 +363,64 @@ impl Visibility {
             }
         };
         if with_ssh {
-            told.replace_ssh(gate.ssh(id), &mut news);
+            told.replace_ssh(self.ssh(compiled, id), &mut news);
         }
         news
     }
 
-    /// The nodes whose classes, and those whose filters, may be others since this was last asked.
-    pub(super) fn take_stale(&mut self) -> Stale {
-        match self {
-            Self::Everyone => Stale::default(),
-            Self::Policy(gate) => gate.take_stale(),
+    /// The SSH rules of a node, written once for all nodes that have the same; nothing where the policy has none at all.
+    fn ssh(&mut self, rules: &Compiled, id: NodeId) -> Option<SshRules> {
+        if !rules.policy().has_ssh() {
+            return None;
+        }
+        let kind = rules.ssh_kind(id);
+        if let Some(written) = self.ssh.get(&kind) {
+            return Some(written.clone());
+        }
+        let text = format!("\"SSHPolicy\":{}", json(&rules.ssh_policy(id, INSIDE)));
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        let written = SshRules { digest: hasher.finish().max(1), field: Chunk::of_text(&text) };
+        if self.ssh.len() >= SSH_KINDS {
+            self.ssh.clear();
+        }
+        self.ssh.insert(kind, written.clone());
+        Some(written)
+    }
+
+    /// The nodes whose classes, and those whose filters, may be others since this was last asked. Nothing is stale from
+    /// here on.
+    pub(super) fn take_stale(&mut self, rules: Option<&Compiled>) -> Stale {
+        self.after.clear();
+        let Change { filters, peers, whole, ssh, rules: changed, alone } = std::mem::take(&mut self.stale);
+        let Some(rules) = rules else { return Stale::default() };
+        let nodes = |set| rules.nodes(set);
+        Stale {
+            viewers: nodes(&peers).collect(),
+            filters: nodes(&filters).collect(),
+            whole: nodes(&whole).collect(),
+            ssh: nodes(&ssh).collect(),
+            rules: changed,
+            alone: alone.filter(|alone| alone.len() <= FEW).map(|alone| alone.into_iter().collect()),
         }
     }
 
     /// Forgets the view of a class that nobody is in.
     pub(super) fn forget(&mut self, class: ViewClass) {
-        if let Self::Policy(gate) = self {
-            gate.forget(class);
+        if let Some(view) = self.views.remove(&class) {
+            self.classes.remove(&view);
         }
+        self.kinds.retain(|_, known| *known != class);
+        self.after.retain(|_, known| *known != class);
     }
 
     /// How many views there are.
-    pub(super) fn views(&self) -> usize {
-        match self {
-            Self::Everyone => 1,
-            Self::Policy(gate) => gate.views(),
-        }
-    }
-
-    /// A node is, from here on, this; what it has by the policy, or for want of one, comes back.
-    pub(super) fn put_node(&mut self, shown: &Shown) -> Given {
-        match self {
-            Self::Everyone => Given { routes: shown.record.served_routes().collect(), ..Given::default() },
-            Self::Policy(gate) => gate.put_node(shown),
-        }
-    }
-
-    pub(super) fn remove_node(&mut self, id: NodeId) {
-        if let Self::Policy(gate) = self {
-            gate.remove_node(id);
-        }
-    }
-
-    /// A user is, from here on, called this.
-    pub(super) fn put_user(&mut self, id: UserId, login: &str, role: crate::policy::Role) {
-        if let Self::Policy(gate) = self {
-            gate.put_user(id, login, role);
-        }
-    }
-
-    pub(super) fn remove_user(&mut self, id: UserId) {
-        if let Self::Policy(gate) = self {
-            gate.remove_user(id);
-        }
+    pub(super) fn count(&self) -> usize {
+        self.views.len().max(1)
     }
 }
 
-impl ToldFilter {
+impl SentFilter {
     /// The parts are, from here on, these; `write` adds one that came or changed.
     fn replace_parts(
         &mut self,
@@ -387,6 +470,6 @@ impl ToldFilter {
 }
 
 /// Whether the routes are those that the peer was chosen for among all.
-fn is_usual(carried: &Carried, peer: &Shown) -> bool {
-    carried.subnets == peer.primary && carried.exits.iter().eq(peer.routes().iter().filter(|r| is_default_route(r)))
+fn is_usual(carried: &Carried, peer: &NodeState) -> bool {
+    carried.subnets == peer.primary && carried.exits.iter().eq(peer.served().iter().filter(|r| is_default_route(r)))
 }

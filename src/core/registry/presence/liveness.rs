@@ -8,16 +8,15 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::gate::INSIDE;
-use super::member::subnets;
-use super::message::Builder;
-use super::session::{Notice, Output, SessionId, Timer, add};
-use super::state::State;
-use crate::types::{MachinePublic, NodeId, Timestamp};
+use super::{Presence, SessionId, Timer, add};
+use crate::types::{NodeId, Timestamp};
 use crate::wire::control::PingRequest;
+
+/// Where nodes ask about SSH sessions that are held, and answer whether they are there: the path counts, for the request
+/// goes inside the channel that they have to us.
+pub(in crate::registry) const INSIDE: &str = "https://unused";
 
 /// How often routers are asked where another one waits, and how long they may take.
 const OFTEN: Pace = Pace { every: Duration::from_secs(4), within: Duration::from_secs(3) };
@@ -56,15 +55,25 @@ impl Asking {
     }
 }
 
-impl State {
-    /// A node answered a question. It counts only from the machine that was asked.
-    pub fn pong(&mut self, machine: MachinePublic, ping: PingId, now: Timestamp) {
-        let Some(session) = self.sessions.get_mut(&ping.session) else { return };
-        let id = session.node;
-        let Some(member) = self.members.get_mut(&id) else { return };
-        if member.shown.record.machine == machine && session.asking.open == Some(ping.number) {
-            session.asking.open = None;
-            member.answers = true;
+/// What the time has come for, with a stream.
+pub(in crate::registry) enum Asked {
+    /// Nothing yet.
+    Later,
+    /// To ask its node this.
+    Ask(PingId),
+    /// To give its node up, which does not answer any more.
+    Silent(NodeId),
+}
+
+impl Presence {
+    /// A node answered a question. It counts only from the machine that was asked, which is `is_its` to say.
+    pub(in crate::registry) fn pong(&mut self, ping: PingId, now: Timestamp, is_its: impl Fn(NodeId) -> bool) {
+        let Some(stream) = self.streams.get_mut(&ping.session) else { return };
+        let id = stream.node;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        if is_its(id) && stream.asking.open == Some(ping.number) {
+            stream.asking.open = None;
+            node.answers = true;
             let at = self.next_asked_at(id, now);
             self.ask_at(ping.session, at);
         }
@@ -83,71 +92,58 @@ impl State {
     }
 
     /// Nodes that have become routers, or whose subnet has another router from here on, are asked at the new pace.
-    pub(super) fn ask_contested(&mut self, now: Timestamp) {
+    pub(in crate::registry) fn ask_contested(&mut self, now: Timestamp) {
         for id in std::mem::take(&mut self.contested) {
             let at = self.next_asked_at(id, now);
-            let Some(number) = self.members.get(&id).and_then(|member| member.session) else { continue };
-            let asking = self.sessions.get(&number).map(|session| &session.asking);
+            let Some(session) = self.session_of(id) else { continue };
+            let asking = self.streams.get(&session).map(|stream| &stream.asking);
             if asking.is_some_and(|asking| asking.open.is_none() && at < asking.at) {
-                self.ask_at(number, at);
+                self.ask_at(session, at);
             }
         }
     }
 
     /// The time has come to ask a stream, or to judge it.
-    pub(super) fn ask(&mut self, number: SessionId, now: Timestamp) {
-        let Some(id) = self.sessions.get(&number).map(|session| session.node) else { return };
+    pub(in crate::registry) fn ask(&mut self, session: SessionId, now: Timestamp) -> Asked {
+        let Some(id) = self.streams.get(&session).map(|stream| stream.node) else { return Asked::Later };
         let pace = self.pace_of(id);
-        let Some(member) = self.members.get_mut(&id) else { return };
-        member.twins.handle_time(now);
-        let answers = member.answers;
-        let Some(session) = self.sessions.get_mut(&number) else { return };
-        let asking = &mut session.asking;
+        let Some(node) = self.nodes.get_mut(&id) else { return Asked::Later };
+        node.twins.handle_time(now);
+        let answers = node.answers;
+        let Some(stream) = self.streams.get_mut(&session) else { return Asked::Later };
+        let asking = &mut stream.asking;
         if asking.open.is_some() && answers {
             let is_late = now > add(asking.at, LATE);
             if !is_late || std::mem::replace(&mut asking.is_put_off, true) {
-                return self.fell_silent(id, number, now);
+                node.is_silent = true;
+                return Asked::Silent(id);
             }
-            return self.ask_at(number, add(now, pace.within));
+            self.ask_at(session, add(now, pace.within));
+            return Asked::Later;
         }
-        let ping = PingId { session: number, number: now.as_millisecond() };
+        let ping = PingId { session, number: now.as_millisecond() };
         (asking.open, asking.is_put_off) = (Some(ping.number), false);
-        self.ask_at(number, add(now, if answers { pace.within } else { pace.every }));
-        // Clients do not take such a message for news of the network.
-        let mut builder = Builder::new(&self.fanout.comma);
-        builder.field("KeepAlive", &true);
-        builder.field("PingRequest", &ping.request());
-        self.outputs.push_back(Output::Send { sessions: vec![number], message: Arc::new(builder.finish()) });
-    }
-
-    /// A node does not answer any more: another routes in its place from here on, and its stream ends as if it had.
-    fn fell_silent(&mut self, id: NodeId, number: SessionId, now: Timestamp) {
-        if let Some(member) = self.members.get_mut(&id) {
-            member.is_silent = true;
-            let served = subnets(&member.shown);
-            self.elect(id, &served);
-        }
-        self.outputs.push_back(Output::Noticed(Notice::Silent(id)));
-        self.outputs.push_back(Output::Close { session: number });
-        self.close(number, now);
+        self.ask_at(session, add(now, if answers { pace.within } else { pace.every }));
+        Asked::Ask(ping)
     }
 
     fn pace_of(&self, id: NodeId) -> Pace {
-        let Some(member) = self.members.get(&id) else { return SELDOM };
-        let has_other = subnets(&member.shown).iter().any(|prefix| self.routes.servers(prefix).nth(1).is_some());
+        let Some(node) = self.nodes.get(&id) else { return SELDOM };
+        let has_other = node.serves.iter().any(|prefix| self.routes.servers(prefix).nth(1).is_some());
         if has_other { OFTEN } else { SELDOM }
     }
 
-    fn ask_at(&mut self, number: SessionId, at: Timestamp) {
-        let Some(session) = self.sessions.get_mut(&number) else { return };
-        let before = std::mem::replace(&mut session.asking.at, at);
-        self.timers.remove(&(before, Timer::Ask(number)));
-        self.timers.insert((at, Timer::Ask(number)));
+    fn ask_at(&mut self, session: SessionId, at: Timestamp) {
+        let Some(stream) = self.streams.get_mut(&session) else { return };
+        let before = std::mem::replace(&mut stream.asking.at, at);
+        self.timers.remove(&(before, Timer::Ask(session)));
+        self.timers.insert((at, Timer::Ask(session)));
     }
 }
 
 impl PingId {
-    fn request(self) -> PingRequest {
+    /// The question, as it is sent.
+    pub(in crate::registry) fn request(self) -> PingRequest {
         let url = format!("{INSIDE}/machine/ping-response?id={self}");
         PingRequest { url, url_is_noise: true, ..PingRequest::default() }
     }

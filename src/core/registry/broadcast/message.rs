@@ -340,7 +340,7 @@ impl Builder {
 }
 
 /// The JSON text of a value. Our own types always have one.
-pub(super) fn json(value: &impl Serialize) -> String {
+pub(in crate::registry) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
 }
 
