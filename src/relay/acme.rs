@@ -158,7 +158,7 @@ impl Acme {
         }
         match order.poll_ready(&PATIENCE).await? {
             OrderStatus::Ready | OrderStatus::Valid => {}
-            status => {
+            status @ (OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Invalid) => {
                 let port = if self.settings.by_http { 80 } else { 443 };
                 return Err(format!("the order is {status:?}: does port {port} of each domain lead here?").into());
             }

@@ -69,7 +69,7 @@ impl Pin {
                 *vouched = true;
                 false
             }
-            _ => {
+            Self::FirstUse | Self::Told(_) | Self::Known { .. } => {
                 let is_new = *self != Self::Told(told);
                 *self = Self::Told(told);
                 is_new

@@ -290,14 +290,20 @@ impl Session {
             Phase::LoggingOut { deadline, .. } if *deadline <= now => {
                 self.logged_out(Some(Failure::Silent(LOGOUT_TIMEOUT)));
             }
-            _ => {}
+            Phase::Stopped
+            | Phase::NewKey
+            | Phase::Registering { .. }
+            | Phase::Ready
+            | Phase::Streaming(_)
+            | Phase::Waiting { .. }
+            | Phase::LoggingOut { .. } => {}
         }
         match self.update {
             Update::Waiting { until } if until <= now => self.update = Update::Due,
             Update::Sent { deadline, .. } if deadline <= now => {
                 self.connection_failed(Failure::Silent(REQUEST_TIMEOUT), Next::Stream, now);
             }
-            _ => {}
+            Update::Known | Update::Due | Update::Sent { .. } | Update::Waiting { .. } => {}
         }
         self.proceed(now);
     }
@@ -368,9 +374,15 @@ impl Session {
             Phase::Registering { id: current, .. } if *current == id => Some(Purpose::Register),
             Phase::LoggingOut { id: current, .. } if *current == id => Some(Purpose::LogOut),
             Phase::Streaming(stream) if stream.id == id => Some(Purpose::Stream),
-            _ => match self.update {
+            Phase::Stopped
+            | Phase::NewKey
+            | Phase::Registering { .. }
+            | Phase::Ready
+            | Phase::Streaming(_)
+            | Phase::Waiting { .. }
+            | Phase::LoggingOut { .. } => match self.update {
                 Update::Sent { id: current, .. } if current == id => Some(Purpose::Update),
-                _ => None,
+                Update::Known | Update::Due | Update::Sent { .. } | Update::Waiting { .. } => None,
             },
         }
     }
@@ -403,7 +415,12 @@ impl Session {
                 return;
             }
             Phase::Streaming(stream) => self.transmits.push_back(Transmit::Cancel(stream.id)),
-            _ => {}
+            Phase::Stopped
+            | Phase::NewKey
+            | Phase::Registering { .. }
+            | Phase::Ready
+            | Phase::Waiting { .. }
+            | Phase::LoggingOut { .. } => {}
         }
         self.update = Update::Due;
         self.wait(failure, then, now);
@@ -421,7 +438,9 @@ impl Session {
                 *wait
             }
             Failure::Refused(_) | Failure::Stranger(_) => self.backoff.spread(REFUSED_PAUSE),
-            _ => self.backoff.next(),
+            Failure::Unreachable(_) | Failure::Silent(_) | Failure::Status { .. } | Failure::NotUnderstood(_) => {
+                self.backoff.next()
+            }
         };
         self.online = false;
         self.events.push_back(Event::Failed(failure));

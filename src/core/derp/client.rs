@@ -203,7 +203,18 @@ impl Client {
                 }
                 None
             }
-            _ => None,
+            Frame::ServerKey(_)
+            | Frame::ClientInfo { .. }
+            | Frame::ServerInfo(_)
+            | Frame::SendPacket { .. }
+            | Frame::KeepAlive
+            | Frame::NotePreferred(_)
+            | Frame::PeerPresent(_)
+            | Frame::ForwardPacket { .. }
+            | Frame::WatchConns
+            | Frame::ClosePeer(_)
+            | Frame::Pong(_)
+            | Frame::Unknown(_) => None,
         }
     }
 

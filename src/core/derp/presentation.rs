@@ -8,10 +8,8 @@ use crate::wire::derp::{CLIENT_FRAME, ClientInfo, DerpError, Frame, HEADER_LEN, 
 pub fn read_key(bytes: &[u8]) -> Result<Option<(NodePublic, usize)>, DerpError> {
     let Some((kind, length)) = header(bytes, CLIENT_FRAME)? else { return Ok(None) };
     let Some(body) = bytes.get(HEADER_LEN..HEADER_LEN + length) else { return Ok(None) };
-    match Frame::decode(kind, body)? {
-        Frame::ServerKey(key) => Ok(Some((key, HEADER_LEN + length))),
-        _ => Err(DerpError::Magic),
-    }
+    let Frame::ServerKey(key) = Frame::decode(kind, body)? else { return Err(DerpError::Magic) };
+    Ok(Some((key, HEADER_LEN + length)))
 }
 
 /// Says who we are and that we share the region's secret. `nonce` is 24 random bytes.

@@ -338,7 +338,18 @@ impl Server {
                     wake.insert(closed);
                 }
             }
-            _ => {}
+            Frame::ServerKey(_)
+            | Frame::ClientInfo { .. }
+            | Frame::ServerInfo(_)
+            | Frame::SendPacket { .. }
+            | Frame::RecvPacket { .. }
+            | Frame::KeepAlive
+            | Frame::PeerGone { .. }
+            | Frame::PeerPresent(_)
+            | Frame::Pong(_)
+            | Frame::Health(_)
+            | Frame::Restarting { .. }
+            | Frame::Unknown(_) => {}
         }
         Ok(())
     }

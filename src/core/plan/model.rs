@@ -148,7 +148,13 @@ impl ModelKernel {
                 let able = to.without(&self.state.lacking) == **to;
                 (!able).then_some("No such file or directory")
             }
-            _ => None,
+            Step::Link(_)
+            | Step::Device(_)
+            | Step::Peer(..)
+            | Step::Route(_)
+            | Step::Rule(_)
+            | Step::Firewall(_)
+            | Step::RemoveStrange(_) => None,
         }
     }
 

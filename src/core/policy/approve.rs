@@ -96,7 +96,13 @@ impl Compiled {
         let owners = self.policy().tag_owners.get(tag).map(Vec::as_slice).unwrap_or_default();
         let owns = |owner: &Selector| match owner {
             Selector::Tag(owner) => tags.contains(owner),
-            owner => tags.is_empty() && self.means_user(owner, user),
+            owner @ (Selector::Any
+            | Selector::Net(_)
+            | Selector::Set(_)
+            | Selector::User(_)
+            | Selector::Domain(_)
+            | Selector::Group(_)
+            | Selector::Auto(_)) => tags.is_empty() && self.means_user(owner, user),
         };
         owners.iter().any(owns)
     }
@@ -108,7 +114,14 @@ impl Compiled {
         let is_known = |name: &str| canonical_login(name).is_some_and(|name| known.contains(&name));
         let users = named.filter_map(|selector| match selector {
             Selector::User(name) if !is_known(name) => Some(name.clone()),
-            _ => None,
+            Selector::Any
+            | Selector::Net(_)
+            | Selector::Set(_)
+            | Selector::User(_)
+            | Selector::Domain(_)
+            | Selector::Group(_)
+            | Selector::Tag(_)
+            | Selector::Auto(_) => None,
         });
         users.collect()
     }

@@ -177,7 +177,12 @@ impl Compiled {
         let nets: Vec<IpNet> = match selector {
             Selector::Any => vec![OVERLAY_V4.into(), OVERLAY_V6.into()],
             Selector::Net(net) => vec![*net],
-            selector => {
+            selector @ (Selector::Set(_)
+            | Selector::User(_)
+            | Selector::Domain(_)
+            | Selector::Group(_)
+            | Selector::Tag(_)
+            | Selector::Auto(_)) => {
                 let places = self.nodes_of(std::slice::from_ref(selector));
                 let number = self.index.number(selector);
                 let prefixes = number.map(|number| self.index.prefixes(number)).unwrap_or_default();
@@ -227,7 +232,13 @@ impl Compiled {
                 return Err(Unclear::Wrong(wrong));
             }
             Selector::Net(net) => self.index.slots_in(net).collect(),
-            selector => self.nodes_of(std::slice::from_ref(selector)),
+            selector @ (Selector::Any
+            | Selector::Set(_)
+            | Selector::User(_)
+            | Selector::Domain(_)
+            | Selector::Group(_)
+            | Selector::Tag(_)
+            | Selector::Auto(_)) => self.nodes_of(std::slice::from_ref(selector)),
         };
         if nodes.is_empty() { Err(Unclear::Nobody("this stands for no node at present".to_owned())) } else { Ok(nodes) }
     }
@@ -294,8 +305,5 @@ impl std::fmt::Display for Outcome {
 }
 
 fn domain(selector: &Selector) -> Option<&str> {
-    match selector {
-        Selector::Domain(domain) => Some(domain),
-        _ => None,
-    }
+    if let Selector::Domain(domain) = selector { Some(domain) } else { None }
 }

@@ -223,7 +223,12 @@ impl Compiled {
                     destinations.extend(carried.copied().map(Destination::Net));
                 }
                 _ if !via && selected() => destinations.extend(own_nets(place).map(Destination::Net)),
-                _ => {}
+                Selector::Any
+                | Selector::User(_)
+                | Selector::Domain(_)
+                | Selector::Group(_)
+                | Selector::Tag(_)
+                | Selector::Auto(_) => {}
             }
         }
         destinations

@@ -22,7 +22,12 @@ impl Topology {
         let logins = named.filter_map(|selector| match selector {
             Selector::User(name) => Some(name.clone()),
             Selector::Domain(domain) => Some(format!("somebody@{domain}")),
-            _ => None,
+            Selector::Any
+            | Selector::Net(_)
+            | Selector::Set(_)
+            | Selector::Group(_)
+            | Selector::Tag(_)
+            | Selector::Auto(_) => None,
         });
         let accounts = policy.ssh.iter().flat_map(|rule| &rule.users);
         let domains = accounts.filter_map(|user| local_part_domain(&user.value));

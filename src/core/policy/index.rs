@@ -125,7 +125,12 @@ impl Index {
                 let nets = policy.sets.get(name).cloned().unwrap_or_default();
                 self.address_selectors.push((number, nets));
             }
-            _ => {}
+            Selector::Any
+            | Selector::User(_)
+            | Selector::Domain(_)
+            | Selector::Group(_)
+            | Selector::Tag(_)
+            | Selector::Auto(_) => {}
         }
         self.selectors.push(selector.clone());
         self.numbers.insert(selector.clone(), number);
@@ -336,7 +341,9 @@ impl<'u> Directory<'u> {
             }
             Selector::Auto(Autogroup::Admin) => with_role(Role::Admin).collect(),
             Selector::Auto(Autogroup::Owner) => with_role(Role::Owner).collect(),
-            _ => BTreeSet::new(),
+            Selector::Any | Selector::Net(_) | Selector::Set(_) | Selector::Tag(_) | Selector::Auto(_) => {
+                BTreeSet::new()
+            }
         }
     }
 }

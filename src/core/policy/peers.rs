@@ -193,7 +193,13 @@ impl Compiled {
         for flow in rules {
             let covers = |target: &usize| match self.index.selector(*target) {
                 Selector::Any => flow.via.is_none(),
-                _ => self.index.prefixes(*target).iter().any(|net| overlaps(net, route)),
+                Selector::Net(_)
+                | Selector::Set(_)
+                | Selector::User(_)
+                | Selector::Domain(_)
+                | Selector::Group(_)
+                | Selector::Tag(_)
+                | Selector::Auto(_) => self.index.prefixes(*target).iter().any(|net| overlaps(net, route)),
             };
             if flow.targets.iter().any(covers) {
                 open.unite(&flow.concerned.intersection(carriers));
@@ -215,7 +221,13 @@ impl Compiled {
         for flow in self.flows_from(slot) {
             let is_internet = |target: &usize| match self.index.selector(*target) {
                 Selector::Any => flow.via.is_none(),
-                selector => *selector == Selector::Auto(Autogroup::Internet),
+                selector @ (Selector::Net(_)
+                | Selector::Set(_)
+                | Selector::User(_)
+                | Selector::Domain(_)
+                | Selector::Group(_)
+                | Selector::Tag(_)
+                | Selector::Auto(_)) => *selector == Selector::Auto(Autogroup::Internet),
             };
             if flow.targets.iter().any(is_internet) {
                 open.unite(&flow.concerned.intersection(&self.index.exits));

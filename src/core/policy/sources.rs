@@ -69,7 +69,9 @@ impl Sources {
                 }
                 Selector::Auto(Autogroup::DangerAll) => content.world = true,
                 Selector::Net(_) | Selector::Set(_) => content.nets.extend(index.prefixes(*number)),
-                _ => content.nodes.unite(index.selected(*number)),
+                Selector::User(_) | Selector::Domain(_) | Selector::Group(_) | Selector::Tag(_) | Selector::Auto(_) => {
+                    content.nodes.unite(index.selected(*number))
+                }
             }
         }
         content.nets.sort_unstable();

@@ -122,7 +122,9 @@ pub(super) fn members<'v, 't>(what: &str, value: &'v Value<'t>) -> Result<Vec<(T
     let object = match value {
         Value::Object(object) => object,
         Value::NullKeyword(_) => return Ok(Vec::new()),
-        other => return Err(wrong_type(what, "an object", other)),
+        other @ (Value::StringLit(_) | Value::NumberLit(_) | Value::BooleanLit(_) | Value::Array(_)) => {
+            return Err(wrong_type(what, "an object", other));
+        }
     };
     named(object)
 }
@@ -145,7 +147,9 @@ pub(super) fn elements<'v, 't>(what: &str, value: &'v Value<'t>) -> Result<&'v [
     match value {
         Value::Array(array) => Ok(&array.elements),
         Value::NullKeyword(_) => Ok(&[]),
-        other => Err(wrong_type(what, "a list", other)),
+        other @ (Value::StringLit(_) | Value::NumberLit(_) | Value::BooleanLit(_) | Value::Object(_)) => {
+            Err(wrong_type(what, "a list", other))
+        }
     }
 }
 
@@ -153,7 +157,11 @@ pub(super) fn elements<'v, 't>(what: &str, value: &'v Value<'t>) -> Result<&'v [
 pub(super) fn string(what: &str, value: &Value<'_>) -> Result<Text, Fault> {
     match value {
         Value::StringLit(text) => Ok(Text { at: span(value), value: text.value.clone().into_owned() }),
-        other => Err(wrong_type(what, "a string", other)),
+        other @ (Value::NumberLit(_)
+        | Value::BooleanLit(_)
+        | Value::Object(_)
+        | Value::Array(_)
+        | Value::NullKeyword(_)) => Err(wrong_type(what, "a string", other)),
     }
 }
 
@@ -171,7 +179,11 @@ pub(super) fn strings(what: &str, value: &Value<'_>) -> Result<Vec<Text>, Fault>
 pub(super) fn boolean(what: &str, value: &Value<'_>) -> Result<bool, Fault> {
     match value {
         Value::BooleanLit(literal) => Ok(literal.value),
-        other => Err(wrong_type(what, "true or false", other)),
+        other @ (Value::StringLit(_)
+        | Value::NumberLit(_)
+        | Value::Object(_)
+        | Value::Array(_)
+        | Value::NullKeyword(_)) => Err(wrong_type(what, "true or false", other)),
     }
 }
 

@@ -100,7 +100,9 @@ impl Compiled {
                 let owns = |net| self.index.slots_in(net).any(|slot| own.contains(slot));
                 owns(&packet.from) && owns(to)
             }),
-            _ => self.index.slots_in(to).any(|slot| self.index.selected(target).contains(slot)),
+            Selector::User(_) | Selector::Domain(_) | Selector::Group(_) | Selector::Tag(_) | Selector::Auto(_) => {
+                self.index.slots_in(to).any(|slot| self.index.selected(target).contains(slot))
+            }
         }
     }
 }

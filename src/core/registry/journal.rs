@@ -220,6 +220,11 @@ fn bounded(value: Value) -> Value {
             items.push(Value::String(format!("and {more} more")));
             Value::Array(items)
         }
-        other => other,
+        other @ (Value::Null
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_)
+        | Value::Array(_)
+        | Value::Object(_)) => other,
     }
 }

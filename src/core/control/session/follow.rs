@@ -14,7 +14,11 @@ impl Session {
         let has_map = match &self.phase {
             Phase::Ready => false,
             Phase::Streaming(stream) => stream.has_map,
-            _ => return,
+            Phase::Stopped
+            | Phase::NewKey
+            | Phase::Registering { .. }
+            | Phase::Waiting { .. }
+            | Phase::LoggingOut { .. } => return,
         };
         match self.update {
             Update::Due => {
@@ -28,7 +32,7 @@ impl Session {
                 self.online = true;
                 self.events.push_back(Event::Online);
             }
-            _ => {}
+            Update::Known | Update::Sent { .. } | Update::Waiting { .. } => {}
         }
     }
 
@@ -58,7 +62,7 @@ impl Session {
         match &mut self.update {
             Update::Sent { stale, .. } => *stale = true,
             Update::Waiting { .. } => {}
-            update => *update = Update::Due,
+            update @ (Update::Known | Update::Due) => *update = Update::Due,
         }
         self.proceed(now);
     }
@@ -113,9 +117,10 @@ impl Session {
     }
 
     pub(super) fn stream(&mut self, id: RequestId) -> Option<&mut Stream> {
-        match &mut self.phase {
-            Phase::Streaming(stream) if stream.id == id => Some(stream),
-            _ => None,
+        if let Phase::Streaming(stream) = &mut self.phase {
+            Some(stream).filter(|stream| stream.id == id)
+        } else {
+            None
         }
     }
 }

@@ -250,10 +250,8 @@ impl<'a> Row<'a> {
 fn first(bytes: &[u8]) -> Result<Option<(NodePublic, &[u8])>, DerpError> {
     let Some((Kind::SEND_PACKET, length)) = header(bytes, SERVER_FRAME)? else { return Ok(None) };
     let Some(body) = bytes.get(HEADER_LEN..HEADER_LEN + length) else { return Ok(None) };
-    match Frame::decode(Kind::SEND_PACKET, body)? {
-        Frame::SendPacket { to, packet } => Ok(Some((to, packet))),
-        _ => Ok(None),
-    }
+    let Frame::SendPacket { to, packet } = Frame::decode(Kind::SEND_PACKET, body)? else { return Ok(None) };
+    Ok(Some((to, packet)))
 }
 
 /// A packet as it is written to whom it goes.

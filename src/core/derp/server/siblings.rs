@@ -53,7 +53,22 @@ impl Server {
                     wake.insert(id);
                 }
             }
-            _ => {}
+            Frame::ServerKey(_)
+            | Frame::ClientInfo { .. }
+            | Frame::ServerInfo(_)
+            | Frame::SendPacket { .. }
+            | Frame::RecvPacket { .. }
+            | Frame::KeepAlive
+            | Frame::NotePreferred(_)
+            | Frame::PeerGone { .. }
+            | Frame::PeerPresent(_)
+            | Frame::ForwardPacket { .. }
+            | Frame::WatchConns
+            | Frame::ClosePeer(_)
+            | Frame::Pong(_)
+            | Frame::Health(_)
+            | Frame::Restarting { .. }
+            | Frame::Unknown(_) => {}
         }
     }
 

@@ -162,7 +162,7 @@ impl Attempt {
     pub(super) fn handle_http(&mut self, id: u64, body: Option<&[u8]>, context: &mut Context<'_>) -> Outcome {
         match &mut self.state {
             State::Upnp(talk) => talk.handle_http(id, body, &mut self.next, context),
-            _ => Outcome::Pending,
+            State::Pcp | State::NatPmp { .. } => Outcome::Pending,
         }
     }
 

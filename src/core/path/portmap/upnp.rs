@@ -58,7 +58,9 @@ impl Talk {
                 Outcome::Pending
             }
             Step::Open(_) if self.waiting.is_none() => self.open(next, context),
-            _ => Outcome::Failed { answered: self.answered },
+            Step::Search { .. } | Step::Describe(_) | Step::Open(_) | Step::Address(..) => {
+                Outcome::Failed { answered: self.answered }
+            }
         }
     }
 

@@ -198,7 +198,14 @@ impl Reader {
             Selector::Auto(group) if !group.is_identity() => {
                 Err(text.fault(format!("{:?} cannot be a target of nodeAttrs", group.name())))
             }
-            _ => Ok(selector),
+            Selector::Any
+            | Selector::Net(_)
+            | Selector::Set(_)
+            | Selector::User(_)
+            | Selector::Domain(_)
+            | Selector::Group(_)
+            | Selector::Tag(_)
+            | Selector::Auto(_) => Ok(selector),
         }
     }
 }
@@ -225,7 +232,11 @@ fn capabilities(what: &str, value: &Value<'_>) -> Result<Capabilities, Fault> {
     for (name, arguments) in syntax::members(what, value)? {
         let arguments = match arguments {
             Value::NullKeyword(_) => None,
-            list => Some(syntax::elements(what, list)?.iter().map(raw).collect::<Result<_, _>>()?),
+            list @ (Value::StringLit(_)
+            | Value::NumberLit(_)
+            | Value::BooleanLit(_)
+            | Value::Object(_)
+            | Value::Array(_)) => Some(syntax::elements(what, list)?.iter().map(raw).collect::<Result<_, _>>()?),
         };
         capabilities.push((name, arguments));
     }

@@ -69,7 +69,7 @@ impl Reader {
                             nested = Some((&name.value, text.fault(format!("groups[{:?}]: {message}", name.value))));
                         }
                     }
-                    _ => {
+                    Shape::Known(_) | Shape::Host(_) | Shape::Set(_) | Shape::UnknownAutogroup | Shape::Other => {
                         let message = format!("groups[{:?}]: {:?} is not a user", name.value, text.value);
                         return Err(text.fault(message));
                     }

@@ -150,7 +150,14 @@ impl Reader {
             Selector::Auto(group) if !is_target(group) => {
                 Err(NameError::Misplaced(format!("cannot use {} as a dst", group.name())))
             }
-            selector => Ok(selector),
+            selector @ (Selector::Any
+            | Selector::Net(_)
+            | Selector::Set(_)
+            | Selector::User(_)
+            | Selector::Domain(_)
+            | Selector::Group(_)
+            | Selector::Tag(_)
+            | Selector::Auto(_)) => Ok(selector),
         }
     }
 
@@ -218,7 +225,7 @@ fn check_self(rule: &Rule, any_source: bool) -> Result<(), Fault> {
         Selector::User(_) | Selector::Domain(_) | Selector::Group(_) => true,
         Selector::Auto(group) => group.is_identity() && *group != Autogroup::Tagged,
         Selector::Any => any_source,
-        _ => false,
+        Selector::Net(_) | Selector::Set(_) | Selector::Tag(_) => false,
     };
     if rule.targets.contains(&Selector::Auto(Autogroup::SelfNodes)) && !rule.sources.iter().all(is_user) {
         return Err(Fault::new(rule.at, SELF_SOURCES));

@@ -50,7 +50,9 @@ impl Reader {
                 Ok(selector)
             }
             Selector::Auto(group) if group.is_identity() => Ok(Selector::Auto(group)),
-            _ => Err(text.fault(format!("invalid src {:?}", text.value))),
+            Selector::Any | Selector::Net(_) | Selector::Set(_) | Selector::Auto(_) => {
+                Err(text.fault(format!("invalid src {:?}", text.value)))
+            }
         }
     }
 
@@ -61,7 +63,12 @@ impl Reader {
         match self.selector(text).map_err(|message| text.fault(message))? {
             selector @ (Selector::User(_) | Selector::Tag(_)) => Ok(selector),
             Selector::Auto(group) if group.is_identity() || group == Autogroup::SelfNodes => Ok(Selector::Auto(group)),
-            _ => Err(text.fault(format!("invalid dst {:?}", text.value))),
+            Selector::Any
+            | Selector::Net(_)
+            | Selector::Set(_)
+            | Selector::Domain(_)
+            | Selector::Group(_)
+            | Selector::Auto(_) => Err(text.fault(format!("invalid dst {:?}", text.value))),
         }
     }
 
@@ -104,7 +111,7 @@ impl Reader {
                 _ => Ok(()),
             },
             Shape::Other | Shape::UnknownAutogroup => disallowed(),
-            _ => Ok(()),
+            Shape::Known(_) | Shape::Set(_) => Ok(()),
         }
     }
 }
@@ -171,6 +178,13 @@ fn check_pair(text: &Text, target: &Selector, sources: &[Selector]) -> Result<()
         Selector::Auto(group) if *group != Autogroup::Tagged && sources.iter().any(tagged) => {
             Err(text.fault(format!("tagged nodes in src cannot reach {}", group.name())))
         }
-        _ => Ok(()),
+        Selector::Any
+        | Selector::Net(_)
+        | Selector::Set(_)
+        | Selector::User(_)
+        | Selector::Domain(_)
+        | Selector::Group(_)
+        | Selector::Tag(_)
+        | Selector::Auto(_) => Ok(()),
     }
 }

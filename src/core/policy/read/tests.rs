@@ -62,7 +62,12 @@ impl Reader {
             Selector::Auto(group @ (Autogroup::Internet | Autogroup::SelfNodes | Autogroup::DangerAll)) => {
                 Err(format!("{} cannot be the destination of a test", group.name()))
             }
-            selector => Ok((selector, port)),
+            selector @ (Selector::Net(_)
+            | Selector::User(_)
+            | Selector::Domain(_)
+            | Selector::Group(_)
+            | Selector::Tag(_)
+            | Selector::Auto(_)) => Ok((selector, port)),
         }
     }
 }
@@ -81,7 +86,9 @@ fn attributes(value: &Value<'_>) -> Result<BTreeMap<String, Attribute>, Fault> {
             Value::StringLit(literal) => Attribute::Text(literal.value.clone().into_owned()),
             Value::BooleanLit(literal) => Attribute::Bool(literal.value),
             Value::NumberLit(literal) => Attribute::Number(literal.value.parse().unwrap_or(f64::NAN)),
-            _ => return Err(Fault::new(syntax::span(value), "a posture attribute is a string, a number or a boolean")),
+            Value::Object(_) | Value::Array(_) | Value::NullKeyword(_) => {
+                return Err(Fault::new(syntax::span(value), "a posture attribute is a string, a number or a boolean"));
+            }
         };
         attributes.insert(name.value, attribute);
     }
