@@ -85,6 +85,41 @@ async fn a_coordinator_with_another_key_is_told_nothing_until_a_person_says_that
 }
 
 #[tokio::test]
+async fn where_the_file_with_the_coordinators_key_is_broken_nobody_is_taken_before_a_persons_word() {
+    let mut server = Server::start(&[]);
+    let (root, mut agent) = joined(&server, "ada").await;
+    let first = agent.client.status(false).await.unwrap();
+    let right = fs::read(server.state_dir().join("noise.key")).unwrap();
+    let stranger = MachinePrivate::from_random([9; 32]);
+    for (content, what) in [("", "the file is empty"), ("{\"half", "EOF"), ("{}", "missing field")] {
+        agent.stop().await;
+        server.end(Signal::SIGTERM);
+        fs::write(server.state_dir().join("noise.key"), stranger.expose_text().as_bytes()).unwrap();
+        server.restart_ended();
+        fs::write(root.path().join("state/coordinator.json"), content).unwrap();
+        // The second start finds what the first one left.
+        for _ in 0..2 {
+            agent = Agent::start(root.path(), SharedKernel::default()).await;
+            let status = agent.until("warned", |status| says(status, "nothing was told to it")).await;
+            assert!(says(&status, "coordinator.json") && says(&status, what), "{:?}", status.health);
+            assert!(!status.warren.coordinator_connected && status.warren.coordinator_key.is_none());
+            assert_eq!(agent.until_running().await.tailscale_ips, first.tailscale_ips, "the network goes on");
+            agent.stop().await;
+        }
+        server.end(Signal::SIGTERM);
+        fs::write(server.state_dir().join("noise.key"), &right).unwrap();
+        server.restart_ended();
+        assert!(!server.text(&["node", "list"]).contains("online"));
+
+        agent = Agent::start(root.path(), SharedKernel::default()).await;
+        agent.until("warned", |status| says(status, "nothing was told to it")).await;
+        assert_eq!(agent.warren(&["up", "--coordinator-key", &key_of(&server).to_string()]).await.0, 0);
+        let status = agent.until("back", |status| status.warren.coordinator_connected).await;
+        assert!(!says(&status, "--coordinator-key"), "{:?}", status.health);
+    }
+}
+
+#[tokio::test]
 async fn over_tls_a_certificate_that_nobody_vouches_for_will_do_where_the_key_is_said() {
     let server = Server::start(&[]);
     let (_root, agent) = new_agent().await;

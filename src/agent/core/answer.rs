@@ -148,7 +148,7 @@ impl Core {
             prefs
                 .control_url
                 .parse::<ServerUrl>()
-                .map_err(|error| bad_request(format!("ControlURL: `{}`: {error}", prefs.control_url)))?;
+                .map_err(|error| bad_request(format!("coordinator `{}`: {error}", prefs.control_url)))?;
         }
         if prefs.control_url != self.prefs.control_url {
             self.go_to(&prefs.control_url, told, now);

@@ -14,7 +14,7 @@ const STRANGER: &str = "coordinator-key";
 
 /// Where this machine belongs. The default is a machine that never belonged anywhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[serde(rename_all = "PascalCase")]
 pub(super) struct Home {
     /// The coordinator's address, as the preferences had it.
     #[serde(rename = "URL")]
@@ -81,16 +81,24 @@ impl Core {
 
     /// Another server answers in the coordinator's place. Only a person can say whether that is so.
     pub(super) fn report_stranger(&mut self, found: Fingerprint, now: Now) -> String {
-        let known = self.home.pin.fingerprint().map(|known| known.to_string()).unwrap_or_default();
+        let known = match self.home.pin.fingerprint() {
+            Some(known) => format!("its key is {known} as far as this machine knows"),
+            None => "this machine no longer knows which key is its".to_owned(),
+        };
         let text = format!(
-            "{} answers with the key {found}, and its key is {known} as far as this machine knows; nothing was told to it, \
-             and the network goes on with the last map. Ask whoever runs the coordinator (`warren-coordinator status` \
-             prints its key): if the new one is right, `warren up --coordinator-key {found}` takes it, else somebody \
-             stands in its place",
-            self.home.url
+            "{} answers with the key {found}, and {known}; nothing was told to it{}. Ask whoever runs the coordinator \
+             (`warren-coordinator status` prints its key): if this one is right, `warren up --coordinator-key {found}` \
+             takes it, else somebody stands in its place",
+            self.home.url,
+            self.by_last_map(),
         );
         self.health.set(STRANGER, Severity::High, text.clone(), now.wall);
         text
+    }
+
+    /// What holds without the coordinator, as the end of a sentence about it.
+    pub(super) fn by_last_map(&self) -> &'static str {
+        if self.netmap.node().is_some() { "; the network goes on with the last map" } else { "" }
     }
 
     /// Ends the session; the next one makes a connection of its own.

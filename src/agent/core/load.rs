@@ -124,6 +124,10 @@ impl Loading<'_> {
             Err(reason) => reason,
         };
         let error = self.dir.error(file, reason);
+        if file == StateFile::Coordinator {
+            // In its place until a person's word replaces it: where it is gone, the first key that is met is taken.
+            return Ok(Found::Broken(error.to_string()));
+        }
         Ok(Found::Broken(match self.dir.put_aside(file, "broken") {
             Ok(aside) => format!("{error}; it was put aside as {}", aside.display()),
             Err(failed) => format!("{error}; it is left as it is ({failed})"),
@@ -159,7 +163,7 @@ impl Loading<'_> {
         }
         if is_locked_out {
             let text = format!(
-                "{what}; without it the coordinator does not know this machine. The network goes on with the last map; \
+                "{what}; without it the coordinator does not know this machine. What the last map says holds on; \
                  `warren login`, or `warren up --auth-key KEY`, makes new keys and signs in anew"
             );
             self.health.set(code::MACHINE_KEY, Severity::High, text, self.now.wall);
@@ -204,22 +208,27 @@ impl Loading<'_> {
         prefs
     }
 
+    /// What was known of the coordinator's key and is lost cannot be learnt from whoever answers.
     fn home(&mut self, found: Found<Home>, prefs: &Prefs, was_in: bool) -> Home {
-        if let Some(what) = found.broken() {
+        let url = prefs.control_url.clone();
+        let home = match &found {
+            Found::Broken(_) => Home { url, pin: Pin::Lost },
+            Found::Absent if was_in => {
+                self.saves.want(StateFile::Coordinator, self.now);
+                Home { url, pin: Pin::FirstUse }
+            }
+            Found::Absent => Home::default(),
+            Found::Whole(home) => home.clone(),
+        };
+        if home.pin == Pin::Lost {
+            let what = found.broken().unwrap_or("coordinator.json was broken");
             let text = format!(
-                "{what}; the coordinator's key is learnt anew from whoever answers at {}: compare it with `warren status`",
-                prefs.control_url
+                "{what}; it held the coordinator's key, and no server is taken for the coordinator before a person says \
+                 which key it has: `warren-coordinator status` prints it, `warren up --coordinator-key KEY` says it here"
             );
-            self.health.set(code::COORDINATOR, Severity::Medium, text, self.now.wall);
+            self.health.set(code::COORDINATOR, Severity::High, text, self.now.wall);
         }
-        if let Found::Whole(home) = found {
-            return home;
-        }
-        if !was_in {
-            return Home::default();
-        }
-        self.saves.want(StateFile::Coordinator, self.now);
-        Home { url: prefs.control_url.clone(), pin: Pin::FirstUse }
+        home
     }
 
     /// A lost map is a fault that the coordinator mends.

@@ -215,6 +215,8 @@ impl Core {
                         return;
                     }
                     self.sign_out(now);
+                    // Whatever it answered before means this.
+                    self.health.clear("coordinator");
                 }
                 self.login.needed = true;
                 self.login.auth_url.clone_from(&url);
@@ -293,7 +295,19 @@ impl Core {
             let text = self.report_stranger(*found, now);
             return self.tell_asker(text);
         }
-        self.health.set("coordinator", Severity::Medium, failure.to_string(), now.wall);
+        let text = match failure {
+            Failure::Unreachable(_) => format!("{failure}{}", self.by_last_map()),
+            Failure::Status { status: 404, text } => {
+                format!("the coordinator does not know this machine's key ({text}); it is asked to let it in again")
+            }
+            Failure::Status { .. }
+            | Failure::Silent(_)
+            | Failure::Busy(_)
+            | Failure::Refused(_)
+            | Failure::Stranger(_)
+            | Failure::NotUnderstood(_) => failure.to_string(),
+        };
+        self.health.set("coordinator", Severity::Medium, text, now.wall);
         if matches!(failure, Failure::Refused(_)) {
             if self.login.next_key.is_some() && !self.key_is_spent(now) {
                 // The key that we have is still good.

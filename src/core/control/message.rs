@@ -194,9 +194,7 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Failure {
     /// No connection, or it broke.
-    #[error(
-        "cannot reach the coordinator: {0}; the network goes on with the last map. Check its address and this host's connection"
-    )]
+    #[error("cannot reach the coordinator: {0}. Check its address and this host's connection")]
     Unreachable(String),
     /// Nothing came for too long.
     #[error("the coordinator has been silent for {}; connecting anew", seconds(*.0))]

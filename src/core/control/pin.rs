@@ -19,6 +19,8 @@ pub enum Pin {
         /// Whether a person's word stands behind it, and not the first meeting alone.
         vouched: bool,
     },
+    /// It was known, and what was known is lost: nobody is taken until a person says who it is.
+    Lost,
 }
 
 impl Pin {
@@ -28,6 +30,7 @@ impl Pin {
             Self::FirstUse => true,
             Self::Told(told) => *told == Fingerprint::of(found),
             Self::Known { key, .. } => key == found,
+            Self::Lost => false,
         }
     }
 
@@ -35,14 +38,14 @@ impl Pin {
     pub const fn key(&self) -> Option<&MachinePublic> {
         match self {
             Self::Known { key, .. } => Some(key),
-            Self::FirstUse | Self::Told(_) => None,
+            Self::FirstUse | Self::Told(_) | Self::Lost => None,
         }
     }
 
     /// The short form of the key, where it is known or was told.
     pub fn fingerprint(&self) -> Option<Fingerprint> {
         match self {
-            Self::FirstUse => None,
+            Self::FirstUse | Self::Lost => None,
             Self::Told(told) => Some(*told),
             Self::Known { key, .. } => Some(Fingerprint::of(key)),
         }
@@ -51,7 +54,7 @@ impl Pin {
     /// Whether a person said who the coordinator is. Then nobody else has to vouch for it.
     pub const fn is_vouched(&self) -> bool {
         match self {
-            Self::FirstUse => false,
+            Self::FirstUse | Self::Lost => false,
             Self::Told(_) => true,
             Self::Known { vouched, .. } => *vouched,
         }
@@ -69,7 +72,7 @@ impl Pin {
                 *vouched = true;
                 false
             }
-            Self::FirstUse | Self::Told(_) | Self::Known { .. } => {
+            Self::FirstUse | Self::Told(_) | Self::Known { .. } | Self::Lost => {
                 let is_new = *self != Self::Told(told);
                 *self = Self::Told(told);
                 is_new
@@ -102,6 +105,14 @@ mod tests {
         pin.learn(key(1));
         pin.learn(key(3));
         assert_eq!(pin, Pin::Known { key: key(3), vouched: true });
+    }
+
+    #[test]
+    fn where_the_key_is_lost_nobody_is_taken_before_a_persons_word() {
+        let mut pin = Pin::Lost;
+        assert!(!pin.takes(&key(1)) && !pin.is_vouched() && pin.fingerprint().is_none());
+        assert!(pin.tell(Fingerprint::of(&key(1))));
+        assert!(pin.takes(&key(1)) && !pin.takes(&key(2)));
     }
 
     #[test]
