@@ -153,7 +153,7 @@ pub struct Options {
     /// Seconds away until an ephemeral node is deleted [default: 1800]
     #[arg(long, env = "WARREN_COORDINATOR_EPHEMERAL_GRACE", value_name = "SECONDS")]
     pub ephemeral_grace: Option<u64>,
-    /// How long node keys last, as 180d, for nodes without tags that log in from here on [default: never end]
+    /// How long node keys last, an hour at least, as 180d, for nodes without tags that log in from here on [default: never end]
     #[arg(long, env = "WARREN_COORDINATOR_NODE_KEY_LIFETIME", value_name = "TIME")]
     pub node_key_lifetime: Option<String>,
     /// Connections at once [default: 40000]
@@ -362,7 +362,7 @@ fn check_lifetime(text: &str) -> Result<Option<Duration>, ConfigError> {
         super::admin::lifetime(text).map_err(|error| wrong("node_key_lifetime", format!("{text:?}: {error}")))?;
     match lifetime.0 {
         Some(short) if short < LEAST_LIFETIME => {
-            Err(wrong("node_key_lifetime", format!("{text:?} is less than an hour")))
+            Err(wrong("node_key_lifetime", format!("{text:?} is less than an hour, the least that there is")))
         }
         lifetime => Ok(lifetime),
     }

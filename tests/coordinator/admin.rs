@@ -85,6 +85,18 @@ async fn routes_are_approved_and_unapproved_one_by_one() {
     assert_eq!(exit["primary"], true, "{exit}");
     server.text(&["route", "unapprove", "gateway", "::/0"]);
     assert_eq!(approved(&server), ["10.2.0.0/16"]);
+    for (verb, prefix, words) in [
+        ("unapprove", "10.1.0.0/16", "is not approved for gateway"),
+        ("unapprove", "0.0.0.0/0", "is not approved for gateway"),
+        ("approve", "10.1.2.3/8", "is 10.0.0.0/8 meant?"),
+        ("approve", "127.0.0.0/8", "one host or one link"),
+        ("approve", "100.64.0.0/10", "inside the overlay"),
+    ] {
+        let refused = server.admin(&["route", verb, "gateway", prefix]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains(words), "{verb} {prefix}: {said}");
+    }
+    assert_eq!(approved(&server), ["10.2.0.0/16"]);
 }
 
 #[test]
@@ -175,4 +187,14 @@ fn a_second_server_on_the_same_state_is_refused() {
     let output = program(&["serve", "--listen", "127.0.0.1:0", "--state-dir", directory], &[]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(server.text(&["user", "list"]).lines().count(), 1, "the first goes on");
+}
+
+#[test]
+fn a_line_of_usage_asks_for_what_has_to_be_given_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let environment = [("WARREN_COORDINATOR_STATE_DIR", directory.path().to_str().unwrap())];
+    let output = crate::server::program(&["user", "create"], &environment);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("Usage: warren-coordinator user create <NAME>"), "{said}");
 }

@@ -232,8 +232,15 @@ pub(crate) fn lifetime(text: &str) -> Result<Lifetime, String> {
     if text == "never" {
         return Ok(Lifetime(None));
     }
-    let span: jiff::Span =
-        text.parse().map_err(|_| "a time is a number and a unit, as in `12h` or `30d`".to_owned())?;
+    let span: jiff::Span = text.parse().map_err(|_| {
+        let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        match number.len() < text.len() && number.bytes().all(|b| b.is_ascii_digit()) && number.len() > 4 {
+            true => {
+                "that is too long to be counted; a time is as `12h` or `30d`, and `never` is without end".to_owned()
+            }
+            false => "a time is a number and a unit, as in `12h` or `30d`".to_owned(),
+        }
+    })?;
     let relative = jiff::SpanRelativeTo::days_are_24_hours();
     let duration =
         span.to_duration(relative).map_err(|_| "months and years have no fixed length; say days".to_owned())?;

@@ -305,6 +305,9 @@ fn who_lets_it_in(state: &State, record: &NodeRecord, now: Timestamp, deleted: b
 }
 
 async fn route(hub: &Hub, actor: &Actor, node: String, prefixes: Vec<IpNet>, approve: bool) -> Outcome {
+    let named = node.clone();
+    let record = hub.look(move |state| state.find_node(&named).map(|node| Arc::clone(node.record))).await??;
+    check_prefixes(&record, &prefixes, approve)?;
     let prefixes = with_whole_exits(prefixes);
     let change = move |by: &Commands<'_>| {
         let node = by.find_node(&node)?.record;
@@ -318,6 +321,26 @@ async fn route(hub: &Hub, actor: &Actor, node: String, prefixes: Vec<IpNet>, app
     };
     let id = hub.command(actor.clone(), change).await?.id;
     Ok(hub.look(move |state| Reply::Routes(routes(state, |node| node == id))).await?)
+}
+
+/// What was typed means what is done: no prefix is cut to another, and what is taken away was there.
+fn check_prefixes(node: &NodeRecord, prefixes: &[IpNet], approve: bool) -> Result<(), Refused> {
+    for prefix in prefixes {
+        let meant = prefix.trunc();
+        if *prefix != meant {
+            return Err(invalid(format!("{prefix} has host bits; is {meant} meant? Nothing was changed")));
+        }
+        let of_it = with_whole_exits(vec![*prefix]);
+        if !approve && !node.approved_routes.iter().any(|route| of_it.contains(route)) {
+            let message = format!(
+                "{prefix} is not approved for {} by an administrator, so nothing was changed; what a policy's \
+                 autoApprovers approve is the policy's to change",
+                node.label
+            );
+            return Err(Refused { status: 404, message });
+        }
+    }
+    Ok(())
 }
 
 /// An exit node is one for both families: clients offer no other to their users.

@@ -144,6 +144,9 @@ pub(super) fn read_derp_map(file: &Path) -> Result<DerpMap, ConfigError> {
         |reason: String| ConfigError::Key { place: file.display().to_string(), key: "derp_map".to_owned(), reason };
     let text = fs::read_to_string(file).map_err(|source| ConfigError::Read { file: file.to_owned(), source })?;
     let mut map: DerpMap = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    if map.regions.is_empty() {
+        return Err(wrong("it names no region; leave the option out where there are no further relays".to_owned()));
+    }
     for (id, region) in &mut map.regions {
         let region = region.as_mut().ok_or_else(|| wrong(format!("region {id}: it is null")))?;
         complete(*id, region).map_err(|reason| wrong(format!("region {id}: {reason}")))?;
@@ -177,6 +180,9 @@ fn complete(id: RegionId, region: &mut DerpRegion) -> Result<(), String> {
         }
         if node.host_name.is_empty() {
             return Err(format!("node {name}: it has no HostName"));
+        }
+        if node.host_name.chars().any(|c| !c.is_alphanumeric() && !".-_:[]".contains(c)) {
+            return Err(format!("node {name}: HostName {:?} is none", node.host_name));
         }
         if let Some(Err(reason)) = CertificatePin::read(&node.cert_name) {
             return Err(format!("node {name}: CertName: {reason}"));
@@ -242,6 +248,9 @@ mod tests {
         assert_eq!(region.nodes[0].name, "901a");
         for (text, reason) in [
             ("{", "EOF"),
+            ("[]", "it names no region"),
+            (r#"{"Regions":{}}"#, "it names no region"),
+            (r#"{"Regions":{"901":{"Nodes":[{"HostName":"a\u001b[1m"}]}}}"#, "[1m\" is none"),
             (r#"{"Regions":{"901":null}}"#, "region 901: it is null"),
             (r#"{"Regions":{"901":{}}}"#, "region 901: it has no nodes"),
             (r#"{"Regions":{"901":{"RegionID":2,"Nodes":[]}}}"#, "region 901: RegionID says 2"),

@@ -5,26 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::rejection::{Reason, Rejection, is_past};
 use crate::types::{
-    IpNet, Ipv4Net, Ipv6Net, NodeId, NodePublic, OVERLAY_V4, OVERLAY_V6, SITES_V6, Timestamp, is_default_route,
+    IpNet, NEVER_ROUTED, NodeId, NodePublic, OVERLAY_V4, OVERLAY_V6, SITES_V6, Timestamp, is_default_route,
 };
 use crate::wire::control::Node;
 
 /// The addresses that answer DNS on every node (WIRE: tailscale's service addresses).
 const RESOLVER_V4: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 100);
 const RESOLVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0x53);
-
-/// "This host", loopback, link-local, multicast and reserved (RFC 6890), and their IPv6 counterparts.
-const NEVER_ROUTED: [IpNet; 9] = [
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8)),
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)),
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4)),
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4)),
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 0), 127)),
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96)),
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10)),
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)),
-];
 
 /// What every peer is held against: ourselves, and the time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! reads as something else than a user (`tag:web`, `*`, `group:ops`, an address, a number) can be nobody's name.
 
 use unicode_normalization::UnicodeNormalization;
+use unicode_security::skeleton;
 
 /// Why nobody can be called so.
 pub const BAD_LOGIN: &str = "a user is called by a name, as `ada`, or an address, as `ada@example.org`: without spaces, \
@@ -35,15 +36,26 @@ fn fold(text: &str) -> String {
     text.nfkc().collect::<String>().to_lowercase().nfkc().collect()
 }
 
-/// What policies, lists or terminals read as something else than part of a name.
-fn is_never_part(c: char) -> bool {
+/// Whether a person would take one name for the other (UTS 39): a Cyrillic `е` for a Latin one. In plain ASCII, where
+/// `m` and `rn` are told apart, no two names are.
+pub fn looks_like(one: &str, other: &str) -> bool {
+    !(one.is_ascii() && other.is_ascii()) && skeleton(one).eq(skeleton(other))
+}
+
+/// What a reader does not see, or what changes how the rest is shown.
+pub(super) fn is_unseen(c: char) -> bool {
     let is_invisible = matches!(
         c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180b}'..='\u{180e}' | '\u{200b}'..='\u{200f}'
             | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
             | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}'
     );
-    c.is_whitespace() || c.is_control() || is_invisible || matches!(c, ':' | '*' | '/' | ',' | '"' | '\'' | '`' | '\\')
+    c.is_control() || is_invisible
+}
+
+/// What policies, lists or terminals read as something else than part of a name.
+fn is_never_part(c: char) -> bool {
+    c.is_whitespace() || is_unseen(c) || matches!(c, ':' | '*' | '/' | ',' | '"' | '\'' | '`' | '\\')
 }
 
 #[cfg(test)]
@@ -62,6 +74,19 @@ mod tests {
             ("JÜRGEN@", "jürgen"),
         ] {
             assert_eq!(canonical_login(spelling).as_deref(), Some(name), "{spelling}");
+        }
+    }
+
+    #[test]
+    fn names_that_a_person_cannot_tell_apart_are_known() {
+        for (one, other, alike) in [
+            ("me", "m\u{435}", true),
+            ("ada@example.org", "\u{430}da@example.org", true),
+            ("jürgen", "jurgen", false),
+            ("barn", "bam", false),
+            ("иван", "ivan", false),
+        ] {
+            assert_eq!(looks_like(one, other), alike, "{one} {other}");
         }
     }
 

@@ -74,7 +74,7 @@ pub use diff::{Difference, Row};
 pub use document::{CheckPeriod, Policy, PolicyErrors};
 pub use error::{PolicyError, Span};
 pub use filter::{Filter, FilterPart};
-pub use login::{BAD_LOGIN, canonical_login, nearest_login};
+pub use login::{BAD_LOGIN, canonical_login, looks_like, nearest_login};
 pub use nodeset::NodeSet;
 pub use peers::{Carried, Kind, Peer, View};
 pub use ports::{PortRange, Protocol};

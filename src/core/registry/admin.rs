@@ -14,8 +14,8 @@ use super::record::{Change, KeyId, KeyRecord, NodeRecord, Tag, UserName, UserRec
 use super::refusal::Refusal;
 use super::secret::{self, KeyText};
 use super::state::State;
-use crate::policy::Role;
-use crate::types::{HostLabel, IpNet, Limit, NodeId, Timestamp, UserId, may_be_routed};
+use crate::policy::{Role, looks_like};
+use crate::types::{HostLabel, IpNet, Limit, NodeId, Timestamp, UserId, why_not_routed};
 
 /// Longest display name: a line in a list.
 const DISPLAY_NAME: Limit = Limit::new("bytes in a display name", 255);
@@ -277,11 +277,15 @@ impl Commands<'_> {
     pub fn approve_routes(&self, id: NodeId, routes: &[IpNet]) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
         self.may(Command::ApproveRoutes)?;
         limit::ROUTES.check(routes.len())?;
+        let record = self.record(id)?;
         let mut routes: Vec<IpNet> = routes.iter().map(IpNet::trunc).collect();
         routes.sort_unstable();
         routes.dedup();
-        if let Some(route) = routes.iter().find(|route| !may_be_routed(route)) {
-            return Err(Refusal::invalid(format!("the route {route} is inside the overlay itself")));
+        for route in &routes {
+            // What an older version let in goes only with a person's word.
+            if let Some(reason) = why_not_routed(route).filter(|_| !record.approved_routes.contains(route)) {
+                return Err(Refusal::invalid(format!("the route {route} {reason}")));
+            }
         }
         self.change_node(Command::ApproveRoutes, id, |record| record.approved_routes = routes)
     }
@@ -308,9 +312,15 @@ impl Commands<'_> {
     }
 
     fn name_is_free(&self, name: &UserName) -> Result<(), Refusal> {
-        match self.directory.user_named(name).is_some() {
-            true => Err(Refusal::conflict(format!("there is a user `{name}` already"))),
-            false => Ok(()),
+        if self.directory.user_named(name).is_some() {
+            return Err(Refusal::conflict(format!("there is a user `{name}` already")));
+        }
+        match self.users().find(|other| looks_like(name.as_str(), other.name.as_str())) {
+            Some(other) => Err(Refusal::conflict(format!(
+                "`{name}` looks like the user `{}`, and is another: its letters are of another script",
+                other.name
+            ))),
+            None => Ok(()),
         }
     }
 }

@@ -22,7 +22,10 @@ pub use key::{
 };
 pub use limits::{Limit, LimitError, bounded_map, bounded_vec};
 pub use name::{HostLabel, NameError};
-pub use net::{EXIT_ROUTES, OVERLAY_V4, OVERLAY_V6, SITES_V6, in_overlay, is_default_route, may_be_routed};
+pub use net::{
+    EXIT_ROUTES, NEVER_ROUTED, OVERLAY_V4, OVERLAY_V6, SITES_V6, in_overlay, is_default_route, may_be_routed,
+    why_not_routed,
+};
 pub use span::{DurationError, parse_duration};
 
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};

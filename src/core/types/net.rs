@@ -20,6 +20,19 @@ pub const EXIT_ROUTES: [IpNet; 2] = [
 /// that is routed by subnets.
 pub const SITES_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0xb1a, 0, 0, 0, 0), 64);
 
+/// "This host", loopback, link-local, multicast and reserved (RFC 6890), and their IPv6 counterparts.
+pub const NEVER_ROUTED: [IpNet; 9] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 0), 127)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)),
+];
+
 /// Whether an address belongs to the overlay.
 pub fn in_overlay(address: IpAddr) -> bool {
     match address {
@@ -33,9 +46,23 @@ pub fn is_default_route(prefix: &IpNet) -> bool {
     prefix.prefix_len() == 0
 }
 
-/// Whether a node may be a router of this: of what is outside the overlay, or a site's part of it.
+/// Whether a node may be a router of this: of what is outside the overlay, or a site's part of it, and not of what has
+/// its meaning on one host or one link alone.
 pub fn may_be_routed(prefix: &IpNet) -> bool {
-    !in_overlay(prefix.addr()) || IpNet::V6(SITES_V6).contains(prefix)
+    why_not_routed(prefix).is_none()
+}
+
+/// Why no node may be a router of this.
+pub fn why_not_routed(prefix: &IpNet) -> Option<&'static str> {
+    if is_default_route(prefix) {
+        None
+    } else if in_overlay(prefix.addr()) && !IpNet::V6(SITES_V6).contains(prefix) {
+        Some("is inside the overlay itself")
+    } else if NEVER_ROUTED.iter().any(|special| special.contains(prefix)) {
+        Some("is of one host or one link alone (loopback, link-local, multicast, reserved)")
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -52,6 +79,26 @@ mod tests {
             ("fd7a:115c:a1e1::1", false),
         ] {
             assert_eq!(in_overlay(address.parse().unwrap()), inside, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_node_routes_what_is_neither_the_overlay_nor_of_one_host_or_link() {
+        for (prefix, reason) in [
+            ("0.0.0.0/0", None),
+            ("::/0", None),
+            ("10.0.0.0/8", None),
+            ("fd7a:115c:a1e0:b1a::/64", None),
+            ("100.64.0.0/10", Some("inside the overlay")),
+            ("fd7a:115c:a1e0::/48", Some("inside the overlay")),
+            ("127.0.0.0/8", Some("one host or one link")),
+            ("169.254.169.254/32", Some("one host or one link")),
+            ("ff02::/16", Some("one host or one link")),
+            ("::1/128", Some("one host or one link")),
+        ] {
+            let found = why_not_routed(&prefix.parse().unwrap());
+            assert_eq!(found.is_some(), reason.is_some(), "{prefix}");
+            assert!(found.unwrap_or_default().contains(reason.unwrap_or_default()), "{prefix}");
         }
     }
 }

@@ -6,6 +6,7 @@ use jsonc_parser::ast::Value;
 
 use super::Reader;
 use crate::policy::error::Fault;
+use crate::policy::login::is_unseen;
 use crate::policy::posture::{Condition, Posture};
 use crate::policy::selector::{Autogroup, Selector, Shape, canonical_tag, parse_net, shape};
 use crate::policy::syntax::{self, Text};
@@ -61,6 +62,7 @@ impl Reader {
             check_prefix(name, "group:")?;
             let mut members = Vec::new();
             for text in syntax::strings("the members of a group", value)? {
+                check_seen(&text.value).map_err(|message| text.fault(message))?;
                 match shape(&text.value) {
                     Shape::Known(member @ (Selector::User(_) | Selector::Domain(_))) => members.push(member),
                     Shape::Known(Selector::Group(_)) => {
@@ -103,6 +105,7 @@ impl Reader {
 
     /// Looks a text up: what it names must be defined.
     pub(super) fn selector(&self, text: &Text) -> Result<Selector, String> {
+        check_seen(&text.value)?;
         let undefined = |kind: &str| Err(format!("{kind} not found: {:?}", text.value));
         match shape(&text.value) {
             Shape::Known(Selector::Group(name)) if !self.policy.groups.contains_key(&name) => undefined("group"),
@@ -152,6 +155,14 @@ fn definitions<'v, 't>(section: &str, value: &'v Value<'t>) -> Result<Vec<(Text,
     let members = syntax::members(section, value)?;
     limit::NAMES.check(members.len()).map_err(|error| Fault::new(syntax::span(value), error.to_string()))?;
     Ok(members)
+}
+
+/// Whoever reads a policy sees all of each name.
+fn check_seen(name: &str) -> Result<(), String> {
+    match name.chars().find(|c| is_unseen(*c)) {
+        Some(c) => Err(format!("{name:?}: U+{:04X} in it is not seen", u32::from(c))),
+        None => Ok(()),
+    }
 }
 
 fn check_prefix(name: &Text, prefix: &str) -> Result<(), Fault> {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::limit;
-use crate::types::{HostLabel, IpNet, bounded_vec};
+use crate::types::{HostLabel, IpNet, bounded_vec, why_not_routed};
 
 /// What the operator wants. The default is the protocol's zero; a new machine starts from [`Prefs::initial`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +127,7 @@ impl Prefs {
         }
         let invalid = |field, reason: String| Err(PrefsError::Invalid { field, reason });
         if !self.control_url.is_empty() && !["http://", "https://"].iter().any(|s| self.control_url.starts_with(s)) {
-            return invalid("ControlURL", format!("`{}` does not begin with http:// or https://", self.control_url));
+            return invalid("coordinator", format!("`{}` does not begin with http:// or https://", self.control_url));
         }
         if !self.hostname.is_empty() && HostLabel::from_any(&self.hostname).is_none() {
             return invalid("Hostname", format!("nothing of `{}` can stand in a host name", self.hostname));
@@ -140,6 +140,9 @@ impl Prefs {
         for route in &self.advertise_routes {
             if *route != route.trunc() {
                 return invalid("AdvertiseRoutes", format!("{route} has host bits, {} is meant?", route.trunc()));
+            }
+            if let Some(reason) = why_not_routed(route) {
+                return invalid("AdvertiseRoutes", format!("{route} {reason}; no node can be a router of it"));
             }
         }
         Ok(())
@@ -267,13 +270,21 @@ mod tests {
     #[test]
     fn values_that_cannot_be_used_are_refused_with_field_and_reason() {
         for (prefs, text) in [
-            (Prefs { control_url: "c:8080".into(), ..Prefs::initial() }, "ControlURL: `c:8080` does not begin"),
+            (Prefs { control_url: "c:8080".into(), ..Prefs::initial() }, "coordinator: `c:8080` does not begin"),
             (Prefs { hostname: "日本".into(), ..Prefs::initial() }, "Hostname: nothing of"),
             (Prefs { advertise_tags: vec!["web".into()], ..Prefs::initial() }, "AdvertiseTags: `web` does not begin"),
             (Prefs { advertise_tags: vec!["tag:9".into()], ..Prefs::initial() }, "AdvertiseTags: `tag:9` needs"),
             (
                 Prefs { advertise_routes: vec!["10.0.0.1/8".parse().unwrap()], ..Prefs::initial() },
                 "AdvertiseRoutes: 10.0.0.1/8 has host bits, 10.0.0.0/8 is meant?",
+            ),
+            (
+                Prefs { advertise_routes: vec!["100.64.0.0/10".parse().unwrap()], ..Prefs::initial() },
+                "AdvertiseRoutes: 100.64.0.0/10 is inside the overlay itself",
+            ),
+            (
+                Prefs { advertise_routes: vec!["127.0.0.0/8".parse().unwrap()], ..Prefs::initial() },
+                "AdvertiseRoutes: 127.0.0.0/8 is of one host",
             ),
         ] {
             let error = prefs.check().unwrap_err().to_string();
