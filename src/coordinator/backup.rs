@@ -6,7 +6,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use axum::body::Body;
@@ -35,20 +35,32 @@ pub(crate) async fn answer(hub: &Hub, dir: &StateDir) -> Response {
     }
 }
 
-/// A backup whose name is gone already: it goes with whoever reads it.
+/// A backup whose name is gone already: it goes with whoever reads it. Where the state's own disk has no room for it,
+/// which is when it is wanted most, it is made among the temporary files.
 async fn draft(hub: &Hub, dir: &StateDir) -> Result<tokio::fs::File, String> {
-    let path = dir.backup_draft().map_err(|error| format!("{}: {error}", dir.path().display()))?;
+    let at_home = match dir.backup_draft() {
+        Ok(path) => draft_at(path, hub, dir).await,
+        Err(error) => Err(format!("{}: {error}", dir.path().display())),
+    };
+    let _ = dir.backup_draft();
+    let Err(reason) = at_home else { return at_home };
+    let elsewhere = std::env::temp_dir().join(format!("warren-coordinator-{:016x}", rand::random::<u64>()));
+    let made = match fs::DirBuilder::new().mode(0o700).create(&elsewhere) {
+        Ok(()) => draft_at(elsewhere.join("backup"), hub, dir).await,
+        Err(error) => Err(format!("{}: {error}", elsewhere.display())),
+    };
+    let _ = fs::remove_dir_all(&elsewhere);
+    made.map_err(|error| format!("{reason}; and {error}"))
+}
+
+async fn draft_at(path: PathBuf, hub: &Hub, dir: &StateDir) -> Result<tokio::fs::File, String> {
     let sealed = match hub.copy(path.clone()).await {
         Ok(Ok(())) => sealed(&path, dir).await,
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the registry is busy, try again later".to_owned()),
     };
-    let opened = match sealed {
-        Ok(()) => tokio::fs::File::open(&path).await.map_err(|error| format!("{}: {error}", path.display())),
-        Err(error) => Err(error),
-    };
-    let _ = dir.backup_draft();
-    opened
+    sealed?;
+    tokio::fs::File::open(&path).await.map_err(|error| format!("{}: {error}", path.display()))
 }
 
 async fn sealed(copy: &Path, dir: &StateDir) -> Result<(), String> {
@@ -171,7 +183,7 @@ pub(crate) async fn restore(dir: &StateDir, socket: &Path, file: &Path, force: b
     let directory = dir.path().display();
     make_directory(dir.path()).map_err(|error| format!("{directory}: {error}"))?;
     let present = dir.present()?;
-    let is_unfinished = dir.restore_draft().exists();
+    let is_unfinished = dir.half_restored().exists();
     if !present.is_empty() && !force && !is_unfinished {
         return Err(format!(
             "{directory}: there is a coordinator's state already ({}); --force moves it aside and restores",
@@ -183,15 +195,28 @@ pub(crate) async fn restore(dir: &StateDir, socket: &Path, file: &Path, force: b
     Ok(format!("{directory}: {} restored{kept}", describe(&contents)))
 }
 
-/// Everything new is written beside what is there before anything is moved.
+/// Everything new is written beside what is there before anything is moved; what fails until then has changed nothing.
 async fn put_in_place(
     dir: &StateDir,
     file: &Path,
     contents: &Contents,
     present: &[String],
 ) -> Result<Option<PathBuf>, String> {
+    if let Err(error) = write_draft(dir, file, contents).await {
+        let _ = fs::remove_dir_all(dir.restore_draft());
+        return Err(format!("{error}; nothing was changed"));
+    }
+    let aside = (!present.is_empty()).then(|| dir.path().join(format!("replaced-{}", clock::now().as_second())));
+    let names = contents.files.iter().map(|file| file.name.as_str()).chain([DATABASE]);
+    match move_in(dir, names, present, aside.as_deref()) {
+        Ok(()) => Ok(aside),
+        Err(error) => Err(format!("{}: {error}: {}", dir.path().display(), dir.on_half_restored())),
+    }
+}
+
+async fn write_draft(dir: &StateDir, file: &Path, contents: &Contents) -> Result<(), String> {
     let draft = dir.restore_draft();
-    let failed = |error: io::Error| format!("{}: {error}", dir.path().display());
+    let failed = |error: io::Error| format!("{}: {error}", draft.display());
     match fs::remove_dir_all(&draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
@@ -201,26 +226,32 @@ async fn put_in_place(
         write_secret(&draft.join(&key.name), &key.content).map_err(failed)?;
     }
     unseal(file, &draft.join(DATABASE)).await.map_err(|error| error.to_string())?;
-    let aside = (!present.is_empty()).then(|| dir.path().join(format!("replaced-{}", clock::now().as_second())));
-    let moved = || -> io::Result<()> {
-        if let Some(aside) = &aside {
-            make_directory(aside)?;
-            for name in present {
-                fs::rename(dir.path().join(name), aside.join(name))?;
-            }
+    make_directory(&dir.half_restored()).map_err(failed)
+}
+
+fn move_in<'a>(
+    dir: &StateDir,
+    names: impl Iterator<Item = &'a str>,
+    present: &[String],
+    aside: Option<&Path>,
+) -> io::Result<()> {
+    let draft = dir.restore_draft();
+    fs::File::open(dir.path())?.sync_all()?;
+    if let Some(aside) = aside {
+        make_directory(aside)?;
+        for name in present {
+            fs::rename(dir.path().join(name), aside.join(name))?;
         }
-        let names = contents.files.iter().map(|file| file.name.as_str()).chain([DATABASE]);
-        for name in names {
-            let target = dir.path().join(name);
-            fs::rename(draft.join(name), &target)?;
-            dir.hand_over(&target)?;
-        }
-        fs::File::open(dir.path())?.sync_all()?;
-        fs::remove_dir_all(&draft)?;
-        fs::File::open(dir.path())?.sync_all()
-    };
-    moved().map_err(failed)?;
-    Ok(aside)
+    }
+    for name in names {
+        let target = dir.path().join(name);
+        fs::rename(draft.join(name), &target)?;
+        dir.hand_over(&target)?;
+    }
+    fs::File::open(dir.path())?.sync_all()?;
+    fs::remove_dir_all(&draft)?;
+    fs::remove_dir(dir.half_restored())?;
+    fs::File::open(dir.path())?.sync_all()
 }
 
 async fn nobody_serves(dir: &StateDir, socket: &Path) -> Result<(), String> {
@@ -244,7 +275,6 @@ async fn nobody_serves(dir: &StateDir, socket: &Path) -> Result<(), String> {
 pub(crate) async fn init(dir: &StateDir, socket: &Path, network: bool, key: bool) -> Result<String, String> {
     nobody_serves(dir, socket).await?;
     let directory = dir.path().display();
-    make_directory(dir.path()).map_err(|error| format!("{directory}: {error}"))?;
     let mut made = Vec::new();
     for (wanted, is_there, path) in
         [(network, dir.has_database(), dir.database()), (key, dir.key().exists(), dir.key())]
@@ -253,6 +283,13 @@ pub(crate) async fn init(dir: &StateDir, socket: &Path, network: bool, key: bool
             return Err(format!("{}: it is there already; nothing was made", path.display()));
         }
     }
+    if key && !network && !dir.has_database() {
+        return Err(format!(
+            "{directory}: there is no network here that a new key could be for; nothing was made. A first `serve` makes \
+             both, and so do `--empty-network --new-key` together"
+        ));
+    }
+    make_directory(dir.path()).map_err(|error| format!("{directory}: {error}"))?;
     if network {
         let store = SqliteStore::open(&dir.database()).await.map_err(|error| error.to_string())?;
         store.close().await;

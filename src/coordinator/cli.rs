@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
+use serde_json::json;
 
 use super::admin::{self, KeyCommand, NodeCommand, RouteCommand, ServerKeyCommand, UserCommand};
 use super::config::{ConfigError, Options, Places};
@@ -99,6 +101,11 @@ enum Command {
 }
 
 impl Cli {
+    /// What was typed; where it makes no sense, the program ends and says so.
+    pub fn read() -> Self {
+        Self::try_parse().unwrap_or_else(|error| without_places(error).exit())
+    }
+
     /// Does what was asked, and says so on the standard streams.
     pub fn run(self) -> ExitCode {
         let done = match self.command {
@@ -116,14 +123,14 @@ impl Cli {
             },
             Command::Doctor(options) => return examine(*options, self.places, self.json),
             Command::Backup { file, force } => {
-                keep(self.places, async |dir, socket| backup::backup(dir, socket, &file, force).await)
+                keep(self.places, self.json, async |dir, socket| backup::backup(dir, socket, &file, force).await)
             }
             Command::Restore { file, force } => {
-                keep(self.places, async |dir, socket| backup::restore(dir, socket, &file, force).await)
+                keep(self.places, self.json, async |dir, socket| backup::restore(dir, socket, &file, force).await)
             }
-            Command::Init { empty_network, new_key } => {
-                keep(self.places, async |dir, socket| backup::init(dir, socket, empty_network, new_key).await)
-            }
+            Command::Init { empty_network, new_key } => keep(self.places, self.json, async |dir, socket| {
+                backup::init(dir, socket, empty_network, new_key).await
+            }),
             Command::Why { from, to, packet } => match packet.as_deref().map(parse_packet).transpose() {
                 Ok(packet) => {
                     let (protocol, port) = packet.map_or((None, None), |(protocol, port)| (Some(protocol), port));
@@ -134,6 +141,17 @@ impl Cli {
         };
         done.unwrap_or_else(|error| misconfigured(&error))
     }
+}
+
+/// A line of usage names what is given, from wherever it comes, as if it had to be. Where the state lies never has to.
+fn without_places(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::StyledStr(usage)) = error.get(ContextKind::Usage) {
+        let usage = [" --config <FILE>", " --state-dir <DIR>", " --socket <PATH>"]
+            .iter()
+            .fold(usage.to_string(), |usage, place| usage.replace(place, ""));
+        error.insert(ContextKind::Usage, ContextValue::StyledStr(usage.into()));
+    }
+    error
 }
 
 /// Reads `tcp/22`, `22` or `icmp`.
@@ -182,6 +200,7 @@ fn examine(options: Options, places: Places, json: bool) -> ExitCode {
 /// Does something to the state as a whole, and says what.
 fn keep(
     places: Places,
+    json: bool,
     work: impl AsyncFnOnce(&StateDir, &Path) -> Result<String, String>,
 ) -> Result<ExitCode, ConfigError> {
     let options = Options::default().complete(places)?;
@@ -191,11 +210,15 @@ fn keep(
         Err(error) => return Ok(failed(&error.to_string())),
     };
     Ok(match runtime.block_on(work(&dir, &socket)) {
+        Ok(done) if json => match admin::show(&format!("{}\n", json!({ "done": done })), true) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
+        },
         Ok(done) => {
             println!("{}", Lines(done));
             ExitCode::SUCCESS
         }
-        Err(error) => failed(&error),
+        Err(error) => refused(&error, json),
     })
 }
 
@@ -207,8 +230,16 @@ fn administer(places: Places, request: admin::Request, json: bool) -> Result<Exi
     };
     Ok(match runtime.block_on(admin::run(&socket, &request, json)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
+        Err(error) => refused(&error, json),
     })
+}
+
+/// Where JSON is printed, so is a refusal; the sentence is said in each case.
+fn refused(error: &str, json: bool) -> ExitCode {
+    if json && let Err(closed) = admin::show(&format!("{}\n", json!({ "error": error })), true) {
+        tracing::debug!("{closed}");
+    }
+    failed(error)
 }
 
 fn failed(error: &str) -> ExitCode {

@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use warren_coordinator::Cli;
 
 fn main() -> ExitCode {
     // Chosen once for the process; a second choice is the only way to fail.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Cli::parse().run()
+    Cli::read().run()
 }

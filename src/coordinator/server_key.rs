@@ -17,10 +17,10 @@ use tokio::sync::watch;
 use super::state_dir::KEY_FILE;
 use warren_core::types::{Fingerprint, MachinePrivate, MachinePublic, Timestamp};
 use warren_core::wire::noise::{Ephemeral, INITIATION_LEN, NoiseError, ServerHandshake};
-use warren_shell::{kept_key, write_secret};
+use warren_shell::{keep_private, kept_key, write_secret};
 
 /// The former keys, a line each, the latest first.
-const FORMER: &str = "noise-former.key";
+pub(super) const FORMER_KEYS: &str = "noise-former.key";
 /// Former keys that are served at once: each handshake tries one after the other.
 const MOST_FORMER: usize = 4;
 /// Machines that are away and came last under a former key: those that are remembered, of some hundred bytes each.
@@ -88,8 +88,9 @@ impl ServerKeys {
     /// Those of a state directory; the first start makes one. The error is a sentence that names the file.
     pub(crate) fn open(state_dir: &Path) -> Result<Self, String> {
         let present: MachinePrivate = kept_key(&state_dir.join(KEY_FILE), str::parse, || Ok(new_key().expose_text()))?;
-        let file = state_dir.join(FORMER);
+        let file = state_dir.join(FORMER_KEYS);
         let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+        keep_private(&file)?;
         let text = match fs::read_to_string(&file) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -168,7 +169,7 @@ impl ServerKeys {
         let next = new_key();
         let former = std::iter::once(&held.present).chain(held.former.iter().map(|former| &former.key));
         // In this order: at no moment a key is lost that nodes know.
-        self.write(FORMER, &lines(former))?;
+        self.write(FORMER_KEYS, &lines(former))?;
         self.write(KEY_FILE, next.expose_text().as_bytes())?;
         let key = std::mem::replace(&mut held.present, next);
         held.former.insert(0, Former { key, used: None });
@@ -202,7 +203,7 @@ impl ServerKeys {
             return Err(still_needed(&connected, &away));
         }
         let stay = held.former.iter().filter(|former| !goes(former)).map(|former| &former.key);
-        self.write(FORMER, &lines(stay))?;
+        self.write(FORMER_KEYS, &lines(stay))?;
         held.former.retain(|former| !goes(former));
         held.machines.retain(|_, came| came.connections > 0 || !keys.contains(&came.under));
         Ok(gone)
@@ -395,7 +396,7 @@ mod tests {
         let first = keys.public();
         // As far as the first of the two files.
         let text = fs::read_to_string(directory.path().join(KEY_FILE)).unwrap();
-        fs::write(directory.path().join(FORMER), format!("{text}\n")).unwrap();
+        fs::write(directory.path().join(FORMER_KEYS), format!("{text}\n")).unwrap();
         let keys = Arc::new(ServerKeys::open(directory.path()).unwrap());
         assert!(keys.public() == first && keys.former(&BTreeMap::new()).is_empty());
 
@@ -412,7 +413,7 @@ mod tests {
             keys.rotate().unwrap();
         }
         assert!(keys.rotate().unwrap_err().contains("retire one first"));
-        fs::write(directory.path().join(FORMER), "nonsense\n").unwrap();
-        assert!(ServerKeys::open(directory.path()).err().unwrap().contains(FORMER));
+        fs::write(directory.path().join(FORMER_KEYS), "nonsense\n").unwrap();
+        assert!(ServerKeys::open(directory.path()).err().unwrap().contains(FORMER_KEYS));
     }
 }

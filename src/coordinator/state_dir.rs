@@ -15,8 +15,11 @@ pub(crate) const DATABASE: &str = "coordinator.sqlite";
 const DATABASE_FILES: [&str; 3] = [DATABASE, "coordinator.sqlite-wal", "coordinator.sqlite-shm"];
 /// A backup on its way to whoever asked for it.
 const BACKUP_DRAFT: &str = "backup.draft";
-/// What is being restored. Where it is there, that did not come to its end.
+/// What is to be restored, while it is written: nothing has changed yet.
 const RESTORE_DRAFT: &str = "restore.draft";
+/// There while files of the old state go aside and new ones take their names; where it stays, that did not come to its
+/// end.
+const HALF_RESTORED: &str = "restore.half";
 /// Keys, certificates and the accounts that they come from.
 const KEPT: [&str; 4] = ["key", "pem", "crt", "json"];
 /// Bytes of one of them, far more than any has.
@@ -56,6 +59,20 @@ impl StateDir {
         self.path.join(RESTORE_DRAFT)
     }
 
+    pub(crate) fn half_restored(&self) -> PathBuf {
+        self.path.join(HALF_RESTORED)
+    }
+
+    /// What to do about a restored state of which only a part is in its place.
+    pub(crate) fn on_half_restored(&self) -> String {
+        format!(
+            "restoring a backup did not come to its end; type the `warren-coordinator restore` again, or give it up: move \
+             the files of the newest `replaced-…` directory back into {} and remove {}",
+            self.path.display(),
+            self.half_restored().display()
+        )
+    }
+
     /// A place for a backup that is being made; what an earlier one left there is gone.
     pub(crate) fn backup_draft(&self) -> io::Result<PathBuf> {
         for name in [BACKUP_DRAFT.to_owned(), format!("{BACKUP_DRAFT}-journal")] {
@@ -71,10 +88,8 @@ impl StateDir {
     /// there knows anybody.
     pub(crate) fn check_before_start(&self) -> Result<(), String> {
         let directory = self.path.display();
-        if self.restore_draft().exists() {
-            return Err(format!(
-                "{directory}: restoring a backup did not come to its end; type the `warren-coordinator restore` again"
-            ));
+        if self.half_restored().exists() {
+            return Err(format!("{directory}: {}", self.on_half_restored()));
         }
         if self.key().exists() && !self.has_database() {
             return Err(format!(
@@ -165,7 +180,10 @@ mod tests {
         fs::write(dir.database(), "x").unwrap();
         dir.check_before_start().unwrap();
         fs::create_dir(dir.restore_draft()).unwrap();
-        assert!(dir.check_before_start().unwrap_err().contains("restore` again"));
+        dir.check_before_start().unwrap();
+        fs::create_dir(dir.half_restored()).unwrap();
+        let error = dir.check_before_start().unwrap_err();
+        assert!(error.contains("restore` again") && error.contains("give it up"), "{error}");
     }
 
     #[test]

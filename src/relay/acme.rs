@@ -23,10 +23,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio_rustls::TlsAcceptor;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{clock, validity};
-use warren_shell::write_secret;
+use warren_shell::{keep_private, write_secret};
 
 /// The protocol in which an ACME server asks for its proof.
 const ALPN: &[u8] = b"acme-tls/1";
@@ -82,6 +82,11 @@ impl Acme {
     /// With the certificate of an earlier start, if there is one.
     pub fn open(settings: AcmeSettings, state_dir: &Path) -> Arc<Self> {
         let acme = Self { settings, state_dir: state_dir.to_owned(), held: Mutex::default() };
+        for file in [CERTIFICATE, ACCOUNT] {
+            if let Err(error) = keep_private(&acme.file(file)) {
+                error!("{error}");
+            }
+        }
         match fs::read(acme.file(CERTIFICATE)).map_err(Fault::from).and_then(|pem| certified(&pem)) {
             Ok(key) => acme.held().current = Some(key),
             Err(error) => info!(%error, "no certificate of an earlier start"),

@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio_rustls::TlsAcceptor;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// How often the files are looked at, for those who renew them without a word.
 const LOOK: Duration = Duration::from_secs(60);
@@ -108,6 +108,9 @@ impl ResolvesServerCert for CertificateFiles {
 }
 
 fn read(cert: &Path, key: &Path) -> Result<Arc<CertifiedKey>, String> {
+    if let Some(warning) = open_to_all(key) {
+        warn!("{warning}");
+    }
     let of = |file: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
     let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(cert).and_then(|certificates| certificates.collect());
     let chain = chain.map_err(|error| of(cert, &error))?;
@@ -119,6 +122,13 @@ fn read(cert: &Path, key: &Path) -> Result<Arc<CertifiedKey>, String> {
     let certified = CertifiedKey::new(chain, signer);
     certified.keys_match().map_err(|error| of(cert, &error))?;
     Ok(Arc::new(certified))
+}
+
+/// What to say of a key that everybody on this machine can read. Whoever renews it decides who may, so it is not changed
+/// and a server is not ended for it.
+pub fn open_to_all(key: &Path) -> Option<String> {
+    let (name, mode) = (key.display(), fs::metadata(key).ok()?.mode() & 0o777);
+    (mode & 0o007 != 0).then(|| format!("{name}: mode {mode:o} lets everybody on this machine in; `chmod o= {name}`"))
 }
 
 fn stamp(file: &Path) -> Stamp {

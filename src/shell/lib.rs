@@ -21,7 +21,7 @@ mod server_certificate;
 mod vital;
 mod websocket;
 
-pub use certificate_files::CertificateFiles;
+pub use certificate_files::{CertificateFiles, open_to_all};
 pub use dial::{CONNECT_TIME, DIAL_TIME, Dialler, Found, LookUp, NAME_TIME, Place};
 pub use directory_lock::{DirectoryLock, DirectoryLockError};
 pub use listening::{bind, bind_udp, tune};
@@ -31,7 +31,7 @@ pub use noise_stream::NoiseStream;
 pub use pinned::CertificatePin;
 pub use places::{HeldPlace, Places, Room, possible_connections};
 pub use rate::{Buckets, Rates};
-pub use secret_file::{kept_key, make_directory, write_secret};
+pub use secret_file::{keep_private, kept_key, make_directory, write_secret};
 pub use server_certificate::{ServerCertificate, client_config};
 pub use vital::{FATAL, Watch, lasting, locked, vital};
 pub use websocket::{WebSocketBytes, websocket_accept};

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Makes a directory, where it is missing, that its owner alone may enter.
@@ -14,11 +14,36 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
 /// Whole or not at all, and readable by its owner only from the first moment.
 pub fn write_secret(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = file.with_extension("new");
-    let mut writer = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    writer.write_all(bytes)?;
-    writer.sync_all()?;
-    fs::rename(&draft, file)?;
+    let written = || {
+        let mut writer = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        writer.write_all(bytes)?;
+        writer.sync_all()?;
+        fs::rename(&draft, file)
+    };
+    written().inspect_err(|_| {
+        // Best effort: where a disk is full, half a key is the last thing that it is needed for.
+        let _ = fs::remove_file(&draft);
+    })?;
     file.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+}
+
+/// Makes a secret that is there its owner's alone. One that others could have read is said; so is one that cannot be
+/// changed, which may be in the care of another program. One that others could write is refused: they would decide who
+/// this server is. The error is a sentence.
+pub fn keep_private(file: &Path) -> Result<(), String> {
+    let Ok(metadata) = fs::metadata(file) else { return Ok(()) };
+    let (name, mode) = (file.display(), metadata.mode() & 0o777);
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    match fs::set_permissions(file, fs::Permissions::from_mode(mode & 0o700)) {
+        Ok(()) => tracing::warn!("{name}: its mode was {mode:o}: others may have read it. It is its owner's alone now"),
+        Err(error) if mode & 0o022 != 0 => {
+            return Err(format!("{name}: mode {mode:o} lets others write to it ({error}); `chmod 600 {name}`"));
+        }
+        Err(error) => tracing::warn!("{name}: mode {mode:o} lets others read it ({error}); `chmod 600 {name}`"),
+    }
+    Ok(())
 }
 
 /// What a key's file holds; the first start makes it. The error is a sentence that names the file.
@@ -32,8 +57,9 @@ where
     E: Display,
 {
     let failed = |error: &dyn Display| format!("{}: {error}", file.display());
+    keep_private(file)?;
     let text = match fs::read_to_string(file) {
-        Ok(text) => return read(text.trim()).map_err(|error| failed(&error)),
+        Ok(text) => return read(text.trim()).map_err(|error| format!("{}; restore it from a backup", failed(&error))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => make().map_err(|error| failed(&error))?,
         Err(error) => return Err(failed(&error)),
     };
@@ -43,8 +69,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn open(file: &Path, made: &str) -> Result<u16, String> {
@@ -61,7 +85,32 @@ mod tests {
         fs::write(&file, "12\n").unwrap();
         assert_eq!(open(&file, "8"), Ok(12));
         fs::write(&file, "none").unwrap();
-        assert!(open(&file, "8").unwrap_err().starts_with(&file.display().to_string()));
+        let error = open(&file, "8").unwrap_err();
+        assert!(error.starts_with(&file.display().to_string()) && error.contains("restore it"), "{error}");
         assert!(open(&directory.path().join("missing/key"), "8").is_err());
+    }
+
+    #[test]
+    fn a_key_that_others_could_read_becomes_its_owners_alone_and_serves_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("key");
+        let mode = || file.metadata().unwrap().permissions().mode() & 0o777;
+        for (was, is) in [(0o644, 0o600), (0o666, 0o600), (0o440, 0o400), (0o600, 0o600)] {
+            let _ = fs::remove_file(&file);
+            fs::write(&file, "7").unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(was)).unwrap();
+            assert_eq!(open(&file, "8"), Ok(7));
+            assert_eq!(mode(), is, "{was:o}");
+        }
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_key_and_nothing_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        // A directory, which no file takes the place of.
+        let file = directory.path().join("key");
+        fs::create_dir_all(file.join("in-the-way")).unwrap();
+        write_secret(&file, b"7").unwrap_err();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

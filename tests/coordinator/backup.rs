@@ -7,6 +7,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 
 use crate::node::Machine;
+use crate::program::program_path;
 use crate::server::{Server, program};
 
 fn mode(file: &Path) -> u32 {
@@ -35,6 +36,13 @@ async fn a_network_comes_back_from_a_backup_that_was_made_while_it_was_served() 
     let again = server.admin(&["backup", name]);
     assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("--force replaces it"));
     server.text(&["backup", name, "--force"]);
+    let done = server.json(&["backup", name, "--force"]);
+    assert!(done["done"].as_str().unwrap().contains("1 users"), "{done}");
+    for refused in [&["--json", "backup", name][..], &["--json", "node", "delete", "nobody"]] {
+        let refused = server.admin(refused);
+        let said: serde_json::Value = serde_json::from_slice(&refused.stdout).unwrap();
+        assert!(!refused.status.success() && said["error"].is_string(), "{said}");
+    }
     let left: Vec<_> = fs::read_dir(elsewhere.path()).unwrap().collect();
     assert_eq!(left.len(), 1, "nothing is left beside it");
     assert!(!server.state_dir().join("backup.draft").exists());
@@ -75,6 +83,41 @@ fn a_server_that_does_not_run_is_backed_up_and_restored_elsewhere() {
         assert_eq!(fs::read(dir.join(name)).unwrap(), fs::read(server.state_dir().join(name)).unwrap(), "{name}");
     }
     assert!(!dir.join("restore.draft").exists());
+}
+
+#[test]
+fn a_restore_that_finds_no_room_leaves_the_old_state_as_it_was() {
+    let mut server = Server::start(&[]);
+    server.text(&["user", "create", "ada"]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("b");
+    server.text(&["backup", file.to_str().unwrap()]);
+    server.text(&["user", "create", "late"]);
+    assert!(server.end(Signal::SIGTERM));
+    let dir = server.state_dir().to_owned();
+
+    // Files of 16 KiB at most: the keys fit, the database does not.
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; ulimit -f 32; exec \"$0\" \"$@\""]).arg(program_path("warren-coordinator"));
+    let output = shell.arg("--state-dir").arg(&dir).args(["restore", "--force"]).arg(&file).output().unwrap();
+
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("nothing was changed"), "{said}");
+    assert!(!dir.join("restore.draft").exists() && !dir.join("restore.half").exists());
+    server.restart_ended();
+    assert_eq!(server.json(&["user", "list"]).as_array().unwrap().len(), 2);
+    assert!(server.end(Signal::SIGTERM));
+
+    // What is left of one that ended while files were moved names both ways on, and the second is one.
+    let aside = dir.join("replaced-1");
+    fs::create_dir(&aside).unwrap();
+    fs::create_dir(dir.join("restore.half")).unwrap();
+    fs::rename(dir.join("noise.key"), aside.join("noise.key")).unwrap();
+    let (status, said) = on(&dir, &["serve", "--listen", "127.0.0.1:0", "--stun-listen", "none"]);
+    assert!(status == Some(1) && said.contains("restore` again") && said.contains("replaced-"), "{said}");
+    fs::rename(aside.join("noise.key"), dir.join("noise.key")).unwrap();
+    fs::remove_dir(dir.join("restore.half")).unwrap();
+    server.restart_ended();
 }
 
 #[test]
@@ -143,6 +186,9 @@ fn a_server_starts_neither_without_its_database_nor_without_its_key() {
     assert!(status == Some(1) && said.contains("init --empty-network"), "{said}");
     assert!(!database.exists(), "none is made");
 
+    let absent = dir.join("absent");
+    let (status, said) = on(&absent, &["init", "--new-key"]);
+    assert!(status == Some(1) && said.contains("nothing was made") && !absent.exists(), "{said}");
     let (status, said) = on(&dir, &["init", "--empty-network", "--new-key"]);
     assert!(status == Some(1) && said.contains("there already"), "{said}");
     let (status, said) = on(&dir, &["init", "--empty-network"]);

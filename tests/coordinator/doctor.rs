@@ -45,6 +45,43 @@ fn a_server_that_is_well_is_said_to_be_and_one_that_is_not_is_told_what_to_do() 
 }
 
 #[test]
+fn a_broken_key_of_any_kind_and_files_that_others_could_read_are_found_before_a_start_fails_or_mends_them() {
+    let mut server = Server::start(&["--stun-listen", "none"]);
+    server.text(&["server-key", "rotate"]);
+    server.text(&["user", "create", "ada"]);
+    let (listen, dir) = (server.address.to_string(), server.state_dir().to_owned());
+    assert!(server.end(Signal::SIGTERM));
+    let mode = |name: &str, mode| fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    let names = ["noise.key", "noise-former.key", "relay.key", "relay-tls.key", "coordinator.sqlite"];
+    for name in names {
+        mode(name, 0o644);
+    }
+    let (status, found) = doctor(&dir, &listen, &[]);
+    assert_eq!(status, Some(1));
+    for name in names {
+        assert!(of(&found, name).1.contains("chmod 600"), "{name}: {found:?}");
+    }
+
+    server.restart_ended();
+    let is = |name: &str| fs::metadata(dir.join(name)).unwrap().permissions().mode() & 0o777;
+    for name in names {
+        assert_eq!(is(name), 0o600, "{name}");
+    }
+    assert!(server.end(Signal::SIGTERM));
+    for name in &names[1..4] {
+        let whole = fs::read(dir.join(name)).unwrap();
+        fs::write(dir.join(name), "nonsense").unwrap();
+        let (status, found) = doctor(&dir, &listen, &[]);
+        assert!(status == Some(1) && of(&found, name).1.contains("restore it from a backup"), "{name}: {found:?}");
+        fs::write(dir.join(name), whole).unwrap();
+    }
+    fs::remove_file(dir.join("noise.key")).unwrap();
+    let (_, found) = doctor(&dir, &listen, &[]);
+    assert_eq!(of(&found, "noise.key").0, "failed");
+    assert_eq!(of(&found, "state").0, "failed");
+}
+
+#[test]
 fn without_a_server_its_state_and_its_ports_are_looked_at() {
     let mut server = Server::start(&["--stun-listen", "none"]);
     server.text(&["user", "create", "ada"]);
@@ -62,7 +99,7 @@ fn without_a_server_its_state_and_its_ports_are_looked_at() {
     assert_eq!(status, Some(1));
     assert!(of(&found, "port").1.contains("says who has it"), "{found:?}");
     assert!(of(&found, "database").1.contains("not a database"), "{found:?}");
-    assert_eq!(of(&found, "noise.key").0, "warning");
+    assert_eq!(of(&found, "noise.key").0, "failed");
 }
 
 #[test]

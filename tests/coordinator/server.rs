@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -60,6 +61,24 @@ impl Server {
         }
         eprintln!("SKIPPED: this host lets nobody mount: {seen:?}");
         None
+    }
+
+    /// Kills the process and starts another on the same file system of [`Server::start_on_a_small_disk`].
+    pub(crate) fn crash_and_restart_on_the_small_disk(&mut self) {
+        let its = |kind: &str| std::fs::File::open(format!("/proc/{}/ns/{kind}", self.child.id())).unwrap();
+        // Held open, they outlive the process.
+        let (user, mounts) = (its("user"), its("mnt"));
+        self.end(nix::sys::signal::Signal::SIGKILL);
+        let path = |file: &std::fs::File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        let mut enter = Command::new("nsenter");
+        if !nix::unistd::geteuid().is_root() {
+            enter.args(["--preserve-credentials", &format!("--user={}", path(&user))]);
+        }
+        enter.arg(format!("--mount={}", path(&mounts))).arg("--").arg(program_path(PROGRAM));
+        let (child, log) = spawn_by(enter, self.directory.path(), self.address, &self.options);
+        assert_eq!(listening(&log), self.address);
+        self.state_dir = format!("/proc/{}/root{}", child.id(), self.directory.path().display()).into();
+        (self.child, self.log) = (child, log);
     }
 
     /// Ends the process with a signal and starts another on the same state and port.

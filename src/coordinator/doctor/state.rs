@@ -5,12 +5,19 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+
 use super::Finding;
 use crate::clock;
 use crate::config::Settings;
-use crate::state_dir::StateDir;
+use crate::relay::TLS_KEY_FILE;
+use crate::server_key::FORMER_KEYS;
+use crate::state_dir::{KEY_FILE, StateDir};
 use crate::store::read_backup;
 use warren_core::types::{MachinePrivate, NodePrivate, Timestamp};
+use warren_shell::open_to_all;
 
 /// With less than this left, a database that grows or a log that fills the disk is an outage soon.
 const LITTLE_ROOM: u64 = 256 << 20;
@@ -27,18 +34,43 @@ pub(super) async fn look(settings: &Settings, is_running: bool) -> Vec<Finding> 
     }
     findings.extend(room(dir.path()));
     findings.extend(belongs_together(&dir));
-    findings
-        .push(key_file(&dir.key(), |text| text.parse::<MachinePrivate>().map(drop).map_err(|error| error.to_string())));
-    let relay_key = dir.path().join("relay.key");
-    if relay_key.exists() {
-        findings.push(key_file(&relay_key, |text| {
-            text.parse::<NodePrivate>().map(drop).map_err(|error| error.to_string())
-        }));
-    }
+    findings.extend(keys(&dir));
+    findings.extend(settings.tls.as_ref().and_then(|files| open_to_all(&files.key)).map(|said| {
+        let name = "tls_key";
+        Finding::failed(name, said)
+    }));
     findings.push(rights(&dir.database()));
     let latest = database(&dir, is_running, &mut findings).await;
     findings.push(clock(latest));
     findings
+}
+
+/// The keys that a start reads.
+fn keys(dir: &StateDir) -> Vec<Finding> {
+    type Read = fn(&str) -> Result<(), String>;
+    let machine_key: Read = |text| text.parse::<MachinePrivate>().map(drop).map_err(|error| error.to_string());
+    let files: [(&str, Read); 4] = [
+        (KEY_FILE, machine_key),
+        (FORMER_KEYS, |text| {
+            let mut keys = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            keys.try_for_each(|line| line.parse::<MachinePrivate>().map(drop).map_err(|error| error.to_string()))
+        }),
+        ("relay.key", |text| text.parse::<NodePrivate>().map(drop).map_err(|error| error.to_string())),
+        (TLS_KEY_FILE, |text| {
+            let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| error.to_string())?;
+            any_supported_type(&key).map(drop).map_err(|error| error.to_string())
+        }),
+    ];
+    let missing = |name| !dir.path().join(name).exists();
+    let mut found = Vec::new();
+    if missing(KEY_FILE) && dir.has_database() {
+        let text = "there is none, and nodes know this server by it; restore it from a backup";
+        found.push(Finding::failed(KEY_FILE, text));
+    }
+    let first_start = |name| name == KEY_FILE && !dir.has_database();
+    let looked = files.into_iter().filter(|(name, _)| !missing(name) || first_start(*name));
+    found.extend(looked.map(|(name, read)| key_file(&dir.path().join(name), read)));
+    found
 }
 
 fn directory(path: &Path) -> Finding {

@@ -18,6 +18,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{ConnectOptions, Row};
 
 use super::StoreError;
+use warren_shell::keep_private;
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("store/migrations");
 
@@ -27,7 +28,7 @@ pub(super) struct Connection {
     inner: SqliteConnection,
     /// The number of the last commit that it found.
     found: u64,
-    /// The number of the last commit.
+    /// The number of the last commit; [`Connection::found`] before the first.
     serial: u64,
     /// The files that hold what is committed, as they were when they were opened.
     files: [(PathBuf, Identity); 2],
@@ -53,7 +54,7 @@ impl Connection {
         let log = PathBuf::from(format!("{name}-wal"));
         let seen = identity(path).and_then(|file| Ok((file, identity(&log)?)));
         let (file, log_file) = seen.map_err(|error| failed(format!("look at the database {name}"), error))?;
-        Ok(Self { inner, found, serial: found + 1, files: [(path.to_owned(), file), (log, log_file)] })
+        Ok(Self { inner, found, serial: found, files: [(path.to_owned(), file), (log, log_file)] })
     }
 
     /// The number of the last commit that this connection found when it was opened.
@@ -118,7 +119,12 @@ impl Connection {
 pub(super) fn make_file(path: &Path) -> Result<(), StoreError> {
     let made = OpenOptions::new().create_new(true).append(true).mode(0o600).open(path);
     let made = match made {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let log = PathBuf::from(format!("{}-wal", path.display()));
+            return [path, &log].into_iter().try_for_each(|file| {
+                keep_private(file).map_err(|error| failed(format!("open the database {}", path.display()), error))
+            });
+        }
         // The name has to survive a crash like the content.
         made => made.and_then(|_| fs::File::open(directory_of(path))?.sync_all()),
     };
@@ -145,8 +151,30 @@ async fn connect(path: &Path, lock_wait: Duration) -> Result<SqliteConnection, S
     options.connect().await.map_err(|error| unusable(path, "open", &error))
 }
 
-/// Brings tables up to date and what an earlier connection committed from the log into the file, and commits as much
-/// as a command does; gives the number of the last commit before that.
+/// A connection to a file that cannot be written to: to read what is committed, and its number. Tables of an older
+/// version are no use so.
+pub(super) async fn open_to_read(path: &Path, lock_wait: Duration) -> Result<(SqliteConnection, u64), StoreError> {
+    let mut inner = connect(path, lock_wait).await?;
+    let looked = async {
+        let schema = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(&mut inner).await;
+        let schema: i64 = schema.map_err(|error| unusable(path, "read", &error))?;
+        if schema != newest_schema() {
+            let reason = format!("its schema is {schema}, this program's {}", newest_schema());
+            return Err(failed(format!("read the database {}", path.display()), reason));
+        }
+        serial(&mut inner).await
+    };
+    match looked.await {
+        Ok(serial) => Ok((inner, serial)),
+        Err(error) => {
+            close(inner).await;
+            Err(error)
+        }
+    }
+}
+
+/// Brings tables up to date and what an earlier connection committed from the log into the file, and writes as much
+/// as a command does; gives the number of the last commit.
 async fn prepare(inner: &mut SqliteConnection, path: &Path) -> Result<u64, StoreError> {
     let name = path.display();
     MIGRATIONS.run_direct(None, inner, false).await.map_err(|error| match error {
@@ -159,8 +187,8 @@ async fn prepare(inner: &mut SqliteConnection, path: &Path) -> Result<u64, Store
     fold_in(inner, path).await?;
     let found = serial(inner).await?;
     execute(inner, "BEGIN IMMEDIATE").await?;
+    // Without a number: where a later step fails, the next connection still sees how far the last one's commits came.
     execute(inner, "UPDATE proof SET filler = randomblob(49152)").await?;
-    raise_serial(inner).await?;
     execute(inner, "COMMIT").await?;
     // Gives the room back: the next commits fit into what this one took.
     fold_in(inner, path).await?;
@@ -195,7 +223,7 @@ async fn execute(inner: &mut SqliteConnection, sql: &'static str) -> Result<(), 
     done.map(drop).map_err(|error| failed("write to the database", error))
 }
 
-async fn close(inner: SqliteConnection) {
+pub(super) async fn close(inner: SqliteConnection) {
     // Its own error is of no interest: what is not folded in stays in the log.
     if let Err(error) = sqlx::Connection::close(inner).await {
         tracing::debug!(%error, "closing the database");

@@ -63,7 +63,13 @@ impl<S: Store> Ledger<S> {
         }
         words.iter().for_each(|word| tracing::warn!("{word}"));
         let state = State::restore(config, records, now);
-        Ok(Self { state, store, save_at: None, retry_at: None, fault: None, kept_at: now, doubtful: Vec::new() })
+        let (save_at, retry_at, fault) = (None, None, None);
+        let mut ledger = Self { state, store, save_at, retry_at, fault, kept_at: now, doubtful: Vec::new() };
+        if ledger.know(now).await.is_err() {
+            tracing::error!("serving with what is on the disk; every change is refused until it can be written to");
+            ledger.retry_at = Some(later(now, RETRY_AFTER));
+        }
+        Ok(ledger)
     }
 
     /// The state, to look at.

@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::connection::{Connection, failed, make_file};
-use super::{Proven, Store, StoreError};
+use super::connection::{Connection, close, failed, make_file, open_to_read};
+use super::{Proven, Store, StoreError, backup};
 use warren_core::policy::Role;
 use warren_core::registry::{
     Change, Counters, KeyId, KeyRecord, NodeRecord, PolicyRecord, Records, Said, UserName, UserRecord,
@@ -44,10 +44,21 @@ impl SqliteStore {
         Self::open_within(path, LOCK_WAIT).await
     }
 
+    /// Where the file can be read and not written to, the store is there and not sound: who is in the network is known,
+    /// and nothing changes.
     pub(super) async fn open_within(path: &Path, lock_wait: Duration) -> Result<Self, StoreError> {
         make_file(path)?;
-        let connection = Connection::open(path, lock_wait).await?;
-        Ok(Self { path: path.to_owned(), serial: connection.serial(), connection: Some(connection) })
+        let error = match Connection::open(path, lock_wait).await {
+            Ok(connection) => {
+                return Ok(Self { path: path.to_owned(), serial: connection.serial(), connection: Some(connection) });
+            }
+            Err(error @ (StoreError::InUse(_) | StoreError::Conflict(_))) => return Err(error),
+            Err(error @ StoreError::Failed { .. }) => error,
+        };
+        // What is wrong with writing says more than what is wrong with reading.
+        let (inner, serial) = open_to_read(path, lock_wait).await.map_err(|_| error)?;
+        close(inner).await;
+        Ok(Self { path: path.to_owned(), serial, connection: None })
     }
 
     /// Lets go of the file, log folded in.
@@ -87,28 +98,13 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     async fn load(&mut self) -> Result<Records, StoreError> {
-        let connection = self.sound()?.reading();
-        let read = |error| failed("read the database", error);
-        let counters = sqlx::query("SELECT * FROM counters").fetch_optional(&mut *connection).await.map_err(read)?;
-        let users = sqlx::query("SELECT * FROM users ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
-        let keys =
-            sqlx::query("SELECT * FROM auth_keys ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
-        let nodes = sqlx::query("SELECT * FROM nodes ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
-        let freed = sqlx::query("SELECT host, at FROM freed_hosts ORDER BY host")
-            .fetch_all(&mut *connection)
-            .await
-            .map_err(read)?;
-        let policies =
-            sqlx::query("SELECT * FROM policies ORDER BY version").fetch_all(&mut *connection).await.map_err(read)?;
-        Ok(Records {
-            counters: counters.as_ref().map(counters_of).transpose().map_err(read)?.unwrap_or_default(),
-            users: readable("user", &users, user_of),
-            keys: readable("key", &keys, key_of),
-            nodes: readable("node", &nodes, node_of),
-            freed: readable("freed place", &freed, freed_of),
-            // None may be left out: an older version might open what the last one closed.
-            policies: policies.iter().map(policy_of).collect::<sqlx::Result<_>>().map_err(read)?,
-        })
+        if let Some(connection) = &mut self.connection {
+            return records(connection.reading()).await;
+        }
+        let (mut inner, _) = open_to_read(&self.path, LOCK_WAIT_AGAIN).await?;
+        let records = records(&mut inner).await;
+        close(inner).await;
+        records
     }
 
     async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
@@ -149,7 +145,14 @@ impl Store for SqliteStore {
     }
 
     async fn copy(&mut self, to: &Path) -> Result<(), StoreError> {
-        let copied = self.sound()?.copy(to).await;
+        let Some(connection) = &mut self.connection else {
+            // Where nothing can be written, a copy elsewhere is what is wanted most.
+            let (mut inner, _) = open_to_read(&self.path, LOCK_WAIT_AGAIN).await?;
+            let copied = backup::copy(&mut inner, to).await;
+            close(inner).await;
+            return copied;
+        };
+        let copied = connection.copy(to).await;
         if copied.is_err() {
             // What failed was elsewhere, as a rule; what this says is told by the next commit, too.
             let _ = self.prove().await;
@@ -163,6 +166,30 @@ impl SqliteStore {
     pub(super) async fn run_sql(&mut self, sql: &'static str) {
         sqlx::query(sql).execute(self.sound().unwrap().reading()).await.unwrap();
     }
+}
+
+/// Everything that is committed.
+async fn records(connection: &mut SqliteConnection) -> Result<Records, StoreError> {
+    let read = |error| failed("read the database", error);
+    let counters = sqlx::query("SELECT * FROM counters").fetch_optional(&mut *connection).await.map_err(read)?;
+    let users = sqlx::query("SELECT * FROM users ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
+    let keys = sqlx::query("SELECT * FROM auth_keys ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
+    let nodes = sqlx::query("SELECT * FROM nodes ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
+    let freed = sqlx::query("SELECT host, at FROM freed_hosts ORDER BY host")
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(read)?;
+    let policies =
+        sqlx::query("SELECT * FROM policies ORDER BY version").fetch_all(&mut *connection).await.map_err(read)?;
+    Ok(Records {
+        counters: counters.as_ref().map(counters_of).transpose().map_err(read)?.unwrap_or_default(),
+        users: readable("user", &users, user_of),
+        keys: readable("key", &keys, key_of),
+        nodes: readable("node", &nodes, node_of),
+        freed: readable("freed place", &freed, freed_of),
+        // None may be left out: an older version might open what the last one closed.
+        policies: policies.iter().map(policy_of).collect::<sqlx::Result<_>>().map_err(read)?,
+    })
 }
 
 /// Writes one change.
