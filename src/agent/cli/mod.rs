@@ -15,13 +15,14 @@ mod why;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use thiserror::Error;
 
 pub use args::{Args, Command};
 pub use client::Client;
 
-use warren_core::types::text::Screen;
+use warren_core::types::text::{Line, Screen};
 use warren_core::wire::local::{HealthReply, MaskedPrefs, PlanReply, Status, VersionReply};
 
 /// How a command ends; the numbers are stable.
@@ -136,7 +137,9 @@ pub async fn run(args: Args, out: &mut (impl Write + Send)) -> Result<Exit, Erro
             let prefs = client.edit_prefs(&change).await?;
             // A disk that cannot be written is told at once, also where the kernel does not get there.
             kept(&client).await?;
-            let _: Status = client.own("settled").await?;
+            if !held(&client).await?.warren.converged {
+                eprintln!("warren: it is set; {}", Line(NOT_HELD));
+            }
             if json { print_json(out, &prefs) } else { Ok(Exit::Ok) }
         }
         Command::Status(wanted) => {
@@ -157,12 +160,26 @@ pub async fn run(args: Args, out: &mut (impl Write + Send)) -> Result<Exit, Erro
     }
 }
 
+const NOT_HELD: &str =
+    "the kernel does not hold it yet; `warren plan` lists what is left, `warren status` what is wrong";
+/// How long a wait goes without a word.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How things are once the kernel holds the wish, or was waited for long enough; a longer wait is said.
+async fn held(client: &Client) -> Result<Status, Error> {
+    let mut waiting = std::pin::pin!(client.own("settled"));
+    if let Ok(status) = tokio::time::timeout(QUIET, waiting.as_mut()).await {
+        return status;
+    }
+    eprintln!("warren: waiting for the kernel to hold it");
+    waiting.await
+}
+
 /// Waits until the kernel holds the wish, and says so.
 async fn settled(client: &Client, json: bool, out: &mut (impl Write + Send)) -> Result<Exit, Error> {
-    let status: Status = client.own("settled").await?;
+    let status = held(client).await?;
     if !status.warren.converged {
-        let text = "the kernel does not hold it yet; `warren plan` lists what is left, `warren status` what is wrong";
-        return Err(Error::Failed(text.to_owned()));
+        return Err(Error::Failed(NOT_HELD.to_owned()));
     }
     kept(client).await?;
     if json {

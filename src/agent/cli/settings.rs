@@ -44,6 +44,9 @@ impl Settings {
                 change.set(field, value);
             }
         }
+        if let Some(name) = self.operator.as_deref().filter(|name| !name.is_empty()) {
+            check_user(name)?;
+        }
         for (field, value) in [("Hostname", &self.hostname), ("OperatorUser", &self.operator)] {
             if let Some(value) = value {
                 change.set(field, value.as_str());
@@ -61,6 +64,15 @@ impl Settings {
     }
 }
 
+/// A right that is nobody's today is somebody's once a user of that name is made.
+fn check_user(name: &str) -> Result<(), Error> {
+    match nix::unistd::User::from_name(name) {
+        Ok(None) => Err(Error::Usage(format!("--operator: this machine has no user `{name}`"))),
+        // Where users cannot be looked up, that is no fault of the name.
+        Ok(Some(_)) | Err(_) => Ok(()),
+    }
+}
+
 fn items(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
@@ -73,6 +85,14 @@ fn prefix(text: &str) -> Result<IpNet, Error> {
 mod tests {
     use super::*;
     use warren_core::wire::local::Prefs;
+
+    #[test]
+    fn an_operator_is_a_user_of_this_machine() {
+        let operator = |name: &str| Settings { operator: Some(name.to_owned()), ..Settings::default() }.change();
+        assert!(operator("root").is_ok() && operator("").is_ok());
+        let error = operator("nobody-of-this-name").unwrap_err().to_string();
+        assert!(error.contains("has no user `nobody-of-this-name`"), "{error}");
+    }
 
     #[test]
     fn flags_that_are_not_given_change_nothing() {
@@ -88,7 +108,7 @@ mod tests {
             shields_up: Some(true),
             advertise_routes: Some("10.0.0.0/24, fd00::/64".into()),
             advertise_tags: Some("web,tag:db".into()),
-            operator: Some("ada".into()),
+            operator: Some("root".into()),
         };
 
         let prefs = settings.change().unwrap().apply(&Prefs::initial()).unwrap();
@@ -102,7 +122,7 @@ mod tests {
                 shields_up: true,
                 advertise_routes: vec!["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
                 advertise_tags: vec!["tag:web".into(), "tag:db".into()],
-                operator_user: "ada".into(),
+                operator_user: "root".into(),
                 ..Prefs::initial()
             }
         );

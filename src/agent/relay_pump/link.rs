@@ -21,6 +21,8 @@ use warren_core::derp::{Client, Event};
 use warren_core::types::{NodePublic, RegionId};
 use warren_core::wire::control::{DerpNode, DerpRegion};
 
+/// What is known of a relay that lets nobody in, or ends.
+const CLOSED: &str = "the relay closed the connection; where it admits this machine no more, its log says why";
 /// A region that is not our home is left when no packet passed for this long.
 const IDLE: Duration = Duration::from_secs(60);
 /// How long the first wait after a failure is, before chance.
@@ -272,8 +274,12 @@ impl Link {
                 Err(end) => return end,
             }
             match reader.read(&mut bytes[filled..]).await {
-                Ok(0) => return End::Broken("the relay closed the connection".to_owned()),
+                Ok(0) => return End::Broken(CLOSED.to_owned()),
                 Ok(count) => filled += count,
+                // Over TLS, one that closes without a goodbye.
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    return End::Broken(CLOSED.to_owned());
+                }
                 Err(error) => return End::Broken(format!("read: {error}")),
             }
         }
