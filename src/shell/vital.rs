@@ -5,7 +5,8 @@
 //! service manager begins anew. What serves one connection or answers one question is no such task: its panic costs
 //! that one.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard};
 
 use tracing::error;
@@ -16,10 +17,14 @@ pub const FATAL: u8 = 70;
 /// What a task of this name does; a panic in it ends the program. It may end by itself, as where nobody needs it any
 /// more.
 pub async fn vital<F: Future>(name: &'static str, task: F) -> F::Output {
-    let watch = Watch { name, may_end: true };
-    let output = task.await;
-    drop(watch);
-    output
+    let mut task = pin!(task);
+    // Watched while it works and not while it rests: where another's panic takes the runtime down and tasks are dropped
+    // on the way, theirs is not the fault.
+    poll_fn(|context| {
+        let _watch = Watch { name, may_end: true };
+        task.as_mut().poll(context)
+    })
+    .await
 }
 
 /// The same of a task that may not end by itself either. Dropping it is no end.
@@ -95,6 +100,7 @@ mod tests {
             ("may end", false),
             ("thread is released", false),
             ("another panics", false),
+            ("the runtime unwinds", false),
         ] {
             let output = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "vital::tests::a_task_that_is_needed_takes_the_program_along_and_no_other_does"])
@@ -142,6 +148,17 @@ mod tests {
             }
             "may end" => drop(tokio::spawn(vital("pump", async {})).await),
             "thread is released" => drop(std::thread::spawn(|| Watch::thread("pump").release()).join()),
+            "the runtime unwinds" => {
+                let unwinds = std::thread::spawn(|| {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(async {
+                        tokio::spawn(lasting("pump", std::future::pending::<()>()));
+                        tokio::task::yield_now().await;
+                        panic!("as a test wants it");
+                    });
+                });
+                drop(unwinds.join());
+            }
             "another panics" => drop(tokio::spawn(doomed()).await),
             other => panic!("{other}"),
         }
