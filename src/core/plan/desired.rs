@@ -117,6 +117,17 @@ pub enum RulePackets {
     },
 }
 
+impl RulePackets {
+    /// Whether packets with this mark are among them.
+    pub const fn are(&self, of: u32) -> bool {
+        match *self {
+            Self::All => true,
+            Self::Marked { mark, mask } => of & mask == mark & mask,
+            Self::NotMarked { mark, mask } => of & mask != mark & mask,
+        }
+    }
+}
+
 /// Where a policy rule sends the look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RuleAction {

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use crate::types::{IpNet, NodePublic};
 
 use super::ability::Ability;
-use super::desired::{DesiredEndpoint, Peer, Route, RouteTarget, RuleAction};
+use super::desired::{DesiredEndpoint, Peer, Route, RouteTarget, Rule, RuleAction};
 use super::explain::Figures;
 use super::firewall::Packet;
 use super::kernel::{Change, Kernel, KernelError};
 use super::observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
+use super::own;
 use super::step::{DeviceStep, FirewallStep, LinkStep, PeerStep, RouteStep, RuleStep, Step};
 use super::way::{Outcome, Way};
 
@@ -179,19 +180,34 @@ impl ModelKernel {
         Observed { ways, ..self.state.clone() }
     }
 
-    /// Where a packet would go.
+    /// Where a packet would go: rules are asked in their order, and a table without an answer leaves it to the next. The
+    /// host's own table has a default route.
     pub fn way_of(&self, to: IpAddr, marked: bool) -> Way {
         let elsewhere = |table, rule| Outcome::Elsewhere { link: "eth0".to_owned(), table, rule };
-        let around = self.state.routes.iter().filter(|route| route.destination.contains(&to));
-        let route = around.min_by_key(|route| (u8::MAX - route.destination.prefix_len(), route.metric));
-        let is_asked = self.state.rules.iter().any(|rule| rule.ipv6 == to.is_ipv6() && rule.action == RuleAction::Ours);
-        let outcome = match route.map(|route| route.target).filter(|_| is_asked && !marked) {
-            _ if self.astray.iter().any(|net| net.contains(&to)) => elsewhere(100, Some(1_000)),
-            Some(RouteTarget::Tunnel) => Outcome::Tunnel,
-            Some(RouteTarget::Unreachable) => Outcome::Refused { error: "No route to host".to_owned(), rule: None },
-            Some(RouteTarget::Throw) | None => elsewhere(254, None),
+        let mut rules: Vec<&Rule> = self.state.rules.iter().filter(|rule| rule.ipv6 == to.is_ipv6()).collect();
+        rules.sort_by_key(|rule| rule.priority);
+        let mark = if marked { own::MARK_BYPASS } else { 0 };
+        let mut answers =
+            rules.into_iter().filter(|rule| rule.packets.are(mark)).filter_map(|rule| match rule.action {
+                RuleAction::Main => Some(elsewhere(254, None)),
+                RuleAction::Ours => self.answer_of_ours(to),
+            });
+        let outcome = match self.astray.iter().any(|net| net.contains(&to)) {
+            true => elsewhere(100, Some(1_000)),
+            false => answers.next().unwrap_or_else(|| elsewhere(254, None)),
         };
         Way { to, marked, outcome }
+    }
+
+    /// What our table says of an address, if anything.
+    fn answer_of_ours(&self, to: IpAddr) -> Option<Outcome> {
+        let around = self.state.routes.iter().filter(|route| route.destination.contains(&to));
+        let route = around.min_by_key(|route| (u8::MAX - route.destination.prefix_len(), route.metric))?;
+        match route.target {
+            RouteTarget::Tunnel => Some(Outcome::Tunnel),
+            RouteTarget::Unreachable => Some(Outcome::Refused { error: "No route to host".to_owned(), rule: None }),
+            RouteTarget::Throw => None,
+        }
     }
 
     /// Deletes the link as anybody might: what hangs on it goes too.
