@@ -1,9 +1,9 @@
 //! Programs that other people wrote, against ours.
 //!
 //! The official client engine joins our coordinator, and clients made for its local socket talk to our agent. They
-//! come with `tests/vm/setup.sh`; others are used where they are on `PATH` or in the folder that
-//! `WARREN_INTEROP_BIN` names, and a test that lacks its program says `skipped`. They run where the lab runs
-//! (`tests/vm/test.sh interop`).
+//! come with `tests/vm/setup.sh`. Programs that it does not install have to be on `PATH` or in the folder that
+//! `WARREN_INTEROP_BIN` names: their tests are ignored unless they are asked for. They run where the lab runs
+//! (`tests/vm/test.sh interop`), which sets `WARREN_REQUIRE_INTEROP`: a test that lacks its program fails then.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -35,6 +35,7 @@ fn http_with_the_official_engine_flows_both_ways_through_our_relay_and_then_dire
 }
 
 #[test]
+#[ignore = "needs tailscale and tailscaled, on PATH or in WARREN_INTEROP_BIN"]
 fn http_with_the_official_agent_flows_both_ways_through_our_relay_and_then_directly_without_a_flap() {
     let (Some(programs), Some(mut world)) = (Programs::find(), World::new()) else { return };
     let alice = world.node("alice", Kind::EasyNat);
@@ -84,6 +85,7 @@ fn two_official_engines_behind_hard_nats_reach_each_other_through_our_relay() {
 }
 
 #[test]
+#[ignore = "needs tailscale and tailscaled, on PATH or in WARREN_INTEROP_BIN"]
 fn two_official_agents_reach_each_other_through_our_relay() {
     let (Some(programs), Some(mut world)) = (Programs::find(), World::without_tunnels()) else { return };
     let server = programs.start(&mut world, "server", Kind::HardNat);

@@ -22,7 +22,7 @@ impl Running {
         let socket = dir.join(format!("{name}.sock"));
         let listens = async {
             while !socket.exists() {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(PATIENCE, listens).await.unwrap();

@@ -4,10 +4,10 @@
 #
 #   setup.sh [build] [unit] [kernel] [interop] [lint] [fuzz]      one or more groups; none means the first four
 #
-# build: a Rust toolchain and a C compiler. unit: strace, which lets system calls fail, and groff. kernel: network tools, and for a
-# machine whose kernel has no WireGuard also QEMU and a kernel for it. interop: third-party clients, in a Python
-# environment of their own (target/venv). lint: cargo-deny. fuzz: a C++ compiler. Debian and Ubuntu (apt), and Fedora
-# (dnf). Root rights are asked for (sudo) to install packages of the distribution, and for nothing else.
+# build: a Rust toolchain and a C compiler. unit: strace, which lets system calls fail, and groff. kernel: network
+# tools, and for a machine whose kernel has no WireGuard also QEMU and a kernel for it. interop: third-party clients, in
+# a Python environment of their own (target/venv). lint: cargo-deny. fuzz: a C++ compiler. Debian and Ubuntu (apt), and
+# Fedora (dnf). Root rights are asked for (sudo) to install packages of the distribution, and for nothing else.
 # WARREN_VM_KERNEL=6.12 fetches that kernel of Debian's for the virtual machine; the lowest that we support is 5.10.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."

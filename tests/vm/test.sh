@@ -24,6 +24,7 @@ programs=$(cargo build -q --message-format=json --bins "${targets[@]/#/--test=}"
 tests=()
 for target in "${targets[@]}"; do tests+=("$(grep "/deps/$target-[0-9a-f]*$" <<<"$programs")"); done
 
-export WARREN_REQUIRE_KERNEL=1
+# A test that lacks its kernel or its peer fails.
+export WARREN_REQUIRE_KERNEL=1 WARREN_REQUIRE_INTEROP=1
 exec "$here/run.sh" -t "$limit" $programs "$here/each.sh" $("$here/extra-files.sh") -- \
   "$here/each.sh" "${#tests[@]}" "${tests[@]}" --test-threads=1 "$@"

@@ -7,13 +7,25 @@ use super::names::Found;
 use super::*;
 
 /// A name server of the test's own.
-struct Told(Duration, Vec<IpAddr>);
+struct Told(Vec<IpAddr>);
 
 impl LookUp for Told {
     fn look_up(&self, _name: String) -> Found {
-        let (latency, found) = (self.0, self.1.clone());
+        let found = self.0.clone();
+        Box::pin(async move { Ok(found) })
+    }
+}
+
+/// One that answers once its time has come.
+struct Late(Duration, Vec<IpAddr>);
+
+impl LookUp for Late {
+    fn look_up(&self, _name: String) -> Found {
+        let (begun, after, found) = (tokio::time::Instant::now(), self.0, self.1.clone());
         Box::pin(async move {
-            tokio::time::sleep(latency).await;
+            while begun.elapsed() < after {
+                tokio::task::yield_now().await;
+            }
             Ok(found)
         })
     }
@@ -73,7 +85,7 @@ fn direct() -> Dialler {
 #[tokio::test]
 async fn a_name_that_takes_longer_than_a_connection_may_is_waited_for() {
     let port = greeter().await;
-    let slow = Told(Duration::from_millis(600), vec![[127, 0, 0, 1].into()]);
+    let slow = Late(Duration::from_millis(301), vec![[127, 0, 0, 1].into()]);
     let dialler = direct().with_names(slow).within(Duration::from_millis(300));
 
     assert_eq!(greeting(dialler.dial(&Place::new("greeter.example", port)).await.unwrap()).await, "hello");
@@ -83,7 +95,7 @@ async fn a_name_that_takes_longer_than_a_connection_may_is_waited_for() {
 async fn a_name_that_leads_into_the_void_in_one_family_is_reached_by_the_other() {
     let port = greeter().await;
     // 100::/64 is the discard prefix (RFC 6666): nothing answers from there, whether or not there is IPv6 here.
-    let mixed = Told(Duration::ZERO, vec!["100::1".parse().unwrap(), [127, 0, 0, 1].into()]);
+    let mixed = Told(vec!["100::1".parse().unwrap(), [127, 0, 0, 1].into()]);
     let dialler = direct().with_names(mixed);
 
     assert_eq!(greeting(dialler.dial(&Place::new("greeter.example", port)).await.unwrap()).await, "hello");
@@ -92,7 +104,7 @@ async fn a_name_that_leads_into_the_void_in_one_family_is_reached_by_the_other()
 #[tokio::test]
 async fn known_addresses_need_no_name_and_a_family_that_is_not_wanted_is_not_used() {
     let port = greeter().await;
-    let wrong = Told(Duration::ZERO, vec!["::1".parse().unwrap()]);
+    let wrong = Told(vec!["::1".parse().unwrap()]);
     let dialler = direct().with_names(wrong);
     let place = Place::new("greeter.example", port);
 
@@ -109,7 +121,7 @@ async fn the_proxy_that_the_environment_names_is_asked_for_a_tunnel_and_looks_th
     let port = greeter().await;
     let (proxy, asked) = proxy().await;
     let proxies = Matcher::builder().all(format!("http://me:secret@127.0.0.1:{proxy}")).no("direct.example").build();
-    let dialler = Dialler::new(None).with_proxies(proxies).with_names(Told(Duration::ZERO, Vec::new()));
+    let dialler = Dialler::new(None).with_proxies(proxies).with_names(Told(Vec::new()));
 
     for place in [Place::new("greeter.example", port), Place::new("greeter.example", port).plain()] {
         assert!(dialler.is_proxied(&place));
