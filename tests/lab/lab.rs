@@ -79,6 +79,13 @@ impl Lab {
         host
     }
 
+    /// Pulls the cable of a host out of the switch.
+    #[allow(dead_code, reason = "the interop tests leave theirs in")]
+    pub(crate) fn unplug(&self, host: &Host) {
+        let number = host.v4.rsplit('.').next().unwrap();
+        self.switch.run(&format!("ip link set port{number} down"));
+    }
+
     /// A network namespace with nothing in it but `lo`.
     pub(crate) fn namespace(&self, name: &str) -> Namespace {
         Namespace::new(&format!("{}-{name}", self.name))

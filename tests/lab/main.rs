@@ -11,6 +11,7 @@ mod ground;
 mod join;
 mod lab;
 mod lifecycle;
+mod liveness;
 mod matrix;
 mod narrow;
 mod nat;
