@@ -63,6 +63,10 @@ pub struct Config {
     /// Remove everything of ours from the kernel, and exit
     #[arg(long)]
     pub cleanup: bool,
+
+    /// Say whether these settings can be used, and exit: 2 where they cannot
+    #[arg(long, conflicts_with = "cleanup")]
+    pub check: bool,
 }
 
 impl Config {
@@ -118,6 +122,13 @@ mod tests {
     fn denials_are_logged_to_our_group_or_another() {
         assert_eq!(read(&["--log-denied"]).unwrap().firewall.log_denied, Some(5741));
         assert_eq!(read(&["--log-denied=7"]).unwrap().firewall.log_denied, Some(7));
+    }
+
+    #[test]
+    fn settings_can_be_tried_before_they_are_used() {
+        assert!(read(&["--check", "--port", "7"]).unwrap().check);
+        assert_eq!(read(&["--check", "--port", "0"]).unwrap_err().1, 2);
+        assert_eq!(read(&["--check", "--cleanup"]).unwrap_err().1, 2);
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod network;
 mod pipes;
 mod portmap_io;
 mod privilege;
+mod readiness;
 mod resolvers;
 mod run;
 mod serve;

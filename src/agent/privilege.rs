@@ -29,9 +29,12 @@ pub(super) fn keep_only_ours() -> Result<(), StartError> {
     for other in caps::read(None, CapSet::Ambient).map_err(failed)?.difference(&ours) {
         caps::drop(None, CapSet::Ambient, *other).map_err(failed)?;
     }
-    caps::set(None, CapSet::Effective, &ours).map_err(failed)?;
-    caps::set(None, CapSet::Permitted, &ours).map_err(failed)?;
-    caps::set(None, CapSet::Inheritable, &ours).map_err(failed)?;
+    // A service manager hands over these sets as they are to be, and may forbid the call that changes them.
+    for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
+        if caps::read(None, set).map_err(failed)? != ours {
+            caps::set(None, set, &ours).map_err(failed)?;
+        }
+    }
     for capability in OURS {
         caps::raise(None, CapSet::Ambient, capability).map_err(failed)?;
     }

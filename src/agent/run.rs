@@ -17,6 +17,7 @@ use super::host;
 use super::local_api::{self, Operators};
 use super::network::{Network, Ways};
 use super::pipes::{self, FromKernel, ToKernel};
+use super::readiness::Readiness;
 use super::state::{StateDir, StateError, StateFile};
 use warren_core::control::{Pin, Received, ServerUrl, Transmit};
 use warren_core::plan::Kernel;
@@ -61,11 +62,13 @@ pub async fn run<K: Kernel + Send + 'static>(parts: Parts<K>) {
     let (saves, mut saved) = pipes::disk(Arc::new(dir));
     let mut pipes = Outward::new(to_kernel, saves, mark, Ways::new(network));
     let mut resolvers = super::resolvers::watch();
+    let mut readiness = Readiness::new(clock::now().tick);
     loop {
         let now = clock::now();
         core.proceed(now);
         pipes.carry_out(&mut core);
-        let timeout = core.poll_timeout(now);
+        readiness.proceed(core.stands(), now.tick);
+        let timeout = core.poll_timeout(now).into_iter().chain(readiness.poll_timeout()).min();
         tokio::select! {
             _ = &mut stop => break,
             Some(call) = calls.recv() => take(&mut core, call, &mut calls, Core::handle_call),

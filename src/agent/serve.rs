@@ -9,7 +9,7 @@ use super::{Config, Core, Machine, Parts, Settings, StartError, StateDir, cleanu
 use warren_core::plan::own;
 use warren_core::types::IpNet;
 use warren_linux::{LinuxKernel, LocalNetwork, OnlyOne};
-use warren_shell::{DirectoryLock, vital};
+use warren_shell::{DirectoryLock, tell_manager, vital};
 
 /// Runs the agent until it is told to end, or cleans up after one.
 pub fn serve(config: &Config) -> Result<(), StartError> {
@@ -65,7 +65,7 @@ async fn agent(config: &Config) -> Result<(), StartError> {
                 _ = hangup.recv() => tracing::info!("SIGHUP: nothing to reload; options and environment need a restart"),
             }
         }
-        tell_systemd(sd_notify::NotifyState::Stopping);
+        tell_manager(&[sd_notify::NotifyState::Stopping]);
         // The loop may have ended already.
         let _ = stopper.send(());
     }));
@@ -80,7 +80,6 @@ async fn agent(config: &Config) -> Result<(), StartError> {
         mark,
         stop,
     };
-    tell_systemd(sd_notify::NotifyState::Ready);
     tracing::info!("listening on {}", config.socket.display());
     run(parts).await;
     // The next one makes it anew; until then, asking there fails at once.
@@ -98,10 +97,4 @@ fn port_text(wanted: u16, port: u16, taken: &str) -> String {
         "{taken}, so {instead}. Where a firewall or a router was opened for port {wanted}, end that program and restart \
          warrend, or start warrend with another --port"
     )
-}
-
-fn tell_systemd(state: sd_notify::NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!("tell systemd: {error}");
-    }
 }

@@ -61,6 +61,8 @@ enum Command {
     /// Policies: who may reach what
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Say whether the configuration can be used: 2 where it cannot; takes the options of serve
+    Check(Box<Options>),
     /// Look at everything a server needs: files, clock, ports, certificate, the way of a node; takes the options of serve
     Doctor(Box<Options>),
     /// Write the whole state into one file: users, nodes, policies and keys
@@ -121,6 +123,7 @@ impl Cli {
                 Ok(None) => return ExitCode::SUCCESS,
                 Err(error) => return failed(&error),
             },
+            Command::Check(options) => return check(*options, self.places),
             Command::Doctor(options) => return examine(*options, self.places, self.json),
             Command::Backup { file, force } => {
                 keep(self.places, self.json, async |dir, socket| backup::backup(dir, socket, &file, force).await)
@@ -175,14 +178,24 @@ fn run_server(options: Options, places: Places) -> ExitCode {
     };
     let log = match log_to_stderr(&settings.log) {
         Ok(log) => log,
-        Err(error) => {
-            eprintln!("warren-coordinator: configuration: log: {}", Lines(error));
-            return ExitCode::from(USAGE);
-        }
+        Err(error) => return unusable_log(&error),
     };
     match runtime.block_on(serve::run(settings, Reload { options, places, log })) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
+    }
+}
+
+fn check(options: Options, places: Places) -> ExitCode {
+    match options.complete(places).and_then(Options::settle) {
+        Ok(settings) => match log_to_stderr(&settings.log) {
+            Ok(_) => {
+                println!("warren-coordinator: the configuration can be used");
+                ExitCode::SUCCESS
+            }
+            Err(error) => unusable_log(&error),
+        },
+        Err(error) => misconfigured(&error),
     }
 }
 
@@ -245,6 +258,11 @@ fn refused(error: &str, json: bool) -> ExitCode {
 fn failed(error: &str) -> ExitCode {
     eprintln!("warren-coordinator: {}", Lines(error));
     ExitCode::from(FAILED)
+}
+
+fn unusable_log(error: &str) -> ExitCode {
+    eprintln!("warren-coordinator: configuration: log: {}", Lines(error));
+    ExitCode::from(USAGE)
 }
 
 fn misconfigured(error: &ConfigError) -> ExitCode {

@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use super::config::{Options, Places, Settings};
 use super::http::Shared;
-use warren_shell::{CertificateFiles, LogFilter};
+use warren_shell::{CertificateFiles, LogFilter, tell_manager};
 
 /// What a reload needs to know.
 pub(crate) struct Reload {
@@ -148,7 +148,5 @@ fn fixed(settings: &Settings) -> Vec<(&'static str, String)> {
 /// Where there is no service manager there is nobody to tell.
 pub(crate) fn notify(states: &[Option<NotifyState<'_>>]) {
     let states: Vec<NotifyState<'_>> = states.iter().flatten().cloned().collect();
-    if let Err(error) = sd_notify::notify(&states) {
-        warn!(%error, "telling the service manager");
-    }
+    tell_manager(&states);
 }

@@ -99,17 +99,25 @@ pub struct Cli {
     /// What to log: a level, or a filter as in `info,warren=debug`
     #[arg(long, env = "WARREN_RELAY_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
+    /// Say whether these settings can be used, and exit: 2 where they cannot
+    #[arg(long)]
+    check: bool,
 }
 
 impl Cli {
     /// Serves until told to end.
     pub fn run(self) -> ExitCode {
+        let is_check = self.check;
         let settings = match self.settle() {
             Ok(settings) => settings,
             Err(error) => return complain(&error, USAGE),
         };
         if let Err(error) = log_to_stderr(&settings.log) {
             return complain(&format!("--log {}: {error}", settings.log), USAGE);
+        }
+        if is_check {
+            println!("warren-relay: the settings can be used");
+            return ExitCode::SUCCESS;
         }
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,

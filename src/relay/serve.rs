@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -12,18 +12,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::acme::Acme;
 use super::dial::Target;
 use super::listen::{self, Port, Purpose};
 use super::settings::{Clients, Settings, Tls};
 use super::verify::Verifier;
-use super::{Admission, Applicant, Relay, RelayConfig, kept_node_key, mesh, metrics, serve_stun};
+use super::{Admission, Applicant, Relay, RelayConfig, clock, kept_node_key, mesh, metrics, serve_stun};
 use warren_core::derp::{Limits, MeshKey};
 use warren_shell::{
-    CertificateFiles, DirectoryLock, Places, Rates, bind, bind_udp, lasting, make_directory, possible_connections,
-    vital,
+    CertificateFiles, DirectoryLock, Heartbeat, Places, Rates, bind, bind_udp, lasting, make_directory,
+    possible_connections, tell_manager, vital,
 };
 
 const KEY_FILE: &str = "relay.key";
@@ -70,16 +70,21 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
     let keeping = Arc::clone(&relay);
     tasks.spawn(lasting("relay's clock", async move { keeping.keep_alive().await }));
     info!(%address, scheme, %stun, key = %relay.public(), "serving");
-    notify(&[NotifyState::Ready]);
+    tell_manager(&[NotifyState::Ready]);
 
+    let mut heartbeat = Heartbeat::expected();
     loop {
+        // Whoever holds the relay for good holds this up too.
+        relay.connected();
+        heartbeat.beat(clock::now());
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => reload(files.as_deref()),
+            () = until(heartbeat.poll_timeout()) => {}
         }
     }
-    notify(&[NotifyState::Stopping]);
+    tell_manager(&[NotifyState::Stopping]);
     accepting.abort();
     relay.announce_restart(RECONNECT_IN, TRY_FOR);
     // Clients leave when we do: whoever still has to read the word has until then.
@@ -87,6 +92,13 @@ pub(super) async fn run(settings: Settings) -> Result<(), String> {
     let counters = relay.counters();
     info!(packets_in = counters.packets_in, packets_out = counters.packets_out, "ended");
     Ok(())
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// TLS, and what keeps its certificate.
@@ -117,14 +129,14 @@ fn protection(settings: &Settings, tasks: &mut JoinSet<()>) -> Result<Protection
 /// program has from its start.
 fn reload(files: Option<&CertificateFiles>) {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
-        notify(&[NotifyState::Reloading, now]);
+        tell_manager(&[NotifyState::Reloading, now]);
     }
     match files.map(CertificateFiles::reload) {
         Some(Ok(true)) => info!(changed = "certificate", "reloaded; options need a restart"),
         Some(Err(error)) => error!("{error}"),
         Some(Ok(false)) | None => info!(changed = "nothing", "reloaded; options need a restart"),
     }
-    notify(&[NotifyState::Ready]);
+    tell_manager(&[NotifyState::Ready]);
 }
 
 /// Starts what stands beside the relay's port: the port of captive portals, metrics, links to other relays.
@@ -180,11 +192,4 @@ fn admission(clients: &Clients) -> Result<Admission, String> {
         async move { verifier.admits(applicant).await }
     };
     Ok(Admission::ask(admits, *again_every))
-}
-
-/// Where there is no service manager there is nobody to tell.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "telling the service manager");
-    }
 }

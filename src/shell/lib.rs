@@ -1,5 +1,5 @@
 //! What more than one program's shell needs: the codecs of `wire` laid over a socket, connections to others, open ports,
-//! certificates, secret files, the log, tasks that a program cannot do without.
+//! certificates, secret files, the log, tasks that a program cannot do without, what the service manager is told.
 //!
 //! Its own module because the programs, such as the agent and the coordinator as the two ends of the control
 //! protocol, may not name each other. Nothing here decides anything.
@@ -18,6 +18,7 @@ mod places;
 mod rate;
 mod secret_file;
 mod server_certificate;
+mod service_manager;
 mod vital;
 mod websocket;
 
@@ -33,6 +34,7 @@ pub use places::{HeldPlace, Places, Room, possible_connections};
 pub use rate::{Buckets, Rates};
 pub use secret_file::{keep_private, kept_key, make_directory, write_secret};
 pub use server_certificate::{ServerCertificate, client_config};
+pub use service_manager::{Heartbeat, tell_manager};
 pub use vital::{FATAL, Watch, lasting, locked, vital};
 pub use websocket::{WebSocketBytes, websocket_accept};
 

@@ -348,6 +348,25 @@ async fn broken_preferences_are_put_aside_and_open_nothing() {
 }
 
 #[tokio::test]
+async fn a_machine_that_only_booted_has_no_key_that_an_image_of_it_would_share() {
+    let server = Server::start(&[]);
+    let (root, agent) = new_agent().await;
+    let key_file = root.path().join("state/machine.key");
+    agent.until("there", |status| status.backend_state == BackendState::NeedsLogin).await;
+    assert_eq!(agent.warren(&["set", "--hostname", "image"]).await.0, 0, "the disk was written");
+    assert!(!key_file.exists());
+    agent.stop().await;
+    assert!(!key_file.exists());
+
+    let agent = Agent::start(root.path(), SharedKernel::default()).await;
+    let up = ["up", "--coordinator", &server.url(), "--auth-key", &server.key(&[])];
+    assert_eq!(agent.warren(&up).await, (0, String::new()));
+
+    let key: MachinePrivate = fs::read_to_string(&key_file).unwrap().trim().parse().unwrap();
+    assert!(server.text(&["--json", "node", "list"]).contains(&key.public().to_string()));
+}
+
+#[tokio::test]
 async fn without_its_machine_key_a_machine_goes_on_and_signs_in_anew_only_by_a_persons_word() {
     let server = Server::start(&[]);
     let (root, agent) = joined(&server, "ada").await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::scene::{Agent, SharedKernel, key, map, node, store};
 use tempfile::tempdir;
+use warren_agent::{Core, Settings, StateDir, clock};
 use warren_core::plan::{Observed, ObservedFirewall};
 use warren_core::types::IpNet;
 use warren_core::wire::control::Node;
@@ -31,6 +32,19 @@ async fn with_the_coordinator_down_the_stored_map_brings_the_network_up() {
     let device = agent.kernel.state().device.unwrap();
     assert_eq!(device.peers.keys().copied().collect::<Vec<_>>(), [key(2), key(3)]);
     assert_eq!(device.peers[&key(2)].endpoint, Some("10.0.0.2:41741".parse().unwrap()));
+}
+
+#[test]
+fn services_that_use_the_tunnel_wait_for_a_machine_that_has_a_map_and_for_no_other() {
+    let (fresh, member) = (tempdir().unwrap(), tempdir().unwrap());
+    store(member.path(), &map(vec![node(2)]), CONFIRMED);
+
+    for (root, is_ready) in [(&fresh, true), (&member, false)] {
+        let dir = StateDir::open(&root.path().join("state")).unwrap();
+        let mut core = Core::load(Settings::default(), &dir, clock::now()).unwrap();
+        core.proceed(clock::now());
+        assert_eq!(core.stands(), is_ready);
+    }
 }
 
 #[tokio::test]

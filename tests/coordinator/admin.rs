@@ -139,14 +139,18 @@ fn a_configuration_that_is_not_understood_ends_with_2_and_one_line() {
     let file = directory.path().join("coordinator.toml");
     for (text, wanted) in [("listen = 8080\n", "listen"), ("listn = \"[::]:1\"\n", "listn"), ("listen\n", "line 1")] {
         std::fs::write(&file, text).unwrap();
-        let output = program(&["serve", "--config", file.to_str().unwrap()], &[]);
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{error}");
-        assert_eq!(error.lines().count(), 1, "{error}");
-        assert!(error.contains(file.to_str().unwrap()) && error.contains(wanted), "{error}");
+        for command in ["serve", "check"] {
+            let output = program(&[command, "--config", file.to_str().unwrap()], &[]);
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+            assert!(error.contains(file.to_str().unwrap()) && error.contains(wanted), "{error}");
+        }
     }
     let output = program(&["serve"], &[("WARREN_COORDINATOR_METRICS", "192.0.2.1:9")]);
     assert_eq!(output.status.code(), Some(2));
+    std::fs::write(&file, "listen = \"[::]:1\"\n").unwrap();
+    assert!(program(&["check", "--config", file.to_str().unwrap()], &[]).status.success());
 }
 
 #[test]

@@ -243,11 +243,14 @@ fn a_command_line_that_leaves_a_choice_open_ends_with_status_2_and_one_line() {
         (&["--open"], "--plain-http"),
         (&["--open", "--plain-http", "--log", "=loud="], "--log"),
     ] {
-        let output = program(arguments);
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!((output.status.code(), text.lines().count()), (Some(2), 1), "{arguments:?}: {text}");
-        assert!(text.contains(word), "{text}");
+        for check in [&[][..], &["--check"]] {
+            let output = program(&[arguments, check].concat());
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert_eq!((output.status.code(), text.lines().count()), (Some(2), 1), "{arguments:?}: {text}");
+            assert!(text.contains(word), "{text}");
+        }
     }
+    assert!(program(&["--open", "--plain-http", "--check"]).status.success());
 }
 
 /// What a verifier says from here on.

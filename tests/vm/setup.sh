@@ -4,9 +4,9 @@
 #
 #   setup.sh [build] [unit] [kernel] [interop] [lint] [fuzz]      one or more groups; none means the first four
 #
-# build: a Rust toolchain and a C compiler. unit: strace, which lets system calls fail, and groff. kernel: network
-# tools, and for a machine whose kernel has no WireGuard also QEMU and a kernel for it. interop: third-party clients, in
-# a Python environment of their own (target/venv). lint: cargo-deny. fuzz: a C++ compiler. Debian and Ubuntu (apt), and
+# build: a Rust toolchain and a C compiler. unit: strace, which lets system calls fail, groff, systemd-analyze. kernel:
+# network tools, and for a machine whose kernel has no WireGuard also QEMU and a kernel for it. interop: third-party
+# clients, in a Python environment of their own (target/venv). lint: cargo-deny. fuzz: a C++ compiler. Debian and Ubuntu (apt), and
 # Fedora (dnf). Root rights are asked for (sudo) to install packages of the distribution, and for nothing else.
 # WARREN_VM_KERNEL=6.12 fetches that kernel of Debian's for the virtual machine; the lowest that we support is 5.10.
 set -euo pipefail
@@ -22,7 +22,7 @@ main() {
   for group in $groups; do
     case $group in
       build) need_tools "cc gcc gcc"; need_rust ;;
-      unit) need_tools "strace strace strace" "groff groff-base groff-base" ;;
+      unit) need_tools "strace strace strace" "groff groff-base groff-base" "systemd-analyze systemd systemd" ;;
       kernel) need_kernel ;;
       interop) need_interop; need_rust_client ;;
       lint) need_deny ;;

@@ -21,6 +21,10 @@ fn main() -> ExitCode {
         eprintln!("warrend: invalid value '{}' for '--log <FILTER>': {}", Line(&config.log), Lines(error));
         return ExitCode::from(2);
     }
+    if config.check {
+        println!("warrend: the settings can be used");
+        return ExitCode::SUCCESS;
+    }
     match serve(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -138,16 +138,20 @@ impl Loading<'_> {
     fn leave_other_machine(&mut self, machine: &Machine) -> Result<(), StateError> {
         let stored = self.read(StateFile::Machine, |text| serde_json::from_str::<Machine>(text))?.whole();
         if stored.as_ref().is_some_and(|stored| machine.is_other_than(stored)) {
+            let mut has_keys = false;
             for file in [StateFile::MachineKey, StateFile::NodeKey, StateFile::Map] {
                 if self.dir.load(file)?.is_some() {
                     self.dir.put_aside(file, "other-machine")?;
+                    has_keys = true;
                 }
             }
             let text = "this machine's disk was copied from another one: the keys on it are the other's. They were put \
                         aside, and this machine has to sign in under new ones: `warren up`. (Where it is the same \
                         machine after all, stop warrend, rename `machine.key.other-machine` and \
                         `node.key.other-machine` back, and start it)";
-            self.health.set(code::COPIED, Severity::High, text, self.now.wall);
+            if has_keys {
+                self.health.set(code::COPIED, Severity::High, text, self.now.wall);
+            }
         }
         if machine.is_known() && stored.as_ref() != Some(machine) {
             self.saves.want(StateFile::Machine, self.now);
@@ -172,7 +176,8 @@ impl Loading<'_> {
                 let text = format!("{what}; nobody was signed in with it, so a new one was made");
                 self.health.note(code::MACHINE_KEY, Severity::Low, text, self.now.wall, self.now.tick);
             }
-            self.saves.want(StateFile::MachineKey, self.now);
+            // Written once somebody signs this machine in: an image of a machine that only booted brings no key along.
+            self.saves.owe(StateFile::MachineKey);
         }
         MachinePrivate::from_random(clock::key_bytes())
     }

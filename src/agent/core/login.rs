@@ -84,6 +84,7 @@ impl Core {
             return;
         }
         self.go_to(&self.prefs.control_url.clone(), None, now);
+        self.saves.want_owed(StateFile::MachineKey, now);
         self.node_key_or_new(now);
         self.login.needed = false;
         self.login.auth_url.clear();

@@ -60,6 +60,18 @@ impl Saves {
         self.due.entry(file).and_modify(|due| *due = at.min(*due)).or_insert(at);
     }
 
+    /// A file's content is not on disk, and need not be before [`Saves::want_owed`].
+    pub(super) fn owe(&mut self, file: StateFile) {
+        self.owed.insert(file);
+    }
+
+    /// What a file owes is needed now.
+    pub(super) fn want_owed(&mut self, file: StateFile, now: Now) {
+        if self.owed.contains(&file) && self.under_way.get(&file).is_none_or(|count| *count == 0) {
+            self.want(file, now);
+        }
+    }
+
     /// There is nothing left that a file should hold: it goes at once.
     pub(super) fn want_gone(&mut self, file: StateFile, now: Now) {
         self.owed.insert(file);

@@ -120,6 +120,12 @@ impl Core {
         !self.stale.wish && !self.stale.paths && self.reconciler.is_settled()
     }
 
+    /// Whether services that use the overlay's addresses may start: the kernel holds what the map on disk asks for, or
+    /// there is no map yet.
+    pub fn stands(&self) -> bool {
+        self.netmap.node().is_none() || self.is_settled()
+    }
+
     /// Faults that are a function of the present state.
     pub(super) fn renew_health(&mut self, now: Now) {
         self.health.handle_timeout(now.tick);

@@ -20,7 +20,7 @@ use warren_core::registry::{
 use warren_core::types::{MachinePublic, NodeId};
 use warren_core::wire::control::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
 use warren_relay::Relay;
-use warren_shell::Buckets;
+use warren_shell::{Buckets, Heartbeat};
 
 /// The longest the task sleeps: a clock that is set is noticed after this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
@@ -71,7 +71,9 @@ impl<S: Store> Task<S> {
     }
 
     pub(crate) async fn run(mut self, mut ending: Ending) -> (S, Result<(), StoreError>) {
+        let mut heartbeat = Heartbeat::expected();
         loop {
+            heartbeat.beat(clock::instant());
             let sleep = self.ledger.poll_timeout().map_or(LONGEST_SLEEP, until).min(LONGEST_SLEEP);
             tokio::select! {
                 biased;
