@@ -24,12 +24,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("policy", &["types", "wire"]),
     ("registry", &["types", "wire", "policy"]),
     ("plan", &["types", "netmap"]),
+    ("hostfirewall", &["types", "plan"]),
 ];
 
 /// Each member of the acting half, and what it may name of the deciding one. Which members it may name is its manifest's.
 const MEMBERS: &[(&str, &[&str])] = &[
     ("shell", &["types", "wire"]),
-    ("linux", &["types", "plan"]),
+    ("linux", &["types", "plan", "hostfirewall"]),
     ("relay", &["types", "wire", "derp"]),
     ("agent", &["types", "wire", "netmap", "control", "path", "derp", "dns", "plan"]),
     ("coordinator", &["types", "wire", "policy", "registry", "derp"]),

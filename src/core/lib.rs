@@ -9,6 +9,7 @@
 pub mod control;
 pub mod derp;
 pub mod dns;
+pub mod hostfirewall;
 pub mod netmap;
 pub mod path;
 pub mod plan;

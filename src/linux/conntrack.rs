@@ -10,8 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::BytesMut;
-use netlink_packet_core::{NLA_TYPE_MASK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer};
-use netlink_packet_core::{NlaBuffer, NlasIterator};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::errno::Errno;
@@ -19,15 +18,14 @@ use nix::libc;
 
 use warren_core::plan::{FlowJudge, Packet, Protocol};
 
-use super::netlink::{DUMP_ATTEMPTS, code, is_errno, messages};
+use super::attributes::{Attributes, attribute, attributes, number};
+use super::netfilter::{DATAGRAM, DONE, ERROR, Messages, body, code, messages};
+use super::netlink::{DUMP_ATTEMPTS, is_errno};
 
 /// `IPCTNL_MSG_CT_NEW`, `_GET` and `_DELETE` of `NFNL_SUBSYS_CTNETLINK`.
 const NEW: u16 = 1 << 8;
 const GET: u16 = (1 << 8) | 1;
 const DELETE: u16 = (1 << 8) | 2;
-/// `NLMSG_ERROR` and `NLMSG_DONE`.
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
 
 /// `CTA_TUPLE_ORIG`, `CTA_STATUS`, `CTA_ID`, `CTA_TUPLE_MASTER` and `CTA_ZONE`.
 const TUPLE_ORIG: u16 = 1;
@@ -49,14 +47,7 @@ const PROTO_SRC_PORT: u16 = 2;
 const PROTO_DST_PORT: u16 = 3;
 /// `IPS_EXPECTED`: another flow led to this one, and is its master.
 const EXPECTED: u32 = 1;
-/// `NLA_F_NESTED`.
-const NESTED: u16 = 1 << 15;
 
-const NETLINK_HEADER: usize = 16;
-/// Family, version and resource before the attributes.
-const NETFILTER_HEADER: usize = 4;
-/// The kernel dumps into buffers of at most 32 KiB.
-const DATAGRAM: usize = 64 << 10;
 /// Deletions sent at once: they fit the smallest send buffer.
 const BATCH: usize = 512;
 /// Forbidden flows found in one go, at some 200 bytes each. The rest is found in the next.
@@ -70,7 +61,7 @@ pub(super) struct Flow {
     /// From which port, where the protocol has ports.
     pub(super) source_port: u16,
     family: u8,
-    /// The attributes that name the entry, as the kernel wrote them.
+    /// The attributes that name the entry, with the values that the kernel wrote.
     name: Vec<u8>,
 }
 
@@ -93,7 +84,11 @@ impl Conntrack {
     pub(super) async fn forbidden(&mut self, judge: &FlowJudge) -> io::Result<Vec<Flow>> {
         for _ in 0..DUMP_ATTEMPTS {
             let mut found = Vec::new();
-            let sequence = self.request(GET, NLM_F_DUMP, 0, &[]).await?;
+            self.sequence = self.sequence.wrapping_add(1);
+            let sequence = self.sequence;
+            let mut request = Messages::default();
+            request.push(GET, NLM_F_DUMP, sequence, (0, 0), |_| {});
+            self.send(&request).await?;
             let interrupted = self.read_dump(sequence, judge, &mut found).await?;
             if !interrupted || !found.is_empty() {
                 return Ok(found);
@@ -105,27 +100,19 @@ impl Conntrack {
     /// Deletes these flows; those that have ended meanwhile are as good.
     pub(super) async fn delete(&mut self, flows: &[Flow]) -> io::Result<()> {
         for batch in flows.chunks(BATCH) {
-            let mut messages = Vec::new();
+            let mut requests = Messages::default();
             for flow in batch {
                 self.sequence = self.sequence.wrapping_add(1);
-                push_message(&mut messages, DELETE, 0, self.sequence, flow.family, &flow.name);
+                requests.push(DELETE, 0, self.sequence, (flow.family, 0), |request| request.raw(&flow.name));
             }
-            self.send(&messages).await?;
+            self.send(&requests).await?;
             self.read_failures()?;
         }
         Ok(())
     }
 
-    async fn request(&mut self, kind: u16, flags: u16, family: u8, attributes: &[u8]) -> io::Result<u32> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut message = Vec::new();
-        push_message(&mut message, kind, flags, self.sequence, family, attributes);
-        self.send(&message).await?;
-        Ok(self.sequence)
-    }
-
-    async fn send(&mut self, messages: &[u8]) -> io::Result<()> {
-        self.socket.send_to(messages, &SocketAddr::new(0, 0)).await.map(drop)
+    async fn send(&mut self, requests: &Messages) -> io::Result<()> {
+        self.socket.send_to(requests.bytes(), &SocketAddr::new(0, 0)).await.map(drop)
     }
 
     /// Whether the table changed its shape under the dump, so that entries may have been passed over.
@@ -174,79 +161,45 @@ impl Conntrack {
     }
 }
 
-fn push_message(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, family: u8, attributes: &[u8]) {
-    let begin = bytes.len();
-    bytes.resize(begin + NETLINK_HEADER + NETFILTER_HEADER, 0);
-    bytes[begin + NETLINK_HEADER] = family;
-    bytes.extend(attributes);
-    let length = bytes.len() - begin;
-    let mut header = NetlinkBuffer::new(&mut bytes[begin..]);
-    // A request names one flow, in some hundred bytes.
-    header.set_length(u32::try_from(length).unwrap_or_default());
-    header.set_message_type(kind);
-    header.set_flags(NLM_F_REQUEST | flags);
-    header.set_sequence_number(sequence);
-}
-
 /// Reads one entry of the kernel's table.
 pub fn decode(payload: &[u8]) -> bool {
     let judge = FlowJudge::default();
     let _ = (read_flow(payload, &judge), read_name(payload));
-    let attributes = payload.get(NETFILTER_HEADER..).unwrap_or_default();
-    let openings = NlasIterator::new(attributes).flatten().filter(|nla| nla.kind() & NLA_TYPE_MASK == TUPLE_ORIG);
-    openings.filter_map(|nla| read_tuple(nla.value())).count() > 0
+    let openings = attributes(body(payload)).filter(|(kind, _)| *kind == TUPLE_ORIG);
+    openings.filter_map(|(_, tuple)| read_tuple(tuple)).count() > 0
 }
 
 /// The flow, where it is forbidden. One that another led to is judged by that one.
 fn read_flow(payload: &[u8], judge: &FlowJudge) -> Option<Flow> {
     let family = *payload.first()?;
-    let attributes = payload.get(NETFILTER_HEADER..)?;
-    let (mut opening, mut master, mut is_expected) = (None, None, false);
-    for attribute in NlasIterator::new(attributes).flatten() {
-        match attribute.kind() & NLA_TYPE_MASK {
-            TUPLE_ORIG => opening = read_tuple(attribute.value()),
-            TUPLE_MASTER => master = read_tuple(attribute.value()),
-            STATUS => {
-                is_expected =
-                    attribute.value().first_chunk().map(|bits| u32::from_be_bytes(*bits) & EXPECTED) == Some(EXPECTED)
-            }
+    let entry = body(payload);
+    let (opening, source_port) = attribute(entry, TUPLE_ORIG).and_then(read_tuple)?;
+    let is_expected = attribute(entry, STATUS).and_then(number).is_some_and(|bits| bits & EXPECTED != 0);
+    let master = attribute(entry, TUPLE_MASTER).filter(|_| is_expected).and_then(read_tuple);
+    let judged = master.map_or(opening, |(master, _)| master);
+    judge.forbids(&judged).then(|| Flow { opening, source_port, family, name: read_name(entry) })
+}
+
+/// The attributes that name the entry, with the values that the kernel wrote.
+fn read_name(entry: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut name = Attributes::after(&mut bytes);
+    for (kind, value) in attributes(entry) {
+        match kind {
+            TUPLE_ORIG => name.nest(kind, |nest| nest.raw(value)),
+            ID | ZONE => name.bytes(kind, value),
             _ => {}
         }
     }
-    let (opening, source_port) = opening?;
-    let judged = if is_expected { master.unwrap_or((opening, source_port)).0 } else { opening };
-    judge.forbids(&judged).then(|| Flow { opening, source_port, family, name: read_name(attributes) })
-}
-
-/// The attributes that name the entry, as the kernel wrote them.
-fn read_name(attributes: &[u8]) -> Vec<u8> {
-    let mut name = Vec::new();
-    for attribute in NlasIterator::new(attributes).flatten() {
-        if matches!(attribute.kind() & NLA_TYPE_MASK, TUPLE_ORIG | ID | ZONE) {
-            push_attribute(&mut name, &attribute);
-        }
-    }
-    name
-}
-
-fn push_attribute(bytes: &mut Vec<u8>, attribute: &NlaBuffer<&[u8]>) {
-    let kind = attribute.kind() & NLA_TYPE_MASK;
-    let kind = if kind == TUPLE_ORIG { kind | NESTED } else { kind };
-    // A length of the kernel's own 16-bit field.
-    let length = u16::try_from(attribute.value().len() + 4).unwrap_or_default();
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(attribute.value());
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
 }
 
 fn read_tuple(bytes: &[u8]) -> Option<(Packet, u16)> {
     let (mut source, mut destination) = (None, None);
     let (mut protocol, mut source_port, mut port) = (None, 0, 0);
-    for attribute in NlasIterator::new(bytes).flatten() {
-        for inner in NlasIterator::new(attribute.value()).flatten() {
-            let value = inner.value();
-            match (attribute.kind() & NLA_TYPE_MASK, inner.kind() & NLA_TYPE_MASK) {
+    for (kind, part) in attributes(bytes) {
+        for (inner, value) in attributes(part) {
+            match (kind, inner) {
                 (TUPLE_IP, IP_V4_SRC | IP_V6_SRC) => source = read_address(value),
                 (TUPLE_IP, IP_V4_DST | IP_V6_DST) => destination = read_address(value),
                 (TUPLE_PROTO, PROTO_NUM) => protocol = value.first().copied().map(Protocol),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 pub use super::conntrack::decode as flow;
-pub use super::nftables::decoders::{elements as nft_elements, foreign as nft_foreign, listing as nft_listing};
+pub use super::nftables::decoders::{elements as nft_elements, object as nft_object};
 
 /// A packet that a raw ICMP socket gets; an even first byte says that it is one of IPv4.
 pub fn echo(bytes: &[u8]) -> bool {

@@ -4,8 +4,9 @@
 //! says when to look again. It decides nothing, and trusts its memory only where the kernel vouches for it:
 //! the number of our link from the last look, and our nftables table while its generation stands. Sockets
 //! belong to the network namespace of the thread that opens them. An ordinary user needs `CAP_NET_ADMIN`,
-//! ambient, so that the `nft` program, which reads rules back, inherits it.
+//! ambient, so that the `nft` program, which lists other programs' chains, inherits it.
 
+mod attributes;
 mod conntrack;
 #[doc(hidden)]
 pub mod decoders;
@@ -15,6 +16,7 @@ mod link;
 mod local;
 mod memory;
 mod monitor;
+mod netfilter;
 mod netlink;
 mod nftables;
 mod only_one;

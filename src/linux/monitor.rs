@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use netlink_packet_core::{NLA_TYPE_MASK, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::RouteMessage;
@@ -27,6 +26,8 @@ use tokio::time::Instant;
 use warren_core::plan::{Change, own};
 use warren_shell::lasting;
 
+use super::attributes::{attribute, text};
+use super::netfilter::body;
 use super::subscription::{Subscription, route_message};
 use super::wireguard::{Digest, WireguardSocket};
 use super::{link, route, rule};
@@ -44,8 +45,6 @@ const NFTABLES_GROUP: u32 = 7;
 const NFTABLES_NEW_GENERATION: u16 = (10 << 8) | 15;
 /// `NFT_MSG_DELTABLE`.
 const NFTABLES_DELETE_TABLE: u16 = (10 << 8) | 2;
-/// The bytes for family, version and resource before the attributes.
-const NFTABLES_HEADER: usize = 4;
 /// In every other nftables notice, the attribute that names the table.
 const NFTABLES_TABLE: u16 = 1;
 
@@ -204,11 +203,8 @@ fn concerns_our_table(kind: u16, payload: &[u8]) -> bool {
     if kind == NFTABLES_NEW_GENERATION {
         return false;
     }
-    let Some(attributes) = payload.get(NFTABLES_HEADER..) else { return true };
-    NlasIterator::new(attributes).flatten().any(|attribute| {
-        attribute.kind() & NLA_TYPE_MASK == NFTABLES_TABLE
-            && attribute.value().strip_suffix(&[0]) == Some(own::NFT_TABLE.as_bytes())
-    })
+    // What cannot be read might be ours.
+    attribute(body(payload), NFTABLES_TABLE).is_none_or(|name| text(name) == Some(own::NFT_TABLE))
 }
 
 #[cfg(test)]

@@ -8,16 +8,13 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::StreamExt;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST};
-use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use tokio::task::JoinSet;
 
 /// How often a dump is begun again before its reader is told that the kernel does not hold still. Each
 /// round takes milliseconds; a host that changes in every one of them deserves an error, not a hot loop.
 pub(super) const DUMP_ATTEMPTS: usize = 8;
-
-/// The bytes of a netlink header.
-const HEADER: usize = 16;
 
 /// An rtnetlink socket in the network namespace of the thread that uses it.
 pub(super) struct RouteSocket {
@@ -136,23 +133,6 @@ impl RouteSocket {
 /// The error of a dump whose end did not come.
 pub(super) fn cut_off() -> io::Error {
     io::Error::other("the kernel's answer was cut off")
-}
-
-/// The messages of a datagram; each begins at a multiple of four.
-pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
-    let mut rest = datagram;
-    std::iter::from_fn(move || {
-        let message = NetlinkBuffer::new_checked(rest).ok()?;
-        let length = (message.length() as usize).next_multiple_of(4);
-        rest = rest.get(length.max(HEADER)..).unwrap_or_default();
-        Some(message)
-    })
-}
-
-/// The result that the first four bytes of an answer say.
-pub(super) fn code(payload: &[u8]) -> io::Result<()> {
-    let code = payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-    if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(()) }
 }
 
 /// Whether the kernel answered with this error number.

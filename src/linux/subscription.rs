@@ -4,13 +4,14 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use netlink_packet_core::{NetlinkBuffer, NetlinkDeserializable, NetlinkHeader};
+use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
 
+use super::netfilter::messages;
 use super::netlink::is_errno;
 
 /// What a socket may hold while its reader waits for a turn: thousands of messages, where the host allows.
@@ -73,16 +74,6 @@ pub(super) fn route_message(kind: u16, payload: &[u8]) -> Option<RouteNetlinkMes
 }
 
 /// Asks about every message: whoever is asked may keep more than whether one concerned it.
-fn any_message(mut datagram: &[u8], concerns: impl Fn(u16, &[u8]) -> bool) -> bool {
-    let mut any = false;
-    while let Ok(message) = NetlinkBuffer::new_checked(datagram) {
-        any |= concerns(message.message_type(), message.payload());
-        // Messages begin at multiples of four.
-        let length = (message.length() as usize).next_multiple_of(4);
-        match datagram.get(length..) {
-            Some(rest) if length > 0 => datagram = rest,
-            _ => break,
-        }
-    }
-    any
+fn any_message(datagram: &[u8], concerns: impl Fn(u16, &[u8]) -> bool) -> bool {
+    messages(datagram).fold(false, |any, message| any | concerns(message.message_type(), message.payload()))
 }

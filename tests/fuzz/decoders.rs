@@ -20,6 +20,7 @@ use warren_agent::{decoders as agent, local_api};
 use warren_coordinator::decoders as coordinator;
 use warren_core::control::{ServerUrl, retry_after};
 use warren_core::derp::{Client, ConnectionId, Greeting, Limits, Server};
+use warren_core::hostfirewall;
 use warren_core::netmap::Netmap;
 use warren_core::path::{Book, Ground, PeerInfo, Via};
 use warren_core::plan::{Host, Paths, Prefs, desired};
@@ -57,12 +58,12 @@ pub(crate) const DECODERS: &[(&str, Decode)] = &[
     ("derp_map", json::<DerpMap>),
     ("derp_server", derp_server),
     ("disco", |bytes| disco::sender(bytes).is_ok_and(|theirs| opens(&theirs, bytes))),
+    ("hostfirewall", |bytes| std::str::from_utf8(bytes).is_ok_and(hostfirewall::decode)),
     ("key_answer", json::<OverTlsPublicKeys>),
     ("linux_echo", linux::echo),
     ("linux_flow", linux::flow),
     ("linux_nft_elements", linux::nft_elements),
-    ("linux_nft_foreign", linux::nft_foreign),
-    ("linux_nft_listing", linux::nft_listing),
+    ("linux_nft_object", linux::nft_object),
     ("linux_udp_table", linux::udp_table),
     ("local_dns_query", local_dns_query),
     ("local_notify", json::<local::Notify>),

@@ -1,21 +1,15 @@
 //! The chains that are the same in every table: where packets come in, and what is asked of each.
 
-use nftables::expr::{
-    CT, Expression, Exthdr, Fib, FibFlag, FibResult, MetaKey, NamedExpression, Payload, PayloadBase, PayloadRaw,
-};
-use nftables::schema::Chain;
-use nftables::stmt::{JumpTarget, Limit, Log, Match, Operator, Statement, VerdictMap as VerdictLookup};
-use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
-
 use warren_core::plan::{Firewall, FirewallOptions, Lacks, own};
 use warren_core::types::{IpNet, OVERLAY_V4, OVERLAY_V6};
 
 use super::cut;
-use super::object::Object;
+use super::expression::{Expression, Limited};
+use super::object::{Base, Chain, Hook, Kind, Object, Policy};
+use super::rule::{Condition, Field, ICMP, ICMPV6, accept, count, drop_it, jump, rule};
 use super::table::{
     DENIED_ANSWER, DENIED_ASTRAY, DENIED_DESTINATION, DENIED_POLICY, DENIED_SOURCE, DENIED_SPOOFED, DENIED_UNASKED,
-    ELSEWHERE, Family, INTERNET, SERVED, TUNNELLED, chain, count, equals, meta, payload, reference, rule, set, text,
-    write_address,
+    ELSEWHERE, Family, HOSTS, INTERNET, SERVED, SUBNETS, TUNNELLED,
 };
 
 /// Between connection tracking (-200) and the rewriting of destinations (-100).
@@ -31,31 +25,30 @@ const RELATED: u32 = 4;
 const NEW: u32 = 8;
 /// Errors of ICMP: destination unreachable, time exceeded, parameter problem; and of ICMPv6: destination unreachable,
 /// packet too big, time exceeded, parameter problem.
-const ERRORS: [(&str, &[u32]); 2] = [("icmp", &[3, 11, 12]), ("icmpv6", &[1, 2, 3, 4])];
+const ERRORS: [(Family, &[u8]); 2] = [(Family::V4, &[3, 11, 12]), (Family::V6, &[1, 2, 3, 4])];
 /// ICMP that answers, and so comes alone where nothing was asked: echo replies, errors, and what would have a host
 /// change its ways (source quench, redirects; the discovery of neighbours and routers, of which a tunnel has none).
-const ANSWERS: [(&str, &[u32]); 2] =
-    [("icmp", &[0, 3, 4, 5, 11, 12]), ("icmpv6", &[1, 2, 3, 4, 129, 133, 134, 135, 136, 137])];
-/// ICMP and ICMPv6.
-const ICMP: [u32; 2] = [1, 58];
+const ANSWERS: [(Family, &[u8]); 2] =
+    [(Family::V4, &[0, 3, 4, 5, 11, 12]), (Family::V6, &[1, 2, 3, 4, 129, 133, 134, 135, 136, 137])];
 /// What `fib` calls an address of the host's own: `RTN_LOCAL`.
 const LOCAL: u32 = 2;
 /// An IPv4 header without options, in words.
-const PLAIN_HEADER: u32 = 5;
+const PLAIN_HEADER: u8 = 5;
 
 /// Denials of one reason that are logged, a second and in a burst: enough to see what goes on, too few to fill a disk.
-const LOGGED_A_SECOND: u32 = 10;
+const LOGGED_A_SECOND: u64 = 10;
 const LOGGED_AT_ONCE: u32 = 20;
 
 /// The chains, in an order in which each finds those that it refers to.
 pub(super) fn chains() -> Vec<Object> {
+    let plain = |name: &str| Object::Chain(Chain { name: name.to_owned(), base: None });
     vec![
-        chain("overlay".to_owned()),
-        chain(cut::FROM_PEER.to_owned()),
-        chain(cut::TO_PEER.to_owned()),
-        base_chain("arrive", NfHook::Prerouting, BEFORE_NAT),
-        base_chain("forward", NfHook::Forward, AFTER_HOST_FILTERS),
-        base_chain("output", NfHook::Output, AFTER_HOST_FILTERS),
+        plain("overlay"),
+        plain(cut::FROM_PEER),
+        plain(cut::TO_PEER),
+        base_chain("arrive", Hook::Prerouting, BEFORE_NAT),
+        base_chain("forward", Hook::Forward, AFTER_HOST_FILTERS),
+        base_chain("output", Hook::Output, AFTER_HOST_FILTERS),
     ]
 }
 
@@ -76,97 +69,98 @@ struct Rules<'a> {
     objects: Vec<Object>,
 }
 
+/// Where what an error is about was on its way to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quoted {
+    Tunnelled,
+    NotTunnelled,
+}
+
 impl Rules<'_> {
-    fn add(&mut self, chain: &str, statements: Vec<Statement<'static>>) {
-        self.objects.push(rule(chain.to_owned(), statements));
+    fn add(&mut self, chain: &str, conditions: &[Condition], action: Expression) {
+        self.objects.push(rule(chain, conditions, [action]));
     }
 
     /// Drops what matches, counts it, and logs some of it where that is wanted. A limit ends its rule, so the log
     /// has one of its own.
-    fn drop(&mut self, chain: &str, matches: Vec<Statement<'static>>, reason: &'static str) {
+    fn drop(&mut self, chain: &str, conditions: &[Condition], reason: &'static str) {
         if let Some(group) = self.options.log_denied {
-            let mut logged = matches.clone();
-            logged.extend([limit(), log(group, reason)]);
-            self.add(chain, logged);
+            self.objects.push(rule(chain, conditions, [limit(), log(group, reason)]));
         }
-        let mut dropped = matches;
-        dropped.extend([count(reason.to_owned()), Statement::Drop(None)]);
-        self.add(chain, dropped);
+        self.objects.push(rule(chain, conditions, [count(reason), drop_it()]));
     }
 
     fn overlay(&mut self) {
         const CHAIN: &str = "overlay";
         self.destinations(CHAIN);
-        self.answers(CHAIN, &[], Operator::EQ);
-        for (protocol, types) in ANSWERS {
-            self.drop(CHAIN, vec![icmp(protocol, types)], DENIED_ANSWER);
+        self.answers(CHAIN, &[], Quoted::Tunnelled);
+        for (family, types) in ANSWERS {
+            self.drop(CHAIN, &[Field::icmp_type(family).is_any(types)], DENIED_ANSWER);
         }
-        for map in ["hosts", "subnets"] {
+        for map in [HOSTS, SUBNETS] {
             for family in Family::BOTH {
-                let key = payload(family.protocol(), "saddr");
-                self.add(CHAIN, vec![Statement::VerdictMap(VerdictLookup { key, data: reference(map, family) })]);
+                let leads = Field::source(family).leads_by(&family.name(map));
+                self.objects.push(rule(CHAIN, &[leads], []));
             }
         }
-        self.add(CHAIN, vec![jump(cut::FROM_PEER)]);
-        self.drop(CHAIN, Vec::new(), DENIED_SOURCE);
+        self.add(CHAIN, &[], jump(cut::FROM_PEER));
+        self.drop(CHAIN, &[], DENIED_SOURCE);
     }
 
     /// Drops what is for none of the addresses that are served. Where the sender itself prescribes the way, the
     /// destination that is read here is only the first.
     fn destinations(&mut self, chain: &str) {
-        let options = differs(payload("ip", "hdrlength"), Expression::Number(PLAIN_HEADER));
-        let routing = Exthdr { name: "rt".into(), field: None, offset: None };
-        let routing = equals(Expression::Named(NamedExpression::Exthdr(routing)), Expression::Boolean(true));
-        for prescribed in [options, routing] {
-            self.drop(chain, vec![prescribed], DENIED_DESTINATION);
+        for prescribed in [Field::HEADER_WORDS.is_not([PLAIN_HEADER]), Field::HAS_ROUTING.is([1])] {
+            self.drop(chain, &[prescribed], DENIED_DESTINATION);
         }
         for family in Family::BOTH {
-            let to = || payload(family.protocol(), "daddr");
-            let elsewhere = [SERVED, INTERNET].map(|name| differs(to(), reference(name, family)));
-            self.drop(chain, elsewhere.into(), DENIED_DESTINATION);
+            let to = Field::destination(family);
+            let elsewhere = [SERVED, INTERNET].map(|name| to.is_not_in(&family.name(name)));
+            self.drop(chain, &elsewhere, DENIED_DESTINATION);
             // Where this host's own addresses cannot be told from others, nothing of the internet is served.
-            let mut own = vec![equals(to(), reference(INTERNET, family))];
+            let mut own = vec![to.is_in(&family.name(INTERNET))];
             if !self.lacks.routes {
-                own.push(equals(fib(FibResult::Type, FibFlag::Daddr), Expression::Number(LOCAL)));
+                own.push(Field::KIND_OF_DESTINATION.is(LOCAL.to_ne_bytes()));
             }
-            self.drop(chain, own, DENIED_DESTINATION);
+            self.drop(chain, &own, DENIED_DESTINATION);
         }
     }
 
     /// Accepts what belongs to flows that are known. What is related to one by an error is so by ICMP's errors alone,
     /// and by those about a packet whose destination lies behind our link, or does not: whoever sends an error chooses
     /// the flow that it ends, also one that never passed by here.
-    fn answers(&mut self, chain: &str, matches: &[Statement<'static>], tunnelled: Operator) {
-        let mut accept = |more: Vec<Statement<'static>>| {
-            self.add(chain, [matches, &more, &[Statement::Accept(None)]].concat());
-        };
-        accept(vec![state(ESTABLISHED)]);
-        for (family, (protocol, types)) in Family::BOTH.into_iter().zip(ERRORS) {
-            let about = Match { left: quoted(family), right: reference(TUNNELLED, family), op: tunnelled };
-            accept(vec![state(RELATED), icmp(protocol, types), Statement::Match(about)]);
+    fn answers(&mut self, chain: &str, conditions: &[Condition], about: Quoted) {
+        let mut add = |more: &[Condition]| self.add(chain, &[conditions, more].concat(), accept());
+        add(&[state(ESTABLISHED)]);
+        for (family, types) in ERRORS {
+            let set = family.name(TUNNELLED);
+            let about = match about {
+                Quoted::Tunnelled => quoted(family).is_in(&set),
+                Quoted::NotTunnelled => quoted(family).is_not_in(&set),
+            };
+            add(&[state(RELATED), Field::icmp_type(family).is_any(types), about]);
         }
-        let icmp = set(ICMP.into_iter().map(Expression::Number));
-        accept(vec![state(RELATED), differs(meta(MetaKey::L4proto), icmp)]);
+        add(&[state(RELATED), Field::PROTOCOL.is_none(&[ICMP, ICMPV6])]);
     }
 
     fn arrive(&mut self) {
         const CHAIN: &str = "arrive";
-        let from_us = || equals(meta(MetaKey::Iifname), text(own::LINK));
-        self.add(CHAIN, vec![from_us(), jump("overlay")]);
-        self.add(CHAIN, vec![from_us(), jump(cut::FROM_PEER)]);
-        self.drop(CHAIN, vec![from_us()], DENIED_POLICY);
+        let from_us = [Field::IIFNAME.is_link(own::LINK)];
+        self.add(CHAIN, &from_us, jump("overlay"));
+        self.add(CHAIN, &from_us, jump(cut::FROM_PEER));
+        self.drop(CHAIN, &from_us, DENIED_POLICY);
         if self.options.shared_range {
             return;
         }
-        self.add(CHAIN, vec![equals(meta(MetaKey::Iifname), text("lo")), Statement::Accept(None)]);
+        self.add(CHAIN, &[Field::IIFNAME.is_link("lo")], accept());
         for range in [IpNet::V4(OVERLAY_V4), IpNet::V6(OVERLAY_V6)] {
             let family = Family::of(range.addr());
-            let source = || payload(family.protocol(), "saddr");
+            let source = Field::source(family);
             let leads_to_us = match self.lacks.routes {
-                false => equals(fib(FibResult::Oifname, FibFlag::Saddr), text(own::LINK)),
-                true => differs(source(), reference(ELSEWHERE, family)),
+                false => Field::WAY_BACK.is_link(own::LINK),
+                true => source.is_not_in(&family.name(ELSEWHERE)),
             };
-            self.drop(CHAIN, vec![equals(source(), write_address(&range)), leads_to_us], DENIED_SPOOFED);
+            self.drop(CHAIN, &[source.is_within(range), leads_to_us], DENIED_SPOOFED);
         }
     }
 
@@ -174,112 +168,62 @@ impl Rules<'_> {
     /// do not leave in clear.
     fn output(&mut self) {
         const CHAIN: &str = "output";
-        self.add(CHAIN, vec![into_us(), state(NEW), jump(cut::TO_PEER)]);
+        self.add(CHAIN, &[into_us(), state(NEW)], jump(cut::TO_PEER));
         if self.options.shared_range {
             return;
         }
         for range in [IpNet::V4(OVERLAY_V4), IpNet::V6(OVERLAY_V6)] {
             let family = Family::of(range.addr());
-            let destination = || payload(family.protocol(), "daddr");
-            let matches = vec![
-                differs(meta(MetaKey::Oifname), text(own::LINK)),
-                differs(meta(MetaKey::Oifname), text("lo")),
-                equals(destination(), write_address(&range)),
-                differs(destination(), reference(ELSEWHERE, family)),
-                differs(meta(MetaKey::Mark), Expression::Number(own::MARK_BYPASS)),
+            let destination = Field::destination(family);
+            let conditions = [
+                Field::OIFNAME.is_not_link(own::LINK),
+                Field::OIFNAME.is_not_link("lo"),
+                destination.is_within(range),
+                destination.is_not_in(&family.name(ELSEWHERE)),
+                // A mark is a number of the machine, and not a field of a packet.
+                Field::MARK.is_not(own::MARK_BYPASS.to_ne_bytes()),
             ];
-            self.drop(CHAIN, matches, DENIED_ASTRAY);
+            self.drop(CHAIN, &conditions, DENIED_ASTRAY);
         }
     }
 
     fn forward(&mut self) {
         const CHAIN: &str = "forward";
         if self.options.lan_may_open {
-            self.add(CHAIN, vec![into_us(), state(NEW), jump(cut::TO_PEER)]);
+            self.add(CHAIN, &[into_us(), state(NEW)], jump(cut::TO_PEER));
             return;
         }
         // What is sent into the tunnel by this side is told of by this side's errors only where it does not go on there.
-        self.answers(CHAIN, &[into_us()], Operator::NEQ);
-        self.drop(CHAIN, vec![into_us()], DENIED_UNASKED);
+        self.answers(CHAIN, &[into_us()], Quoted::NotTunnelled);
+        self.drop(CHAIN, &[into_us()], DENIED_UNASKED);
     }
 }
 
-pub(super) fn base_chain(name: &'static str, hook: NfHook, priority: i32) -> Object {
-    Object::Chain(Chain {
-        family: NfFamily::INet,
-        table: own::NFT_TABLE.into(),
-        name: name.into(),
-        newname: None,
-        handle: None,
-        _type: Some(NfChainType::Filter),
-        hook: Some(hook),
-        prio: Some(priority),
-        dev: None,
-        policy: Some(NfChainPolicy::Accept),
-    })
+pub(super) fn base_chain(name: &str, hook: Hook, priority: i32) -> Object {
+    let base = Base { kind: Kind::Filter, hook, priority, policy: Policy::Accept };
+    Object::Chain(Chain { name: name.to_owned(), base: Some(base) })
 }
 
-fn into_us() -> Statement<'static> {
-    equals(meta(MetaKey::Oifname), text(own::LINK))
+fn into_us() -> Condition {
+    Field::OIFNAME.is_link(own::LINK)
 }
 
-fn state(bit: u32) -> Statement<'static> {
-    let state = Expression::Named(NamedExpression::CT(CT { key: "state".into(), family: None, dir: None }));
-    Statement::Match(Match { left: state, right: Expression::Number(bit), op: Operator::IN })
-}
-
-fn icmp(protocol: &'static str, types: &[u32]) -> Statement<'static> {
-    equals(payload(protocol, "type"), set(types.iter().map(|number| Expression::Number(*number))))
+fn state(bit: u32) -> Condition {
+    Field::CONNECTION_STATE.has(bit)
 }
 
 /// The destination of the packet that an error is about: it follows the eight bytes of the error's own header.
-fn quoted(family: Family) -> Expression<'static> {
-    let (offset, len) = match family {
-        Family::V4 => (8 + 16, 4),
-        Family::V6 => (8 + 24, 16),
-    };
-    let field = PayloadRaw { base: PayloadBase::TH, offset: offset * 8, len: len * 8 };
-    Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(field)))
-}
-
-fn fib(result: FibResult, of: FibFlag) -> Expression<'static> {
-    Expression::Named(NamedExpression::Fib(Fib { result, flags: [of].into_iter().collect() }))
-}
-
-fn differs(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
-    Statement::Match(Match { left, right, op: Operator::NEQ })
-}
-
-fn jump(chain: &'static str) -> Statement<'static> {
-    Statement::Jump(JumpTarget { target: chain.into() })
-}
-
-fn limit() -> Statement<'static> {
-    Statement::Limit(Limit {
-        rate: LOGGED_A_SECOND,
-        rate_unit: None,
-        per: Some("second".into()),
-        burst: Some(LOGGED_AT_ONCE),
-        burst_unit: None,
-        inv: None,
-    })
-}
-
-fn log(group: u16, reason: &'static str) -> Statement<'static> {
-    Statement::Log(Some(Log {
-        prefix: Some(format!("warren {reason} ").into()),
-        group: Some(group.into()),
-        snaplen: None,
-        queue_threshold: None,
-        level: None,
-        flags: None,
-    }))
-}
-
-/// The group that a rule logs to, where it does.
-pub(super) fn log_group(statement: &Statement<'_>) -> Option<u16> {
-    match statement {
-        Statement::Log(Some(log)) => log.group.and_then(|group| u16::try_from(group).ok()),
-        _ => None,
+fn quoted(family: Family) -> Field {
+    match family {
+        Family::V4 => Field::bytes(8 + 16, 4),
+        Family::V6 => Field::bytes(8 + 24, 16),
     }
+}
+
+fn limit() -> Expression {
+    Expression::Limit { rate: LOGGED_A_SECOND, seconds: 1, burst: LOGGED_AT_ONCE, of: Limited::Packets, is_over: false }
+}
+
+fn log(group: u16, reason: &'static str) -> Expression {
+    Expression::Log { group, prefix: format!("warren {reason} ") }
 }

@@ -1,23 +1,23 @@
 //! The one nftables table that is ours.
 //!
-//! `table` says what it looks like in the words of `nft -j`, `update` changes it by what differs, `lower` and `batch`
-//! make one netlink transaction of that: no packet meets half a policy. It is sent on one socket for as long as we
-//! live, which owns the table where the kernel has that (`socket`). A table is read back by `nft` and its large sets
-//! from the kernel itself (`elements`); `read` knows it again.
+//! `table` says what it looks like, in the words of packets (`rule`) and so in the kernel's (`expression`, `object`,
+//! `elements`): each of those is declared once, and written and read by that. `update` changes the table by what differs,
+//! `batch` makes one netlink transaction of it: no packet meets half a policy. It is sent on one socket for as long as
+//! we live, which owns the table where the kernel has that (`socket`), and reads it back; `read` knows it again.
+//!
+//! The `nft` program reads other programs' chains (`foreign`), and says whether it can show ours.
 
-mod attributes;
 mod batch;
 mod chains;
 mod cut;
 pub(super) mod decoders;
 mod elements;
+mod expression;
 mod foreign;
-mod generation;
-mod instruction;
-mod lower;
 mod object;
 mod probes;
 mod read;
+mod rule;
 mod run;
 mod socket;
 mod table;
@@ -25,7 +25,6 @@ mod table;
 mod tests;
 mod update;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,18 +33,15 @@ use tokio::time::Instant;
 
 use warren_core::plan::{Figures, Firewall, KernelError, ObservedFirewall, Obstacle, own};
 
-use self::elements::Contents;
-use self::generation::Generation;
-use self::object::Command;
-use self::run::NftError;
+use self::read::Listing;
 use self::socket::{NftSocket, Refusal, Standing};
+use self::update::Command;
 
-pub(super) use self::object::Ended;
+pub(super) use self::elements::Ended;
 
 /// Reads our table, no more often than it can have changed, and changes it.
 pub(super) struct Nftables {
     socket: Arc<Mutex<NftSocket>>,
-    generation: Generation,
     /// The last listing, and the generation it is of.
     last: Option<(u32, Seen)>,
     /// What other programs' chains would drop, when that was looked at, and at which generation.
@@ -65,7 +61,7 @@ pub(super) type Seen = (ObservedFirewall, bool);
 impl Nftables {
     pub(super) fn open() -> io::Result<Self> {
         let socket = Arc::new(Mutex::new(NftSocket::open()?));
-        Ok(Self { socket, generation: Generation::open()?, last: None, obstacles: Vec::new(), looked: None })
+        Ok(Self { socket, last: None, obstacles: Vec::new(), looked: None })
     }
 
     /// Owns no table, though the kernel might allow it.
@@ -76,7 +72,7 @@ impl Nftables {
     /// What other programs' chains would drop of ours. Looked at again when the ruleset has changed, and only while our
     /// table is there: where it is not, that comes first.
     pub(super) async fn obstacles(&mut self, seen: &ObservedFirewall) -> Vec<Obstacle> {
-        let generation = self.generation.current();
+        let generation = self.socket().generation();
         let is_due = self.looked.is_none_or(|(at, of)| at.elapsed() >= OBSTACLES_INTERVAL && of != generation);
         if let (true, ObservedFirewall::Table(firewall)) = (is_due, seen) {
             self.obstacles = foreign::obstacles(firewall).await;
@@ -98,7 +94,7 @@ impl Nftables {
             Standing::Free | Standing::Orphan | Standing::Ours | Standing::Owned(_) => {}
         }
         // Asked before the listing is taken: a change meanwhile makes the listing old, never new.
-        let generation = self.generation.current();
+        let generation = self.socket().generation();
         if let (Some(generation), Some((of, last))) = (generation, &self.last)
             && generation == *of
         {
@@ -145,28 +141,23 @@ impl Nftables {
     /// The table as it is, with its counters.
     pub(super) async fn figures(&mut self) -> Result<Figures, KernelError> {
         let (firewall, _) = self.list().await?;
-        let listing = match run::run(&["list", "counters", "table", "inet", own::NFT_TABLE]).await {
-            Ok(listing) => listing,
-            Err(NftError::Absent) => return Ok(Figures { firewall, ..Figures::default() }),
-            Err(NftError::Failed(reason)) => return Err(error("list the counters of", reason)),
-        };
-        read::read_counters(firewall, &listing).map_err(|reason| error("read the counters of", reason))
+        let counters = self.socket().counters().map_err(|reason| error("list the counters of", reason.to_string()))?;
+        let counters = counters.map_err(|reason| error("read the counters of", reason))?;
+        Ok(Listing::figures(counters, firewall))
     }
 
-    /// The table, by `nft`, and its sets from the kernel; once more where it was changed meanwhile.
+    /// The table; once more where it was changed meanwhile.
     async fn list(&mut self) -> Result<Seen, KernelError> {
         let mut attempt = 1;
         loop {
-            let before = self.generation.current();
-            let listing = match run::run(&["-t", "list", "table", "inet", own::NFT_TABLE]).await {
-                Ok(listing) => listing,
-                Err(NftError::Absent) => return Ok((ObservedFirewall::Absent, false)),
-                Err(NftError::Failed(reason)) => return Err(error("list", reason)),
-            };
+            let before = self.socket().generation();
+            if matches!(self.standing()?, Standing::Absent) {
+                return Ok((ObservedFirewall::Absent, false));
+            }
             let socket = Arc::clone(&self.socket);
-            let seen = blocking(move || Ok::<_, io::Error>(see(&listing, lock(&socket).contents()?))).await;
-            let seen = seen.map_err(|reason| error("list the sets of", reason.to_string()))?;
-            if before == self.generation.current() || attempt == LIST_ATTEMPTS {
+            let seen = blocking(move || lock(&socket).listing().map(see)).await;
+            let seen = seen.map_err(|reason: io::Error| error("list", reason.to_string()))?;
+            if before == self.socket().generation() || attempt == LIST_ATTEMPTS {
                 return Ok(seen);
             }
             attempt += 1;
@@ -215,8 +206,8 @@ fn lock(socket: &Mutex<NftSocket>) -> MutexGuard<'_, NftSocket> {
     socket.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn see(listing: &str, elements: Result<BTreeMap<&'static str, Contents>, String>) -> Seen {
-    match elements.and_then(|elements| read::read(listing, elements)) {
+fn see(listing: Result<Listing, String>) -> Seen {
+    match listing.and_then(read::read) {
         Ok(listed) => (ObservedFirewall::Table(listed.firewall.into()), listed.flows_judged),
         Err(difference) => (ObservedFirewall::Altered(difference), false),
     }

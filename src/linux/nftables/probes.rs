@@ -9,16 +9,13 @@
 //! The probes are diverted after the host's own filters, so that one which closes WireGuard's port closes it for
 //! probes too: a path is never found that WireGuard cannot use. WireGuard's own packets pay for two comparisons.
 
-use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadBase, PayloadRaw};
-use nftables::schema::Rule;
-use nftables::stmt::{Mangle, Match, Statement};
-use nftables::types::NfHook;
-
 use warren_core::plan::Probes;
 
 use super::chains::{AFTER_HOST_FILTERS, RAW, base_chain};
-use super::object::{Command, Object};
-use super::table::{count, counter, equals, meta, payload, rule, text};
+use super::expression::{Base, Data, Expression, Verdict};
+use super::object::{Hook, Object, Rule};
+use super::rule::{Field, count, drop_it, rule, set_udp_destination};
+use super::update::Command;
 
 /// What came to the probe port by itself.
 const DENIED_UNDIVERTED: &str = "denied_undiverted_probe";
@@ -26,18 +23,18 @@ const CHAIN: &str = "probes";
 const UNTRACKED: &str = "untracked";
 
 /// The first bytes of a DISCO packet, `TS💬`, in two parts: after the eight bytes of the UDP header.
-const DISCO: [(u32, u32, u32); 2] = [(64, 32, 0x5453_f09f), (96, 16, 0x92ac)];
+const DISCO: [(u32, &[u8]); 2] = [(8, &[0x54, 0x53, 0xf0, 0x9f]), (12, &[0x92, 0xac])];
 /// The magic cookie of STUN (RFC 8489), which stands behind type and length.
-const STUN: [(u32, u32, u32); 1] = [(96, 32, 0x2112_a442)];
+const STUN: [(u32, &[u8]); 1] = [(12, &[0x21, 0x12, 0xa4, 0x42])];
 
 /// The chains and the counter, without rules; nothing where there are no probes.
 pub(super) fn objects(probes: Option<&Probes>) -> Vec<Object> {
     match probes {
         None => Vec::new(),
         Some(_) => vec![
-            counter(DENIED_UNDIVERTED.to_owned()),
-            base_chain(CHAIN, NfHook::Input, AFTER_HOST_FILTERS),
-            base_chain(UNTRACKED, NfHook::Output, RAW),
+            Object::Counter(DENIED_UNDIVERTED.to_owned()),
+            base_chain(CHAIN, Hook::Input, AFTER_HOST_FILTERS),
+            base_chain(UNTRACKED, Hook::Output, RAW),
         ],
     }
 }
@@ -45,23 +42,22 @@ pub(super) fn objects(probes: Option<&Probes>) -> Vec<Object> {
 /// The rules of those chains.
 pub(super) fn rules(probes: Option<&Probes>) -> Vec<Object> {
     let Some(Probes { wireguard_port, probe_port, relay_port }) = probes.copied() else { return Vec::new() };
-    let number = |port: u16| Expression::Number(port.into());
-    let to = |port: u16| equals(payload("udp", "dport"), number(port));
-    let divert = || Statement::Mangle(Mangle { key: payload("udp", "dport"), value: number(probe_port) });
+    let to = |port: u16| Field::UDP_DESTINATION_PORT.is(port.to_be_bytes());
 
-    let guard = vec![to(probe_port), count(DENIED_UNDIVERTED.to_owned()), Statement::Drop(None)];
-    let mut probes = vec![guard];
+    let mut rules = vec![rule(CHAIN, &[to(probe_port)], [count(DENIED_UNDIVERTED), drop_it()])];
     for magic in [DISCO.as_slice(), &STUN] {
-        let magic = magic.iter().map(|(offset, len, value)| equals(bits(*offset, *len), Expression::Number(*value)));
-        probes.push([to(wireguard_port)].into_iter().chain(magic).chain([divert()]).collect());
+        let magic = magic.iter().map(|(offset, bytes)| {
+            let length = u32::try_from(bytes.len()).unwrap_or_default();
+            Field::bytes(*offset, length).is(*bytes)
+        });
+        let conditions: Vec<_> = [to(wireguard_port)].into_iter().chain(magic).collect();
+        rules.push(rule(CHAIN, &conditions, set_udp_destination(probe_port)));
     }
-    let from_relay = equals(payload("udp", "sport"), number(relay_port));
-    let untracked = [to(relay_port), from_relay, to(wireguard_port)]
-        .map(|port| vec![equals(meta(MetaKey::Oifname), text("lo")), port, Statement::Notrack]);
-    let in_chain = |chain: &'static str, rules: Vec<Vec<_>>| {
-        rules.into_iter().map(move |statements| rule(chain.to_owned(), statements))
-    };
-    in_chain(CHAIN, probes).chain(in_chain(UNTRACKED, untracked.into())).collect()
+    let from_relay = Field::UDP_SOURCE_PORT.is(relay_port.to_be_bytes());
+    for port in [to(relay_port), from_relay, to(wireguard_port)] {
+        rules.push(rule(UNTRACKED, &[Field::OIFNAME.is_link("lo"), port], [Expression::Untrack {}]));
+    }
+    rules
 }
 
 /// Turns one into the other.
@@ -70,53 +66,54 @@ pub(super) fn update(from: Option<&Probes>, to: Option<&Probes>) -> Vec<Command>
         return Vec::new();
     }
     let mut commands = Vec::new();
-    for chain in objects(from).into_iter().filter(|object| matches!(object, Object::Chain(_))) {
-        commands.extend([Command::Flush(chain.clone()), Command::Delete(chain)]);
-    }
-    if to.is_none() {
-        commands.push(Command::Delete(counter(DENIED_UNDIVERTED.to_owned())));
+    if from.is_some() {
+        for chain in [CHAIN, UNTRACKED] {
+            commands.extend([Command::FlushChain(chain.to_owned()), Command::DeleteChain(chain.to_owned())]);
+        }
+        if to.is_none() {
+            commands.push(Command::DeleteCounter(DENIED_UNDIVERTED.to_owned()));
+        }
     }
     commands.extend(objects(to).into_iter().chain(rules(to)).map(Command::Add));
     commands
 }
 
 /// Takes the ports from a rule, where it is one that names them. Whether the rest is right is seen in the comparison.
-pub(super) fn collect(probes: &mut Option<Probes>, rule: &Rule<'_>) {
-    let found = match (rule.chain.as_ref(), rule.expr.as_ref()) {
-        // Each kind of rule names one more port than the one before.
-        (CHAIN, [to, Statement::Counter(_), Statement::Drop(_)]) => port(to).map(Found::Probe),
-        (CHAIN, [to, _, Statement::Mangle(_)]) => port(to).map(Found::Wireguard),
-        (UNTRACKED, [_, from, Statement::Notrack]) if is_source(from) => port(from).map(Found::Relay),
-        _ => None,
+pub(super) fn collect(probes: &mut Option<Probes>, rule: &Rule) {
+    let expressions = rule.expressions.as_slice();
+    // Each kind of rule names one more port than the one before.
+    let (of, port) = match (rule.chain.as_str(), expressions.last()) {
+        (CHAIN, Some(Expression::Decide { verdict: Verdict::Drop })) => (Named::Probe, port(expressions, DESTINATION)),
+        (CHAIN, Some(Expression::StorePayload { .. })) => (Named::Wireguard, port(expressions, DESTINATION)),
+        (UNTRACKED, Some(Expression::Untrack {})) => (Named::Relay, port(expressions, SOURCE)),
+        _ => return,
     };
-    let Some(found) = found else { return };
+    let Some(port) = port else { return };
     let probes = probes.get_or_insert(Probes { wireguard_port: 0, probe_port: 0, relay_port: 0 });
-    match found {
-        Found::Probe(port) => probes.probe_port = port,
-        Found::Wireguard(port) => probes.wireguard_port = port,
-        Found::Relay(port) => probes.relay_port = port,
+    match of {
+        Named::Probe => probes.probe_port = port,
+        Named::Wireguard => probes.wireguard_port = port,
+        Named::Relay => probes.relay_port = port,
     }
 }
 
-enum Found {
-    Probe(u16),
-    Wireguard(u16),
-    Relay(u16),
+enum Named {
+    Probe,
+    Wireguard,
+    Relay,
 }
 
-fn port(statement: &Statement<'_>) -> Option<u16> {
-    match statement {
-        Statement::Match(Match { right: Expression::Number(port), .. }) => u16::try_from(*port).ok(),
+/// Where the ports of a packet are.
+const SOURCE: u32 = 0;
+const DESTINATION: u32 = 2;
+
+/// The port that a rule compares the one at this place with.
+fn port(expressions: &[Expression], place: u32) -> Option<u16> {
+    expressions.windows(2).find_map(|pair| match pair {
+        [
+            Expression::LoadPayload { base: Base::Transport, offset, length: 2, .. },
+            Expression::Compare { value: Data(value), .. },
+        ] if *offset == place => value.as_slice().try_into().ok().map(u16::from_be_bytes),
         _ => None,
-    }
-}
-
-fn is_source(statement: &Statement<'_>) -> bool {
-    let source = payload("udp", "sport");
-    matches!(statement, Statement::Match(Match { left, .. }) if *left == source)
-}
-
-/// So many bits of the packet, counted from the beginning of the UDP header.
-fn bits(offset: u32, len: u32) -> Expression<'static> {
-    Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(PayloadRaw { base: PayloadBase::TH, offset, len })))
+    })
 }

@@ -6,18 +6,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nftables::expr::{Expression, NamedExpression, SetItem};
-use nftables::schema::Rule;
-use nftables::stmt::{self, Statement};
-
 use warren_core::plan::{
     Admit, ClassId, Count, Figures, Firewall, FirewallOptions, Lacks, ObservedFirewall, PortRange, Protocol, RuleId,
 };
 use warren_core::types::IpNet;
 
-use super::elements::Contents;
-use super::object::{Address, AddressSet, Document, Object, Set, Verdict, VerdictMap};
-use super::{chains, cut, probes, table};
+use super::elements::{AddressKey, Contents, prefix_between};
+use super::expression::{Expression, Verdict};
+use super::object::{AnonymousSet, Chain, Counter, Object, Rule, Set};
+use super::table::{self, Family};
+use super::{cut, probes};
+
+/// All that the kernel tells of our table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Listing {
+    pub(super) chains: Vec<Chain>,
+    pub(super) sets: Vec<Set>,
+    pub(super) counters: Vec<Counter>,
+    /// In order, with the sets that they look into.
+    pub(super) rules: Vec<Rule>,
+    /// What is in the sets of addresses, by their names.
+    pub(super) contents: BTreeMap<String, Contents>,
+}
 
 /// What a listing says.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -27,140 +37,96 @@ pub(super) struct Listed {
     pub(super) flows_judged: bool,
 }
 
-/// The firewall that the listing is, or why it is none of ours. The listing names sets without their elements, which
-/// come beside it.
-pub(super) fn read(listing: &str, elements: BTreeMap<&str, Contents>) -> Result<Listed, String> {
-    let mut document: Document<Object> =
-        serde_json::from_str(listing).map_err(|error| format!("an object we do not write: {error}"))?;
-    for (name, contents) in elements {
-        fill(&mut document.nftables, name, contents)?;
+/// The firewall that the listing is, or why it is none of ours.
+pub(super) fn read(mut listing: Listing) -> Result<Listed, String> {
+    let judged = listing.counters.iter().position(|counter| counter.name == cut::JUDGED);
+    judged.map(|place| listing.counters.remove(place));
+    let mut firewall =
+        Firewall { options: read_options(&listing.rules), lacks: read_lacks(&listing.rules), ..Firewall::default() };
+    for (name, contents) in std::mem::take(&mut listing.contents) {
+        collect_contents(&mut firewall, &name, contents).map_err(|reason| format!("set {name}: {reason}"))?;
     }
-    let options = read_options(&document.nftables);
-    let lacks = read_lacks(&document.nftables);
-    let mut firewall = Firewall { options, lacks, ..Firewall::default() };
-    let mut flows_judged = false;
-    let mut found = Shape::default();
-    for object in document.nftables {
-        if matches!(&object, Object::Counter(counter) if counter.name == cut::JUDGED) {
-            flows_judged = true;
-            continue;
-        }
-        collect(&mut firewall, &object)?;
-        found.insert(object)?;
+    for id in listing.chains.iter().filter_map(|chain| class_id(&chain.name)) {
+        firewall.classes.entry(id).or_default();
     }
-    let mut expected = Shape::default();
-    for object in table::objects(&firewall, false) {
-        expected.insert(object)?;
+    for rule in &listing.rules {
+        collect_rights(&mut firewall, rule);
+        probes::collect(&mut firewall.probes, rule);
     }
-    match expected.difference(&found) {
+    match Shape::of(table::objects(&firewall)).difference(&Shape::of(listing.objects())) {
         Some(difference) => Err(difference),
-        None => Ok(Listed { firewall, flows_judged }),
+        None => Ok(Listed { firewall, flows_judged: judged.is_some() }),
     }
 }
 
-/// Puts elements into the set that they are of. Where there is none, that is seen in the comparison.
-fn fill(objects: &mut [Object], name: &str, contents: Contents) -> Result<(), String> {
-    for object in objects {
-        match object {
-            Object::Set(Set::Addresses(set)) if set.name == name => {
-                set.elem = contents.into_iter().map(|(address, _)| address).collect();
-                return Ok(());
-            }
-            Object::Map(map) if map.name == name => {
-                let leads = |(address, verdict): (Address, Option<Verdict>)| Some((address, verdict?));
-                let elements: Option<Vec<_>> = contents.into_iter().map(leads).collect();
-                map.elem = elements.ok_or_else(|| format!("map {name}: an element leads nowhere"))?;
-                return Ok(());
-            }
-            _ => {}
-        }
+impl Listing {
+    fn objects(self) -> impl Iterator<Item = Object> {
+        let counters = self.counters.into_iter().map(|counter| Object::Counter(counter.name));
+        let sets = self.sets.into_iter().map(Object::Set);
+        let chains = self.chains.into_iter().map(Object::Chain);
+        counters.chain(sets).chain(chains).chain(self.rules.into_iter().map(Object::Rule))
     }
-    Ok(())
+
+    /// The counters of rules, and of reasons to drop.
+    pub(super) fn figures(counters: Vec<Counter>, firewall: ObservedFirewall) -> Figures {
+        let mut figures = Figures { firewall, ..Figures::default() };
+        for Counter { name, packets, bytes } in counters {
+            let count = Count { packets, bytes };
+            match name.strip_prefix("rule_").map(str::parse) {
+                Some(Ok(id)) => drop(figures.rules.insert(id, count)),
+                _ if name.starts_with("denied_") => drop(figures.denied.insert(name, count)),
+                _ => {}
+            }
+        }
+        figures
+    }
 }
 
 /// What the table is made without, told by the rules that are there with it.
-fn read_lacks(objects: &[Object]) -> Lacks {
-    let any = |is: fn(&Statement<'_>) -> bool| rules_of(objects).any(|rule| rule.expr.iter().any(is));
-    let asks_for_way = |statement: &Statement<'_>| matches!(statement, Statement::Match(comparison) if matches!(comparison.left, Expression::Named(NamedExpression::Fib(_))));
-    Lacks { reset: !any(|statement| matches!(statement, Statement::Reject(_))), routes: !any(asks_for_way) }
-}
-
-fn rules_of(objects: &[Object]) -> impl Iterator<Item = &Rule<'static>> {
-    objects.iter().filter_map(|object| if let Object::Rule(rule) = object { Some(rule) } else { None })
+fn read_lacks(rules: &[Rule]) -> Lacks {
+    let any = |is: fn(&Expression) -> bool| rules.iter().any(|rule| rule.expressions.iter().any(is));
+    Lacks {
+        reset: !any(|expression| matches!(expression, Expression::Refuse { .. })),
+        routes: !any(|expression| matches!(expression, Expression::LoadFib { .. })),
+    }
 }
 
 /// What the operator chose, told by the rules that follow from it.
-fn read_options(objects: &[Object]) -> FirewallOptions {
-    let rules = || rules_of(objects);
-    let counts = |reason: &str| {
-        let counts = |statement: &Statement<'_>| matches!(statement, Statement::Counter(stmt::Counter::Named(name)) if name == reason);
-        rules().any(|rule| rule.expr.iter().any(counts))
+fn read_options(rules: &[Rule]) -> FirewallOptions {
+    let all = || rules.iter().flat_map(|rule| &rule.expressions);
+    let counts =
+        |reason| all().any(|expression| matches!(expression, Expression::Count { counter } if counter == reason));
+    let group = |expression: &Expression| match expression {
+        Expression::Log { group, .. } => Some(*group),
+        _ => None,
     };
     FirewallOptions {
         shared_range: !counts(table::DENIED_SPOOFED),
         lan_may_open: !counts(table::DENIED_UNASKED),
-        log_denied: rules().flat_map(|rule| rule.expr.iter()).find_map(chains::log_group),
+        log_denied: all().find_map(group),
     }
 }
 
-/// The counters of a listing: of rules, and of reasons to drop.
-pub(super) fn read_counters(firewall: ObservedFirewall, listing: &str) -> Result<Figures, String> {
-    let document: Document<Object> = serde_json::from_str(listing).map_err(|error| error.to_string())?;
-    let mut figures = Figures { firewall, ..Figures::default() };
-    for object in document.nftables {
-        let Object::Counter(counter) = object else { continue };
-        let count = Count { packets: counter.packets, bytes: counter.bytes };
-        match counter.name.strip_prefix("rule_").map(str::parse) {
-            Some(Ok(id)) => drop(figures.rules.insert(id, count)),
-            _ if counter.name.starts_with("denied_") => drop(figures.denied.insert(counter.name, count)),
-            _ => {}
-        }
+/// Adds what is in a set to the firewall.
+fn collect_contents(firewall: &mut Firewall, name: &str, contents: Contents) -> Result<(), String> {
+    let is_of = |set: &str| Family::BOTH.iter().any(|family| family.name(set) == name);
+    let nets = [
+        (table::SERVED, &mut firewall.served.listed),
+        (table::INTERNET, &mut firewall.served.internet),
+        (table::TUNNELLED, &mut firewall.tunnelled),
+        (table::ELSEWHERE, &mut firewall.elsewhere),
+    ];
+    if let Some((_, nets)) = nets.into_iter().find(|(set, _)| is_of(set)) {
+        nets.extend(contents.into_iter().map(|(net, _)| net));
+        return Ok(());
     }
-    Ok(figures)
-}
-
-/// Adds what the object says to the firewall. Whether it says it rightly is seen in the comparison.
-fn collect(firewall: &mut Firewall, object: &Object) -> Result<(), String> {
-    match object {
-        Object::Set(Set::Addresses(set)) => collect_addresses(firewall, set),
-        Object::Set(Set::Cut(_)) => Ok(()),
-        Object::Map(map) => collect_sources(firewall, map),
-        Object::Chain(chain) => {
-            if let Some(id) = class_id(&chain.name) {
-                firewall.classes.entry(id).or_default();
-            }
-            Ok(())
-        }
-        Object::Rule(rule) => {
-            collect_rights(firewall, rule);
-            probes::collect(&mut firewall.probes, rule);
-            Ok(())
-        }
-        Object::Metainfo(_) | Object::Table(_) | Object::Counter(_) | Object::Element(_) => Ok(()),
-    }
-}
-
-fn collect_addresses(firewall: &mut Firewall, set: &AddressSet) -> Result<(), String> {
-    for address in &set.elem {
-        let net = address.net().ok_or_else(|| format!("set {}: a prefix too long", set.name))?;
-        let name = set.name.trim_end_matches(['4', '6']);
-        let nets = match name {
-            table::SERVED => &mut firewall.served.listed,
-            table::INTERNET => &mut firewall.served.internet,
-            table::TUNNELLED => &mut firewall.tunnelled,
-            table::ELSEWHERE => &mut firewall.elsewhere,
-            _ => return Err(format!("set {} is not ours", set.name)),
+    for (net, verdict) in contents {
+        let class = match &verdict {
+            Some(Verdict::Goto(chain)) => class_id(chain),
+            _ => None,
         };
-        nets.insert(net);
-    }
-    Ok(())
-}
-
-fn collect_sources(firewall: &mut Firewall, map: &VerdictMap) -> Result<(), String> {
-    for (address, Verdict::Goto { target }) in &map.elem {
-        let net = address.net().ok_or_else(|| format!("map {}: a prefix too long", map.name))?;
-        let class = class_id(target).ok_or_else(|| format!("map {}: {net} leads to {target}", map.name))?;
-        if map.name.starts_with("hosts") {
+        let class = class.ok_or_else(|| format!("{net} leads to no class: {verdict:?}"))?;
+        if is_of(table::HOSTS) {
             firewall.hosts.insert(net.addr(), class);
         } else {
             firewall.subnets.insert(net, class);
@@ -171,56 +137,30 @@ fn collect_sources(firewall: &mut Firewall, map: &VerdictMap) -> Result<(), Stri
 
 /// Reads the rights out of a class's rule. The rule for what has no ports says nothing new, so it is passed
 /// over here.
-fn collect_rights(firewall: &mut Firewall, rule: &Rule<'_>) -> Option<()> {
+fn collect_rights(firewall: &mut Firewall, rule: &Rule) -> Option<()> {
     let class = class_id(&rule.chain)?;
-    let [Statement::Match(right), Statement::Counter(stmt::Counter::Named(counter)), Statement::Accept(_)] =
-        rule.expr.as_ref()
-    else {
-        return None;
-    };
-    let id: RuleId = counter.strip_prefix("rule_")?.parse().ok()?;
-    let admits: BTreeSet<Admit> = match &right.right {
-        Expression::Named(NamedExpression::Set(items)) => items.iter().map(read_item).collect::<Option<_>>()?,
-        single => [read_admit(single)?].into(),
-    };
+    let counter = rule.expressions.iter().find_map(|expression| match expression {
+        Expression::Count { counter } => Some(counter),
+        _ => None,
+    });
+    let id: RuleId = counter?.strip_prefix("rule_")?.parse().ok()?;
+    let [set] = rule.sets.as_slice() else { return None };
+    let admits: BTreeSet<Admit> =
+        set.items.iter().map(|(first, last)| read_admit(first, last)).collect::<Option<_>>()?;
     firewall.classes.entry(class).or_default().rules.entry(id).or_default().extend(admits);
     Some(())
 }
 
-fn read_item(item: &SetItem<'_>) -> Option<Admit> {
-    match item {
-        SetItem::Element(element) => read_admit(element),
-        _ => None,
-    }
-}
-
-fn read_admit(expression: &Expression<'_>) -> Option<Admit> {
-    let Expression::Named(NamedExpression::Concat(parts)) = expression else { return None };
-    let [destination, Expression::Number(protocol), ports] = parts.as_slice() else { return None };
-    let (first, last) = match ports {
-        Expression::Number(port) => (*port, *port),
-        Expression::Range(range) => match range.range {
-            [Expression::Number(first), Expression::Number(last)] => (first, last),
-            _ => return None,
-        },
-        _ => return None,
+/// The right that a range of destination, protocol and port stands for, each padded to four bytes.
+fn read_admit(first: &[u8], last: &[u8]) -> Option<Admit> {
+    let (first_address, [first_protocol, .., first_high, first_low, _, _]) = first.split_last_chunk::<8>()?;
+    let (last_address, [last_protocol, .., last_high, last_low, _, _]) = last.split_last_chunk::<8>()?;
+    let destination: IpNet = prefix_between(AddressKey::read(first_address)?, AddressKey::read(last_address)?)?;
+    let ports = PortRange {
+        first: u16::from_be_bytes([*first_high, *first_low]),
+        last: u16::from_be_bytes([*last_high, *last_low]),
     };
-    Some(Admit {
-        destination: read_address(destination)?,
-        protocol: Protocol(u8::try_from(*protocol).ok()?),
-        ports: PortRange { first: u16::try_from(first).ok()?, last: u16::try_from(last).ok()? },
-    })
-}
-
-fn read_address(expression: &Expression<'_>) -> Option<IpNet> {
-    match expression {
-        Expression::String(address) => Some(IpNet::from(address.parse::<std::net::IpAddr>().ok()?)),
-        Expression::Named(NamedExpression::Prefix(prefix)) => match prefix.addr.as_ref() {
-            Expression::String(address) => IpNet::new(address.parse().ok()?, u8::try_from(prefix.len).ok()?).ok(),
-            _ => None,
-        },
-        _ => None,
-    }
+    (first_protocol == last_protocol).then_some(Admit { destination, protocol: Protocol(*first_protocol), ports })
 }
 
 fn class_id(chain: &str) -> Option<ClassId> {
@@ -230,48 +170,31 @@ fn class_id(chain: &str) -> Option<ClassId> {
     (id.to_string() == digits).then_some(id)
 }
 
-/// A table without its elements, handles and figures, for comparison.
+/// A table without its elements and figures, for comparison.
 #[derive(Default)]
 struct Shape {
     objects: BTreeMap<(&'static str, String), Object>,
-    rules: BTreeMap<String, Vec<Rule<'static>>>,
+    rules: BTreeMap<String, Vec<Rule>>,
 }
 
 impl Shape {
-    fn insert(&mut self, object: Object) -> Result<(), String> {
-        let (place, object) = match object {
-            Object::Metainfo(_) => return Ok(()),
-            Object::Element(_) => return Err("elements beside their set".to_owned()),
-            Object::Rule(mut rule) => {
-                rule.handle = None;
-                rule.expr.to_mut().iter_mut().for_each(canonical);
-                self.rules.entry(rule.chain.to_string()).or_default().push(rule);
-                return Ok(());
-            }
-            Object::Table(mut table) => {
-                table.handle = None;
-                (("table", table.name.to_string()), Object::Table(table))
-            }
-            Object::Chain(mut chain) => {
-                chain.handle = None;
-                (("chain", chain.name.to_string()), Object::Chain(chain))
-            }
-            Object::Set(Set::Addresses(mut set)) => {
-                set.elem = Vec::new();
-                (("set", set.name.clone()), Object::Set(Set::Addresses(set)))
-            }
-            Object::Set(Set::Cut(set)) => (("set", set.name.clone()), Object::Set(Set::Cut(set))),
-            Object::Map(mut map) => {
-                map.elem = Vec::new();
-                (("map", map.name.clone()), Object::Map(map))
-            }
-            Object::Counter(mut counter) => {
-                (counter.packets, counter.bytes) = (0, 0);
-                (("counter", counter.name.clone()), Object::Counter(counter))
-            }
-        };
-        self.objects.insert(place, object);
-        Ok(())
+    fn of(objects: impl IntoIterator<Item = Object>) -> Self {
+        let mut shape = Self::default();
+        for object in objects {
+            let place = match object {
+                Object::Table => continue,
+                Object::Rule(mut rule) => {
+                    rule.sets.iter_mut().for_each(AnonymousSet::sort);
+                    shape.rules.entry(rule.chain.clone()).or_default().push(rule);
+                    continue;
+                }
+                Object::Chain(ref chain) => ("chain", chain.name.clone()),
+                Object::Set(ref set) => ("set", set.name.clone()),
+                Object::Counter(ref name) => ("counter", name.clone()),
+            };
+            shape.objects.insert(place, object);
+        }
+        shape
     }
 
     /// The first thing in which `found` is not this.
@@ -292,24 +215,9 @@ impl Shape {
             let (ours, theirs) = (self.rules.get(chain).unwrap_or(&none), found.rules.get(chain).unwrap_or(&none));
             let place = (0..ours.len().max(theirs.len())).find(|place| ours.get(*place) != theirs.get(*place))?;
             Some(match theirs.get(place) {
-                Some(rule) => format!("chain {chain} has a rule that is not ours: {}", describe(rule)),
+                Some(rule) => format!("chain {chain} has a rule that is not ours: {:?}", rule.expressions),
                 None => format!("chain {chain} has only {place} of its {} rules", ours.len()),
             })
         })
-    }
-}
-
-fn describe(rule: &Rule<'_>) -> String {
-    serde_json::to_string(&rule.expr).unwrap_or_default()
-}
-
-/// Brings a statement into the one form that is compared: set items sorted, a set of one as the one.
-fn canonical(statement: &mut Statement<'static>) {
-    let Statement::Match(comparison) = statement else { return };
-    let Expression::Named(NamedExpression::Set(items)) = &mut comparison.right else { return };
-    if let [SetItem::Element(only)] = items.as_slice() {
-        comparison.right = only.clone();
-    } else {
-        items.sort_by_cached_key(|item| serde_json::to_string(item).unwrap_or_default());
     }
 }

@@ -1,4 +1,4 @@
-//! The `nft` program as our child: it reads rules back for us, ours and other programs', and changes nothing.
+//! The `nft` program as our child: it lists other programs' chains for us, and changes nothing.
 //!
 //! It inherits our capabilities (they must be ambient for an ordinary user). It is killed when it takes too long or
 //! when nobody waits for it any more.
@@ -21,39 +21,24 @@ const OUTPUT: Limit = Limit::new("bytes of nft output", 64 << 20);
 /// Where the system keeps administrators' programs, whatever `PATH` we were started with.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Why `nft` did not do what it was asked.
-#[derive(Debug)]
-pub(super) enum NftError {
-    /// The table or another object is not there, or the kernel lacks a module; in the words of nft.
-    Absent,
-    /// Anything else, in words.
-    Failed(String),
-}
-
-impl From<io::Error> for NftError {
-    fn from(error: io::Error) -> Self {
-        Self::Failed(match error.kind() {
-            io::ErrorKind::NotFound => format!("the program nft was not found in {PATH}; install nftables"),
-            _ => format!("nft: {error}"),
-        })
-    }
-}
-
 /// Runs `nft -j -n` with these arguments, and returns what it printed.
-pub(super) async fn run(arguments: &[&str]) -> Result<String, NftError> {
+pub(super) async fn run(arguments: &[&str]) -> io::Result<String> {
     match tokio::time::timeout(TIMEOUT, run_unbounded(arguments)).await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            Err(io::Error::other(format!("the program nft was not found in {PATH}; install nftables")))
+        }
         Ok(result) => result,
-        Err(_) => Err(NftError::Failed(format!("nft did not finish within {} s", TIMEOUT.as_secs()))),
+        Err(_) => Err(io::Error::other(format!("nft did not finish within {} s", TIMEOUT.as_secs()))),
     }
 }
 
-async fn run_unbounded(arguments: &[&str]) -> Result<String, NftError> {
+async fn run_unbounded(arguments: &[&str]) -> io::Result<String> {
     let mut child = Command::new("nft")
         .args(["-j", "-n"])
         .args(arguments)
         .env_clear()
         .env("PATH", PATH)
-        // Its error texts are looked at.
+        // Its complaints are shown.
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -64,21 +49,15 @@ async fn run_unbounded(arguments: &[&str]) -> Result<String, NftError> {
     let (output, errors) = tokio::join!(read_bounded(stdout), read_bounded(stderr));
     let (output, errors) = (output?, errors?);
     let status = child.wait().await?;
-    if status.success() {
-        Ok(output)
-    } else if errors.contains("No such file or directory") {
-        Err(NftError::Absent)
-    } else {
-        Err(NftError::Failed(summary(&errors, status)))
-    }
+    if status.success() { Ok(output) } else { Err(io::Error::other(summary(&errors, status))) }
 }
 
-async fn read_bounded(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> Result<String, NftError> {
+async fn read_bounded(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> io::Result<String> {
     let mut text = String::new();
     if let Some(pipe) = pipe {
         let most = u64::try_from(OUTPUT.most).unwrap_or(u64::MAX);
         pipe.take(most + 1).read_to_string(&mut text).await?;
-        OUTPUT.check(text.len()).map_err(|error| NftError::Failed(error.to_string()))?;
+        OUTPUT.check(text.len()).map_err(io::Error::other)?;
     }
     Ok(text)
 }

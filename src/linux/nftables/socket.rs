@@ -12,20 +12,23 @@
 use std::collections::BTreeMap;
 use std::{fmt, io};
 
-use netlink_packet_core::{NLA_TYPE_MASK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NlasIterator};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
-
 use warren_core::plan::own;
 
-use super::super::netlink::{DUMP_ATTEMPTS, code, is_errno, messages};
-use super::attributes::Attributes;
+use super::super::attributes::{Attributes, attribute, number, text};
+use super::super::netfilter::{DATAGRAM, DONE, ERROR, INET, Messages, body, code, messages};
+use super::super::netlink::{DUMP_ATTEMPTS, is_errno};
 use super::batch::{self, Batch};
-use super::elements::{self, Contents};
-use super::object::Command;
+use super::elements::{self, AddressReader, Contents};
+use super::object::{AnonymousSet, AnySet, Chain, Counter, Ranges, Rule, Set, TABLE};
+use super::read::Listing;
+use super::table::{Family, SETS};
+use super::update::Command;
 
 /// `NFT_TABLE_F_DORMANT`: its chains are not asked.
 const DORMANT: u32 = 1;
@@ -33,33 +36,30 @@ const DORMANT: u32 = 1;
 const OWNER: u32 = 2;
 const PERSIST: u32 = 4;
 
-/// `NFT_MSG_NEWTABLE` and `NFT_MSG_GETTABLE` of `NFNL_SUBSYS_NFTABLES`.
-const NEW_TABLE: u16 = 10 << 8;
+/// `NFT_MSG_GET…` of `NFNL_SUBSYS_NFTABLES`. The number of what answers is one less.
 const GET_TABLE: u16 = (10 << 8) | 1;
-/// `NFT_MSG_NEWSETELEM` and `NFT_MSG_GETSETELEM`.
-const NEW_ELEMENTS: u16 = (10 << 8) | 12;
+const GET_CHAINS: u16 = (10 << 8) | 4;
+const GET_RULES: u16 = (10 << 8) | 7;
+const GET_SETS: u16 = (10 << 8) | 10;
 const GET_ELEMENTS: u16 = (10 << 8) | 13;
-/// `NFTA_TABLE_NAME`, which is also that of a request for elements; `NFTA_TABLE_FLAGS`, `NFTA_TABLE_OWNER`.
-const NAME: u16 = 1;
+const GET_GENERATION: u16 = (10 << 8) | 16;
+const GET_OBJECTS: u16 = (10 << 8) | 19;
+const GET_FLOWTABLES: u16 = (10 << 8) | 23;
+/// In a request for elements, the attribute that names the set.
+const SET: u16 = 2;
+/// `NFTA_TABLE_FLAGS`, `NFTA_TABLE_OWNER` and `NFTA_GEN_ID`.
 const FLAGS: u16 = 2;
 const OWNED_BY: u16 = 7;
-/// `NLMSG_ERROR` and `NLMSG_DONE`.
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-/// `NFPROTO_INET`.
-const INET: u8 = 1;
-const NETLINK_HEADER: usize = 16;
-/// Family, version and resource before the attributes.
-const NFTABLES_HEADER: usize = 4;
+const GENERATION_ID: u16 = 1;
 
 /// The table in which it is tried whether a table can be owned. It is there for milliseconds.
 pub(super) const TRIAL: &str = "warren_trial";
 /// Answers to a batch: one for each message that failed, and one for the last.
 const RECEIVE_BUFFER: i32 = 1 << 20;
-/// The kernel dumps into buffers of at most 32 KiB.
-const ANSWER: usize = 64 << 10;
 /// What a request takes in the send buffer besides its bytes.
 const OVERHEAD: usize = 8 << 10;
+/// Numbers of requests begin here: those of the messages of a transaction count from nothing.
+const REQUESTS: u32 = 1 << 31;
 
 /// What became of a transaction that the kernel did not take.
 #[derive(Debug)]
@@ -111,11 +111,15 @@ pub(super) enum Standing {
 pub(super) struct NftSocket {
     socket: Socket,
     port: u32,
+    sequence: u32,
     /// Whether the kernel lets us own a table, where that was tried.
     may_own: Option<bool>,
     /// Whether we do not want to.
     shares: bool,
 }
+
+/// What is read, or what is in it that we never write.
+type Read<T> = Result<T, String>;
 
 impl NftSocket {
     pub(super) fn open() -> io::Result<Self> {
@@ -124,7 +128,7 @@ impl NftSocket {
         socket.set_non_blocking(true)?;
         socket.set_cap_ack(true)?;
         socket.set_rx_buf_sz(RECEIVE_BUFFER)?;
-        Ok(Self { socket, port: address.port_number(), may_own: None, shares: false })
+        Ok(Self { socket, port: address.port_number(), sequence: REQUESTS, may_own: None, shares: false })
     }
 
     /// From here on, no table is made ours.
@@ -160,8 +164,7 @@ impl NftSocket {
     /// Carries out all changes or none. A table that is made anew is ours where that can be.
     pub(super) fn commit(&mut self, commands: &[Command]) -> Result<(), Refusal> {
         let flags = if self.may_own == Some(true) && !self.shares { OWNER | PERSIST } else { 0 };
-        let batch = batch::write(commands, flags).map_err(|unwritable| Refusal::Failed(unwritable.0))?;
-        self.send(batch).map_err(|refusal| match (refusal, self.standing()) {
+        self.send(batch::write(commands, flags)).map_err(|refusal| match (refusal, self.standing()) {
             (_, Ok(Standing::Owned(port))) => Refusal::Owned(port),
             (refusal, _) => refusal,
         })
@@ -174,73 +177,15 @@ impl NftSocket {
 
     /// Whether our table is there, and whose it is.
     pub(super) fn standing(&mut self) -> io::Result<Standing> {
-        self.send_bytes(&get(GET_TABLE, 0, &[own::NFT_TABLE]))?;
-        let answer = self.receive()?;
-        let message = NetlinkBuffer::new_checked(answer.as_slice()).map_err(io::Error::other)?;
-        match (message.message_type(), code(message.payload())) {
-            (NEW_TABLE, _) => Ok(self.read_standing(message.payload())),
-            (ERROR, Err(error)) if is_errno(&error, Errno::ENOENT) => Ok(Standing::Absent),
-            (ERROR, Err(error)) => Err(error),
-            (kind, _) => Err(io::Error::other(format!("an answer of type {kind}"))),
+        match self.ask(GET_TABLE, |request| request.text(TABLE, own::NFT_TABLE)) {
+            Ok(table) => Ok(self.read_standing(&table)),
+            Err(error) if is_errno(&error, Errno::ENOENT) => Ok(Standing::Absent),
+            Err(error) => Err(error),
         }
     }
 
-    /// The elements of the sets that hold addresses, or what is in them that we never write.
-    pub(super) fn contents(&mut self) -> io::Result<Result<BTreeMap<&'static str, Contents>, String>> {
-        let mut contents = BTreeMap::new();
-        for (set, kind) in elements::SETS {
-            let found = self.elements(set)?.and_then(|found| elements::assemble(kind, found));
-            match found {
-                Ok(found) => drop(contents.insert(set, found)),
-                Err(difference) => return Ok(Err(format!("set {set}: {difference}"))),
-            }
-        }
-        Ok(Ok(contents))
-    }
-
-    fn elements(&mut self, set: &str) -> io::Result<Result<Vec<elements::Raw>, String>> {
-        for _ in 0..DUMP_ATTEMPTS {
-            self.send_bytes(&get(GET_ELEMENTS, NLM_F_DUMP, &[own::NFT_TABLE, set]))?;
-            let (mut found, mut result) = (Vec::new(), Ok(()));
-            let is_interrupted = self.read_dump(|attributes| {
-                if result.is_ok() {
-                    result = elements::read_message(attributes, &mut found);
-                }
-            })?;
-            if !is_interrupted {
-                return Ok(result.map(|()| found));
-            }
-        }
-        Err(io::Error::other(format!("set {set} kept changing while it was read")))
-    }
-
-    /// Reads a dump to its end. Says whether something changed meanwhile, so that things may have been passed over.
-    fn read_dump(&self, mut read: impl FnMut(&[u8])) -> io::Result<bool> {
-        let (mut is_interrupted, mut end) = (false, None);
-        while end.is_none() {
-            let datagram = self.receive()?;
-            for message in messages(&datagram) {
-                is_interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
-                match message.message_type() {
-                    NEW_ELEMENTS => read(message.payload().get(NFTABLES_HEADER..).unwrap_or_default()),
-                    ERROR | DONE => end = Some(code(message.payload())),
-                    _ => {}
-                }
-            }
-        }
-        match end {
-            // A set that is missing is missed where the table is compared.
-            Some(Err(error)) if !is_errno(&error, Errno::ENOENT) => Err(error),
-            _ => Ok(is_interrupted),
-        }
-    }
-
-    fn read_standing(&self, payload: &[u8]) -> Standing {
-        let attributes = payload.get(NFTABLES_HEADER..).unwrap_or_default();
-        let number = |kind: u16| {
-            let found = NlasIterator::new(attributes).flatten().find(|nla| nla.kind() & NLA_TYPE_MASK == kind);
-            found.and_then(|nla| nla.value().try_into().ok()).map(u32::from_be_bytes)
-        };
+    fn read_standing(&self, table: &[u8]) -> Standing {
+        let number = |kind: u16| attribute(table, kind).and_then(number);
         let flags = number(FLAGS).unwrap_or_default();
         match number(OWNED_BY).filter(|_| flags & OWNER != 0) {
             Some(port) if port != self.port => Standing::Owned(port),
@@ -251,9 +196,160 @@ impl NftSocket {
         }
     }
 
+    /// The number of the kernel's last transaction, where the kernel tells it. It moves with every change that anybody
+    /// makes to any table, so a listing taken at a number is true for as long as the kernel says that number.
+    pub(super) fn generation(&mut self) -> Option<u32> {
+        let answer = self.ask(GET_GENERATION, |_| {}).ok()?;
+        attribute(&answer, GENERATION_ID).and_then(number)
+    }
+
+    /// All of our table.
+    pub(super) fn listing(&mut self) -> io::Result<Read<Listing>> {
+        let flowtables = self.dump(GET_FLOWTABLES, None, |found: &mut usize, _| *found += 1)?;
+        if flowtables > 0 {
+            return Ok(Err("a flow table is not ours".to_owned()));
+        }
+        let (chains, counters) = (self.objects(GET_CHAINS, Chain::read)?, self.objects(GET_OBJECTS, Counter::read)?);
+        let (sets, rules) = (self.objects(GET_SETS, AnySet::read)?, self.objects(GET_RULES, Rule::read)?);
+        let (mut named, mut anonymous) = (Vec::new(), BTreeMap::new());
+        let sets = match sets {
+            Ok(sets) => sets,
+            Err(difference) => return Ok(Err(difference)),
+        };
+        for set in sets {
+            match set {
+                AnySet::Named(set) => named.push(set),
+                AnySet::Anonymous { name, key } => match self.items(&name)? {
+                    Ok(items) => drop(anonymous.insert(name, AnonymousSet { key, items })),
+                    Err(difference) => return Ok(Err(difference)),
+                },
+            }
+        }
+        let contents = self.contents(&named)?;
+        let put_together = || {
+            let mut rules = rules?;
+            rules.iter_mut().for_each(|rule| rule.take_sets(|name| anonymous.remove(name)));
+            Ok(Listing { chains: chains?, sets: named, counters: counters?, rules, contents: contents? })
+        };
+        Ok(put_together())
+    }
+
+    /// The counters of our table.
+    pub(super) fn counters(&mut self) -> io::Result<Read<Vec<Counter>>> {
+        self.objects(GET_OBJECTS, Counter::read)
+    }
+
+    /// All objects of our table of one kind.
+    fn objects<T>(&mut self, get: u16, read: fn(&[u8]) -> Read<T>) -> io::Result<Read<Vec<T>>> {
+        let found = self.dump(get, None, |found: &mut Vec<Read<T>>, object| found.push(read(object)))?;
+        Ok(found.into_iter().collect())
+    }
+
+    /// What is in the sets that hold addresses. One that is not as we write it is not read: that is told anyway.
+    fn contents(&mut self, listed: &[Set]) -> io::Result<Read<BTreeMap<String, Contents>>> {
+        let mut contents = BTreeMap::new();
+        for family in Family::BOTH {
+            for (name, holds) in SETS {
+                let set = holds.set(name, family);
+                if !listed.contains(&set) {
+                    continue;
+                }
+                let found = self.elements(&set.name, AddressReader::take)?;
+                match found.and_then(|found: AddressReader| found.finish(set.is_interval)) {
+                    Ok(found) => drop(contents.insert(set.name, found)),
+                    Err(difference) => return Ok(Err(format!("set {}: {difference}", set.name))),
+                }
+            }
+        }
+        Ok(Ok(contents))
+    }
+
+    /// What is in a set without a name: first and last of each range.
+    fn items(&mut self, name: &str) -> io::Result<Read<Ranges>> {
+        let found = self.elements(name, |found: &mut Vec<Option<_>>, element| found.push(element.range()))?;
+        let whole = |found: Vec<Option<_>>| found.into_iter().collect::<Option<Vec<_>>>();
+        Ok(found.and_then(|found| whole(found).ok_or_else(|| "a rule's set has what we do not write".to_owned())))
+    }
+
+    fn elements<S: Default>(
+        &mut self,
+        set: &str,
+        take: impl Fn(&mut S, elements::Element<&[u8]>),
+    ) -> io::Result<Read<S>> {
+        let (found, result) =
+            self.dump(GET_ELEMENTS, Some(set), |(found, result): &mut (S, Option<String>), list| {
+                let read = elements::read_message(list, |element| take(found, element));
+                *result = result.take().or(read.err());
+            })?;
+        Ok(result.map_or(Ok(found), Err))
+    }
+
+    /// Reads all that our table has of one kind, into a value that begins anew where something changed meanwhile. What
+    /// is not there has nothing: that it is missing is seen where the table is compared.
+    fn dump<S: Default>(&mut self, get: u16, set: Option<&str>, mut read: impl FnMut(&mut S, &[u8])) -> io::Result<S> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let sequence = self.request(get, NLM_F_DUMP, |request| {
+                request.text(TABLE, own::NFT_TABLE);
+                set.iter().for_each(|set| request.text(SET, set));
+            })?;
+            let mut found = S::default();
+            let is_interrupted = self.read_dump(sequence, |kind, object| {
+                // Not every kernel picks out what is of our table.
+                if kind == get - 1 && attribute(object, TABLE).and_then(text) == Some(own::NFT_TABLE) {
+                    read(&mut found, object);
+                }
+            });
+            match is_interrupted {
+                Ok(false) => return Ok(found),
+                Ok(true) => {}
+                Err(error) if is_errno(&error, Errno::ENOENT) => return Ok(S::default()),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other("the table kept changing while it was read"))
+    }
+
+    /// Reads a dump to its end. Says whether something changed meanwhile, so that things may have been passed over.
+    fn read_dump(&self, sequence: u32, mut read: impl FnMut(u16, &[u8])) -> io::Result<bool> {
+        let mut is_interrupted = false;
+        loop {
+            let datagram = self.receive()?;
+            for message in messages(&datagram).filter(|message| message.sequence_number() == sequence) {
+                is_interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+                match message.message_type() {
+                    ERROR | DONE => return code(message.payload()).map(|()| is_interrupted),
+                    kind => read(kind, body(message.payload())),
+                }
+            }
+        }
+    }
+
+    /// Asks for one thing, and returns its attributes.
+    fn ask(&mut self, get: u16, fill: impl FnOnce(&mut Attributes<'_>)) -> io::Result<Vec<u8>> {
+        let sequence = self.request(get, 0, fill)?;
+        loop {
+            let datagram = self.receive()?;
+            for message in messages(&datagram).filter(|message| message.sequence_number() == sequence) {
+                match message.message_type() {
+                    ERROR => code(message.payload())?,
+                    kind if kind == get - 1 => return Ok(body(message.payload()).to_vec()),
+                    kind => return Err(io::Error::other(format!("an answer of type {kind}"))),
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Attributes<'_>)) -> io::Result<u32> {
+        self.sequence = self.sequence.wrapping_add(1) | REQUESTS;
+        let mut request = Messages::default();
+        request.push(kind, flags, self.sequence, (INET, 0), fill);
+        self.send_bytes(request.bytes())?;
+        Ok(self.sequence)
+    }
+
     fn send(&mut self, batch: Batch) -> Result<(), Refusal> {
-        let (bytes, last, about) = batch.finish();
-        self.send_bytes(&bytes)?;
+        let (batch, last, about) = batch.finish();
+        self.send_bytes(batch.bytes())?;
         let (mut refusal, mut is_done) = (None, false);
         loop {
             let answer = match self.receive() {
@@ -295,24 +391,8 @@ impl NftSocket {
     }
 
     fn receive(&self) -> io::Result<Vec<u8>> {
-        let mut answer = Vec::with_capacity(ANSWER);
+        let mut answer = Vec::with_capacity(DATAGRAM);
         self.socket.recv(&mut answer, libc::MSG_DONTWAIT)?;
         Ok(answer)
     }
-}
-
-/// A request that names a table, and maybe one of its sets.
-fn get(kind: u16, flags: u16, names: &[&str]) -> Vec<u8> {
-    let mut request = vec![0; NETLINK_HEADER + NFTABLES_HEADER];
-    request[NETLINK_HEADER] = INET;
-    let mut attributes = Attributes::after(&mut request);
-    for (attribute, name) in (NAME..).zip(names) {
-        attributes.text(attribute, name);
-    }
-    let length = u32::try_from(request.len()).unwrap_or_default();
-    let mut header = NetlinkBuffer::new(&mut request);
-    header.set_length(length);
-    header.set_message_type(kind);
-    header.set_flags(NLM_F_REQUEST | flags);
-    request
 }

@@ -27,22 +27,18 @@
 //! what it quotes, so it is dropped. A spoofed source is told by the route that leads
 //! back to it and not by its range alone, so that another use of the shared address space on this host (a
 //! provider's network, another overlay) goes on beside us.
-//!
-//! Numbers, not names, for protocols, ICMP types and states: names depend on files of the host. What is
-//! written here is what `nft -j -n` prints, so a listing can be compared with it.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use nftables::expr::{Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, Range, SetItem};
-use nftables::schema::{Chain, Rule, Table};
-use nftables::stmt::{self, Match, Operator, Statement};
-use nftables::types::NfFamily;
-
-use warren_core::plan::{Admit, Class, ClassId, Firewall, PortRange, Protocol, RuleId, own};
+use warren_core::plan::{Admit, Class, ClassId, Firewall, PortRange, Protocol, RuleId};
 use warren_core::types::IpNet;
 
-use super::object::{Address, AddressSet, Counter, Object, Set, Verdict, VerdictMap};
+use super::elements::{AddressKey, push_padded};
+use super::expression::Verdict;
+use super::object::{Chain, Object, Part, Set};
+use super::rule::{Condition, Field, accept, count, rule};
+use super::update::Elements;
 use super::{chains, cut, probes};
 
 /// Why a packet was dropped: a counter each.
@@ -74,7 +70,12 @@ pub(super) const TUNNELLED: &str = "tunnelled";
 /// What of the overlay's ranges is this host's own.
 pub(super) const ELSEWHERE: &str = "elsewhere";
 
-/// The address families, with how nftables names the things of each.
+/// Single sources, and the chain that judges each.
+pub(super) const HOSTS: &str = "hosts";
+/// Sources that are prefixes.
+pub(super) const SUBNETS: &str = "subnets";
+
+/// The address families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     V4,
@@ -91,24 +92,18 @@ impl Family {
         }
     }
 
-    pub(super) fn digit(self) -> char {
+    /// What a set is called that holds addresses of this family.
+    pub(super) fn name(self, set: &str) -> String {
         match self {
-            Self::V4 => '4',
-            Self::V6 => '6',
+            Self::V4 => format!("{set}4"),
+            Self::V6 => format!("{set}6"),
         }
     }
 
-    pub(super) fn protocol(self) -> &'static str {
+    pub(super) fn part(self) -> Part {
         match self {
-            Self::V4 => "ip",
-            Self::V6 => "ip6",
-        }
-    }
-
-    pub(super) fn address_type(self) -> &'static str {
-        match self {
-            Self::V4 => "ipv4_addr",
-            Self::V6 => "ipv6_addr",
+            Self::V4 => Part::Ipv4,
+            Self::V6 => Part::Ipv6,
         }
     }
 
@@ -120,23 +115,16 @@ impl Family {
     }
 }
 
-/// Every object of the table, in an order in which each finds what it refers to. `with_elements` is false
-/// where only the shape is compared.
-pub(super) fn objects(firewall: &Firewall, with_elements: bool) -> Vec<Object> {
-    let mut objects = vec![table()];
-    objects.extend(DENIED.iter().map(|name| counter((*name).to_owned())));
-    objects.extend(rule_ids(firewall).into_iter().map(|id| counter(counter_name(id))));
-    objects.extend(firewall.classes.keys().map(|id| chain(class_name(*id))));
+/// Every object of the table, in an order in which each finds what it refers to.
+pub(super) fn objects(firewall: &Firewall) -> Vec<Object> {
+    let mut objects = vec![Object::Table];
+    objects.extend(DENIED.iter().map(|name| Object::Counter((*name).to_owned())));
+    objects.extend(rule_ids(firewall).into_iter().map(|id| Object::Counter(counter_name(id))));
+    objects.extend(firewall.classes.keys().map(|id| Object::Chain(class_chain(*id))));
     for family in Family::BOTH {
-        let served = with_elements.then_some(&firewall.served);
-        objects.push(address_set(SERVED, family, served.map(|served| &served.listed)));
-        objects.push(address_set(INTERNET, family, served.map(|served| &served.internet)));
-        objects.push(address_set(TUNNELLED, family, with_elements.then_some(&firewall.tunnelled)));
-        objects.push(address_set(ELSEWHERE, family, with_elements.then_some(&firewall.elsewhere)));
-        objects.push(hosts_map(family, with_elements.then_some(firewall)));
-        objects.push(subnets_map(family, with_elements.then_some(firewall)));
+        objects.extend(SETS.iter().map(|(name, kind)| Object::Set(kind.set(name, family))));
     }
-    objects.extend(Family::BOTH.map(cut::set));
+    objects.extend(Family::BOTH.map(cut::set).map(Object::Set));
     objects.extend(chains::chains());
     objects.extend(probes::objects(firewall.probes.as_ref()));
     for (id, class) in &firewall.classes {
@@ -147,37 +135,76 @@ pub(super) fn objects(firewall: &Firewall, with_elements: bool) -> Vec<Object> {
     objects
 }
 
+/// What a set of ours holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    Prefixes,
+    /// Addresses, and where each leads.
+    AddressesThatLead,
+    PrefixesThatLead,
+}
+
+/// The sets of addresses, of which there is one for each family.
+pub(super) const SETS: [(&str, Holds); 6] = [
+    (SERVED, Holds::Prefixes),
+    (INTERNET, Holds::Prefixes),
+    (TUNNELLED, Holds::Prefixes),
+    (ELSEWHERE, Holds::Prefixes),
+    (HOSTS, Holds::AddressesThatLead),
+    (SUBNETS, Holds::PrefixesThatLead),
+];
+
+impl Holds {
+    pub(super) fn set(self, name: &str, family: Family) -> Set {
+        Set {
+            name: family.name(name),
+            key: vec![family.part()],
+            is_interval: self != Self::AddressesThatLead,
+            is_map: self != Self::Prefixes,
+            size: None,
+            timeout: None,
+        }
+    }
+}
+
+/// What a set of addresses holds where the table is this firewall.
+pub(super) fn contents(firewall: &Firewall, name: &str, family: Family) -> Elements {
+    let of_family = |net: &IpNet| Family::of(net.addr()) == family;
+    let prefixes = |nets: &BTreeSet<IpNet>| nets.iter().copied().filter(of_family).map(|net| (net, None)).collect();
+    Elements::Prefixes(match name {
+        SERVED => prefixes(&firewall.served.listed),
+        INTERNET => prefixes(&firewall.served.internet),
+        TUNNELLED => prefixes(&firewall.tunnelled),
+        ELSEWHERE => prefixes(&firewall.elsewhere),
+        HOSTS => {
+            let hosts = firewall.hosts.iter().map(|(address, class)| (IpNet::from(*address), Some(*class)));
+            hosts.filter(|(net, _)| of_family(net)).collect()
+        }
+        SUBNETS => {
+            let subnets = firewall.subnets.iter().map(|(net, class)| (*net, Some(*class)));
+            subnets.filter(|(net, _)| of_family(net)).collect()
+        }
+        _ => Vec::new(),
+    })
+}
+
 /// The rules that some class uses.
 pub(super) fn rule_ids(firewall: &Firewall) -> BTreeSet<RuleId> {
     firewall.classes.values().flat_map(|class| class.rules.keys().copied()).collect()
 }
 
-pub(super) fn table() -> Object {
-    Object::Table(Table { family: NfFamily::INet, name: own::NFT_TABLE.into(), handle: None })
-}
-
-pub(super) fn counter(name: String) -> Object {
-    Object::Counter(Counter { family: "inet".to_owned(), table: own::NFT_TABLE.to_owned(), name, packets: 0, bytes: 0 })
-}
-
-pub(super) fn chain(name: String) -> Object {
-    Object::Chain(Chain {
-        family: NfFamily::INet,
-        table: own::NFT_TABLE.into(),
-        name: name.into(),
-        newname: None,
-        handle: None,
-        _type: None,
-        hook: None,
-        prio: None,
-        dev: None,
-        policy: None,
-    })
-}
-
 /// The chain that judges a class.
+pub(super) fn class_chain(id: ClassId) -> Chain {
+    Chain { name: class_name(id), base: None }
+}
+
 pub(super) fn class_name(id: ClassId) -> String {
     format!("class_{id}")
+}
+
+/// Leads to the chain of a class.
+pub(super) fn goto(id: ClassId) -> Verdict {
+    Verdict::Goto(class_name(id))
 }
 
 /// The counter of a rule of the packet filter.
@@ -189,28 +216,42 @@ pub(super) fn counter_name(id: RuleId) -> String {
 pub(super) fn class_rules(id: ClassId, class: &Class) -> Vec<Object> {
     let mut rules = Vec::new();
     for (rule_id, admits) in &class.rules {
-        let counted = |matches: Vec<Statement<'static>>| {
-            let verdict = [count(counter_name(*rule_id)), Statement::Accept(None)];
-            rule(class_name(id), matches.into_iter().chain(verdict).collect())
+        let counted = |fields, items| {
+            let actions = [count(&counter_name(*rule_id)), accept()];
+            rule(&class_name(id), &[Condition::is_any(fields, items)], actions)
         };
         for family in Family::BOTH {
             let admits: Vec<Admit> =
                 admits.iter().filter(|admit| Family::of(admit.destination.addr()) == family).copied().collect();
+            let to = Field::destination(family);
             for layer in layers(&admits) {
-                let key = vec![payload(family.protocol(), "daddr"), meta(MetaKey::L4proto), payload("th", "dport")];
-                rules.push(counted(vec![equals(concat(key), set(layer.iter().map(write_admit)))]));
+                let items = layer.iter().map(admit_range).collect();
+                rules.push(counted(vec![to, Field::PROTOCOL, Field::DESTINATION_PORT], items));
             }
             let portless = portless(family, &admits);
             if !portless.is_empty() {
-                let key = vec![payload(family.protocol(), "daddr"), meta(MetaKey::L4proto)];
-                let items = portless
-                    .iter()
-                    .map(|(to, protocol)| concat(vec![write_address(to), Expression::Number(protocol.0.into())]));
-                rules.push(counted(vec![equals(concat(key), set(items))]));
+                let items = portless.iter().map(|(to, protocol)| range(*to, *protocol, None)).collect();
+                rules.push(counted(vec![to, Field::PROTOCOL], items));
             }
         }
     }
     rules
+}
+
+fn admit_range(admit: &Admit) -> (Vec<u8>, Vec<u8>) {
+    range(admit.destination, admit.protocol, Some(admit.ports))
+}
+
+/// First and last of what a right is for.
+fn range(to: IpNet, protocol: Protocol, ports: Option<PortRange>) -> (Vec<u8>, Vec<u8>) {
+    let key = |address: IpAddr, port: Option<u16>| {
+        let mut key = Vec::new();
+        push_padded(&mut key, AddressKey::from(address).as_ref());
+        push_padded(&mut key, &[protocol.0]);
+        port.iter().for_each(|port| push_padded(&mut key, &port.to_be_bytes()));
+        key
+    };
+    (key(to.network(), ports.map(|ports| ports.first)), key(to.broadcast(), ports.map(|ports| ports.last)))
 }
 
 /// What is admitted whatever stands where other protocols have ports, or if nothing does: ICMP to all destinations,
@@ -225,54 +266,6 @@ fn portless(family: Family, admits: &[Admit]) -> BTreeSet<(IpNet, Protocol)> {
         widest(admits.map(|admit| admit.destination)).into_iter().map(move |net| (net, protocol))
     };
     protocols.into_iter().flat_map(to).collect()
-}
-
-/// The single sources of one family, with their classes.
-fn hosts(firewall: &Firewall, family: Family) -> impl Iterator<Item = (Address, Verdict)> {
-    let hosts = firewall.hosts.iter().filter(move |(address, _)| Family::of(**address) == family);
-    hosts.map(|(address, class)| (Address::Host(*address), goto(*class)))
-}
-
-/// The source prefixes of one family, with their classes.
-fn subnets(firewall: &Firewall, family: Family) -> impl Iterator<Item = (Address, Verdict)> {
-    let subnets = firewall.subnets.iter().filter(move |(net, _)| Family::of(net.addr()) == family);
-    subnets.map(|(net, class)| (Address::from(*net), goto(*class)))
-}
-
-fn address_set(name: &str, family: Family, nets: Option<&BTreeSet<IpNet>>) -> Object {
-    let of_family = nets.into_iter().flatten().filter(|net| Family::of(net.addr()) == family);
-    Object::Set(Set::Addresses(AddressSet {
-        family: "inet".to_owned(),
-        table: own::NFT_TABLE.to_owned(),
-        name: format!("{name}{}", family.digit()),
-        key: family.address_type().to_owned(),
-        flags: vec!["interval".to_owned()],
-        elem: of_family.map(|net| Address::from(*net)).collect(),
-        timeout: None,
-    }))
-}
-
-fn hosts_map(family: Family, firewall: Option<&Firewall>) -> Object {
-    let elem = firewall.map(|firewall| hosts(firewall, family).collect()).unwrap_or_default();
-    verdict_map("hosts", family, Vec::new(), elem)
-}
-
-fn subnets_map(family: Family, firewall: Option<&Firewall>) -> Object {
-    let elem = firewall.map(|firewall| subnets(firewall, family).collect()).unwrap_or_default();
-    verdict_map("subnets", family, vec!["interval".to_owned()], elem)
-}
-
-fn verdict_map(name: &str, family: Family, flags: Vec<String>, elem: Vec<(Address, Verdict)>) -> Object {
-    Object::Map(VerdictMap {
-        family: "inet".to_owned(),
-        table: own::NFT_TABLE.to_owned(),
-        name: format!("{name}{}", family.digit()),
-        key: family.address_type().to_owned(),
-        map: "verdict".to_owned(),
-        flags,
-        elem,
-        timeout: None,
-    })
 }
 
 /// Splits overlapping rights over several sets, because a set of intervals takes none that overlap.
@@ -313,73 +306,4 @@ fn widest(nets: impl Iterator<Item = IpNet>) -> Vec<IpNet> {
         }
     }
     widest
-}
-
-fn write_admit(admit: &Admit) -> Expression<'static> {
-    let ports = if admit.ports.first == admit.ports.last {
-        Expression::Number(admit.ports.first.into())
-    } else {
-        let range = [admit.ports.first, admit.ports.last].map(|port| Expression::Number(port.into()));
-        Expression::Range(Box::new(Range { range }))
-    };
-    let protocol = Expression::Number(admit.protocol.0.into());
-    concat(vec![write_address(&admit.destination), protocol, ports])
-}
-
-pub(super) fn write_address(net: &IpNet) -> Expression<'static> {
-    let address = Expression::String(net.addr().to_string().into());
-    if net.prefix_len() == net.max_prefix_len() {
-        return address;
-    }
-    Expression::Named(NamedExpression::Prefix(Prefix { addr: Box::new(address), len: net.prefix_len().into() }))
-}
-
-pub(super) fn concat(parts: Vec<Expression<'static>>) -> Expression<'static> {
-    Expression::Named(NamedExpression::Concat(parts))
-}
-
-/// An anonymous set. One whose key is not a concatenation must hold no neighbours: `nft` would join them.
-pub(super) fn set(items: impl Iterator<Item = Expression<'static>>) -> Expression<'static> {
-    Expression::Named(NamedExpression::Set(items.map(SetItem::Element).collect()))
-}
-
-pub(super) fn rule(chain: String, statements: Vec<Statement<'static>>) -> Object {
-    Object::Rule(Rule {
-        family: NfFamily::INet,
-        table: own::NFT_TABLE.into(),
-        chain: chain.into(),
-        expr: statements.into(),
-        handle: None,
-        index: None,
-        comment: None,
-    })
-}
-
-pub(super) fn goto(class: ClassId) -> Verdict {
-    Verdict::Goto { target: class_name(class) }
-}
-
-pub(super) fn count(name: String) -> Statement<'static> {
-    Statement::Counter(stmt::Counter::Named(name.into()))
-}
-
-pub(super) fn equals(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
-    Statement::Match(Match { left, right, op: Operator::EQ })
-}
-
-pub(super) fn reference(name: &str, family: Family) -> Expression<'static> {
-    Expression::String(format!("@{name}{}", family.digit()).into())
-}
-
-pub(super) fn payload(protocol: &'static str, field: &'static str) -> Expression<'static> {
-    let field = PayloadField { protocol: protocol.into(), field: field.into() };
-    Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
-}
-
-pub(super) fn meta(key: MetaKey) -> Expression<'static> {
-    Expression::Named(NamedExpression::Meta(Meta { key }))
-}
-
-pub(super) fn text(text: &'static str) -> Expression<'static> {
-    Expression::String(text.into())
 }

@@ -1,16 +1,28 @@
-//! The table as a value: what `nft` itself makes of it is proven on a kernel, in `tests/kernel`.
+//! The table as a value, and its objects as bytes: what a kernel makes of them is proven on one, in `tests/kernel`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use netlink_packet_core::NetlinkBuffer;
 use warren_core::plan::{
     Admit, Class, ClassId, Firewall, FirewallOptions, Lacks, PortRange, Probes, Protocol, RuleId, Served,
 };
 use warren_core::types::IpNet;
 
-use super::instruction::{Code, Instruction, SetName};
-use super::lower::lower;
-use super::object::{Command, Document, Object};
-use super::{batch, read, table, update};
+use super::super::attributes::Attributes;
+use super::super::netfilter::messages;
+use super::batch;
+use super::elements::Contents;
+use super::expression::{
+    Base, Comparison, Ct, Data, Direction, Expression, Family as Nat, Limited, Meta, NatFlags, Refusal, Register,
+    Route, SetChange, Translated, Verdict,
+};
+use super::object::{
+    self, ANONYMOUS_NAME, AnonymousSet, AnySet, Chain, Counter, Hook, Kind, Object, Part, Policy, Rule, Set,
+};
+use super::read::{self, Listing};
+use super::socket::NftSocket;
+use super::table::{self, Family};
+use super::update::{self, Command, Elements};
 
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
@@ -42,16 +54,41 @@ fn firewall() -> Firewall {
     }
 }
 
-fn listing(objects: &[Object]) -> String {
-    serde_json::to_string(&Document { nftables: objects.to_vec() }).unwrap()
+/// The listing of a table with these objects, filled as the firewall says.
+fn listing(objects: &[Object], firewall: &Firewall) -> Listing {
+    let mut listing = Listing::default();
+    for object in objects.iter().cloned() {
+        match object {
+            Object::Table => {}
+            Object::Chain(chain) => listing.chains.push(chain),
+            Object::Set(set) => listing.sets.push(set),
+            Object::Counter(name) => listing.counters.push(Counter { name, packets: 7, bytes: 700 }),
+            Object::Rule(rule) => listing.rules.push(rule),
+        }
+    }
+    for family in Family::BOTH {
+        for (name, holds) in table::SETS {
+            let set = holds.set(name, family);
+            let Elements::Prefixes(prefixes) = table::contents(firewall, name, family) else { continue };
+            let contents: Contents = prefixes.into_iter().map(|(net, class)| (net, class.map(table::goto))).collect();
+            if listing.sets.contains(&set) {
+                listing.contents.insert(set.name, contents);
+            }
+        }
+    }
+    listing
 }
 
-fn rules_of(objects: &[Object], chain: &str) -> Vec<String> {
+fn rules_of<'a>(objects: &'a [Object], chain: &str) -> Vec<&'a Rule> {
     let rules = objects.iter().filter_map(|object| match object {
-        Object::Rule(rule) if rule.chain == chain => Some(serde_json::to_string(&rule.expr).unwrap()),
+        Object::Rule(rule) if rule.chain == chain => Some(rule),
         _ => None,
     });
     rules.collect()
+}
+
+fn ends_with(rule: &Rule, verdict: &Verdict) -> bool {
+    rule.expressions.last() == Some(&Expression::Decide { verdict: verdict.clone() })
 }
 
 #[test]
@@ -62,54 +99,51 @@ fn a_firewall_is_known_again_in_its_own_table() {
     let poor = Firewall { lacks, ..firewall() };
     let poor_and_open = Firewall { lacks, ..open.clone() };
     for firewall in [Firewall::default(), firewall(), open, poor, poor_and_open] {
-        let listed = read::read(&listing(&table::objects(&firewall, true)), BTreeMap::new());
+        let listed = read::read(listing(&table::objects(&firewall), &firewall));
         assert_eq!(listed, Ok(read::Listed { firewall, flows_judged: false }));
     }
 }
 
 #[test]
 fn a_table_that_lacks_any_of_its_objects_is_not_ours() {
-    let objects = table::objects(&firewall(), true);
-    for missing in 0..objects.len() {
+    let objects = table::objects(&firewall());
+    for missing in 1..objects.len() {
         let mut less = objects.clone();
         let gone = less.remove(missing);
-        assert_ne!(
-            read::read(&listing(&less), BTreeMap::new()).map(|listed| listed.firewall),
-            Ok(firewall()),
-            "{gone:?}"
-        );
+        let listed = read::read(listing(&less, &firewall())).map(|listed| listed.firewall);
+        assert_ne!(listed, Ok(firewall()), "{gone:?}");
     }
-}
-
-#[test]
-fn an_object_of_a_kind_we_never_write_is_named() {
-    let limit = r#"{"nftables":[{"limit":{"family":"inet","table":"warren","name":"x"}}]}"#;
-    assert!(read::read(limit, BTreeMap::new()).unwrap_err().contains("limit"));
 }
 
 #[test]
 fn every_chain_that_judges_ends_in_a_drop() {
-    let objects = table::objects(&firewall(), false);
+    let objects = table::objects(&firewall());
     for chain in ["overlay", "arrive", "forward", "output"] {
         let rules = rules_of(&objects, chain);
-        assert!(rules.last().unwrap().contains(r#"{"drop":null}"#), "{chain}: {rules:?}");
+        assert!(ends_with(rules.last().unwrap(), &Verdict::Drop), "{chain}: {rules:?}");
     }
     // A class accepts or falls back to the base chain, whose next rule drops.
     let class = rules_of(&objects, "class_0000000000000007");
-    assert!(class.iter().all(|rule| rule.ends_with(r#"{"accept":null}]"#)), "{class:?}");
+    assert!(class.iter().all(|rule| ends_with(rule, &Verdict::Accept)), "{class:?}");
     let arrive = rules_of(&objects, "arrive");
-    assert!(arrive[0].contains(r#"{"jump":{"target":"overlay"}}"#) && arrive[2].contains("denied_by_policy"));
+    assert!(ends_with(arrive[0], &Verdict::Jump("overlay".to_owned())));
+    assert!(arrive[2].expressions.contains(&Expression::Count { counter: "denied_by_policy".to_owned() }));
+}
+
+/// The first addresses of what a rule's set is for.
+fn first_addresses(rule: &Rule) -> Vec<&[u8]> {
+    rule.sets[0].items.iter().map(|(first, _)| &first[..4]).collect()
 }
 
 #[test]
 fn overlapping_rights_come_in_sets_of_their_own() {
-    let objects = table::objects(&firewall(), false);
+    let objects = table::objects(&firewall());
     let class = rules_of(&objects, "class_0000000000000007");
     // Two layers and ICMP for IPv4, one layer and ICMP for IPv6.
     assert_eq!(class.len(), 5, "{class:#?}");
-    assert!(class[0].contains("10.0.0.0") && !class[0].contains("10.1.0.0"));
-    assert!(class[1].contains("10.1.0.0") && !class[1].contains("10.0.0.0"));
-    assert!(class[2].contains("10.0.0.0") && !class[2].contains("10.1.0.0"), "the widest destinations are enough");
+    assert_eq!(first_addresses(class[0]), [[10, 0, 0, 0]]);
+    assert_eq!(first_addresses(class[1]), [[10, 1, 0, 0]]);
+    assert_eq!(first_addresses(class[2]), [[10, 0, 0, 0]], "the widest destinations are enough");
 }
 
 #[test]
@@ -119,10 +153,9 @@ fn an_update_touches_only_what_differs() {
 
     let mut to = firewall();
     to.hosts.insert("100.64.0.3".parse().unwrap(), ClassId(7));
-    let commands = update::update(&from, &to);
-    let text = format!("{commands:?}");
-    assert_eq!(commands.len(), 1, "{text}");
-    assert!(text.contains("hosts4") && text.contains("100.64.0.3") && !text.contains("100.64.0.2"), "{text}");
+    let set = table::Holds::AddressesThatLead.set("hosts", Family::V4);
+    let elements = Elements::Prefixes(vec![(net("100.64.0.3/32"), Some(ClassId(7)))]);
+    assert_eq!(update::update(&from, &to), [Command::AddElements(set, elements)]);
 }
 
 #[test]
@@ -136,14 +169,13 @@ fn a_source_that_changes_its_class_leaves_the_old_one_in_the_same_transaction() 
     let commands = update::update(&from, &to);
 
     let place = |wanted: &dyn Fn(&Command) -> bool| commands.iter().position(wanted).unwrap();
-    let is_chain = |object: &Object, name: &str| matches!(object, Object::Chain(chain) if chain.name == name);
-    let new = place(&|c| matches!(c, Command::Add(object) if is_chain(object, "class_0000000000000008")));
-    let leaves = place(&|c| matches!(c, Command::Delete(Object::Element(_))));
-    let comes = place(&|c| matches!(c, Command::Add(Object::Element(_))));
-    let old = place(&|c| matches!(c, Command::Delete(object) if is_chain(object, "class_0000000000000007")));
-    assert!(new < leaves && leaves < comes && comes < old);
+    let is_new = |c: &Command| *c == Command::Add(Object::Chain(table::class_chain(ClassId(8))));
+    let is_old = |c: &Command| *c == Command::DeleteChain(table::class_name(ClassId(7)));
+    let leaves = place(&|c| matches!(c, Command::DeleteElements(..)));
+    let comes = place(&|c| matches!(c, Command::AddElements(..)));
+    assert!(place(&is_new) < leaves && leaves < comes && comes < place(&is_old));
     let deleted =
-        commands.iter().filter_map(|c| if let Command::Delete(Object::Counter(c)) = c { Some(&c.name) } else { None });
+        commands.iter().filter_map(|c| if let Command::DeleteCounter(name) = c { Some(name.as_str()) } else { None });
     assert_eq!(deleted.collect::<Vec<_>>(), ["flows_judged"], "the rule lives on; what is open is judged again");
 }
 
@@ -151,74 +183,305 @@ fn a_source_that_changes_its_class_leaves_the_old_one_in_the_same_transaction() 
 fn replacing_starts_from_nothing_whatever_is_there() {
     let commands = update::replace(&firewall());
     assert_eq!(commands[..2], update::delete()[..]);
-    assert_eq!(commands.len(), 2 + table::objects(&firewall(), true).len());
-}
-
-fn lowered(objects: &[Object], chain: &str, place: usize) -> super::lower::Lowered {
-    let mut rules = objects.iter().filter_map(|object| match object {
-        Object::Rule(rule) if rule.chain == chain => Some(rule),
-        _ => None,
-    });
-    lower(rules.nth(place).unwrap(), 7).unwrap()
+    let filled = commands.iter().filter(|command| matches!(command, Command::AddElements(..))).count();
+    assert_eq!(commands.len(), 2 + table::objects(&firewall()).len() + filled);
+    assert_eq!(filled, 10, "all sets but those of sources by IPv6");
 }
 
 #[test]
 fn a_rule_asks_for_what_it_takes_for_granted_and_lays_its_key_side_by_side() {
-    use Instruction::{Compare, Count, LoadMeta, LoadPayload, Lookup, Verdict};
-    let is = |value: u8| Compare { is_equal: true, value: vec![value] };
+    let objects = table::objects(&firewall());
+    let rule = rules_of(&objects, "class_0000000000000007")[0];
 
-    let lowered = lowered(&table::objects(&firewall(), true), "class_0000000000000007", 0);
-
+    let load = |to: u8, base, offset, length| Expression::LoadPayload { to: Register(to), base, offset, length };
+    let meta = |to: u8, key| Expression::LoadMeta { to: Register(to), key };
     let expected = [
-        LoadMeta { key: 15, register: 8 },
-        is(2),
-        LoadPayload { base: 1, offset: 16, length: 4, register: 8 },
-        LoadMeta { key: 16, register: 9 },
-        LoadPayload { base: 2, offset: 2, length: 2, register: 10 },
-        Lookup { set: SetName::Anonymous(7), is_inverted: false },
-        Count("rule_0000000000000009".to_owned()),
-        Verdict(Code::Accept, None),
+        meta(0, Meta::Nfproto),
+        Expression::Compare { register: Register::FIRST, op: Comparison::Equal, value: Data(vec![2]) },
+        load(0, Base::Network, 16, 4),
+        meta(1, Meta::L4proto),
+        load(2, Base::Transport, 2, 2),
+        Expression::Lookup { set: ANONYMOUS_NAME.to_owned(), id: Some(0), key: Register::FIRST, is_inverted: false },
+        Expression::Count { counter: "rule_0000000000000009".to_owned() },
+        Expression::Decide { verdict: Verdict::Accept },
     ];
-    assert_eq!(lowered.instructions, expected);
+    assert_eq!(rule.expressions, expected);
     let first = vec![10, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0];
     let last = vec![10, 255, 255, 255, 6, 0, 0, 0, 3, 255, 0, 0];
-    assert_eq!(lowered.sets[0].items, [(first, last)]);
+    assert_eq!(rule.sets[0].items, [(first, last)]);
 }
 
 #[test]
 fn a_prefix_of_whole_bytes_is_compared_as_it_is_and_any_other_under_a_mask() {
-    use Instruction::{Compare, Mask};
-    let objects = table::objects(&firewall(), true);
-    let (v4, v6) = (lowered(&objects, "arrive", 4).instructions, lowered(&objects, "arrive", 5).instructions);
-    assert!(v4.contains(&Mask(vec![255, 192, 0, 0])), "{v4:?}");
-    assert!(v4.contains(&Compare { is_equal: true, value: vec![100, 64, 0, 0] }), "{v4:?}");
-    let overlay = vec![0xfd, 0x7a, 0x11, 0x5c, 0xa1, 0xe0];
-    assert!(v6.contains(&Compare { is_equal: true, value: overlay }), "{v6:?}");
-}
-
-#[test]
-fn everything_that_we_make_can_be_written_and_nothing_else() {
-    let chosen = FirewallOptions { shared_range: false, lan_may_open: true, log_denied: Some(5741) };
-    for options in [FirewallOptions::default(), chosen] {
-        let firewall = Firewall { options, ..firewall() };
-        assert!(batch::write(&update::replace(&firewall), 0).is_ok());
-    }
-    let mut strange = table::objects(&firewall(), true);
-    for object in &mut strange {
-        if let Object::Rule(rule) = object {
-            rule.expr = vec![nftables::stmt::Statement::Masquerade(None)].into();
-        }
-    }
-    let commands: Vec<Command> = strange.into_iter().map(Command::Add).collect();
-    let error = batch::write(&commands, 0).map(drop).unwrap_err();
-    assert!(error.0.contains("Masquerade"), "{error:?}");
+    let objects = table::objects(&firewall());
+    let arrive = rules_of(&objects, "arrive");
+    let is = |value: &[u8]| Expression::Compare {
+        register: Register::FIRST,
+        op: Comparison::Equal,
+        value: Data(value.to_vec()),
+    };
+    let is_mask = |expression: &Expression| matches!(expression, Expression::Bitwise { mask: Data(mask), .. } if *mask == [255, 192, 0, 0]);
+    assert!(arrive[4].expressions.iter().any(is_mask), "{:?}", arrive[4]);
+    assert!(arrive[4].expressions.contains(&is(&[100, 64, 0, 0])), "{:?}", arrive[4]);
+    assert!(arrive[5].expressions.contains(&is(&[0xfd, 0x7a, 0x11, 0x5c, 0xa1, 0xe0])), "{:?}", arrive[5]);
 }
 
 #[test]
 fn a_transaction_begins_ends_and_has_its_last_change_acknowledged() {
-    let (bytes, last, about) = batch::write(&update::delete(), 6).unwrap().finish();
-    let kinds: Vec<(u16, u16)> =
-        crate::netlink::messages(&bytes).map(|message| (message.message_type(), message.flags())).collect();
+    let (batch, last, about) = batch::write(&update::delete(), 6).finish();
+    let header = |message: NetlinkBuffer<&[u8]>| (message.message_type(), message.flags());
+    let kinds: Vec<(u16, u16)> = messages(batch.bytes()).map(header).collect();
     assert_eq!(kinds, [(16, 1), (10 << 8, 0x401), ((10 << 8) | 2, 1 | 4), (17, 1)]);
     assert_eq!((last, about[2].as_str()), (2, "table warren"));
+}
+
+/// The bytes that a writer adds.
+fn written(write: impl FnOnce(&mut Attributes<'_>)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write(&mut Attributes::after(&mut bytes));
+    bytes
+}
+
+/// An expression as an element of a rule's list, without the list.
+fn as_element(expression: &Expression) -> Vec<u8> {
+    written(|list| expression.write(list))[4..].to_vec()
+}
+
+/// `NF_NAT_RANGE_MAP_IPS` and `NF_NAT_RANGE_PROTO_SPECIFIED`.
+const ADDRESS: u32 = 1;
+const PORT: u32 = 2;
+
+/// What a gateway needs besides what a filter does.
+fn gateway_expressions() -> Vec<Expression> {
+    let (first, second) = (Register::FIRST, Register(1));
+    let mark = Data(0x0500_0000_u32.to_ne_bytes().to_vec());
+    let translate = |what, first_port, flags| Expression::Translate {
+        what,
+        family: Nat::V4,
+        first_address: Some(first),
+        last_address: Some(first),
+        first_port,
+        last_port: first_port,
+        flags: Some(NatFlags(flags)),
+    };
+    vec![
+        // What leaves is given the address of the link.
+        Expression::Masquerade { flags: None, first_port: None, last_port: None },
+        Expression::LoadValue { to: first, value: Data(vec![192, 0, 2, 7]) },
+        Expression::LoadValue { to: second, value: Data(vec![0, 80]) },
+        translate(Translated::Destination, Some(second), ADDRESS | PORT),
+        translate(Translated::Source, None, ADDRESS),
+        Expression::Redirect { first_port: Some(second), last_port: Some(second), flags: Some(NatFlags(PORT)) },
+        Expression::Proxy { family: Nat::V6, address: Some(first), port: Some(Register(4)) },
+        // The segment size follows the route.
+        Expression::LoadRoute { to: first, key: Route::TcpMss },
+        Expression::StoreTcpOption { from: first, option: 2, offset: 2, length: 2 },
+        // A flow keeps its way.
+        Expression::LoadCt { to: first, key: Ct::Direction, direction: None },
+        Expression::LoadCt { to: first, key: Ct::Mark, direction: None },
+        Expression::LoadCt { to: first, key: Ct::Mark, direction: Some(Direction::Reply) },
+        Expression::Bitwise { from: first, to: first, length: 4, mask: mark.clone(), flip: mark.clone() },
+        Expression::StoreCt { from: first, key: Ct::Mark, direction: None },
+        Expression::StoreMeta { from: first, key: Meta::Mark },
+        Expression::Limit { rate: 10_000, seconds: 60, burst: 5, of: Limited::Bytes, is_over: true },
+        Expression::Refuse { answer: Refusal::IcmpxUnreachable, code: Some(3) },
+        Expression::ChangeSet { set: "asked4".to_owned(), key: first, op: SetChange::Update, milliseconds: 600_000 },
+        Expression::Decide { verdict: Verdict::Return },
+    ]
+}
+
+#[test]
+fn every_expression_is_read_as_it_was_written() {
+    let chosen = FirewallOptions { log_denied: Some(5741), ..FirewallOptions::default() };
+    let objects = table::objects(&Firewall { options: chosen, ..firewall() });
+    let ours = objects.iter().filter_map(|object| if let Object::Rule(rule) = object { Some(rule) } else { None });
+    let ours: Vec<Expression> = ours.flat_map(|rule| rule.expressions.clone()).collect();
+    assert!(ours.len() > 100);
+    for expression in ours.into_iter().chain(gateway_expressions()) {
+        assert_eq!(Expression::read(&as_element(&expression)), Ok(expression));
+    }
+}
+
+#[test]
+fn what_an_expression_has_besides_is_not_passed_over() {
+    let with_more = |expression: &Expression, number: u16, value: u32| {
+        let mut bytes = as_element(expression);
+        bytes.extend(written(|list| list.u32(number, value)));
+        // The attribute belongs into the data, which comes last.
+        let length = u16::from_ne_bytes([bytes[name_length(&bytes)], bytes[name_length(&bytes) + 1]]) + 8;
+        let at = name_length(&bytes);
+        bytes[at..at + 2].copy_from_slice(&length.to_ne_bytes());
+        Expression::read(&bytes)
+    };
+    let masquerade = Expression::Masquerade { flags: None, first_port: None, last_port: None };
+    assert!(with_more(&masquerade, 9, 1).unwrap_err().contains("masq"));
+    // A kernel tells the operation, which is the only one that we write.
+    let bitwise = Expression::Bitwise {
+        from: Register::FIRST,
+        to: Register::FIRST,
+        length: 1,
+        mask: Data(vec![15]),
+        flip: Data(vec![0]),
+    };
+    assert_eq!(with_more(&bitwise, 6, 0), Ok(bitwise.clone()));
+    assert!(with_more(&bitwise, 6, 1).is_err());
+    assert!(Expression::read(&written(|element| element.text(1, "socket"))).unwrap_err().contains("socket"));
+}
+
+/// Where the data of an expression begins: behind its name.
+fn name_length(element: &[u8]) -> usize {
+    usize::from(u16::from_ne_bytes([element[0], element[1]])).next_multiple_of(4)
+}
+
+#[test]
+fn the_kernels_names_of_wide_registers_are_known() {
+    let register = |number: u32| {
+        let data = written(|element| {
+            element.text(1, "rt");
+            element.nest(2, |data| {
+                data.u32(1, number);
+                data.u32(2, 3);
+            });
+        });
+        Expression::read(&data)
+            .map(|read| matches!(read, Expression::LoadRoute { to: Register(place), .. } if place == 4))
+    };
+    assert_eq!([1, 2, 8, 12].map(register), [Ok(false), Ok(true), Ok(false), Ok(true)]);
+    assert!(register(0).is_err() && register(24).is_err());
+}
+
+#[test]
+fn every_object_is_read_as_it_was_written() {
+    let base = |kind, hook, policy| Some(object::Base { kind, hook, priority: -150, policy });
+    for base in [
+        None,
+        base(Kind::Filter, Hook::Prerouting, Policy::Accept),
+        base(Kind::Nat, Hook::Postrouting, Policy::Accept),
+        base(Kind::Route, Hook::Output, Policy::Drop),
+    ] {
+        let chain = Chain { name: "nat".to_owned(), base };
+        assert_eq!(Chain::read(&written(|message| chain.write(message))), Ok(chain));
+    }
+    let plain = table::Holds::PrefixesThatLead.set("subnets", Family::V6);
+    let timed = Set { timeout: Some(600_000), size: Some(4_096), is_map: false, ..plain.clone() };
+    for set in [plain, timed, super::cut::set(Family::V6)] {
+        assert_eq!(AnySet::read(&written(|message| set.write(message))), Ok(AnySet::Named(set)));
+    }
+    let rule = Rule { chain: "nat".to_owned(), expressions: gateway_expressions(), sets: Vec::new() };
+    assert_eq!(Rule::read(&written(|message| rule.write(message, 0))), Ok(rule));
+    let counter = Counter { name: "denied".to_owned(), packets: 0, bytes: 0 };
+    assert_eq!(Counter::read(&written(|message| Counter::write("denied", true, message))), Ok(counter));
+}
+
+#[test]
+fn a_set_of_a_rule_is_put_back_into_the_rule() {
+    let items = vec![(vec![1, 0, 0, 0], vec![9, 0, 0, 0])];
+    let set = AnonymousSet { key: vec![Part::Port, Part::Protocol], items };
+    let listed = AnySet::read(&written(|message| set.write(message))).unwrap();
+    assert_eq!(listed, AnySet::Anonymous { name: ANONYMOUS_NAME.to_owned(), key: set.key.clone() });
+
+    let lookup =
+        |name: &str, id| Expression::Lookup { set: name.to_owned(), id, key: Register::FIRST, is_inverted: false };
+    let expressions = vec![lookup("served4", None), lookup("__set5", None)];
+    let mut rule = Rule { chain: "c".to_owned(), expressions, sets: Vec::new() };
+    rule.take_sets(|name| (name == "__set5").then(|| set.clone()));
+    assert_eq!(rule.sets, [set]);
+    assert_eq!(rule.expressions, [lookup("served4", None), lookup(ANONYMOUS_NAME, Some(0))]);
+}
+
+#[test]
+fn an_object_of_a_kind_we_never_write_is_named() {
+    let limit = written(|message| {
+        message.text(2, "mine");
+        message.u32(3, 4);
+    });
+    assert!(Counter::read(&limit).unwrap_err().contains("mine"));
+}
+
+/// A table with what gateways say in a rule, each in a chain of the kind that a kernel takes it in.
+fn gateway_table() -> (Vec<Chain>, Vec<Rule>) {
+    let chains = [
+        ("arrive", Kind::Filter, Hook::Prerouting, -150),
+        ("forward", Kind::Filter, Hook::Forward, -150),
+        ("rename_in", Kind::Nat, Hook::Prerouting, -100),
+        ("rename_out", Kind::Nat, Hook::Postrouting, 100),
+        ("own", Kind::Route, Hook::Output, -150),
+    ];
+    let chain = |(name, kind, hook, priority): (&str, Kind, Hook, i32)| Chain {
+        name: name.to_owned(),
+        base: Some(object::Base { kind, hook, priority, policy: Policy::Accept }),
+    };
+    let place = |expression: &Expression| match expression {
+        Expression::Masquerade { .. } | Expression::Translate { what: Translated::Source, .. } => Some("rename_out"),
+        Expression::Translate { .. } | Expression::Redirect { .. } => Some("rename_in"),
+        Expression::StoreTcpOption { .. } | Expression::Refuse { .. } => Some("forward"),
+        Expression::StoreMeta { .. } => Some("own"),
+        Expression::StoreCt { .. } | Expression::Proxy { .. } | Expression::ChangeSet { .. } => Some("arrive"),
+        Expression::Limit { .. } | Expression::Decide { .. } => Some("forward"),
+        // A direction is for keys that have one, and not for the mark.
+        _ => None,
+    };
+    let value = |place, value: &[u8]| Expression::LoadValue { to: Register(place), value: Data(value.to_vec()) };
+    let rule = |last: Expression| {
+        let mut expressions = match &last {
+            Expression::StoreTcpOption { .. } => {
+                vec![
+                    Expression::LoadMeta { to: Register::FIRST, key: Meta::L4proto },
+                    Expression::Compare { register: Register::FIRST, op: Comparison::Equal, value: Data(vec![6]) },
+                    Expression::LoadRoute { to: Register::FIRST, key: Route::TcpMss },
+                ]
+            }
+            Expression::StoreCt { .. } | Expression::StoreMeta { .. } => {
+                vec![Expression::LoadCt { to: Register::FIRST, key: Ct::Mark, direction: None }]
+            }
+            Expression::Proxy { .. } => {
+                let is = |value: u8| Expression::Compare {
+                    register: Register::FIRST,
+                    op: Comparison::Equal,
+                    value: Data(vec![value]),
+                };
+                let meta = |key| Expression::LoadMeta { to: Register::FIRST, key };
+                let port = value(4, &[0, 80]);
+                vec![meta(Meta::Nfproto), is(10), meta(Meta::L4proto), is(6), value(0, &[1; 16]), port]
+            }
+            Expression::Limit { .. } | Expression::Decide { .. } | Expression::Masquerade { .. } => Vec::new(),
+            _ => vec![value(0, &[192, 0, 2, 7]), value(1, &[0, 80])],
+        };
+        let chain = place(&last).unwrap().to_owned();
+        expressions.push(last);
+        Rule { chain, expressions, sets: Vec::new() }
+    };
+    let rules = gateway_expressions().into_iter().filter(|expression| place(expression).is_some()).map(rule);
+    (chains.map(chain).into(), rules.collect())
+}
+
+#[test]
+#[ignore = "needs root: it makes a network namespace"]
+fn a_kernel_gives_back_what_gateways_say() {
+    let in_namespace = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let (chains, mut rules) = gateway_table();
+        let timed = Set {
+            name: "asked4".to_owned(),
+            key: vec![Part::Ipv4],
+            is_interval: false,
+            is_map: false,
+            size: Some(1_000),
+            timeout: Some(60_000),
+        };
+        let mut socket = NftSocket::open().unwrap();
+        let objects = [Object::Table, Object::Set(timed.clone())].into_iter();
+        let objects = objects.chain(chains.iter().cloned().map(Object::Chain));
+        let commands: Vec<Command> = objects.chain(rules.iter().cloned().map(Object::Rule)).map(Command::Add).collect();
+        socket.commit(&commands).unwrap();
+
+        let mut listing = socket.listing().unwrap().unwrap();
+        assert_eq!(listing.sets, [timed]);
+        assert_eq!(listing.chains, chains);
+        let by_chain = |rule: &Rule| rule.chain.clone();
+        rules.sort_by_key(by_chain);
+        listing.rules.sort_by_key(by_chain);
+        assert_eq!(listing.rules, rules);
+    };
+    std::thread::spawn(in_namespace).join().unwrap();
 }

@@ -4,26 +4,69 @@
 //! before those that refer to them, old ones go after.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use warren_core::plan::{ClassId, Firewall, differences};
 use warren_core::types::IpNet;
 
-use super::cut;
-use super::object::{Address, Command, ElementList, Elements, Object, Verdict};
-use super::probes;
-use super::table::{self, Family};
+use super::elements::Ended;
+use super::object::{Object, Set};
+use super::table::{self, Family, Holds};
+use super::{cut, probes};
+
+/// A change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Add(Object),
+    AddElements(Set, Elements),
+    DeleteElements(Set, Elements),
+    DeleteTable,
+    FlushChain(String),
+    DeleteChain(String),
+    DeleteCounter(String),
+}
+
+/// Elements that come to a set, or leave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Elements {
+    /// Prefixes, and the class whose chain each leads to, if it leads anywhere.
+    Prefixes(Vec<(IpNet, Option<ClassId>)>),
+    Ended(Vec<Ended>),
+}
+
+impl Elements {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Prefixes(prefixes) => prefixes.is_empty(),
+            Self::Ended(flows) => flows.is_empty(),
+        }
+    }
+}
 
 /// The table anew, whatever was there.
 pub(super) fn replace(firewall: &Firewall) -> Vec<Command> {
     let mut commands = delete();
-    commands.extend(table::objects(firewall, true).into_iter().map(Command::Add));
+    let mut full = Vec::new();
+    for family in Family::BOTH {
+        for (name, holds) in table::SETS {
+            full.push((holds.set(name, family), table::contents(firewall, name, family)));
+        }
+    }
+    for object in table::objects(firewall) {
+        commands.push(Command::Add(object.clone()));
+        // A set is filled before a rule looks into it: then the kernel checks its elements once.
+        if let Object::Set(set) = object
+            && let Some(place) = full.iter().position(|(other, _)| *other == set)
+        {
+            let (set, contents) = full.swap_remove(place);
+            commands.extend((!contents.is_empty()).then_some(Command::AddElements(set, contents)));
+        }
+    }
     commands
 }
 
 /// No table, whatever was there. What is not there cannot be deleted, so it is added first.
 pub(super) fn delete() -> Vec<Command> {
-    vec![Command::Add(table::table()), Command::Delete(table::table())]
+    vec![Command::Add(Object::Table), Command::DeleteTable]
 }
 
 /// Turns the first table into the second.
@@ -37,76 +80,68 @@ pub(super) fn update(from: &Firewall, to: &Firewall) -> Vec<Command> {
         commands.extend(cut::unjudge());
     }
     for id in new_rules.difference(&old_rules) {
-        commands.push(Command::Add(table::counter(table::counter_name(*id))));
+        commands.push(Command::Add(Object::Counter(table::counter_name(*id))));
     }
     for (id, class) in &to.classes {
         if from.classes.get(id) == Some(class) {
             continue;
         }
-        let chain = table::chain(table::class_name(*id));
-        commands.push(Command::Add(chain.clone()));
-        commands.push(Command::Flush(chain));
+        commands.push(Command::Add(Object::Chain(table::class_chain(*id))));
+        commands.push(Command::FlushChain(table::class_name(*id)));
         commands.extend(table::class_rules(*id, class).into_iter().map(Command::Add));
     }
-    let (hosts, subnets) = (differences(&from.hosts, &to.hosts), differences(&from.subnets, &to.subnets));
-    for family in Family::BOTH {
-        let digit = family.digit();
-        for (name, from, to) in [
-            (table::SERVED, &from.served.listed, &to.served.listed),
-            (table::INTERNET, &from.served.internet, &to.served.internet),
-            (table::TUNNELLED, &from.tunnelled, &to.tunnelled),
-            (table::ELSEWHERE, &from.elsewhere, &to.elsewhere),
-        ] {
-            let (gone, come) = (missing(from, to, family), missing(to, from, family));
-            commands.extend(elements(format!("{name}{digit}"), gone, come, ElementList::Addresses));
-        }
-        let (gone, come) = sources(&hosts, family, |address| (*address, Address::Host(*address)));
-        commands.extend(elements(format!("hosts{digit}"), gone, come, ElementList::Verdicts));
-        let (gone, come) = sources(&subnets, family, |net| (net.addr(), Address::from(*net)));
-        commands.extend(elements(format!("subnets{digit}"), gone, come, ElementList::Verdicts));
-    }
+    update_sets(from, to, &mut commands);
     commands.extend(probes::update(from.probes.as_ref(), to.probes.as_ref()));
     for id in from.classes.keys().filter(|id| !to.classes.contains_key(*id)) {
-        let chain = table::chain(table::class_name(*id));
-        commands.push(Command::Flush(chain.clone()));
-        commands.push(Command::Delete(chain));
+        commands.push(Command::FlushChain(table::class_name(*id)));
+        commands.push(Command::DeleteChain(table::class_name(*id)));
     }
     for id in old_rules.difference(&new_rules) {
-        commands.push(Command::Delete(table::counter(table::counter_name(*id))));
+        commands.push(Command::DeleteCounter(table::counter_name(*id)));
     }
     commands
 }
 
-/// The prefixes of one family that the first set has and the second has not.
-fn missing(of: &BTreeSet<IpNet>, in_which: &BTreeSet<IpNet>, family: Family) -> Vec<Address> {
-    let of_family = of.difference(in_which).filter(|net| Family::of(net.addr()) == family);
-    of_family.map(|net| Address::from(*net)).collect()
+fn update_sets(from: &Firewall, to: &Firewall, commands: &mut Vec<Command>) {
+    let sets = [
+        (table::SERVED, &from.served.listed, &to.served.listed),
+        (table::INTERNET, &from.served.internet, &to.served.internet),
+        (table::TUNNELLED, &from.tunnelled, &to.tunnelled),
+        (table::ELSEWHERE, &from.elsewhere, &to.elsewhere),
+    ];
+    let hosts = sources(&differences(&from.hosts, &to.hosts), |address| IpNet::from(*address));
+    let subnets = sources(&differences(&from.subnets, &to.subnets), |net| *net);
+    for family in Family::BOTH {
+        for (name, from, to) in sets {
+            let missing = |of: &BTreeSet<IpNet>, other| of.difference(other).map(|net| (*net, None)).collect();
+            change_set(Holds::Prefixes.set(name, family), family, &(missing(from, to), missing(to, from)), commands);
+        }
+        change_set(Holds::AddressesThatLead.set(table::HOSTS, family), family, &hosts, commands);
+        change_set(Holds::PrefixesThatLead.set(table::SUBNETS, family), family, &subnets, commands);
+    }
 }
 
-type Sources = Vec<(Address, Verdict)>;
+type Prefixes = Vec<(IpNet, Option<ClassId>)>;
 
-/// The sources of one family that go and those that come; one that changes its class does both.
+/// The sources that go and those that come; one that changes its class does both.
 fn sources<K>(
     differences: &[(&K, Option<&ClassId>, Option<&ClassId>)],
-    family: Family,
-    address: impl Fn(&K) -> (IpAddr, Address),
-) -> (Sources, Sources) {
+    net: impl Fn(&K) -> IpNet,
+) -> (Prefixes, Prefixes) {
     let (mut gone, mut come) = (Vec::new(), Vec::new());
     for (key, before, after) in differences {
-        let (of, address) = address(key);
-        if Family::of(of) == family {
-            gone.extend(before.map(|class| (address.clone(), table::goto(*class))));
-            come.extend(after.map(|class| (address, table::goto(*class))));
-        }
+        gone.extend(before.map(|class| (net(key), Some(*class))));
+        come.extend(after.map(|class| (net(key), Some(*class))));
     }
     (gone, come)
 }
 
-/// What leaves the set, then what comes to it.
-fn elements<T>(name: String, gone: Vec<T>, come: Vec<T>, list: impl Fn(Vec<T>) -> ElementList) -> Vec<Command> {
-    let change = |elements: Vec<T>, command: fn(Object) -> Command| {
-        let is_any = !elements.is_empty();
-        is_any.then(|| command(Object::Element(Elements { name: name.clone(), elem: list(elements) })))
+/// What of a family leaves the set, then what comes to it.
+fn change_set(set: Set, family: Family, (gone, come): &(Prefixes, Prefixes), commands: &mut Vec<Command>) {
+    let of_family = |prefixes: &Prefixes| {
+        Elements::Prefixes(prefixes.iter().filter(|(net, _)| Family::of(net.addr()) == family).copied().collect())
     };
-    change(gone, Command::Delete).into_iter().chain(change(come, Command::Add)).collect()
+    let (gone, come) = (of_family(gone), of_family(come));
+    commands.extend((!gone.is_empty()).then(|| Command::DeleteElements(set.clone(), gone)));
+    commands.extend((!come.is_empty()).then_some(Command::AddElements(set, come)));
 }
