@@ -15,6 +15,8 @@
 //!              linux::apply(step) <── plan::Reconciler <── plan::diff(desired, observed) = Plan
 //! ```
 //!
+//! `core::node` holds all of these for one node, as one value that is simulated as it is; `agent::run` is its hand.
+//!
 //! | member | what | programs |
 //! | --- | --- | --- |
 //! | `src/core` | decides: no clock, no randomness, no sockets, no files, no `async`; time and chance come in as arguments | |

@@ -18,13 +18,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wire", &["types"]),
     ("netmap", &["types", "wire"]),
     ("dns", &["types", "wire"]),
-    ("path", &["types", "wire"]),
+    ("netcheck", &["types", "wire"]),
+    ("path", &["types", "wire", "netcheck"]),
     ("derp", &["types", "wire"]),
     ("control", &["types", "wire", "netmap"]),
     ("policy", &["types", "wire"]),
     ("registry", &["types", "wire", "policy"]),
     ("plan", &["types", "netmap"]),
     ("hostfirewall", &["types", "plan"]),
+    ("node", &["types", "wire", "netmap", "control", "path", "netcheck", "plan"]),
 ];
 
 /// Each member of the acting half, and what it may name of the deciding one. Which members it may name is its manifest's.
@@ -32,7 +34,7 @@ const MEMBERS: &[(&str, &[&str])] = &[
     ("shell", &["types", "wire"]),
     ("linux", &["types", "plan", "hostfirewall"]),
     ("relay", &["types", "wire", "derp"]),
-    ("agent", &["types", "wire", "netmap", "control", "path", "derp", "dns", "plan"]),
+    ("agent", &["types", "wire", "netmap", "control", "path", "netcheck", "derp", "dns", "plan", "node"]),
     ("coordinator", &["types", "wire", "policy", "registry", "derp"]),
 ];
 

@@ -1,69 +1,34 @@
 //! What this machine says of itself to the coordinator, and what tells it from another.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-
 use crate::VERSION;
+use warren_core::node::Machine;
 use warren_core::types::{IpNet, in_overlay};
 use warren_core::wire::control::Hostinfo;
 
-/// What tells a machine from another. Written beside the keys, so that a disk which was copied is noticed.
-///
-/// Neither fact alone will do: machine IDs are made anew on a machine that stays (images without one, containers, whoever
-/// runs `systemd-machine-id-setup`), network cards are replaced, disks move. Where both are others than before, the disk
-/// is in another machine *and* that was set up as one of its own, which is what cloning a server comes to. A copy that
-/// kept its machine ID is for the coordinator to notice: two machines with one key take each other's place there.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct Machine {
-    /// A hash of the machine ID, which is nobody else's to know; empty where there is none that lasts.
-    id: String,
-    /// The hardware addresses of its network cards.
-    cards: BTreeSet<String>,
+/// This machine. A container has nothing that lasts longer than it does, so nothing is known of one.
+pub(super) fn machine() -> Machine {
+    machine_below(Path::new("/"))
 }
 
-impl Machine {
-    /// This one. A container has nothing that lasts longer than it does, so nothing is known of one.
-    pub fn here() -> Self {
-        Self::below(Path::new("/"))
+fn machine_below(root: &Path) -> Machine {
+    let is_container = ["run/systemd/container", ".dockerenv", "run/.containerenv"];
+    if is_container.iter().any(|mark| root.join(mark).exists()) {
+        return Machine::default();
     }
-
-    fn below(root: &Path) -> Self {
-        let is_container = ["run/systemd/container", ".dockerenv", "run/.containerenv"];
-        if is_container.iter().any(|mark| root.join(mark).exists()) {
-            return Self::default();
-        }
-        let id = fs::read_to_string(root.join("etc/machine-id")).unwrap_or_default();
-        // An image without one reads `uninitialized`, or is empty.
-        let id = Some(id.trim()).filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        let hash = |id: &str| {
-            let digest = Sha256::new().chain_update(b"warren machine").chain_update(id).finalize();
-            data_encoding::HEXLOWER.encode(&digest)
-        };
-        let interfaces = fs::read_dir(root.join("sys/class/net")).into_iter().flatten().flatten();
-        // What has a device behind it is a card, and no bridge or tunnel that programs make.
-        let cards = interfaces.map(|interface| interface.path()).filter(|path| path.join("device").exists());
-        let addresses = cards.filter_map(|path| fs::read_to_string(path.join("address")).ok());
-        let addresses =
-            addresses.map(|text| text.trim().to_owned()).filter(|text| !text.trim_matches(['0', ':']).is_empty());
-        Self { id: id.map(hash).unwrap_or_default(), cards: addresses.collect() }
-    }
-
-    /// Whether enough is known to tell it from another.
-    pub(super) fn is_known(&self) -> bool {
-        !self.id.is_empty() && !self.cards.is_empty()
-    }
-
-    /// Whether this is certainly not that one.
-    pub(super) fn is_other_than(&self, stored: &Self) -> bool {
-        let both = self.is_known() && stored.is_known();
-        both && self.id != stored.id && self.cards.is_disjoint(&stored.cards)
-    }
+    let id = fs::read_to_string(root.join("etc/machine-id")).unwrap_or_default();
+    // An image without one reads `uninitialized`, or is empty.
+    let id = Some(id.trim()).filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let interfaces = fs::read_dir(root.join("sys/class/net")).into_iter().flatten().flatten();
+    // What has a device behind it is a card, and no bridge or tunnel that programs make.
+    let cards = interfaces.map(|interface| interface.path()).filter(|path| path.join("device").exists());
+    let addresses = cards.filter_map(|path| fs::read_to_string(path.join("address")).ok());
+    let addresses =
+        addresses.map(|text| text.trim().to_owned()).filter(|text| !text.trim_matches(['0', ':']).is_empty());
+    Machine::new(id, addresses.collect())
 }
 
 /// Reads what the kernel and the distribution say. What cannot be read is left out.
@@ -146,31 +111,21 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_is_another_one_where_both_its_id_and_all_its_cards_are_others() {
-        let (one, two) = ("0123456789abcdef0123456789abcdef", "ffffffffffffffffffffffffffffffff");
-        let machine = |id: &str, cards: &[&str]| Machine::below(root(id, cards).path());
-        let here = machine(one, &["02:00:00:00:00:01", "02:00:00:00:00:02"]);
-        assert!(here.is_known() && !here.id.contains(one));
-        for (other, is_other) in [
-            (machine(two, &["02:00:00:00:00:03"]), true),
-            // The ID was made anew, or a card was added or replaced, or the disk moved.
-            (machine(two, &["02:00:00:00:00:02"]), false),
-            (machine(one, &["02:00:00:00:00:03"]), false),
-            // Nothing is known of one side.
-            (machine("uninitialized", &["02:00:00:00:00:03"]), false),
-            (machine("", &["02:00:00:00:00:03"]), false),
-            (machine(two, &[]), false),
-            (Machine::default(), false),
-        ] {
-            assert_eq!((other.is_other_than(&here), here.is_other_than(&other)), (is_other, is_other), "{other:?}");
-        }
+    fn a_machine_has_the_id_of_its_file_and_the_addresses_of_its_cards() {
+        let (one, card) = ("0123456789abcdef0123456789abcdef", "02:00:00:00:00:01");
+        let cards = || [card.to_owned()].into();
+        let found = |id: &str, cards: &[&str]| machine_below(root(id, cards).path());
+        assert_eq!(found(one, &[card]), Machine::new(Some(one), cards()));
+        assert_eq!(found("uninitialized", &[card]), Machine::new(None, cards()));
+        assert_eq!(found("", &[card, "00:00:00:00:00:00"]), Machine::new(None, cards()));
+        assert_eq!(found(one, &[]), Machine::new(Some(one), [].into()));
     }
 
     #[test]
     fn of_a_container_nothing_is_known() {
         let root = root("0123456789abcdef0123456789abcdef", &["02:00:00:00:00:01"]);
         fs::write(root.path().join(".dockerenv"), "").unwrap();
-        assert_eq!(Machine::below(root.path()), Machine::default());
+        assert_eq!(machine_below(root.path()), Machine::default());
     }
 
     #[test]

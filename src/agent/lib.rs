@@ -3,13 +3,13 @@
 //! ```text
 //!   coordinator <─> control_io ─┐                       ┌─> pipes::disk    (state files)
 //!        warren <─> local_api ──┤                       │
-//!    interfaces ──> pipes ──────┼──> run: Core ─────────┼─> pipes::kernel  (observe, apply)
+//!    interfaces ──> pipes ──────┼──> run: node ─────────┼─> pipes::kernel  (observe, apply)
 //!        kernel ──> pipes ──────┤   (one task, by value)├─> control_io, local_api
 //!        probes ──> network ────┤                       ├─> network        (probes out)
 //!        relays <─> relay_pump ─┘                       └─> netcheck_io    (names, gateways, HTTPS)
 //! ```
 //!
-//! [`Core`] decides and waits for nothing; [`run`] waits and decides nothing. The kernel's objects outlive the agent:
+//! [`Engine`](crate::node::Engine) decides and waits for nothing; [`run`] waits and decides nothing. The kernel's objects outlive the agent:
 //! it can be killed at any moment, and the next one looks, compares, and goes on.
 
 #![forbid(unsafe_code)]
@@ -25,11 +25,10 @@ pub mod netcheck_io;
 pub mod relay_pump;
 pub mod relay_tls;
 
+mod calls;
 mod cleanup;
 mod config;
-mod core;
 mod firewall_flags;
-mod health;
 mod host;
 mod logging;
 mod network;
@@ -44,22 +43,18 @@ mod state;
 
 use thiserror::Error;
 
-pub use self::core::{Core, Effect, Metrics, Networks, Settings};
 pub use cleanup::cleanup;
 pub use config::Config;
-pub use health::Health;
-pub use host::Machine;
 pub use logging::init as init_logging;
 pub use network::{DatagramSender, Missing, Network};
-pub use run::{Parts, run};
+pub use run::{Parts, load, run};
 pub use serve::serve;
-pub use state::{StateDir, StateError, StateFile};
+pub use state::{StateDir, StateError};
 
 use warren_core::plan::KernelError;
 use warren_shell::DirectoryLockError;
 
-/// The version that we show to people and to other machines.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub use warren_core::node::VERSION;
 
 /// Why the agent did not start, or ended.
 #[derive(Debug, Error)]

@@ -1,4 +1,4 @@
-//! Carries out what [`Netcheck`](warren_core::path::netcheck::Netcheck) asks for beside STUN: names, HTTPS, captive portals,
+//! Carries out what [`Netcheck`](warren_core::netcheck::Netcheck) asks for beside STUN: names, HTTPS, captive portals,
 //! the gateway.
 //!
 //! A pipe, not a judge: each thing is tried once, within its time, and what comes of it is told. All connections carry
@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use super::clock;
 use super::portmap_io;
 use super::relay_tls::RelayTls;
-use warren_core::path::netcheck::{Action, Gateway, HttpsTarget, News, limit};
+use warren_core::netcheck::{Action, Gateway, HttpsTarget, News, limit};
 use warren_core::types::RegionId;
 use warren_linux::DefaultRoute;
 use warren_shell::{Dialler, Place, chain, vital};

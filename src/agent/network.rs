@@ -1,4 +1,4 @@
-//! The ways to the network beside the coordinator: probes in and out, the relay pump, the look at the own network.
+//! The transports beside the connection to the coordinator: probes in and out, the relay pump, the look at the own network.
 //!
 //! Each is an ability that the agent can go without: where a socket cannot be opened, a fault says so, and the rest
 //! goes on.
@@ -11,15 +11,13 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::core::Metrics;
-use super::local_api::Answer;
-use super::netcheck_io;
-use super::relay_pump::{self, Pump, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer};
-use super::{Core, Settings, clock};
-use warren_core::path::netcheck::{Action, News};
+use super::relay_pump::{self, Pump, PumpConfig, ToPump};
+use super::{clock, netcheck_io};
+use warren_core::netcheck::{Action, News};
+use warren_core::node::{CallId, Engine, PumpCommand, PumpCounters, PumpNews, PumpPeer, Settings};
 use warren_core::plan::own;
 use warren_core::types::{NodePublic, Timestamp};
-use warren_core::wire::local::{RelayCounters, RelaysReply, Severity};
+use warren_core::wire::local::Severity;
 use warren_linux::DefaultRoute;
 use warren_linux::packet::{Datagram, ProbeSocket, UdpSender};
 use warren_shell::{Dialler, vital};
@@ -52,7 +50,7 @@ impl DatagramSender for UdpSender {
     }
 }
 
-/// The ways, each where there is one. The default is none at all.
+/// The transports, each where there is one. The default is none at all.
 #[derive(Default)]
 pub struct Network {
     /// Datagrams that the firewall diverted from WireGuard's port.
@@ -60,7 +58,7 @@ pub struct Network {
     /// The way out from that port.
     pub send: Option<Box<dyn DatagramSender>>,
     /// The relays.
-    pub pump: Option<(mpsc::Sender<PumpCommand>, mpsc::Receiver<PumpNews>)>,
+    pub pump: Option<(mpsc::Sender<ToPump>, mpsc::Receiver<PumpNews>)>,
     /// Names, gateways, HTTPS.
     pub netcheck: Option<(mpsc::Sender<Action>, mpsc::Receiver<News>)>,
 }
@@ -105,26 +103,32 @@ impl Network {
     }
 }
 
+/// An echo's number and outcome.
+pub(super) type Echoed = (CallId, Result<Duration, String>);
+
 /// The same, as the loop uses them: what is not there is silent.
-pub(super) struct Ways {
+pub(super) struct Transports {
     pub(super) datagrams: mpsc::Receiver<Datagram>,
     pub(super) pump_news: mpsc::Receiver<PumpNews>,
     pub(super) netcheck_news: mpsc::Receiver<News>,
-    pub(super) echoes: mpsc::Receiver<(u64, Result<Duration, String>)>,
+    pub(super) echoes: mpsc::Receiver<Echoed>,
+    pub(super) counters: mpsc::Receiver<PumpCounters>,
     pub(super) commands: Commands,
     send: Option<Box<dyn DatagramSender>>,
     netcheck: Option<mpsc::Sender<Action>>,
-    echoes_in: mpsc::Sender<(u64, Result<Duration, String>)>,
-    /// Keeps the ways in open that lead from nowhere.
+    echoes_in: mpsc::Sender<Echoed>,
+    counters_in: mpsc::Sender<PumpCounters>,
+    /// Keeps the receivers open that nothing comes from.
     _open: (mpsc::Sender<Datagram>, mpsc::Sender<PumpNews>, mpsc::Sender<News>),
 }
 
-impl Ways {
+impl Transports {
     pub(super) fn new(network: Network) -> Self {
         let (datagrams_in, no_datagrams) = mpsc::channel(1);
         let (pump_in, no_pump_news) = mpsc::channel(1);
         let (netcheck_in, no_netcheck_news) = mpsc::channel(1);
         let (echoes_in, echoes) = mpsc::channel(DATAGRAMS);
+        let (counters_in, counters) = mpsc::channel(1);
         let (pump, pump_news) = network.pump.unzip();
         let (netcheck, netcheck_news) = network.netcheck.unzip();
         Self {
@@ -132,10 +136,12 @@ impl Ways {
             pump_news: pump_news.unwrap_or(no_pump_news),
             netcheck_news: netcheck_news.unwrap_or(no_netcheck_news),
             echoes,
+            counters,
             commands: Commands { pump, peers: BTreeMap::new(), others: VecDeque::new() },
             send: network.send,
             netcheck,
             echoes_in,
+            counters_in,
             _open: (datagrams_in, pump_in, netcheck_in),
         }
     }
@@ -152,7 +158,7 @@ impl Ways {
         if let Some(send) = &mut self.send {
             send.handle_network_changed();
         }
-        self.commands.push(PumpCommand::Rebind);
+        self.commands.push(ToPump::Command(PumpCommand::Rebind));
     }
 
     pub(super) fn netcheck(&self, action: Action) {
@@ -161,32 +167,19 @@ impl Ways {
         }
     }
 
-    /// Asks the pump what passed, and answers. Where there is no pump, nothing passed.
-    pub(super) fn counters(&mut self, mut answer: RelaysReply, reply: oneshot::Sender<Answer>) {
-        let (counters_in, counters) = oneshot::channel();
-        self.commands.push(PumpCommand::Counters(counters_in));
+    /// Asks the pump what it has done. Where there is none, it has done nothing.
+    pub(super) fn ask_counters(&mut self) {
+        let (answer, counters) = oneshot::channel();
+        self.commands.push(ToPump::Counters(answer));
+        let out = self.counters_in.clone();
         tokio::spawn(async move {
-            if let Ok(counters) = counters.await {
-                answer.counters = of_pump(&counters);
-            }
-            // Nobody waits any more where this fails.
-            let _ = reply.send(Answer::json(&answer));
-        });
-    }
-
-    /// The same for a monitor.
-    pub(super) fn metrics(&mut self, metrics: Metrics, reply: oneshot::Sender<Answer>) {
-        let (counters_in, counters) = oneshot::channel();
-        self.commands.push(PumpCommand::Counters(counters_in));
-        tokio::spawn(async move {
-            let relayed = counters.await.map(|counters| of_pump(&counters)).unwrap_or_default();
-            // Nobody waits any more where this fails.
-            let _ = reply.send(Answer::Text(metrics.with(&relayed)));
+            // The loop has ended where this fails.
+            let _ = out.send(counters.await.unwrap_or_default()).await;
         });
     }
 
     /// Sends an echo in a task of its own.
-    pub(super) fn echo(&self, id: u64, address: IpAddr) {
+    pub(super) fn echo(&self, id: CallId, address: IpAddr) {
         let echoes = self.echoes_in.clone();
         tokio::spawn(async move {
             let begun = clock::now().tick;
@@ -205,20 +198,22 @@ impl Ways {
 /// Commands on their way to the pump. Of those about one peer only the last counts, so what waits is bounded by the
 /// number of peers.
 pub(super) struct Commands {
-    pump: Option<mpsc::Sender<PumpCommand>>,
+    pump: Option<mpsc::Sender<ToPump>>,
     peers: BTreeMap<NodePublic, Option<PumpPeer>>,
-    others: VecDeque<PumpCommand>,
+    others: VecDeque<ToPump>,
 }
 
 impl Commands {
-    pub(super) fn push(&mut self, command: PumpCommand) {
+    pub(super) fn push(&mut self, command: ToPump) {
         if self.pump.is_none() {
             return;
         }
         match command {
-            PumpCommand::Peer { key, entry } => drop(self.peers.insert(key, entry)),
+            ToPump::Command(PumpCommand::Peer { key, entry }) => drop(self.peers.insert(key, entry)),
             other if self.others.len() < COMMANDS => self.others.push_back(other),
-            _ => tracing::debug!("a probe through the relay is dropped: too many wait"),
+            ToPump::Command(_) | ToPump::Counters(_) => {
+                tracing::debug!("a probe through the relay is dropped: too many wait");
+            }
         }
         self.advance();
     }
@@ -242,31 +237,13 @@ impl Commands {
         let Some(pump) = &self.pump else { return };
         while let Ok(place) = pump.try_reserve() {
             if let Some((key, entry)) = self.peers.pop_first() {
-                place.send(PumpCommand::Peer { key, entry });
+                place.send(ToPump::Command(PumpCommand::Peer { key, entry }));
             } else if let Some(command) = self.others.pop_front() {
                 place.send(command);
             } else {
                 return;
             }
         }
-    }
-}
-
-fn of_pump(counters: &PumpCounters) -> RelayCounters {
-    RelayCounters {
-        sent: counters.sent,
-        sent_bytes: counters.sent_bytes,
-        received: counters.received,
-        received_bytes: counters.received_bytes,
-        received_while_direct: counters.received_forged,
-        dropped_unknown_peer: counters.dropped_unknown_peer,
-        dropped_no_relay: counters.dropped_no_relay,
-        dropped_queue_full: counters.dropped_queue_full,
-        dropped_rate: counters.dropped_rate,
-        dropped_malformed: counters.dropped_malformed,
-        dropped_not_injected: counters.dropped_not_injected,
-        dropped_loop_busy: counters.dropped_loop_busy,
-        dropped_socket_full: counters.dropped_socket_full,
     }
 }
 
@@ -292,9 +269,9 @@ fn datagrams(mut socket: ProbeSocket) -> mpsc::Receiver<Datagram> {
 }
 
 /// Reports what could not be opened.
-pub(super) fn report(core: &mut Core, missing: Missing, wall: Timestamp) {
+pub(super) fn report(engine: &mut Engine, missing: Missing, wall: Timestamp) {
     for (code, text) in missing {
         tracing::error!("{text}");
-        core.report(code, Severity::High, text, wall);
+        engine.report(code, Severity::High, text, wall);
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::core::Networks;
-use super::state::{StateDir, StateError, StateFile};
+use super::state::{StateDir, StateError};
 use super::{clock, host};
-use warren_core::path::Standing;
+use warren_core::netcheck::LinkKind;
+use warren_core::node::{FileContent, Networks, StateFile};
 use warren_core::plan::{Action, Change, Figures, Kernel, KernelError, Observed, Way};
 use warren_core::wire::control::Hostinfo;
 use warren_linux::{LocalAddress, LocalNetwork};
@@ -39,14 +39,14 @@ pub(super) enum FromKernel {
 }
 
 /// A file and what it should hold.
-pub(super) type Save = (StateFile, Option<Vec<u8>>);
+pub(super) type Save = (StateFile, Option<FileContent>);
 /// A file and whether that worked.
 pub(super) type Saved = (StateFile, Result<(), StateError>);
 
 /// Addresses that wait to be asked about: more than the local socket has places for those who ask.
 const ASKED: usize = 256;
 
-/// Ways to the kernel: what to do, that its counters are wanted, and where packets to which address go.
+/// Channels to the kernel: what to do, that its counters are wanted, and where packets to which address go.
 pub(super) struct ToKernel {
     pub(super) ways: mpsc::Sender<IpAddr>,
     pub(super) actions: mpsc::Sender<Action>,
@@ -95,7 +95,7 @@ pub(super) fn disk(dir: Arc<StateDir>) -> (mpsc::Sender<Save>, mpsc::Receiver<Sa
         while let Some((file, content)) = saves.recv().await {
             let dir = dir.clone();
             let written = tokio::task::spawn_blocking(move || match content {
-                Some(content) => dir.save(file, &content),
+                Some(content) => dir.save(file, content.expose_bytes()),
                 None => dir.remove(file),
             });
             let result = written.await.unwrap_or_else(|_| Err(StateError::busy(file)));
@@ -144,11 +144,11 @@ pub(super) fn networks(mut network: LocalNetwork) -> mpsc::Receiver<Networks> {
     networks
 }
 
-fn standing(local: &LocalAddress) -> Standing {
+fn standing(local: &LocalAddress) -> LinkKind {
     match (local.is_way_out, local.is_virtual) {
-        (true, _) => Standing::Uplink,
-        (false, true) => Standing::Virtual,
-        (false, false) => Standing::Plain,
+        (true, _) => LinkKind::Uplink,
+        (false, true) => LinkKind::Virtual,
+        (false, false) => LinkKind::Plain,
     }
 }
 

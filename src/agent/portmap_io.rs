@@ -1,4 +1,4 @@
-//! Talks to the gateway as [`PortMapper`](warren_core::path::portmap::PortMapper) says: one UDP socket, and HTTP.
+//! Talks to the gateway as [`PortMapper`](warren_core::netcheck::portmap::PortMapper) says: one UDP socket, and HTTP.
 //!
 //! A pipe, not a judge. The socket is bound to our address on the gateway's link, because a gateway maps for the address
 //! that it hears from; it and the connections carry the mark.
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use warren_core::path::portmap::{Action, News};
+use warren_core::netcheck::portmap::{Action, News};
 use warren_core::wire::portmap::{MAX_DATAGRAM, MAX_XML};
 use warren_shell::{Dialler, Place, chain, vital};
 

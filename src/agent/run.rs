@@ -1,8 +1,8 @@
-//! The loop: one task that owns the core, and the pipes around it.
+//! The loop: one task that owns the engine, and the pipes around it.
 //!
 //! Each pipe is a task of its own on bounded channels and decides nothing: the kernel (so that a slow dump delays
-//! nothing else), the coordinator, the disk, the local socket, the network. The loop takes one thing at a time, lets the core settle,
-//! and does what the core says.
+//! nothing else), the coordinator, the disk, the local socket, the network. The loop takes one thing at a time, lets the engine settle,
+//! and does what the engine says.
 
 use std::sync::Arc;
 
@@ -10,36 +10,39 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::calls::Calls;
 use super::clock::{self, Now};
 use super::control_io::{self, IoConfig};
-use super::core::{Core, Effect, Networks};
 use super::host;
 use super::local_api::{self, Operators};
-use super::network::{Network, Ways};
+use super::network::{Network, Transports};
 use super::pipes::{self, FromKernel, ToKernel};
 use super::readiness::Readiness;
-use super::state::{StateDir, StateError, StateFile};
+use super::relay_pump::ToPump;
+use super::state::{StateDir, StateError};
 use warren_core::control::{Pin, Received, ServerUrl, Transmit};
+use warren_core::node::{Datagram, Effect, Engine, FileContent, Networks, Settings, StateFile};
 use warren_core::plan::Kernel;
 use warren_core::types::MachinePrivate;
+use warren_linux::packet;
 use warren_shell::lasting;
 
 /// Questions of the local socket that wait for the loop.
 const CALLS: usize = 64;
-/// Things of one kind that are taken in before the core settles.
+/// Things of one kind that are taken in before the engine settles.
 const BATCH: usize = 64;
 
 /// What the loop is given.
 pub struct Parts<K> {
     /// The state, loaded.
-    pub core: Core,
+    pub engine: Engine,
     /// Where it is kept.
     pub dir: StateDir,
     /// The kernel.
     pub kernel: K,
     /// The host's own addresses, whenever they change.
     pub networks: mpsc::Receiver<Networks>,
-    /// The ways to the network beside the coordinator.
+    /// The transports beside the connection to the coordinator.
     pub network: Network,
     /// The local socket, bound.
     pub socket: UnixListener,
@@ -51,94 +54,111 @@ pub struct Parts<K> {
     pub stop: oneshot::Receiver<()>,
 }
 
+/// An engine that begins, on this host, with what a directory holds.
+pub fn load(settings: Settings, dir: &StateDir) -> Result<Engine, StateError> {
+    let stored = dir.load_all(&settings.machine)?;
+    Ok(Engine::new(settings, stored, host::facts(), clock::key_bytes(), clock::now()))
+}
+
 /// Runs until `stop`. The kernel is left as it is: the data path outlives the agent.
 pub async fn run<K: Kernel + Send + 'static>(parts: Parts<K>) {
-    let Parts { mut core, dir, kernel, mut networks, network, socket, operators, mark, mut stop } = parts;
+    let Parts { mut engine, dir, kernel, mut networks, network, socket, operators, mark, mut stop } = parts;
     let (calls_in, mut calls) = mpsc::channel(CALLS);
     let mut socket_task = JoinSet::new();
     socket_task.spawn(lasting("local socket", local_api::serve(socket, operators, calls_in)));
     let (to_kernel, mut from_kernel) = pipes::kernel(kernel);
     let mut host = pipes::host(host::facts, pipes::HOST_PACE);
     let (saves, mut saved) = pipes::disk(Arc::new(dir));
-    let mut pipes = Outward::new(to_kernel, saves, mark, Ways::new(network));
+    let mut pipes = Outward::new(to_kernel, saves, mark, Transports::new(network));
     let mut resolvers = super::resolvers::watch();
     let mut readiness = Readiness::new(clock::now().tick);
     loop {
         let now = clock::now();
-        core.proceed(now);
-        pipes.carry_out(&mut core);
-        readiness.proceed(core.stands(), now.tick);
-        let timeout = core.poll_timeout(now).into_iter().chain(readiness.poll_timeout()).min();
+        engine.proceed(now);
+        pipes.carry_out(&mut engine);
+        readiness.proceed(engine.stands(), now.tick);
+        let timeout = engine.poll_timeout(now).into_iter().chain(readiness.poll_timeout()).min();
         tokio::select! {
             _ = &mut stop => break,
-            Some(call) = calls.recv() => take(&mut core, call, &mut calls, Core::handle_call),
-            Some(news) = from_kernel.recv() => handle_kernel(&mut core, news),
-            Some(facts) = host.recv() => core.handle_host(facts),
-            Some(networks) = networks.recv() => core.handle_networks(networks, clock::now()),
-            Some(found) = resolvers.recv() => core.handle_resolvers(found),
-            Some((file, result)) = saved.recv() => core.handle_saved(file, result, clock::now()),
-            Some(received) = pipes.received.recv() => take(&mut core, received, &mut pipes.received, Core::handle_received),
-            Some(datagram) = pipes.ways.datagrams.recv() => {
-                take(&mut core, datagram, &mut pipes.ways.datagrams, Core::handle_datagram);
+            Some(call) = calls.recv() => take(call, &mut calls, |call, now| pipes.calls.ask(&mut engine, call, now)),
+            Some(news) = from_kernel.recv() => handle_kernel(&mut engine, news),
+            Some(facts) = host.recv() => engine.handle_host(facts),
+            Some(networks) = networks.recv() => engine.handle_networks(networks, clock::now()),
+            Some(found) = resolvers.recv() => engine.handle_resolvers(found),
+            Some((file, result)) = saved.recv() => {
+                engine.handle_saved(file, result.map_err(|error| error.to_string()), clock::now());
             }
-            Some(news) = pipes.ways.pump_news.recv() => {
-                take(&mut core, news, &mut pipes.ways.pump_news, Core::handle_pump);
+            Some(received) = pipes.received.recv() => {
+                take(received, &mut pipes.received, |received, now| engine.handle_received(received, now));
             }
-            Some(news) = pipes.ways.netcheck_news.recv() => {
-                take(&mut core, news, &mut pipes.ways.netcheck_news, Core::handle_netcheck);
+            Some(datagram) = pipes.transports.datagrams.recv() => {
+                let datagrams = &mut pipes.transports.datagrams;
+                take(datagram, datagrams, |datagram, now| handle_datagram(&mut engine, datagram, now));
             }
-            Some((id, result)) = pipes.ways.echoes.recv() => core.handle_echo(id, result),
-            () = pipes.ways.commands.room(), if pipes.ways.commands.is_waiting() => pipes.ways.commands.advance(),
+            Some(news) = pipes.transports.pump_news.recv() => {
+                take(news, &mut pipes.transports.pump_news, |news, now| engine.handle_pump(news, now));
+            }
+            Some(news) = pipes.transports.netcheck_news.recv() => {
+                take(news, &mut pipes.transports.netcheck_news, |news, now| engine.handle_netcheck(news, now));
+            }
+            Some(counters) = pipes.transports.counters.recv() => engine.handle_counters(&counters),
+            Some((id, result)) = pipes.transports.echoes.recv() => engine.handle_echo(id, result),
+            () = pipes.transports.commands.room(), if pipes.transports.commands.is_waiting() => {
+                pipes.transports.commands.advance();
+            }
             () = until(timeout) => {}
         }
-        core.handle_timeout(clock::now());
+        engine.handle_timeout(clock::now());
     }
     socket_task.shutdown().await;
-    core.handle_stop(clock::now());
-    pipes.carry_out(&mut core);
+    engine.handle_stop(clock::now());
+    pipes.carry_out(&mut engine);
     drop(pipes);
     // The disk's pipe ends once everything is written.
     while saved.recv().await.is_some() {}
 }
 
-/// Ways out of the loop.
+/// What the loop sends to, and whoever waits for its answers.
 struct Outward {
+    calls: Calls,
     kernel: ToKernel,
     saves: mpsc::Sender<pipes::Save>,
     mark: Option<u32>,
-    ways: Ways,
+    transports: Transports,
     transmits: Option<mpsc::Sender<Transmit>>,
-    /// The one way in whose other end changes.
+    /// The one receiver whose other end changes.
     received: mpsc::Receiver<Received>,
     /// Keeps `received` open while there is no coordinator.
     _open: mpsc::Sender<Received>,
 }
 
 impl Outward {
-    fn new(kernel: ToKernel, saves: mpsc::Sender<pipes::Save>, mark: Option<u32>, ways: Ways) -> Self {
+    fn new(kernel: ToKernel, saves: mpsc::Sender<pipes::Save>, mark: Option<u32>, transports: Transports) -> Self {
         let (_open, received) = mpsc::channel(1);
-        Self { kernel, saves, mark, ways, transmits: None, received, _open }
+        Self { calls: Calls::default(), kernel, saves, mark, transports, transmits: None, received, _open }
     }
 
-    fn carry_out(&mut self, core: &mut Core) {
-        while let Some(effect) = core.poll_effect() {
+    fn carry_out(&mut self, engine: &mut Engine) {
+        while let Some(effect) = engine.poll_effect() {
             match effect {
-                Effect::Connect(server, machine_key, pin) => self.connect(*server, machine_key, pin),
+                Effect::Answer(id, answer) => self.calls.answer(id, answer),
+                Effect::Watch(id, first) => self.calls.watch(id, first),
+                Effect::Notice(line) => self.calls.notify(engine, &line),
+                Effect::Connect { server, machine_key, pin } => self.connect(*server, machine_key, pin),
                 Effect::Transmit(transmit) => self.transmit(transmit),
                 // One action at a time is under way, so there is room.
                 Effect::Kernel(action) => report(self.kernel.actions.try_send(action), "kernel"),
                 // One that waits already is for all who ask.
                 Effect::Figures => drop(self.kernel.figures.try_send(())),
                 Effect::Way(to) => report(self.kernel.ways.try_send(to), "kernel"),
-                Effect::Save(file, content) => self.save(core, file, content),
-                Effect::Datagram { to, from, payload } => self.ways.datagram(to, from, &payload),
-                Effect::Pump(command) => self.ways.commands.push(command),
-                Effect::Counters(answer, reply) => self.ways.counters(answer, reply),
-                Effect::Metrics(metrics, reply) => self.ways.metrics(metrics, reply),
-                Effect::Rebind => self.ways.rebind(),
+                Effect::Save(file, content) => self.save(engine, file, content),
+                Effect::Datagram { to, from, payload } => self.transports.datagram(to, from, &payload),
+                Effect::Pump(command) => self.transports.commands.push(ToPump::Command(command)),
+                Effect::Counters => self.transports.ask_counters(),
+                Effect::Rebind => self.transports.rebind(),
                 Effect::GiveBackMemory => warren_linux::give_back_memory(),
-                Effect::Netcheck(action) => self.ways.netcheck(action),
-                Effect::Echo(id, address) => self.ways.echo(id, address),
+                Effect::Netcheck(action) => self.transports.netcheck(action),
+                Effect::Echo(id, address) => self.transports.echo(id, address),
             }
         }
     }
@@ -156,9 +176,9 @@ impl Outward {
         }
     }
 
-    fn save(&self, core: &mut Core, file: StateFile, content: Option<Vec<u8>>) {
+    fn save(&self, engine: &mut Engine, file: StateFile, content: Option<FileContent>) {
         if self.saves.try_send((file, content)).is_err() {
-            core.handle_saved(file, Err(StateError::busy(file)), clock::now());
+            engine.handle_saved(file, Err(StateError::busy(file).to_string()), clock::now());
         }
     }
 }
@@ -170,24 +190,29 @@ fn report<T>(sent: Result<(), mpsc::error::TrySendError<T>>, pipe: &str) {
 }
 
 /// Takes one thing and those that wait behind it, up to a bound.
-fn take<T>(core: &mut Core, first: T, queue: &mut mpsc::Receiver<T>, handle: fn(&mut Core, T, Now)) {
+fn take<T>(first: T, queue: &mut mpsc::Receiver<T>, mut handle: impl FnMut(T, Now)) {
     let now = clock::now();
-    handle(core, first, now);
+    handle(first, now);
     for _ in 1..BATCH {
         let Ok(thing) = queue.try_recv() else { return };
-        handle(core, thing, now);
+        handle(thing, now);
     }
 }
 
-fn handle_kernel(core: &mut Core, news: FromKernel) {
+fn handle_kernel(engine: &mut Engine, news: FromKernel) {
     let now = clock::now();
     match news {
-        FromKernel::Observed(observed) => core.handle_observed(observed.map(|observed| *observed), now),
-        FromKernel::Applied(results) => core.handle_steps(results, now),
-        FromKernel::Way(to, way) => core.handle_way(to, way.map(|way| *way), now),
-        FromKernel::Figures(figures) => core.handle_figures(&figures, now),
-        FromKernel::Changed(change) => core.handle_kernel_changed(change, now),
+        FromKernel::Observed(observed) => engine.handle_observed(observed.map(|observed| *observed), now),
+        FromKernel::Applied(results) => engine.handle_steps(results, now),
+        FromKernel::Way(to, way) => engine.handle_way(to, way.map(|way| *way), now),
+        FromKernel::Figures(figures) => engine.handle_figures(&figures.map(|figures| *figures), now),
+        FromKernel::Changed(change) => engine.handle_kernel_changed(change, now),
     }
+}
+
+fn handle_datagram(engine: &mut Engine, datagram: packet::Datagram, now: Now) {
+    let packet::Datagram { from, local, payload } = datagram;
+    engine.handle_datagram(Datagram { from, local, payload }, now);
 }
 
 async fn until(at: Option<std::time::Instant>) {

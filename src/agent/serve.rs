@@ -5,7 +5,8 @@ use tokio::sync::oneshot;
 
 use super::local_api::{self, Operators};
 use super::network::{self, Network};
-use super::{Config, Core, Machine, Parts, Settings, StartError, StateDir, cleanup, clock, pipes, privilege, run};
+use super::{Config, Parts, StartError, StateDir, cleanup, clock, host, pipes, privilege, run};
+use warren_core::node::Settings;
 use warren_core::plan::own;
 use warren_core::types::IpNet;
 use warren_linux::{LinuxKernel, LocalNetwork, OnlyOne};
@@ -40,7 +41,7 @@ async fn agent(config: &Config) -> Result<(), StartError> {
         route_resolvers: config.route_resolvers,
         keep_local: config.keep_local.iter().map(IpNet::trunc).collect(),
         explicit_endpoints: config.endpoints.clone(),
-        machine: Machine::here(),
+        machine: host::machine(),
         ..Settings::default()
     };
     let kernel = LinuxKernel::new()?;
@@ -49,8 +50,8 @@ async fn agent(config: &Config) -> Result<(), StartError> {
     settings.port = port;
     let (network, mut missing) = Network::open(&mut settings, mark);
     missing.extend(taken.map(|taken| ("port", port_text(config.port, port, &taken))));
-    let mut core = Core::load(settings, &dir, clock::now())?;
-    network::report(&mut core, missing, clock::wall());
+    let mut engine = run::load(settings, &dir)?;
+    network::report(&mut engine, missing, clock::wall());
     let socket = local_api::bind(&config.socket)
         .map_err(|reason| StartError::Socket { path: config.socket.display().to_string(), reason })?;
     let (stopper, stop) = oneshot::channel();
@@ -70,7 +71,7 @@ async fn agent(config: &Config) -> Result<(), StartError> {
         let _ = stopper.send(());
     }));
     let parts = Parts {
-        core,
+        engine,
         dir,
         kernel,
         networks: pipes::networks(LocalNetwork::new()?),
@@ -81,7 +82,7 @@ async fn agent(config: &Config) -> Result<(), StartError> {
         stop,
     };
     tracing::info!("listening on {}", config.socket.display());
-    run(parts).await;
+    run::run(parts).await;
     // The next one makes it anew; until then, asking there fails at once.
     let _ = std::fs::remove_file(&config.socket);
     Ok(())

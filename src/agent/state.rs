@@ -4,6 +4,7 @@
 //! so that a crash or a full disk leaves either the old content or the new. Only our user may read them, and on load a
 //! file that others could have read or written is refused: whoever could write it could let anybody into this machine.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -11,52 +12,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use thiserror::Error;
-use zeroize::Zeroizing;
 
-/// The files of a state directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum StateFile {
-    /// Who this machine is to its coordinator.
-    MachineKey,
-    /// The WireGuard key.
-    NodeKey,
-    /// What the operator wants.
-    Prefs,
-    /// The coordinator that the node key and the map are of, and its key.
-    Coordinator,
-    /// The machine on which the keys were made.
-    Machine,
-    /// What the coordinator last said.
-    Map,
-}
-
-impl StateFile {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::MachineKey, Self::NodeKey, Self::Prefs, Self::Coordinator, Self::Machine, Self::Map];
-
-    /// The name within the directory.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::MachineKey => "machine.key",
-            Self::NodeKey => "node.key",
-            Self::Prefs => "prefs.json",
-            Self::Coordinator => "coordinator.json",
-            Self::Machine => "machine.json",
-            Self::Map => "map.json",
-        }
-    }
-
-    /// The most bytes that are read; a map of the largest size that we take fits.
-    const fn limit(self) -> u64 {
-        match self {
-            Self::MachineKey | Self::NodeKey => 256,
-            Self::Coordinator | Self::Machine => 8 << 10,
-            Self::Prefs => 1 << 20,
-            Self::Map => 64 << 20,
-        }
-    }
-}
+use warren_core::node::{Aside, FileContent, FoundFile, Machine, StateFile, Stored};
 
 /// An operation on a state file failed.
 #[derive(Debug, Error)]
@@ -92,13 +49,35 @@ impl StateDir {
         if is_dir { Ok(Self { path: path.to_owned() }) } else { Err(failed("not a directory".to_owned())) }
     }
 
-    /// What a file holds makes no sense.
-    pub fn error(&self, file: StateFile, reason: impl std::fmt::Display) -> StateError {
-        StateError { operation: "read", path: self.path.join(file.name()), reason: reason.to_string() }
+    /// Everything that is there, for this machine; what cannot be used is put aside. A key, or any other file but the map,
+    /// that others could have read or written is an error.
+    pub fn load_all(&self, machine: &Machine) -> Result<Stored, StateError> {
+        let mut files = BTreeMap::new();
+        for file in StateFile::ALL {
+            let content = match self.load(file) {
+                Ok(None) => continue,
+                Ok(Some(content)) => Ok(content),
+                // The coordinator sends another one.
+                Err(error) if file == StateFile::Map => Err(error.reason),
+                Err(error) => return Err(error),
+            };
+            files.insert(file, FoundFile { path: self.path.join(file.name()).display().to_string(), content });
+        }
+        let mut stored = Stored::read(files, machine);
+        while let Some((file, why)) = stored.poll_aside() {
+            match (why, self.put_aside(file, why.suffix())) {
+                (Aside::OtherMachine, Err(error)) => return Err(error),
+                (_, outcome) => {
+                    let outcome = outcome.map(|aside| aside.display().to_string());
+                    stored.handle_aside(file, outcome.map_err(|error| error.to_string()));
+                }
+            }
+        }
+        Ok(stored)
     }
 
     /// A file's content, `None` where there is no such file.
-    pub fn load(&self, file: StateFile) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
+    pub fn load(&self, file: StateFile) -> Result<Option<FileContent>, StateError> {
         let path = self.path.join(file.name());
         let failed = |reason: String| StateError { operation: "read", path: path.clone(), reason };
         let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path);
@@ -112,8 +91,11 @@ impl StateDir {
         if metadata.len() > file.limit() {
             return Err(failed(format!("{} bytes, at most {} are read", metadata.len(), file.limit())));
         }
-        let mut content = Zeroizing::new(Vec::new());
-        open.take(file.limit()).read_to_end(&mut content).map_err(|error| failed(error.to_string()))?;
+        // Large enough from the start, so that no copy of a key is left behind as it grows.
+        let mut content = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default() + 1);
+        let read = open.take(file.limit()).read_to_end(&mut content);
+        let content = FileContent::new(content);
+        read.map_err(|error| failed(error.to_string()))?;
         Ok(Some(content))
     }
 
@@ -195,7 +177,7 @@ mod tests {
         state.save(StateFile::Prefs, b"one").unwrap();
         state.save(StateFile::Prefs, b"two").unwrap();
 
-        assert_eq!(state.load(StateFile::Prefs).unwrap().unwrap().as_slice(), b"two");
+        assert_eq!(state.load(StateFile::Prefs).unwrap().unwrap().expose_bytes(), b"two");
         let file = dir.path().join("state/prefs.json");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(dir.path().join("state")).unwrap().permissions().mode() & 0o777, 0o700);
@@ -216,7 +198,7 @@ mod tests {
 
         state.save(StateFile::Map, b"{}").unwrap();
 
-        assert_eq!(state.load(StateFile::Map).unwrap().unwrap().as_slice(), b"{}");
+        assert_eq!(state.load(StateFile::Map).unwrap().unwrap().expose_bytes(), b"{}");
     }
 
     #[test]
@@ -251,6 +233,6 @@ mod tests {
         let error = state.save(StateFile::Map, b"new").unwrap_err().to_string();
 
         assert!(error.contains("map.json"), "{error}");
-        assert_eq!(state.load(StateFile::Map).unwrap().unwrap().as_slice(), b"old");
+        assert_eq!(state.load(StateFile::Map).unwrap().unwrap().expose_bytes(), b"old");
     }
 }

@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
-use warren_agent::relay_pump::{PumpCommand, PumpNews, PumpPeer, RegionState};
+use warren_agent::relay_pump::ToPump;
 use warren_agent::{DatagramSender, Network};
+use warren_core::node::{PumpCommand, PumpNews, PumpPeer, RegionState};
 use warren_core::types::{NodePrivate, NodePublic, RegionId};
 use warren_core::wire::stun;
 use warren_linux::packet::Datagram;
@@ -47,8 +48,10 @@ impl Ether {
         tokio::spawn(async move {
             // Ours to keep open: the state's copy goes when the address is taken anew.
             let _news = news_in;
-            while let Some(command) = commands.recv().await {
-                ether.carry_out(address, command);
+            while let Some(asked) = commands.recv().await {
+                if let ToPump::Command(command) = asked {
+                    ether.carry_out(address, command);
+                }
             }
         });
         let port = Port { ether: self.clone(), address };

@@ -10,11 +10,11 @@ use crate::server::Server;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tempfile::tempdir;
-use warren_agent::local_api::{Answer, Ask, Call, Caller};
-use warren_agent::relay_pump::PumpNews;
-use warren_agent::{Core, Network, Settings, StateDir, clock};
+use warren_agent::{Network, StateDir, clock};
+use warren_core::node::{Answer, CallId, Caller, Effect, Engine, Now, PumpNews, Request, Settings};
 use warren_core::plan::Observed;
 use warren_core::types::{Fingerprint, MachinePrivate, RegionId};
+use warren_core::wire::control::Hostinfo;
 use warren_core::wire::local::{BackendState, HealthReply, Status};
 
 const CONFIRMED: &str = "2026-01-01T00:00:00Z";
@@ -449,18 +449,23 @@ async fn a_relay_that_keeps_seeing_this_machines_key_twice_is_listened_to() {
     let dir = StateDir::open(&root.path().join("state")).unwrap();
     let settings = Settings { port: 41_741, relay_port: Some(41_742), ..Settings::default() };
     let start = clock::now();
-    let mut core = Core::load(settings, &dir, start).unwrap();
-    core.proceed(start);
+    let stored = dir.load_all(&settings.machine).unwrap();
+    let mut engine = Engine::new(settings, stored, Hostinfo::default(), [1; 32], start);
+    engine.proceed(start);
     let mut says = |seconds: u64, text: Option<&str>| {
-        let now = clock::Now { tick: start.tick + Duration::from_secs(seconds), ..start };
+        let now = Now { tick: start.tick + Duration::from_secs(seconds), ..start };
         if let Some(text) = text {
-            core.handle_pump(PumpNews::Health { region: RegionId(900), text: text.to_owned() }, now);
+            engine.handle_pump(PumpNews::Health { region: RegionId(900), text: text.to_owned() }, now);
         }
-        core.handle_timeout(now);
-        core.proceed(now);
-        let (reply, mut answer) = tokio::sync::oneshot::channel();
-        core.handle_call(Call { caller: Caller::default(), ask: Ask::Health, reply }, now);
-        let Ok(Answer::Json(json)) = answer.try_recv() else { panic!("no answer") };
+        engine.handle_timeout(now);
+        engine.proceed(now);
+        let id = CallId(seconds);
+        engine.handle_call(id, &Caller::default(), Request::Health, now);
+        let answer = std::iter::from_fn(|| engine.poll_effect()).find_map(|effect| match effect {
+            Effect::Answer(to, Answer::Json(json)) if to == id => Some(json),
+            _ => None,
+        });
+        let json = answer.expect("an answer");
         let health: HealthReply = serde_json::from_slice(&json).unwrap();
         health.entries.into_iter().find(|entry| entry.code == "relay-says:900").map(|entry| entry.text)
     };

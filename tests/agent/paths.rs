@@ -7,7 +7,7 @@ use crate::ether::{Ether, REGION};
 use crate::scene::{Agent, SharedKernel};
 use crate::server::Server;
 use tempfile::{TempDir, tempdir};
-use warren_agent::Settings;
+use warren_core::node::Settings;
 use warren_core::plan::Observed;
 use warren_core::types::NodePublic;
 use warren_core::wire::local::PingKind;

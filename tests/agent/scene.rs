@@ -11,7 +11,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use warren_agent::cli::Client;
 use warren_agent::local_api::{self, Operators};
-use warren_agent::{Core, Network, Networks, Parts, Settings, StateDir, StateFile, clock, run};
+use warren_agent::{Network, Parts, StateDir, load, run};
+use warren_core::node::{Networks, Settings, StateFile};
 use warren_core::plan::{Change, Figures, Kernel, KernelError, ModelKernel, Observed, Step, Way};
 use warren_core::types::{IpNet, MachinePrivate, NodePrivate, NodePublic};
 use warren_core::wire::control::{MapResponse, Node, UserProfile, match_all};
@@ -127,12 +128,12 @@ impl Agent {
     ) -> Self {
         let (dir, socket) = (root.join("state"), root.join("warrend.sock"));
         let state = StateDir::open(&dir).unwrap();
-        let core = Core::load(settings, &state, clock::now()).unwrap();
+        let engine = load(settings, &state).unwrap();
         let (networks_in, networks) = mpsc::channel(1);
         networks_in.send(reachable_at(&[address])).await.unwrap();
         let (stop, stopped) = oneshot::channel();
         let parts = Parts {
-            core,
+            engine,
             dir: state,
             kernel: kernel.clone(),
             networks,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::scene::{Agent, SharedKernel, key, map, node, store};
 use tempfile::tempdir;
-use warren_agent::{Core, Settings, StateDir, clock};
+use warren_agent::{StateDir, clock};
 use warren_core::plan::{Observed, ObservedFirewall};
 use warren_core::types::IpNet;
 use warren_core::wire::control::Node;
@@ -41,9 +41,9 @@ fn services_that_use_the_tunnel_wait_for_a_machine_that_has_a_map_and_for_no_oth
 
     for (root, is_ready) in [(&fresh, true), (&member, false)] {
         let dir = StateDir::open(&root.path().join("state")).unwrap();
-        let mut core = Core::load(Settings::default(), &dir, clock::now()).unwrap();
-        core.proceed(clock::now());
-        assert_eq!(core.stands(), is_ready);
+        let mut engine = warren_agent::load(Default::default(), &dir).unwrap();
+        engine.proceed(clock::now());
+        assert_eq!(engine.stands(), is_ready);
     }
 }
 
@@ -188,8 +188,7 @@ async fn a_key_that_others_could_read_is_an_error_at_start() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
 
     let dir = warren_agent::StateDir::open(&root.path().join("state")).unwrap();
-    let settings = warren_agent::Settings { port: 1, ..Default::default() };
-    let error = warren_agent::Core::load(settings, &dir, warren_agent::clock::now()).err().unwrap();
+    let error = warren_agent::load(Default::default(), &dir).err().unwrap();
 
     assert!(error.to_string().contains("node.key: mode 640 lets others in"), "{error}");
 }

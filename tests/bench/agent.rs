@@ -18,7 +18,8 @@ use table::{Limit, row};
 use tokio::sync::{mpsc, oneshot};
 use warren_agent::cli::Client;
 use warren_agent::local_api::{self, Operators};
-use warren_agent::{Core, Network, Networks, Parts, Settings, StateDir, StateFile, clock, run};
+use warren_agent::{Network, Parts, StateDir, load, run};
+use warren_core::node::{Networks, Settings, StateFile};
 use warren_core::plan::ModelKernel;
 use warren_core::types::{MachinePrivate, NodeId, NodePrivate, RegionId};
 use warren_core::wire::control::{MapResponse, Node, match_all};
@@ -46,9 +47,8 @@ fn agent(root: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build().unwrap();
     runtime.block_on(async {
         let dir = StateDir::open(&root.join("state")).unwrap();
-        let core =
-            Core::load(Settings { port: 41_741, relay_port: Some(41_742), ..Settings::default() }, &dir, clock::now())
-                .unwrap();
+        let settings = Settings { port: 41_741, relay_port: Some(41_742), ..Settings::default() };
+        let engine = load(settings, &dir).unwrap();
         row("10,000 peers: memory once the map is read", memory("VmRSS"), "MiB", Limit::None);
         let (networks_in, networks) = mpsc::channel(1);
         let all: std::collections::BTreeSet<_> = ["192.0.2.7/24".parse().unwrap()].into();
@@ -56,7 +56,7 @@ fn agent(root: &Path) {
         let socket = root.join("socket");
         let (_stop, stopped) = oneshot::channel();
         let parts = Parts {
-            core,
+            engine,
             dir,
             kernel: ModelKernel::default(),
             networks,

@@ -29,7 +29,8 @@ use rustls::pki_types::pem::PemObject;
 use server::Server;
 use table::{Limit, row};
 use tokio::sync::oneshot;
-use warren_agent::relay_pump::{self, Pump, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer, RegionState};
+use warren_agent::relay_pump::{self, Pump, PumpConfig, ToPump};
+use warren_core::node::{PumpCommand, PumpCounters, PumpNews, PumpPeer, RegionState};
 use warren_core::plan::{Firewall, FirewallStep, Kernel, Probes, Step, own};
 use warren_core::types::{NodePrivate, RegionId};
 use warren_core::wire::control::{DerpMap, DerpNode, DerpRegion};
@@ -195,7 +196,7 @@ impl Node {
     }
 
     async fn tell(&self, command: PumpCommand) {
-        self.pump.commands.send(command).await.unwrap();
+        self.pump.commands.send(ToPump::Command(command)).await.unwrap();
     }
 
     /// Connects, and knows the other.
@@ -208,7 +209,7 @@ impl Node {
 
     async fn counters(&self) -> PumpCounters {
         let (answer, counters) = oneshot::channel();
-        self.tell(PumpCommand::Counters(answer)).await;
+        self.pump.commands.send(ToPump::Counters(answer)).await.unwrap();
         counters.await.unwrap()
     }
 

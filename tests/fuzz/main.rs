@@ -15,8 +15,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use decoders::{DECODERS, corpus, now};
-use warren_core::path::netcheck::Gateway;
-use warren_core::path::portmap;
+use warren_core::netcheck::Gateway;
+use warren_core::netcheck::portmap;
 
 /// Changed copies of each message in the corpus.
 const CHANGES: usize = 2_000;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use warren_agent::relay_pump::{self, Direct, Pump, PumpCommand, PumpConfig, PumpNews, PumpPeer, RegionState};
+use warren_agent::relay_pump::{self, Pump, PumpConfig, ToPump};
+use warren_core::node::{Direct, PumpCommand, PumpCounters, PumpNews, PumpPeer, RegionState};
 use warren_core::plan::{Firewall, FirewallStep, Probes, Step, own};
 use warren_core::types::{NodePrivate, NodePublic, RegionId};
 use warren_core::wire::control::{DerpMap, DerpNode, DerpRegion};
@@ -270,7 +271,11 @@ impl Scene {
 
 impl Side {
     async fn tell(&self, command: PumpCommand) {
-        self.pump.as_ref().unwrap().commands.send(command).await.unwrap();
+        self.ask(ToPump::Command(command)).await;
+    }
+
+    async fn ask(&self, asked: ToPump) {
+        self.pump.as_ref().unwrap().commands.send(asked).await.unwrap();
     }
 
     /// Connects, until a probe to itself has been there and back.
@@ -298,9 +303,9 @@ impl Side {
         self.counters().await;
     }
 
-    async fn counters(&self) -> relay_pump::PumpCounters {
+    async fn counters(&self) -> PumpCounters {
         let (answer, counters) = tokio::sync::oneshot::channel();
-        self.tell(PumpCommand::Counters(answer)).await;
+        self.ask(ToPump::Counters(answer)).await;
         counters.await.unwrap()
     }
 }

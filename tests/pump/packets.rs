@@ -7,9 +7,8 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use warren_agent::relay_pump::{
-    self, Direct, Pump, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer, RegionState,
-};
+use warren_agent::relay_pump::{self, Pump, PumpConfig, ToPump};
+use warren_core::node::{Direct, PumpCommand, PumpCounters, PumpNews, PumpPeer, RegionState};
 use warren_core::types::{NodePrivate, NodePublic, RegionId};
 use warren_core::wire::control::{DerpMap, DerpNode, DerpRegion};
 
@@ -97,7 +96,7 @@ impl Node {
     }
 
     async fn tell(&self, command: PumpCommand) {
-        self.pump.commands.send(command).await.unwrap();
+        self.pump.commands.send(ToPump::Command(command)).await.unwrap();
     }
 
     async fn knows(&self, n: u8, region: Option<RegionId>, direct: Option<Direct>) {
@@ -147,7 +146,7 @@ impl Node {
 
     async fn counters(&self) -> PumpCounters {
         let (answer, counters) = oneshot::channel();
-        self.tell(PumpCommand::Counters(answer)).await;
+        self.pump.commands.send(ToPump::Counters(answer)).await.unwrap();
         counters.await.unwrap()
     }
 

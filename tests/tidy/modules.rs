@@ -11,10 +11,10 @@ pub(crate) type Module = Vec<String>;
 
 /// Where files may name each other: member, module, and the reason.
 const CIRCLES: &[(&str, &str, &str)] = &[
-    ("agent", "core", "the parts of one state"),
     ("agent", "relay_pump", "a link tells the hub of its end, which makes it"),
     ("coordinator", "", "the pages hand over whoever upgrades, and all count"),
-    ("core", "path", "a mapping is asked for and answered in one attempt"),
+    ("core", "node", "the parts of one state"),
+    ("core", "netcheck", "a mapping is asked for and answered in one attempt"),
     ("core", "registry", "the state is the sum of its parts"),
     ("linux", "nftables", "the chains of one table"),
 ];

@@ -4,14 +4,7 @@ use std::ffi::CString;
 
 use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist};
 
-/// The user at the other end, as the kernel and the user database know it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Caller {
-    /// The name of the user, where it has one.
-    pub name: Option<String>,
-    /// Root, our own user, or a member of the operator group.
-    pub is_operator: bool,
-}
+use warren_core::node::Caller;
 
 /// Who may change things, apart from whom the preferences name.
 #[derive(Clone, Debug)]

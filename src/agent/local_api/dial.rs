@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::places::Place;
-use super::{Ask, Refusal};
+use warren_core::node::{Refusal, Request};
 
 /// What the connection becomes.
 pub(super) const PROTOCOL: &str = "ts-dial";
@@ -21,7 +21,7 @@ pub(super) const PROTOCOL: &str = "ts-dial";
 const CONNECT: Duration = Duration::from_secs(15);
 
 /// Whom a client wants to be connected to.
-pub(super) fn wanted(headers: &HeaderMap) -> Result<Ask, Refusal> {
+pub(super) fn wanted(headers: &HeaderMap) -> Result<Request, Refusal> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let upgrades = text(CONNECTION.as_str()).eq_ignore_ascii_case("upgrade");
     if !upgrades || !text(UPGRADE.as_str()).eq_ignore_ascii_case(PROTOCOL) {
@@ -35,7 +35,7 @@ pub(super) fn wanted(headers: &HeaderMap) -> Result<Ask, Refusal> {
         return Err(Refusal::new(400, "no Dial-Host"));
     }
     let port = port.parse().map_err(|_| Refusal::new(400, format!("Dial-Port: `{port}` is no port")))?;
-    Ok(Ask::Dial(host.to_owned(), port))
+    Ok(Request::Dial(host.to_owned(), port))
 }
 
 /// Connects, by the kernel's routes as any program of this host would.
@@ -65,8 +65,9 @@ mod tests {
     use tokio::net::{TcpListener, UnixStream};
     use tokio::sync::mpsc;
 
-    use super::super::{Answer, Call, Operators, bind, serve};
+    use super::super::{Call, Operators, Reply, bind, serve};
     use super::*;
+    use warren_core::node::Answer;
 
     #[tokio::test]
     async fn a_client_talks_to_the_other_end_as_if_it_had_connected_itself() {
@@ -82,9 +83,9 @@ mod tests {
         let (calls, mut asked) = mpsc::channel::<Call>(1);
         tokio::spawn(serve(bind(&path).unwrap(), Operators::new("no-such-group"), calls));
         tokio::spawn(async move {
-            let Call { ask, reply, .. } = asked.recv().await.unwrap();
-            assert!(matches!(ask, Ask::Dial(host, 22) if host == "node-2"));
-            reply.send(Answer::Dial(to)).unwrap();
+            let Call { request, reply, .. } = asked.recv().await.unwrap();
+            assert!(matches!(request, Request::Dial(host, 22) if host == "node-2"));
+            reply.send(Reply::Answer(Answer::Dial(to))).unwrap();
         });
 
         let mut client = UnixStream::connect(&path).await.unwrap();

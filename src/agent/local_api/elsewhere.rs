@@ -2,7 +2,7 @@
 //!
 //! A client shows the reason to a person, so each says what to do instead where there is anything.
 
-use super::Refusal;
+use warren_core::node::Refusal;
 
 /// The call, or its beginning where it ends with a slash; and the reason.
 const REASONS: &[(&str, &str)] = &[

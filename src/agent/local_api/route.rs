@@ -6,154 +6,27 @@ use axum::extract::Query;
 use http::{Method, Uri};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use thiserror::Error;
 
 use super::elsewhere;
-use warren_core::types::{NodeId, NodePublic, UserId};
-use warren_core::wire::local::{Mask, MaskedPrefs, PingKind, Prefs, StartOptions, WhyQuestion, dns_type, path};
-
-/// What is asked of the agent.
-pub enum Ask {
-    /// The state of this node, with or without its peers.
-    Status {
-        /// Whether the peers are wanted.
-        peers: bool,
-    },
-    /// Whose an address or a key is.
-    WhoIs(Subject),
-    /// The node of a number.
-    Peer(NodeId),
-    /// The user of a number.
-    User(UserId),
-    /// The preferences.
-    Prefs,
-    /// Change some preferences.
-    EditPrefs(MaskedPrefs),
-    /// Whether these preferences would be taken.
-    CheckPrefs(Box<Prefs>),
-    /// Start, with these preferences and this key.
-    Start(StartOptions),
-    /// Ask the coordinator for a page where a person lets this node in.
-    Login,
-    /// Leave the network.
-    Logout,
-    /// Tell of changes.
-    Watch(Mask),
-    /// Whether and how a peer answers.
-    Ping(IpAddr, PingKind),
-    /// What this host's network allows.
-    Netcheck,
-    /// How the connections to relays stand.
-    Relays,
-    /// Where the relays are.
-    DerpMap,
-    /// What the coordinator says of names.
-    DnsConfig,
-    /// The records of a name, of a type by its number.
-    DnsQuery(String, u16),
-    /// What of this host's resolver we have set.
-    DnsOsConfig,
-    /// Connect to a port of a node.
-    Dial(String, u16),
-    /// Everything that the coordinator has told.
-    NetMap,
-    /// Figures for a monitor: those that official clients have, or all.
-    Metrics {
-        /// Whether ours are wanted too.
-        all: bool,
-    },
-    /// Write the agent's state into the log, with a mark and this note.
-    BugReport(String),
-    /// The state of the network's lock.
-    LockStatus,
-    /// What may be wanted of a client that is built without it.
-    Features,
-    /// Whether a host is set up for many packets.
-    CheckGro,
-    /// The domains that certificates can be had for.
-    CertDomains,
-    /// What this node serves to others: nothing yet.
-    ServeConfig,
-    /// The present login profile.
-    Profile,
-    /// All login profiles.
-    Profiles,
-    /// The steps that would be done.
-    Plan,
-    /// What is wrong.
-    Health,
-    /// Wait until the kernel holds the whole wish.
-    Settled,
-    /// The faults, once the disk holds what it should or could not be made to.
-    Kept,
-    /// Who may open what here.
-    Acl,
-    /// Why a packet passes or does not.
-    Why(WhyQuestion),
-    /// Which program this is.
-    Version,
-}
-
-/// What `whois` asks about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subject {
-    /// An overlay address.
-    Address(IpAddr),
-    /// A node key.
-    Key(NodePublic),
-}
-
-/// Why a request is not served.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{text}")]
-pub struct Refusal {
-    /// The HTTP status.
-    pub status: u16,
-    /// The reason, for people.
-    pub text: String,
-}
-
-impl Refusal {
-    /// Puts the two together.
-    pub fn new(status: u16, text: impl Into<String>) -> Self {
-        Self { status, text: text.into() }
-    }
-}
-
-impl Ask {
-    /// Whether answering it changes anything or tells everything, so that not everybody may ask.
-    pub fn changes(&self) -> bool {
-        match self {
-            Self::EditPrefs(_) | Self::CheckPrefs(_) | Self::Start(_) | Self::Login | Self::Logout => true,
-            // It holds all there is; the official agent asks for as much.
-            Self::NetMap => true,
-            _ => false,
-        }
-    }
-}
-
-/// Prints the name only: a start may carry a key.
-impl std::fmt::Debug for Ask {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.changes() { "change" } else { "question" })
-    }
-}
+use warren_core::node::{Refusal, Request, Subject};
+use warren_core::types::{NodeId, UserId};
+use warren_core::wire::local::{Mask, PingKind, dns_type, path};
 
 /// What a request asks for.
-pub fn route(method: &Method, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
+pub fn route(method: &Method, uri: &Uri, body: &[u8]) -> Result<Request, Refusal> {
     if let Some(call) = uri.path().strip_prefix(path::TAILSCALE) {
         return tailscale(method, call, uri, body);
     }
     match (uri.path().strip_prefix(path::WARREN), method) {
-        (Some("plan"), &Method::GET) => Ok(Ask::Plan),
-        (Some("health"), &Method::GET) => Ok(Ask::Health),
-        (Some("settled"), &Method::GET) => Ok(Ask::Settled),
-        (Some("kept"), &Method::GET) => Ok(Ask::Kept),
-        (Some("version"), &Method::GET) => Ok(Ask::Version),
-        (Some("netcheck"), &Method::GET) => Ok(Ask::Netcheck),
-        (Some("relays"), &Method::GET) => Ok(Ask::Relays),
-        (Some("acl"), &Method::GET) => Ok(Ask::Acl),
-        (Some("why"), &Method::GET) => Ok(Ask::Why(query(uri)?)),
+        (Some("plan"), &Method::GET) => Ok(Request::Plan),
+        (Some("health"), &Method::GET) => Ok(Request::Health),
+        (Some("settled"), &Method::GET) => Ok(Request::Settled),
+        (Some("kept"), &Method::GET) => Ok(Request::Kept),
+        (Some("version"), &Method::GET) => Ok(Request::Version),
+        (Some("netcheck"), &Method::GET) => Ok(Request::Netcheck),
+        (Some("relays"), &Method::GET) => Ok(Request::Relays),
+        (Some("acl"), &Method::GET) => Ok(Request::Acl),
+        (Some("why"), &Method::GET) => Ok(Request::Why(query(uri)?)),
         (Some("plan" | "health" | "settled" | "kept" | "version" | "netcheck" | "relays" | "acl" | "why"), _) => {
             Err(wants("GET"))
         }
@@ -161,7 +34,7 @@ pub fn route(method: &Method, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
     }
 }
 
-fn tailscale(method: &Method, call: &str, uri: &Uri, body: &[u8]) -> Result<Ask, Refusal> {
+fn tailscale(method: &Method, call: &str, uri: &Uri, body: &[u8]) -> Result<Request, Refusal> {
     let wanted = match call {
         "prefs" if *method == Method::PATCH => Method::PATCH,
         "check-prefs" | "start" | "login-interactive" | "logout" | "ping" | "bugreport" | "debug" => Method::POST,
@@ -194,33 +67,33 @@ fn tailscale(method: &Method, call: &str, uri: &Uri, body: &[u8]) -> Result<Ask,
         return Err(wants(wanted.as_str()));
     }
     Ok(match call {
-        "status" => Ask::Status { peers: flag(query::<Peers>(uri)?.peers.as_deref(), true) },
-        "whois" => Ask::WhoIs(subject(&query::<WhoIs>(uri)?.addr)?),
-        "peer-by-id" => Ask::Peer(NodeId(query::<Number>(uri)?.id)),
-        "user-profile" => Ask::User(UserId(query::<Number>(uri)?.id)),
-        "prefs" if wanted == Method::PATCH => Ask::EditPrefs(json(body)?),
-        "prefs" => Ask::Prefs,
-        "check-prefs" => Ask::CheckPrefs(json(body)?),
-        "start" => Ask::Start(json(body)?),
-        "login-interactive" => Ask::Login,
-        "logout" => Ask::Logout,
-        "watch-ipn-bus" => Ask::Watch(Mask(query::<Watch>(uri)?.mask)),
+        "status" => Request::Status { peers: flag(query::<Peers>(uri)?.peers.as_deref(), true) },
+        "whois" => Request::WhoIs(subject(&query::<WhoIs>(uri)?.addr)?),
+        "peer-by-id" => Request::Peer(NodeId(query::<Number>(uri)?.id)),
+        "user-profile" => Request::User(UserId(query::<Number>(uri)?.id)),
+        "prefs" if wanted == Method::PATCH => Request::EditPrefs(json(body)?),
+        "prefs" => Request::Prefs,
+        "check-prefs" => Request::CheckPrefs(json(body)?),
+        "start" => Request::Start(json(body)?),
+        "login-interactive" => Request::Login,
+        "logout" => Request::Logout,
+        "watch-ipn-bus" => Request::Watch(Mask(query::<Watch>(uri)?.mask)),
         "ping" => ping(&query(uri)?)?,
-        "derpmap" => Ask::DerpMap,
-        "dns-config" => Ask::DnsConfig,
+        "derpmap" => Request::DerpMap,
+        "dns-config" => Request::DnsConfig,
         "dns-query" => dns_query(query(uri)?)?,
-        "dns-osconfig" => Ask::DnsOsConfig,
-        "usermetrics" => Ask::Metrics { all: false },
-        "metrics" => Ask::Metrics { all: true },
-        "bugreport" => Ask::BugReport(query::<Note>(uri)?.note.chars().take(NOTE_LEN).collect()),
+        "dns-osconfig" => Request::DnsOsConfig,
+        "usermetrics" => Request::Metrics { all: false },
+        "metrics" => Request::Metrics { all: true },
+        "bugreport" => Request::BugReport(query::<Note>(uri)?.note.chars().take(NOTE_LEN).collect()),
         "debug" => debug(&query::<Debug>(uri)?.action)?,
-        "tka/status" => Ask::LockStatus,
-        "optional-features" => Ask::Features,
-        "check-udp-gro-forwarding" => Ask::CheckGro,
-        "cert-domains" => Ask::CertDomains,
-        "serve-config" => Ask::ServeConfig,
-        "profiles/current" => Ask::Profile,
-        _ => Ask::Profiles,
+        "tka/status" => Request::LockStatus,
+        "optional-features" => Request::Features,
+        "check-udp-gro-forwarding" => Request::CheckGro,
+        "cert-domains" => Request::CertDomains,
+        "serve-config" => Request::ServeConfig,
+        "profiles/current" => Request::Profile,
+        _ => Request::Profiles,
     })
 }
 
@@ -295,30 +168,30 @@ fn flag(text: Option<&str>, default: bool) -> bool {
 /// Longer ones are nobody's remark on a fault.
 const NOTE_LEN: usize = 1_024;
 
-fn debug(action: &str) -> Result<Ask, Refusal> {
+fn debug(action: &str) -> Result<Request, Refusal> {
     match action {
-        "current-netmap" => Ok(Ask::NetMap),
+        "current-netmap" => Ok(Request::NetMap),
         "" => Err(Refusal::new(400, "no action")),
         _ => Err(Refusal::new(501, format!("this agent does not serve `debug` with the action `{action}`"))),
     }
 }
 
 /// The types that we have records of, and the question for all.
-fn dns_query(asked: DnsQuery) -> Result<Ask, Refusal> {
+fn dns_query(asked: DnsQuery) -> Result<Request, Refusal> {
     let kind = match asked.r#type.to_ascii_uppercase().as_str() {
         "" | "A" => dns_type::A,
         "AAAA" => dns_type::AAAA,
         "ALL" | "ANY" => dns_type::ANY,
         other => return Err(Refusal::new(501, format!("no records of type `{other}`: ask for A or AAAA"))),
     };
-    Ok(Ask::DnsQuery(asked.name, kind))
+    Ok(Request::DnsQuery(asked.name, kind))
 }
 
-fn ping(asked: &Ping) -> Result<Ask, Refusal> {
+fn ping(asked: &Ping) -> Result<Request, Refusal> {
     let kind = PingKind::from_name(&asked.r#type);
     let kind =
         kind.ok_or_else(|| Refusal::new(400, format!("no ping of type `{}`; use disco or ICMP", asked.r#type)))?;
-    Ok(Ask::Ping(asked.ip, kind))
+    Ok(Request::Ping(asked.ip, kind))
 }
 
 fn subject(text: &str) -> Result<Subject, Refusal> {
@@ -333,7 +206,7 @@ fn subject(text: &str) -> Result<Subject, Refusal> {
 mod tests {
     use super::*;
 
-    fn ask(method: Method, uri: &str, body: &str) -> Result<Ask, Refusal> {
+    fn ask(method: Method, uri: &str, body: &str) -> Result<Request, Refusal> {
         route(&method, &uri.parse().unwrap(), body.as_bytes())
     }
 
@@ -345,7 +218,7 @@ mod tests {
     fn a_status_has_peers_unless_they_are_not_wanted() {
         for (uri, wanted) in [("", true), ("?peers=false", false), ("?peers=perhaps", true)] {
             let asked = ask(Method::GET, &format!("/localapi/v0/status{uri}"), "");
-            assert!(matches!(asked, Ok(Ask::Status { peers }) if peers == wanted), "{uri}");
+            assert!(matches!(asked, Ok(Request::Status { peers }) if peers == wanted), "{uri}");
         }
     }
 
@@ -359,7 +232,7 @@ mod tests {
             (key, Subject::Key(key.parse().unwrap())),
         ] {
             let asked = ask(Method::GET, &format!("/localapi/v0/whois?addr={text}"), "");
-            assert!(matches!(asked, Ok(Ask::WhoIs(found)) if found == subject), "{text}");
+            assert!(matches!(asked, Ok(Request::WhoIs(found)) if found == subject), "{text}");
         }
         assert_eq!(refusal(Method::GET, "/localapi/v0/whois?addr=web", "").status, 400);
         assert_eq!(refusal(Method::GET, "/localapi/v0/whois", "").status, 400);

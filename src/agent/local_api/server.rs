@@ -23,8 +23,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::dial;
 use super::places::{Place, Places};
-use super::{Answer, Call, Caller, Operators, Refusal, route};
-use crate::VERSION;
+use super::{Call, Operators, Reply, route};
+use warren_core::node::{Answer, Caller, Refusal, VERSION};
 use warren_core::types::CapabilityVersion;
 use warren_core::wire::local::{limit, path};
 
@@ -88,18 +88,18 @@ async fn connection(
         let (operators, calls, place) = (operators.clone(), calls.clone(), place.clone());
         async move {
             let upgrade = hyper::upgrade::on(&mut request);
-            let answer = match ask(request, peer, operators, calls).await {
-                Ok(Answer::Dial(to)) => match dial::connect(to).await {
+            let reply = match ask(request, peer, operators, calls).await {
+                Ok(Reply::Answer(Answer::Dial(to))) => match dial::connect(to).await {
                     Ok(there) => {
                         let place = place.lock().unwrap_or_else(PoisonError::into_inner).take();
                         tokio::spawn(dial::carry(upgrade, there, place));
                         return Ok::<_, Infallible>(switch());
                     }
-                    Err(refusal) => Answer::Refused(refusal),
+                    Err(refusal) => Reply::Answer(Answer::Refused(refusal)),
                 },
-                answer => answer.unwrap_or_else(Answer::Refused),
+                reply => reply.unwrap_or_else(|refusal| Reply::Answer(Answer::Refused(refusal))),
             };
-            Ok(respond(answer))
+            Ok(respond(reply))
         }
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -119,7 +119,7 @@ async fn ask(
     peer: UCred,
     operators: Arc<Operators>,
     calls: mpsc::Sender<Call>,
-) -> Result<Answer, Refusal> {
+) -> Result<Reply, Refusal> {
     check_headers(request.headers())?;
     let (head, body) = request.into_parts();
     let body = tokio::time::timeout(HEADER_TIMEOUT, Limited::new(body, limit::BODY).collect())
@@ -128,11 +128,11 @@ async fn ask(
         .map_err(|error| Refusal::new(413, format!("body: {error}")))?
         .to_bytes();
     let is_dial = head.uri.path().strip_prefix(path::TAILSCALE) == Some("dial");
-    let ask = match is_dial && head.method == Method::POST {
+    let request = match is_dial && head.method == Method::POST {
         true => dial::wanted(&head.headers)?,
         false => route(&head.method, &head.uri, &body)?,
     };
-    let caller = match ask.changes() {
+    let caller = match request.changes() {
         true => {
             let look_up = move || operators.look_up(peer.uid(), peer.gid());
             tokio::task::spawn_blocking(look_up).await.unwrap_or_default()
@@ -140,10 +140,10 @@ async fn ask(
         // Everybody may look, so nobody has to be looked up.
         false => Caller::default(),
     };
-    let (reply, answer) = oneshot::channel();
+    let (reply, replied) = oneshot::channel();
     let stopping = || Refusal::new(503, "the agent is stopping");
-    calls.send(Call { caller, ask, reply }).await.map_err(|_| stopping())?;
-    answer.await.map_err(|_| stopping())
+    calls.send(Call { caller, request, reply }).await.map_err(|_| stopping())?;
+    replied.await.map_err(|_| stopping())
 }
 
 /// A browser can be made to talk to many things; whatever smells of one is turned away.
@@ -158,16 +158,18 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn respond(answer: Answer) -> Response<Body> {
+fn respond(reply: Reply) -> Response<Body> {
     const JSON: &str = "application/json";
     let full = |text: Vec<u8>| Full::new(Bytes::from(text)).boxed_unsync();
-    let (status, kind, body) = match answer {
-        Answer::Done => (204, "", full(Vec::new())),
-        Answer::Json(json) => (200, JSON, full(json)),
-        Answer::Text(text) => (200, "text/plain", full(text.into_bytes())),
-        Answer::Stream(lines) => (200, JSON, stream(lines)),
-        Answer::Dial(to) => (500, JSON, full(format!("{{\"error\":\"{to} is not dialled here\"}}").into_bytes())),
-        Answer::Refused(refusal) => {
+    let (status, kind, body) = match reply {
+        Reply::Answer(Answer::Done) => (204, "", full(Vec::new())),
+        Reply::Answer(Answer::Json(json)) => (200, JSON, full(json)),
+        Reply::Answer(Answer::Text(text)) => (200, "text/plain", full(text.into_bytes())),
+        Reply::Stream(lines) => (200, JSON, stream(lines)),
+        Reply::Answer(Answer::Dial(to)) => {
+            (500, JSON, full(format!("{{\"error\":\"{to} is not dialled here\"}}").into_bytes()))
+        }
+        Reply::Answer(Answer::Refused(refusal)) => {
             let error = serde_json::json!({ "error": refusal.text });
             (refusal.status, JSON, full(error.to_string().into_bytes()))
         }

@@ -9,14 +9,15 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::ToPump;
 use super::link::Link;
-use super::message::{PumpCommand, PumpCounters, PumpNews};
 use super::outbox::Outbox;
 use super::packet::{Kind, kind};
 use super::peers::{Peer, Peers};
 use crate::clock;
 use crate::derp_io::Dialler;
 use warren_core::derp::Client;
+use warren_core::node::{PumpCommand, PumpCounters, PumpNews};
 use warren_core::types::{NodePrivate, NodePublic, RegionId};
 use warren_core::wire::control::{DerpMap, DerpRegion};
 use warren_linux::packet::{Injector, Loopback};
@@ -59,7 +60,15 @@ impl Hub {
         })
     }
 
-    pub(super) fn handle_command(self: &Rc<Self>, command: PumpCommand) {
+    pub(super) fn handle(self: &Rc<Self>, asked: ToPump) {
+        match asked {
+            ToPump::Command(command) => self.handle_command(command),
+            // Whoever asked may have gone.
+            ToPump::Counters(answer) => drop(answer.send(self.counters())),
+        }
+    }
+
+    fn handle_command(self: &Rc<Self>, command: PumpCommand) {
         let now = clock::now().tick;
         match command {
             PumpCommand::Regions(map) => self.set_map(map),
@@ -78,8 +87,6 @@ impl Hub {
                 self.injector.borrow_mut().handle_network_changed();
                 self.each_link(|link| link.handle_network_changed(now));
             }
-            // Whoever asked may have gone.
-            PumpCommand::Counters(answer) => drop(answer.send(self.counters())),
         }
         // A home that could not be connected for want of a map or key can be by now.
         if let Some(home) = self.home.get() {

@@ -14,10 +14,10 @@ use tokio::sync::Notify;
 use tokio::time::{sleep_until, timeout};
 
 use super::hub::Hub;
-use super::message::{PumpNews, RegionState};
 use crate::clock;
 use crate::derp_io::{Connection, Stream};
 use warren_core::derp::{Client, Event};
+use warren_core::node::{PumpNews, RegionState};
 use warren_core::types::{NodePublic, RegionId};
 use warren_core::wire::control::{DerpNode, DerpRegion};
 

@@ -17,7 +17,6 @@
 
 mod hub;
 mod link;
-mod message;
 mod outbox;
 mod packet;
 mod peers;
@@ -26,16 +25,15 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use self::hub::Hub;
 use super::clock;
 use super::derp_io::Dialler;
+use warren_core::node::{PumpCommand, PumpCounters, PumpNews};
 use warren_linux::packet::{Batch, Injector, LoopbackSocket};
 use warren_shell::Watch;
-
-pub use message::{Direct, PumpCommand, PumpConfig, PumpCounters, PumpNews, PumpPeer, RegionState};
 
 /// Commands that wait for the pump: a map's worth of peers comes in a few breaths.
 const COMMANDS: usize = 1024;
@@ -44,10 +42,30 @@ const NEWS: usize = 256;
 /// How long to wait after the kernel failed to give packets.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// What the pump is told once.
+#[derive(Clone, Debug)]
+pub struct PumpConfig {
+    /// The mark on packets to relays, so that none enters the overlay.
+    pub mark: Option<u32>,
+    /// Where WireGuard listens.
+    pub wireguard_port: u16,
+    /// Where to listen for WireGuard; another port is taken where somebody has this one.
+    pub relay_port: u16,
+}
+
+/// What comes in at a pump.
+#[derive(Debug)]
+pub enum ToPump {
+    /// From the engine.
+    Command(PumpCommand),
+    /// Asks what was done and lost so far.
+    Counters(oneshot::Sender<PumpCounters>),
+}
+
 /// A pump at work.
 pub struct Pump {
     /// What it is told. It ends when this is dropped.
-    pub commands: mpsc::Sender<PumpCommand>,
+    pub commands: mpsc::Sender<ToPump>,
     /// What it tells.
     pub news: mpsc::Receiver<PumpNews>,
     /// The port that peers' loopback addresses have.
@@ -94,12 +112,12 @@ pub fn spawn(config: &PumpConfig) -> io::Result<Pump> {
 }
 
 /// Takes commands, and packets of WireGuard, until nobody commands.
-async fn pump(hub: Rc<Hub>, mut commands: mpsc::Receiver<PumpCommand>) {
+async fn pump(hub: Rc<Hub>, mut commands: mpsc::Receiver<ToPump>) {
     let mut batch = Batch::new();
     loop {
         tokio::select! {
             command = commands.recv() => match command {
-                Some(command) => hub.handle_command(command),
+                Some(asked) => hub.handle(asked),
                 None => return,
             },
             received = hub.loopback.recv(&mut batch) => match received {

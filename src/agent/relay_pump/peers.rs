@@ -6,9 +6,8 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use warren_core::node::{Direct, PumpPeer};
 use warren_core::types::{NodePublic, RegionId};
-
-use super::message::{Direct, PumpPeer};
 
 /// How often the loop hears that packets of a peer pass.
 const TRAFFIC: Duration = Duration::from_secs(1);

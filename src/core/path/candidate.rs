@@ -215,8 +215,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::Standing;
     use super::*;
+    use crate::netcheck::LinkKind;
 
     fn endpoint(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -226,7 +226,7 @@ mod tests {
     fn ground(bridges: u8) -> Ground {
         let bridge = |n: u8| format!("10.{}.0.1/16", 100 + n).parse().unwrap();
         let links = (0..bridges).map(bridge).chain(["192.168.1.2/24".parse().unwrap()]).collect();
-        let standings: BTreeMap<_, _> = (0..bridges).map(|n| (bridge(n), Standing::Virtual)).collect();
+        let standings: BTreeMap<_, _> = (0..bridges).map(|n| (bridge(n), LinkKind::Virtual)).collect();
         Ground::new(links, []).with_standings(standings)
     }
 

@@ -22,9 +22,6 @@
 //! Candidates inside the overlay, or inside a subnet that somebody advertises and that is not a link of ours, are
 //! never used, and pings from there are not answered: a tunnel must not run through itself.
 
-pub mod netcheck;
-pub mod portmap;
-
 mod book;
 mod candidate;
 mod common;
@@ -39,7 +36,7 @@ mod secrets;
 mod view;
 
 pub use book::Book;
-pub use rank::{Ground, Standing};
+pub use rank::Ground;
 pub use view::{Event, Evidence, PathView, PeerInfo, Target, Transmit, Via, Way, Wish};
 
 use std::time::Duration;

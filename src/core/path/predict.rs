@@ -9,11 +9,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::rank::{Class, Rank};
+use crate::netcheck::NEAR_PORTS;
 
 /// Ports guessed in one round.
 pub(super) const GUESSES: usize = 8;
-/// Mappings that lie this near to each other were counted upwards.
-pub(super) const NEAR: u16 = 64;
 
 /// Guesses for one round of a search; each round goes on where the last one ended.
 pub(super) fn guesses(candidates: impl Iterator<Item = (SocketAddr, Rank)>, round: u16) -> Vec<SocketAddr> {
@@ -32,7 +31,7 @@ pub(super) fn guesses(candidates: impl Iterator<Item = (SocketAddr, Rank)>, roun
         let kept = local.iter().copied();
         let step = u16::try_from(GUESSES).unwrap_or(u16::MAX);
         // One that was forwarded by hand lies apart from the row.
-        let row = ports.windows(2).filter(|pair| pair[1] - pair[0] <= NEAR).map(|pair| pair[1]).next_back();
+        let row = ports.windows(2).filter(|pair| pair[1] - pair[0] <= NEAR_PORTS).map(|pair| pair[1]).next_back();
         let next =
             |last: u16| (1..=step).map(move |next| last.wrapping_add(round.wrapping_mul(step)).wrapping_add(next));
         let counted = row.into_iter().flat_map(next);

@@ -5,26 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use prefix_trie::PrefixSet;
 
+use crate::netcheck::LinkKind;
 use crate::types::{IpNet, Ipv4Net, Ipv6Net, in_overlay};
-
-/// What an interface of ours probably leads to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    /// Everything: the default route leaves by it.
-    Uplink,
-    /// Other machines.
-    #[default]
-    Plain,
-    /// This machine's own guests: bridges of containers and virtual machines, of which a host may have dozens.
-    Virtual,
-}
 
 /// Where we stand: what decides the rank of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ground {
     /// The addresses of our interfaces outside the overlay, each with the length of its on-link prefix.
     links: Vec<IpNet>,
-    standings: BTreeMap<IpNet, Standing>,
+    standings: BTreeMap<IpNet, LinkKind>,
     advertised_v4: PrefixSet<Ipv4Net>,
     advertised_v6: PrefixSet<Ipv6Net>,
 }
@@ -73,7 +62,7 @@ impl Ground {
     }
 
     /// The same where this is known of the links; of those that are not named, nothing is.
-    pub fn with_standings(mut self, standings: BTreeMap<IpNet, Standing>) -> Self {
+    pub fn with_standings(mut self, standings: BTreeMap<IpNet, LinkKind>) -> Self {
         self.standings = standings;
         self
     }
@@ -99,8 +88,8 @@ impl Ground {
         }
         let on = self.links.iter().filter(|link| link.contains(&address));
         match on.map(|link| self.standings.get(link).copied().unwrap_or_default()).min() {
-            Some(Standing::Uplink | Standing::Plain) => return Some(Rank::OnLink),
-            Some(Standing::Virtual) => return Some(Rank::OnVirtualLink),
+            Some(LinkKind::Uplink | LinkKind::Plain) => return Some(Rank::OnLink),
+            Some(LinkKind::Virtual) => return Some(Rank::OnVirtualLink),
             None => {}
         }
         if self.is_advertised(address) {
@@ -168,7 +157,7 @@ mod tests {
     #[test]
     fn what_seems_to_be_on_a_bridge_of_ours_comes_last_unless_the_default_route_leaves_by_it() {
         let link = |text: &str| -> IpNet { text.parse().unwrap() };
-        let standings = [(link("172.17.0.1/16"), Standing::Virtual), (link("10.0.0.2/24"), Standing::Uplink)];
+        let standings = [(link("172.17.0.1/16"), LinkKind::Virtual), (link("10.0.0.2/24"), LinkKind::Uplink)];
         let ground = ground(&["172.17.0.1/16", "10.0.0.2/24", "192.168.9.2/24"], &[]).with_standings(standings.into());
 
         let order =

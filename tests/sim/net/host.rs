@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use warren_core::netcheck::{Config, Netcheck};
 use warren_core::path::Book;
-use warren_core::path::netcheck::{Config, Netcheck};
 use warren_core::types::{DiscoPrivate, IpNet, NodePublic, RegionId};
 use warren_core::wire::control::NetInfo;
 

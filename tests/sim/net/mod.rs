@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use warren_core::netcheck::News;
 use warren_core::path::Way;
-use warren_core::path::netcheck::News;
 use warren_core::types::{DiscoPrivate, IpNet, RegionId};
 
 use chance::Chance;

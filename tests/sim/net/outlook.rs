@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use warren_core::path::netcheck::{Action, Event, News};
+use warren_core::netcheck::{Action, Event, News};
 use warren_core::wire::control::{DerpMap, DerpNode, DerpRegion};
 use warren_core::wire::stun;
 

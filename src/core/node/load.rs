@@ -1,23 +1,21 @@
-//! What a state directory holds is made whole: what is broken, of another coordinator or of another machine is put aside
-//! and named, and what is left is safe to begin with.
+//! What a state directory holds is made whole: what is broken, of another coordinator or of another machine is named, and
+//! what is left is safe to begin with.
 
-use std::fmt::Display;
-
+use super::clock::Now;
+use super::entropy::Entropy;
+use super::files::{Found, FoundFile, MapHeader, NodeKeys, Stored};
+use super::health::Health;
 use super::home::Home;
-use super::stored::{MapHeader, Saves};
-use super::{Core, Now};
-use crate::clock;
-use crate::health::Health;
-use crate::host::Machine;
-use crate::state::{StateDir, StateError, StateFile};
-use warren_core::control::Pin;
-use warren_core::netmap::Netmap;
-use warren_core::types::{MachinePrivate, NodePrivate, Timestamp};
-use warren_core::wire::control::MapResponse;
-use warren_core::wire::local::{Prefs, Severity};
+use super::stored::Saves;
+use super::{Engine, Machine, StateFile};
+use crate::control::Pin;
+use crate::netmap::Netmap;
+use crate::types::{MachinePrivate, NodePrivate, Timestamp};
+use crate::wire::control::MapResponse;
+use crate::wire::local::{Prefs, Severity};
 
-/// Everything that a directory held.
-pub(super) struct Stored {
+/// What an engine begins with.
+pub(super) struct Loaded {
     pub(super) prefs: Prefs,
     pub(super) machine_key: MachinePrivate,
     /// The machine key is not the one that the node key was let in with: only a person can let this machine in again.
@@ -32,51 +30,24 @@ pub(super) struct Stored {
     pub(super) saves: Saves,
 }
 
-/// What became of a file.
-enum Found<T> {
-    Absent,
-    Whole(T),
-    /// It was put aside; the text says what was wrong and where it is now.
-    Broken(String),
-}
-
-impl<T> Found<T> {
-    fn whole(self) -> Option<T> {
-        match self {
-            Self::Whole(content) => Some(content),
-            Self::Absent | Self::Broken(_) => None,
-        }
-    }
-
-    fn broken(&self) -> Option<&str> {
-        match self {
-            Self::Broken(text) => Some(text),
-            Self::Absent | Self::Whole(_) => None,
-        }
-    }
-}
-
 /// The codes of what may be found wrong; each goes once its cause does.
 pub(super) mod code {
-    pub(in crate::core) const MACHINE_KEY: &str = "machine-key";
-    pub(in crate::core) const NODE_KEY: &str = "node-key";
-    pub(in crate::core) const PREFS: &str = "preferences";
-    pub(in crate::core) const COORDINATOR: &str = "coordinator-file";
-    pub(in crate::core) const COPIED: &str = "copied-disk";
+    pub(in crate::node) const MACHINE_KEY: &str = "machine-key";
+    pub(in crate::node) const NODE_KEY: &str = "node-key";
+    pub(in crate::node) const PREFS: &str = "preferences";
+    pub(in crate::node) const COORDINATOR: &str = "coordinator-file";
+    pub(in crate::node) const COPIED: &str = "copied-disk";
 }
 
-/// Reads a directory on this machine. A file that others could have read or written is an error.
-pub(super) fn load(dir: &StateDir, machine: &Machine, now: Now) -> Result<Stored, StateError> {
-    let mut loading = Loading { dir, health: Health::default(), saves: Saves::default(), now };
-    loading.leave_other_machine(machine)?;
-    let machine_key = loading.read(StateFile::MachineKey, |text| text.trim().parse::<MachinePrivate>())?;
-    let node_keys = loading.read(StateFile::NodeKey, node_keys)?;
-    let prefs = loading.read(StateFile::Prefs, |text| serde_json::from_str::<Prefs>(text))?;
-    let home = loading.read(StateFile::Coordinator, |text| serde_json::from_str::<Home>(text))?;
-
-    let is_locked_out = !matches!(machine_key, Found::Whole(_)) && matches!(node_keys, Found::Whole(_));
-    let machine_key = loading.machine_key(machine_key, is_locked_out);
-    let prefs = loading.prefs(prefs, &home, matches!(node_keys, Found::Whole(_)));
+/// Makes whole what was found on this machine.
+pub(super) fn load(stored: Stored, machine: &Machine, entropy: &mut Entropy, now: Now) -> Loaded {
+    let Stored { machine: of_machine, machine_key, node_keys, prefs, home, map, is_copied, .. } = stored;
+    let mut loading = Loading { health: Health::default(), saves: Saves::default(), now };
+    loading.machine(of_machine, machine, is_copied);
+    let is_in = node_keys.is_whole();
+    let is_locked_out = !machine_key.is_whole() && is_in;
+    let machine_key = loading.machine_key(machine_key, is_locked_out, entropy);
+    let prefs = loading.prefs(prefs, &home, is_in);
     let (mut node_key, mut spare_key) = loading.node_keys(node_keys);
     let home = loading.home(home, &prefs, node_key.is_some());
     let home = if home.is_at(&prefs.control_url) || home == Home::default() {
@@ -89,77 +60,38 @@ pub(super) fn load(dir: &StateDir, machine: &Machine, now: Now) -> Result<Stored
         loading.saves.want(StateFile::Coordinator, now);
         Home { url: prefs.control_url.clone(), pin: Pin::FirstUse }
     };
-    let (netmap, confirmed) = loading.map(node_key.as_ref());
+    let (netmap, confirmed) = loading.map(map, node_key.as_ref());
     let Loading { health, saves, .. } = loading;
-    Ok(Stored { prefs, machine_key, is_locked_out, node_key, spare_key, home, netmap, confirmed, health, saves })
+    Loaded { prefs, machine_key, is_locked_out, node_key, spare_key, home, netmap, confirmed, health, saves }
 }
 
-/// The present key, and the one that was to follow it.
-fn node_keys(text: &str) -> Result<(NodePrivate, Option<NodePrivate>), warren_core::types::KeyError> {
-    let mut lines = text.lines();
-    let present = lines.next().unwrap_or_default().trim().parse()?;
-    Ok((present, lines.next().map(|line| line.trim().parse()).transpose()?))
-}
-
-struct Loading<'a> {
-    dir: &'a StateDir,
+struct Loading {
     health: Health,
     saves: Saves,
     now: Now,
 }
 
-impl Loading<'_> {
-    /// A file's content; what makes no sense is put aside.
-    fn read<T, E: Display>(
-        &self,
-        file: StateFile,
-        parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Result<Found<T>, StateError> {
-        let Some(content) = self.dir.load(file)? else { return Ok(Found::Absent) };
-        let parsed = std::str::from_utf8(&content).map_err(|error| error.to_string());
-        let parsed = parsed.and_then(|text| parse(text).map_err(|error| error.to_string()));
-        let reason = match parsed {
-            Ok(whole) => return Ok(Found::Whole(whole)),
-            Err(_) if content.iter().all(|byte| matches!(byte, 0 | b' ' | b'\n')) => "the file is empty".to_owned(),
-            Err(reason) => reason,
-        };
-        let error = self.dir.error(file, reason);
-        if file == StateFile::Coordinator {
-            // In its place until a person's word replaces it: where it is gone, the first key that is met is taken.
-            return Ok(Found::Broken(error.to_string()));
-        }
-        Ok(Found::Broken(match self.dir.put_aside(file, "broken") {
-            Ok(aside) => format!("{error}; it was put aside as {}", aside.display()),
-            Err(failed) => format!("{error}; it is left as it is ({failed})"),
-        }))
-    }
-
+impl Loading {
     /// A disk that was copied into another machine brings keys along that are not this machine's.
-    fn leave_other_machine(&mut self, machine: &Machine) -> Result<(), StateError> {
-        let stored = self.read(StateFile::Machine, |text| serde_json::from_str::<Machine>(text))?.whole();
-        if stored.as_ref().is_some_and(|stored| machine.is_other_than(stored)) {
-            let mut has_keys = false;
-            for file in [StateFile::MachineKey, StateFile::NodeKey, StateFile::Map] {
-                if self.dir.load(file)?.is_some() {
-                    self.dir.put_aside(file, "other-machine")?;
-                    has_keys = true;
-                }
-            }
+    fn machine(&mut self, found: Found<Machine>, machine: &Machine, is_copied: bool) {
+        if is_copied {
             let text = "this machine's disk was copied from another one: the keys on it are the other's. They were put \
                         aside, and this machine has to sign in under new ones: `warren up`. (Where it is the same \
                         machine after all, stop warrend, rename `machine.key.other-machine` and \
                         `node.key.other-machine` back, and start it)";
-            if has_keys {
-                self.health.set(code::COPIED, Severity::High, text, self.now.wall);
-            }
+            self.health.set(code::COPIED, Severity::High, text, self.now.wall);
         }
-        if machine.is_known() && stored.as_ref() != Some(machine) {
+        if machine.is_known() && found.whole().as_ref() != Some(machine) {
             self.saves.want(StateFile::Machine, self.now);
         }
-        Ok(())
     }
 
-    fn machine_key(&mut self, found: Found<MachinePrivate>, is_locked_out: bool) -> MachinePrivate {
+    fn machine_key(
+        &mut self,
+        found: Found<MachinePrivate>,
+        is_locked_out: bool,
+        entropy: &mut Entropy,
+    ) -> MachinePrivate {
         let what = found.broken().map_or_else(|| "machine.key is missing".to_owned(), str::to_owned);
         let is_broken = found.broken().is_some();
         if let Some(key) = found.whole() {
@@ -179,13 +111,10 @@ impl Loading<'_> {
             // Written once somebody signs this machine in: an image of a machine that only booted brings no key along.
             self.saves.owe(StateFile::MachineKey);
         }
-        MachinePrivate::from_random(clock::key_bytes())
+        MachinePrivate::from_random(entropy.key())
     }
 
-    fn node_keys(
-        &mut self,
-        found: Found<(NodePrivate, Option<NodePrivate>)>,
-    ) -> (Option<NodePrivate>, Option<NodePrivate>) {
+    fn node_keys(&mut self, found: Found<NodeKeys>) -> (Option<NodePrivate>, Option<NodePrivate>) {
         if let Some(what) = found.broken() {
             let text = format!("{what}; this machine has to sign in under a new key: `warren up`");
             self.health.set(code::NODE_KEY, Severity::High, text, self.now.wall);
@@ -198,7 +127,7 @@ impl Loading<'_> {
         let Some(what) = found.broken() else { return found.whole().unwrap_or_else(Prefs::initial) };
         let url = match home {
             Found::Whole(home) if was_in && !home.url.is_empty() => Some(home.url.clone()),
-            _ => None,
+            Found::Whole(_) | Found::Absent | Found::Broken(_) => None,
         };
         let (prefs, then) = match url {
             Some(control_url) => (
@@ -237,8 +166,8 @@ impl Loading<'_> {
     }
 
     /// A lost map is a fault that the coordinator mends.
-    fn map(&mut self, node_key: Option<&NodePrivate>) -> (Netmap, Option<Timestamp>) {
-        match load_map(self.dir, node_key, self.now) {
+    fn map(&mut self, found: Option<FoundFile>, node_key: Option<&NodePrivate>) -> (Netmap, Option<Timestamp>) {
+        match load_map(found, node_key, self.now) {
             Ok(Some((netmap, confirmed))) => (netmap, Some(confirmed)),
             Ok(None) => (Netmap::default(), None),
             Err(error) => {
@@ -251,12 +180,16 @@ impl Loading<'_> {
 }
 
 fn load_map(
-    dir: &StateDir,
+    found: Option<FoundFile>,
     node_key: Option<&NodePrivate>,
     now: Now,
-) -> Result<Option<(Netmap, Timestamp)>, StateError> {
-    let (Some(content), Some(node_key)) = (dir.load(StateFile::Map)?, node_key) else { return Ok(None) };
-    let broken = |error: serde_json::Error| dir.error(StateFile::Map, error);
+) -> Result<Option<(Netmap, Timestamp)>, String> {
+    let Some(FoundFile { path, content }) = found else { return Ok(None) };
+    let failed = |reason: String| format!("read {path}: {reason}");
+    let broken = |error: serde_json::Error| failed(error.to_string());
+    let content = content.map_err(failed)?;
+    let Some(node_key) = node_key else { return Ok(None) };
+    let content = content.expose_bytes();
     let end = content.iter().position(|byte| *byte == b'\n').unwrap_or(content.len());
     let (header, map) = content.split_at(end);
     let header: MapHeader = serde_json::from_slice(header).map_err(broken)?;
@@ -269,10 +202,10 @@ fn load_map(
     Ok(Some((netmap, header.confirmed)))
 }
 
-impl Core {
+impl Engine {
     /// A person signs this machine in, whose old key is lost: everything that goes with that key is of no use.
     pub(super) fn unlock(&mut self, now: Now) {
-        if std::mem::take(&mut self.is_locked_out) {
+        if std::mem::take(&mut self.identity.is_locked_out) {
             self.forget(now);
             self.saves.want(StateFile::MachineKey, now);
         }

@@ -3,11 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::load::code;
-use super::{Core, Effect, Now};
-use crate::state::StateFile;
-use warren_core::control::{Pin, ServerUrl, Session};
-use warren_core::types::{Fingerprint, MachinePublic};
-use warren_core::wire::local::Severity;
+use super::{Effect, Engine, Now, StateFile};
+use crate::control::{Pin, ServerUrl, Session};
+use crate::types::{Fingerprint, MachinePublic};
+use crate::wire::local::Severity;
 
 /// The code of the fault that another server answers in the coordinator's place.
 const STRANGER: &str = "coordinator-key";
@@ -33,7 +32,7 @@ impl Home {
     }
 }
 
-impl Core {
+impl Engine {
     /// The coordinator will be at this address. Where a person says that it has the key that we know, it is the same one;
     /// of another, nothing that we have of the first is any good.
     pub(super) fn go_to(&mut self, url: &str, told: Option<Fingerprint>, now: Now) {

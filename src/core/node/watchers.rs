@@ -3,14 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-
-use crate::VERSION;
-use warren_core::types::NodePublic;
-use warren_core::wire::local::Notify;
-
-/// Notices that wait for one watcher to read them. One that falls further behind is cut off, and can begin anew.
-const QUEUE: usize = 128;
+use super::{CallId, Engine, VERSION};
+use crate::types::NodePublic;
+use crate::wire::local::Notify;
 
 /// Changed paths are told of at most this often.
 const PATHS_PACE: Duration = Duration::from_secs(1);
@@ -20,7 +15,7 @@ const PATHS_AT_ONCE: usize = 500;
 /// All watchers.
 #[derive(Debug, Default)]
 pub(super) struct Watchers {
-    all: Vec<mpsc::Sender<Vec<u8>>>,
+    all: BTreeSet<CallId>,
     /// Peers whose paths changed and nobody was told.
     moved: BTreeSet<NodePublic>,
     /// When they are to be told of.
@@ -31,15 +26,9 @@ pub(super) struct Watchers {
 
 impl Watchers {
     /// A new watcher; `first` is what it is told at once.
-    pub(super) fn add(&mut self, first: Option<&Notify>) -> mpsc::Receiver<Vec<u8>> {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        if let Some(line) = first.and_then(line) {
-            // An empty queue takes one line.
-            let _ = sender.try_send(line);
-        }
-        self.all.retain(|watcher| !watcher.is_closed());
-        self.all.push(sender);
-        receiver
+    pub(super) fn add(&mut self, id: CallId, first: &Notify) -> Vec<u8> {
+        self.all.insert(id);
+        line(first).unwrap_or_default()
     }
 
     /// The path to a peer has changed.
@@ -70,14 +59,16 @@ impl Watchers {
         self.paths_at
     }
 
-    /// Tells everybody.
-    pub(super) fn tell(&mut self, notice: &Notify) {
-        if self.all.is_empty() {
-            return;
-        }
-        if let Some(line) = line(notice) {
-            self.all.retain(|watcher| watcher.try_send(line.clone()).is_ok());
-        }
+    /// What everybody is told, where there is anybody.
+    pub(super) fn notice(&self, notice: &Notify) -> Option<Vec<u8>> {
+        if self.all.is_empty() { None } else { line(notice) }
+    }
+}
+
+impl Engine {
+    /// Somebody watches no longer.
+    pub fn handle_watcher_gone(&mut self, id: CallId) {
+        self.watchers.all.remove(&id);
     }
 }
 
@@ -92,19 +83,19 @@ fn line(notice: &Notify) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn state(number: u8) -> Notify {
-        Notify { state: Some(number), ..Notify::default() }
-    }
-
     #[test]
-    fn a_watcher_is_told_first_what_it_asked_for_and_then_what_changes() {
+    fn a_notice_is_made_only_while_somebody_watches() {
+        let notice = Notify { state: Some(6), ..Notify::default() };
         let mut watchers = Watchers::default();
-        let mut watcher = watchers.add(Some(&state(5)));
-        watchers.tell(&state(6));
+        assert_eq!(watchers.notice(&notice), None);
 
-        let read = |line: Vec<u8>| serde_json::from_slice::<Notify>(&line).unwrap().state;
-        assert_eq!(watcher.try_recv().map(read), Ok(Some(5)));
-        assert_eq!(watcher.try_recv().map(read), Ok(Some(6)));
+        let first = watchers.add(CallId(1), &Notify { state: Some(5), ..Notify::default() });
+        let read = |line: &[u8]| serde_json::from_slice::<Notify>(line).unwrap().state;
+        assert_eq!(read(&first), Some(5));
+        assert_eq!(watchers.notice(&notice).map(|line| read(&line)), Some(Some(6)));
+
+        watchers.all.remove(&CallId(1));
+        assert_eq!(watchers.notice(&notice), None);
     }
 
     #[test]
@@ -116,7 +107,7 @@ mod tests {
         watchers.note_moved(key(1), start);
         assert_eq!(watchers.poll_timeout(), None, "nobody watches");
 
-        let _watcher = watchers.add(None);
+        watchers.add(CallId(1), &Notify::default());
         watchers.note_moved(key(1), start);
         assert_eq!(watchers.take_moved(start), [key(1)]);
         for number in 0..700 {
@@ -128,20 +119,5 @@ mod tests {
         assert_eq!(watchers.take_moved(next).len(), PATHS_AT_ONCE);
         assert_eq!(watchers.take_moved(next + PATHS_PACE).len(), 700 - PATHS_AT_ONCE);
         assert_eq!(watchers.poll_timeout(), None);
-    }
-
-    #[test]
-    fn a_watcher_that_does_not_read_is_cut_off_and_the_others_go_on() {
-        let mut watchers = Watchers::default();
-        let mut asleep = watchers.add(None);
-        for number in 0..=QUEUE {
-            watchers.tell(&state(u8::try_from(number % 7).unwrap()));
-        }
-        let mut awake = watchers.add(None);
-        watchers.tell(&state(2));
-
-        assert!(awake.try_recv().is_ok());
-        assert_eq!(std::iter::from_fn(|| asleep.try_recv().ok()).count(), QUEUE);
-        assert_eq!(asleep.try_recv(), Err(mpsc::error::TryRecvError::Disconnected));
     }
 }

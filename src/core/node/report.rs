@@ -5,16 +5,14 @@ use std::net::IpAddr;
 use serde::{Serialize, Serializer};
 
 use super::paths::home;
-use super::{Core, Now};
-use crate::VERSION;
-use crate::local_api::Answer;
-use warren_core::path::{SESSION, Way};
-use warren_core::plan::ObservedPeer;
-use warren_core::types::{IpNet, NodePublic, is_default_route};
-use warren_core::wire::control::Node;
-use warren_core::wire::local::{AgentStatus, BackendState, PeerPath, PeerStatus, Status, TailnetStatus};
+use super::{Answer, Engine, Now, VERSION};
+use crate::path::{SESSION, Way};
+use crate::plan::ObservedPeer;
+use crate::types::{IpNet, NodePublic, is_default_route};
+use crate::wire::control::Node;
+use crate::wire::local::{AgentStatus, BackendState, PeerPath, PeerStatus, Status, TailnetStatus};
 
-impl Core {
+impl Engine {
     /// The state of this node, with or without its peers, as JSON.
     pub(super) fn status_json(&self, peers: bool, now: Now) -> Answer {
         let peers = Peers(peers.then_some((self, now)));
@@ -29,7 +27,7 @@ impl Core {
             version: VERSION.to_owned(),
             tun: true,
             backend_state: state,
-            have_node_key: self.node_key.is_some(),
+            have_node_key: self.identity.node_key.is_some(),
             auth_url: self.login.auth_url.clone(),
             tailscale_ips: self.netmap.addresses().iter().map(IpNet::addr).collect(),
             this: self.this(state),
@@ -76,7 +74,7 @@ impl Core {
 
     fn this(&self, state: BackendState) -> PeerStatus {
         let mut this = self.netmap.node().map(of_node).unwrap_or_default();
-        if let Some(key) = &self.node_key {
+        if let Some(key) = &*self.identity.node_key {
             this.public_key = key.public();
         }
         if this.host_name.is_empty() {
@@ -123,7 +121,7 @@ impl Core {
 
 /// The peers of a core, made while they are written: in a large network all of them at once take much memory.
 #[derive(Default)]
-struct Peers<'a>(Option<(&'a Core, Now)>);
+struct Peers<'a>(Option<(&'a Engine, Now)>);
 
 impl Serialize for Peers<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

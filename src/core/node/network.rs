@@ -4,22 +4,21 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
-use super::{Core, Effect, Networks, Now, Stale};
-use crate::local_api::Answer;
-use crate::relay_pump::RegionState;
-use warren_core::path::netcheck::{Event, News};
-use warren_core::types::{IpNet, NodePublic};
-use warren_core::wire::control::{EndpointType, Hostinfo, limit};
-use warren_core::wire::local::{RelayCounters, RelaysReply, Severity};
+use super::calls::Awaited;
+use super::pump::RegionState;
+use super::tracked::Tracked;
+use super::{Answer, CallId, Effect, Engine, Networks, Now};
+use crate::netcheck::{Event, News};
+use crate::types::{Gather, IpNet, NodePublic};
+use crate::wire::control::{EndpointType, Hostinfo, NetInfo, limit};
+use crate::wire::local::{RelayCounters, RelaysReply, Severity};
 
 /// How long changes of the network are gathered before anybody is told.
-pub(super) const GATHER: Duration = Duration::from_millis(300);
+const GATHER: Duration = Duration::from_millis(300);
 /// How often the coordinator, and through it every peer, is told new facts while they go on changing.
-pub(super) const FACTS_PACE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+const FACTS_PACE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// How often relays, STUN servers and the session hear of other addresses while those go on changing.
-pub(super) const MOVED_PACE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+const MOVED_PACE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// Seconds by which this machine's clock may differ from the coordinator's before it is worth a word.
 const CLOCK_OFF: i64 = 5 * 60;
@@ -27,45 +26,91 @@ const CLOCK_OFF: i64 = 5 * 60;
 /// How long a person waits for a whole look: longer than one takes.
 const LOOK: Duration = Duration::from_secs(15);
 
-impl Core {
+/// What is known of the network around this host.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    /// The host's own addresses, without its routes; there is no wish before they are known.
+    pub(super) networks: Tracked<Option<Networks>>,
+    /// Where routes of the host's own lead.
+    pub(super) routes: Tracked<BTreeSet<IpNet>>,
+    /// The name servers that the host asks.
+    pub(super) resolvers: Tracked<BTreeSet<IpAddr>>,
+    /// What the last look at the network has found.
+    net_info: Option<NetInfo>,
+    /// Whether a look at the network has ended since the start.
+    has_looked: bool,
+    /// Counts what the coordinator is to be told.
+    pub(super) facts: Tracked<()>,
+    /// Facts that are to be told.
+    pub(super) told: Gather,
+    /// Changes of the host's addresses that others are to hear of, and the addresses that went.
+    pub(super) moved: Gather,
+    lost: BTreeSet<IpNet>,
+}
+
+impl Surroundings {
+    /// Nothing is known.
+    pub(super) fn new() -> Self {
+        Self {
+            networks: Tracked::default(),
+            routes: Tracked::default(),
+            resolvers: Tracked::default(),
+            net_info: None,
+            has_looked: false,
+            facts: Tracked::default(),
+            told: Gather::new(GATHER, FACTS_PACE.0, FACTS_PACE.1),
+            moved: Gather::new(GATHER, MOVED_PACE.0, MOVED_PACE.1),
+            lost: BTreeSet::new(),
+        }
+    }
+
+    /// What was found out is told once that is due.
+    pub(super) fn expire_facts(&mut self, now: Now) {
+        if self.told.take(now.tick) {
+            self.facts.edit();
+        }
+    }
+
+    /// What was found out about the network.
+    pub(super) fn net_info(&self) -> Option<NetInfo> {
+        self.net_info.clone()
+    }
+}
+
+impl Engine {
     /// The host's own addresses are these. One without a carrier is as good as gone for every path over it.
     ///
     /// What we decide ourselves follows at once; whoever else is asked or told is so after the changes of a moment.
-    pub fn handle_networks(&mut self, networks: Networks, now: Now) {
-        let before = self.networks.replace(networks);
-        let Some(networks) = self.networks.as_ref().filter(|_| before != self.networks) else { return };
+    pub fn handle_networks(&mut self, mut networks: Networks, now: Now) {
         // Where routes lead is for the wish alone.
-        let is_same = |before: &Networks| {
-            before.all == networks.all && before.live == networks.live && before.standings == networks.standings
-        };
-        if before.as_ref().is_some_and(is_same) {
-            self.stale.wish = true;
+        self.surroundings.routes.set(std::mem::take(&mut networks.routes));
+        let before = self.surroundings.networks.clone();
+        if !self.surroundings.networks.set(Some(networks.clone())) {
             return;
         }
-        self.stale = Stale { paths: true, wish: true, facts: self.stale.facts };
         let Some(before) = before else {
             self.netcheck.handle_links(&networks.live, &networks.standings, now.tick);
-            self.stale.facts = true;
+            self.surroundings.facts.edit();
             return;
         };
         let lost: Vec<IpNet> = before.live.difference(&networks.live).copied().collect();
         if !lost.is_empty() {
             self.book.handle_links_lost(&lost, now.tick);
         }
-        self.lost.extend(lost);
-        self.moved.want(now.tick);
+        self.surroundings.lost.extend(lost);
+        self.surroundings.moved.want(now.tick);
     }
 
     /// Lets everybody outside know of other addresses, once that is due.
     pub(super) fn tell_of_networks(&mut self, now: Now) {
-        if !self.moved.take(now.tick) {
+        if !self.surroundings.moved.take(now.tick) {
             return;
         }
-        if let Some(networks) = &self.networks {
+        if let Some(networks) = &*self.surroundings.networks {
             self.netcheck.handle_links(&networks.live, &networks.standings, now.tick);
         }
         self.effects.push_back(Effect::Rebind);
-        let lost: Vec<IpNet> = std::mem::take(&mut self.lost).into_iter().collect();
+        let lost: Vec<IpNet> = std::mem::take(&mut self.surroundings.lost).into_iter().collect();
         if let Some(session) = &mut self.session {
             session.handle_network_change(&lost, now.tick);
         }
@@ -73,18 +118,12 @@ impl Core {
 
     /// These are the name servers that the host asks.
     pub fn handle_resolvers(&mut self, resolvers: BTreeSet<IpAddr>) {
-        self.stale.wish |= resolvers != self.resolvers;
-        self.resolvers = resolvers;
+        self.surroundings.resolvers.set(resolvers);
     }
 
     /// What the host says of itself is this: its name, its kernel, its distribution.
-    pub fn handle_host(&mut self, facts: Hostinfo) {
-        // What was found out about the network is not the host's to say.
-        let facts = Hostinfo { net_info: self.host.net_info.clone(), ..facts };
-        if facts != self.host {
-            self.host = facts;
-            self.stale.facts = true;
-        }
+    pub fn handle_host(&mut self, host: Hostinfo) {
+        self.host.set(host);
     }
 
     /// Something was found out about the network.
@@ -109,16 +148,16 @@ impl Core {
             match event {
                 Event::Endpoints(_) => {
                     self.tell_book_of_endpoints(now);
-                    self.gather_facts(now);
+                    self.surroundings.told.want(now.tick);
                 }
                 Event::NetInfo(info) => {
-                    self.host.net_info = Some(info);
-                    self.gather_facts(now);
+                    self.surroundings.net_info = Some(info);
+                    self.surroundings.told.want(now.tick);
                 }
                 Event::Home(home) => self.tell_pump_of_home(home),
                 Event::Captive(_) => {}
                 Event::Looked { full } => {
-                    self.looked_at_network = true;
+                    self.surroundings.has_looked = true;
                     self.tell_book_of_endpoints(now);
                     if full {
                         self.answer_netchecks(now);
@@ -129,30 +168,25 @@ impl Core {
     }
 
     /// A person wants a whole look; the answer is given once it has ended.
-    pub(super) fn netcheck(&mut self, reply: oneshot::Sender<Answer>, now: Now) {
+    pub(super) fn netcheck(&mut self, id: CallId, now: Now) {
         if !self.login.was_open || self.netmap.node().is_none() {
             let state = self.state(now);
             let text =
                 format!("this machine is in no network ({state}), so there are no relays to look by; `warren up`");
-            // Nobody waits any more where this fails.
-            let _ = reply.send(Answer::refused(503, text));
-            return;
+            return self.reply(id, Answer::refused(503, text));
         }
-        self.netchecking.push((now.tick + LOOK, reply));
+        self.calls.wait(id, Awaited::Netcheck, Some(now.tick + LOOK));
         self.netcheck.handle_full_wanted(now.tick);
     }
 
-    /// Answers whoever has waited long enough for a look.
-    pub(super) fn expire_netchecks(&mut self, now: Now) {
-        for (_, reply) in self.netchecking.extract_if(.., |(until, _)| *until <= now.tick).collect::<Vec<_>>() {
-            // Nobody waits any more where this fails; so below.
-            let _ = reply.send(Answer::json(&self.netcheck.report().for_people(now.wall)));
-        }
+    /// What the last look has found.
+    pub(super) fn netcheck_answer(&self, now: Now) -> Answer {
+        Answer::json(&self.netcheck.report().for_people(now.wall))
     }
 
     fn answer_netchecks(&mut self, now: Now) {
-        for (_, reply) in std::mem::take(&mut self.netchecking) {
-            let _ = reply.send(Answer::json(&self.netcheck.report().for_people(now.wall)));
+        for (id, _) in self.calls.take(|awaited| matches!(awaited, Awaited::Netcheck).then_some(())) {
+            self.reply(id, self.netcheck_answer(now));
         }
     }
 
@@ -206,7 +240,7 @@ impl Core {
             })
             .collect();
         self.health.set_kind("narrow", Severity::Medium, narrow, now.wall);
-        let probes = wanted && self.settings.probe_port.is_some() && self.looked_at_network;
+        let probes = wanted && self.settings.probe_port.is_some() && self.surroundings.has_looked;
         let report = self.netcheck.report();
         let (captive, udp) = (report.captive == Some(true), report.udp);
         self.health.keep("captive-portal", Severity::High, probes && captive, now.wall, || {
@@ -254,7 +288,7 @@ impl Core {
     }
 
     /// How the connections to relays stand.
-    pub(super) fn relays_reply(&self) -> RelaysReply {
+    pub(super) fn relays_reply(&self, counters: RelayCounters) -> RelaysReply {
         let state = |state: &RegionState| match state {
             RegionState::Trying => "trying".to_owned(),
             RegionState::Connected => "connected".to_owned(),
@@ -264,18 +298,18 @@ impl Core {
         RelaysReply {
             home: self.netcheck.report().home.unwrap_or_default(),
             regions: self.relays.regions.iter().map(|(region, of_region)| (*region, state(of_region))).collect(),
-            counters: RelayCounters::default(),
+            counters,
         }
     }
 
     fn failed_regions(&self) -> impl Iterator<Item = (String, String)> {
         self.relays.regions.iter().filter_map(|(region, state)| match state {
             RegionState::Failed(text) => Some((self.region_code(*region), text.clone())),
-            _ => None,
+            RegionState::Trying | RegionState::Connected | RegionState::Closed => None,
         })
     }
 
-    fn has_failed(&self, region: warren_core::types::RegionId) -> bool {
+    fn has_failed(&self, region: crate::types::RegionId) -> bool {
         matches!(self.relays.regions.get(&region), Some(RegionState::Failed(_)))
     }
 
@@ -286,9 +320,5 @@ impl Core {
     fn tell_book_of_endpoints(&mut self, now: Now) {
         let endpoints: Vec<SocketAddr> = self.netcheck.endpoints().iter().map(|(endpoint, _)| *endpoint).collect();
         self.book.handle_own_endpoints(&endpoints, now.tick);
-    }
-
-    fn gather_facts(&mut self, now: Now) {
-        self.told.want(now.tick);
     }
 }

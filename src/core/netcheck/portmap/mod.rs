@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 pub use news::{Action, News};
 
 use self::attempt::{Attempt, Kind, Outcome, Protocol};
-use super::netcheck::{Gateway, MappingReport};
+use super::{Gateway, MappingReport};
 use crate::types::OVERLAY_V4;
 use crate::wire::portmap::{PORT, Place, nat_pmp, pcp};
 

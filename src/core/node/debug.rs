@@ -6,57 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use data_encoding::BASE64;
 use serde::{Serialize, Serializer};
-use tokio::sync::oneshot;
 
-use super::{Core, Effect, Now};
-use crate::VERSION;
-use crate::local_api::{Answer, Refusal};
-use warren_core::types::{IpNet, in_overlay};
-use warren_core::wire::control::Node;
-use warren_core::wire::local::{DnsReply, NetMapReply, RelayCounters, Severity, dns_message};
-
-/// Figures for a monitor, but for those of the relay pump.
-#[derive(Debug)]
-pub struct Metrics {
-    text: String,
-    /// Of all peers, by the kernel's counters.
-    received_bytes: u64,
-    sent_bytes: u64,
-    /// Whether figures of our own are wanted beside those that official clients have.
-    all: bool,
-}
-
-impl Metrics {
-    /// All of them, in the text format of Prometheus.
-    pub(crate) fn with(mut self, relayed: &RelayCounters) -> String {
-        let text = &mut self.text;
-        for (name, help, whole, by_relay) in [
-            ("inbound_bytes", "Bytes received from peers", self.received_bytes, relayed.received_bytes),
-            ("outbound_bytes", "Bytes sent to peers", self.sent_bytes, relayed.sent_bytes),
-        ] {
-            let name = format!("tailscaled_{name}_total");
-            head(text, &name, "counter", help);
-            line(text, &name, r#"{path="derp"}"#, by_relay);
-            line(text, &name, r#"{path="direct"}"#, whole.saturating_sub(by_relay));
-        }
-        for (name, help, by_relay) in [
-            ("inbound_packets", "Packets received from peers through relays", relayed.received),
-            ("outbound_packets", "Packets sent to peers through relays", relayed.sent),
-        ] {
-            let name = format!("tailscaled_{name}_total");
-            head(text, &name, "counter", help);
-            line(text, &name, r#"{path="derp"}"#, by_relay);
-        }
-        if self.all {
-            let name = "warren_relay_dropped_packets_total";
-            head(text, name, "counter", "Packets that were lost between WireGuard and a relay");
-            for (reason, count) in relayed.drops() {
-                line(text, name, &format!("{{reason={reason:?}}}"), count);
-            }
-        }
-        self.text
-    }
-}
+use super::{Answer, Engine, Now, Refusal, VERSION};
+use crate::types::{IpNet, in_overlay};
+use crate::wire::control::Node;
+use crate::wire::local::{DnsReply, NetMapReply, RelayCounters, Severity, dns_message};
 
 /// Errors of writing to a text do not happen; so below.
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {
@@ -67,9 +21,9 @@ fn line(text: &mut String, name: &str, labels: &str, value: u64) {
     let _ = writeln!(text, "{name}{labels} {value}");
 }
 
-impl Core {
-    /// Figures for a monitor.
-    pub(super) fn metrics(&mut self, all: bool, reply: oneshot::Sender<Answer>) {
+impl Engine {
+    /// Figures for a monitor, in the text format of Prometheus: those that official clients have, or all.
+    pub(super) fn metrics(&self, all: bool, relayed: &RelayCounters) -> String {
         let own = self.netmap.addresses();
         let approved = self.netmap.node().and_then(|node| node.allowed_ips.as_ref());
         let approved = approved.map_or(0, |served| served.iter().filter(|net| !own.contains(*net)).count());
@@ -97,8 +51,31 @@ impl Core {
             received_bytes += peer.rx_bytes;
             sent_bytes += peer.tx_bytes;
         }
-        let metrics = Metrics { text, received_bytes, sent_bytes, all };
-        self.effects.push_back(Effect::Metrics(metrics, reply));
+        for (name, help, whole, by_relay) in [
+            ("inbound_bytes", "Bytes received from peers", received_bytes, relayed.received_bytes),
+            ("outbound_bytes", "Bytes sent to peers", sent_bytes, relayed.sent_bytes),
+        ] {
+            let name = format!("tailscaled_{name}_total");
+            head(&mut text, &name, "counter", help);
+            line(&mut text, &name, r#"{path="derp"}"#, by_relay);
+            line(&mut text, &name, r#"{path="direct"}"#, whole.saturating_sub(by_relay));
+        }
+        for (name, help, by_relay) in [
+            ("inbound_packets", "Packets received from peers through relays", relayed.received),
+            ("outbound_packets", "Packets sent to peers through relays", relayed.sent),
+        ] {
+            let name = format!("tailscaled_{name}_total");
+            head(&mut text, &name, "counter", help);
+            line(&mut text, &name, r#"{path="derp"}"#, by_relay);
+        }
+        if all {
+            let name = "warren_relay_dropped_packets_total";
+            head(&mut text, name, "counter", "Packets that were lost between WireGuard and a relay");
+            for (reason, count) in relayed.drops() {
+                line(&mut text, name, &format!("{{reason={reason:?}}}"), count);
+            }
+        }
+        text
     }
 
     /// Everything that the coordinator has told.
@@ -106,8 +83,8 @@ impl Core {
         let node = self.netmap.node();
         Answer::json(&NetMapReply {
             self_node: node,
-            node_key: self.node_key.as_ref().map(|key| key.public()).unwrap_or_default(),
-            machine_key: self.machine_key.public(),
+            node_key: self.identity.node_key.as_ref().map(|key| key.public()).unwrap_or_default(),
+            machine_key: self.identity.machine_key.public(),
             name: node.map_or("", |node| &node.name),
             domain: self.netmap.domain(),
             peers: Peers(self),
@@ -119,8 +96,8 @@ impl Core {
     }
 
     /// Writes what is known of faults into the log, under a mark that a person can pass on.
-    pub(super) fn bug_report(&self, note: &str, now: Now) -> Answer {
-        let [one, two, three] = [(); 3].map(|()| crate::clock::seed());
+    pub(super) fn bug_report(&mut self, note: &str, now: Now) -> Answer {
+        let [one, two, three] = [(); 3].map(|()| self.entropy.number());
         let mark = format!("BUG-{one:016x}{two:016x}-{}-{three:016x}", now.wall.strftime("%Y%m%d%H%M%SZ"));
         let state = self.state(now);
         tracing::info!("{mark}: version {VERSION}, state {state}, coordinator {}", self.prefs.control_url);
@@ -131,7 +108,7 @@ impl Core {
         tracing::info!(
             "{mark}: node {:?}, machine key {}, {} peers, connected: {}, settled: {}",
             node.map(|node| &node.stable_id),
-            self.machine_key.public(),
+            self.identity.machine_key.public(),
             self.netmap.peers().len(),
             self.login.online,
             self.is_settled()
@@ -191,7 +168,7 @@ impl Core {
 }
 
 /// The peers of a core, written one after the other.
-struct Peers<'a>(&'a Core);
+struct Peers<'a>(&'a Engine);
 
 impl Serialize for Peers<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

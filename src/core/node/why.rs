@@ -4,30 +4,21 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
-use super::{Core, Effect, Now, Timestamp};
-use crate::local_api::{Answer, Refusal};
-use warren_core::netmap::{PacketFilter, Peer};
-use warren_core::plan::{
+use super::calls::{Awaited, TableQuestion};
+use super::{Answer, CallId, Effect, Engine, Now, Refusal, Timestamp};
+use crate::netmap::{PacketFilter, Peer};
+use crate::plan::{
     Admit, Astray, Count, Denied, Figures, Firewall, KernelError, ObservedFirewall, Packet, Protocol, RuleId, Way,
     rights_of, rules_naming,
 };
-use warren_core::types::{IpNet, is_default_route};
-use warren_core::wire::control::RuleOrigin;
-use warren_core::wire::local::{AclReply, AclRule, DeniedCount, WhyQuestion, WhyReply};
+use crate::types::{IpNet, is_default_route};
+use crate::wire::control::RuleOrigin;
+use crate::wire::local::{AclReply, AclRule, DeniedCount, WhyQuestion, WhyReply};
 
 /// Packet filters that are remembered, so that a packet which is dropped can be told which rule it once had.
 const REMEMBERED: usize = 4;
 /// Rules that are listed as near in an answer. More of them help nobody.
 const NEAR: usize = 16;
-
-/// What somebody waits to be told once the kernel has been asked.
-#[derive(Debug)]
-pub(super) enum Question {
-    Acl,
-    Why(WhyQuestion),
-}
 
 /// Packet filters of the past, the latest first, each with when it went.
 #[derive(Debug, Default)]
@@ -58,21 +49,21 @@ struct End {
     is_ours: bool,
 }
 
-impl Core {
-    /// Has the kernel asked; the answer comes with [`Core::handle_figures`].
-    pub(super) fn ask_kernel(&mut self, question: Question, reply: oneshot::Sender<Answer>) {
-        self.asked.push((question, reply));
+impl Engine {
+    /// Has the kernel asked; the answer comes with [`Engine::handle_figures`].
+    pub(super) fn ask_table(&mut self, id: CallId, asked: TableQuestion) {
+        self.calls.wait(id, Awaited::Table(asked), None);
         self.effects.push_back(Effect::Figures);
     }
 
     /// What we send is asked of the kernel's routing, everything else of our table.
-    pub(super) fn ask_why(&mut self, question: WhyQuestion, reply: oneshot::Sender<Answer>) {
+    pub(super) fn ask_why(&mut self, id: CallId, question: WhyQuestion) {
         match self.ends(&question) {
             Ok((source, destination)) if source.is_ours && destination.peer.is_some() => {
-                self.asked_ways.push((destination.address, question, reply));
+                self.calls.wait(id, Awaited::WayTo(destination.address, question), None);
                 self.effects.push_back(Effect::Way(destination.address));
             }
-            _ => self.ask_kernel(Question::Why(question), reply),
+            _ => self.ask_table(id, TableQuestion::Why(question)),
         }
     }
 
@@ -80,8 +71,11 @@ impl Core {
     pub fn handle_way(&mut self, to: IpAddr, way: Result<Way, KernelError>, now: Now) {
         let fault = way.as_ref().ok().and_then(|way| self.astray(way));
         self.note_way(to, fault.as_ref());
-        let asked = self.asked_ways.extract_if(.., |(address, ..)| *address == to).collect::<Vec<_>>();
-        for (_, question, reply) in asked {
+        let of_address = |awaited: &Awaited| {
+            let Awaited::WayTo(address, question) = awaited else { return None };
+            (*address == to).then(|| question.clone())
+        };
+        for (id, question) in self.calls.take(of_address) {
             let answer = self.why(&question, &Figures::default(), now).map(|mut answer| {
                 (answer.kernel, answer.kernel_agrees) = match (&way, &fault) {
                     (Err(error), _) => (error.to_string(), false),
@@ -90,8 +84,7 @@ impl Core {
                 };
                 Answer::json(&answer)
             });
-            // Nobody waits any more where this fails.
-            let _ = reply.send(answer.unwrap_or_else(Answer::Refused));
+            self.reply(id, answer);
         }
     }
 
@@ -101,17 +94,17 @@ impl Core {
     }
 
     /// The kernel told what our table holds.
-    pub fn handle_figures(&mut self, figures: &Result<Box<Figures>, KernelError>, now: Now) {
-        for (question, reply) in std::mem::take(&mut self.asked) {
-            let answer = match (figures, question) {
+    pub fn handle_figures(&mut self, figures: &Result<Figures, KernelError>, now: Now) {
+        let of_table = |awaited: &Awaited| if let Awaited::Table(asked) = awaited { Some(asked.clone()) } else { None };
+        for (id, asked) in self.calls.take(of_table) {
+            let answer = match (figures, asked) {
                 (Err(error), _) => Err(Refusal::new(500, error.to_string())),
-                (Ok(figures), Question::Acl) => Ok(Answer::json(&self.acl(figures))),
-                (Ok(figures), Question::Why(question)) => {
+                (Ok(figures), TableQuestion::Why(question)) => {
                     self.why(&question, figures, now).map(|reply| Answer::json(&reply))
                 }
+                (Ok(figures), TableQuestion::Acl) => Ok(Answer::json(&self.acl(figures))),
             };
-            // Nobody waits any more where this fails.
-            let _ = reply.send(answer.unwrap_or_else(Answer::Refused));
+            self.reply(id, answer);
         }
     }
 
@@ -306,7 +299,7 @@ impl Core {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(vec![address]);
         }
-        let matches = |node: &warren_core::wire::control::Node| {
+        let matches = |node: &crate::wire::control::Node| {
             let name = node.name.trim_end_matches('.');
             let host = node.hostinfo.as_ref().map_or("", |hostinfo| hostinfo.hostname.as_str());
             [name, name.split('.').next().unwrap_or_default(), host].iter().any(|name| name.eq_ignore_ascii_case(text))

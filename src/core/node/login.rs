@@ -1,15 +1,12 @@
 //! The session with the coordinator: when it is begun and ended, and what comes of its events.
 
-use super::stored::Kept;
-use super::{Core, Effect, Now, Stale};
-use crate::clock;
-use crate::local_api::Answer;
-use crate::state::StateFile;
-use warren_core::control::{self, AuthKey, Event, Failure, ServerUrl, Session, Setup};
-use warren_core::netmap::Netmap;
-use warren_core::types::{NodePrivate, Timestamp};
-use warren_core::wire::control::MapResponse;
-use warren_core::wire::local::{BackendState, Notify, Severity};
+use super::calls::{Awaited, Kept};
+use super::{CallId, Effect, Engine, Now, StateFile};
+use crate::control::{self, AuthKey, Event, Failure, ServerUrl, Session, Setup};
+use crate::netmap::Netmap;
+use crate::types::{NodePrivate, Timestamp};
+use crate::wire::control::MapResponse;
+use crate::wire::local::{BackendState, Notify, Severity};
 
 /// How far we are with the coordinator.
 #[derive(Debug, Default)]
@@ -39,7 +36,7 @@ pub(super) struct Login {
     pub(super) signed_out: bool,
 }
 
-impl Core {
+impl Engine {
     /// Begins, with a key or without.
     ///
     /// What a key is for is to come in: where we are in, it is not looked at.
@@ -50,8 +47,10 @@ impl Core {
         let spent = self.key_is_spent(now);
         let comes_in = self.session.is_none() || self.login.needed || spent || self.netmap.node().is_none();
         if auth_key.is_empty() {
-            let is_free = self.login.starting.is_none() && !self.is_locked_out;
-            if is_free && self.node_key.is_some() && (self.session.is_none() || !self.login.online && !self.login.asked)
+            let is_free = self.login.starting.is_none() && !self.identity.is_locked_out;
+            if is_free
+                && self.identity.node_key.is_some()
+                && (self.session.is_none() || !self.login.online && !self.login.asked)
             {
                 self.start_session(control::Login::default(), now);
             }
@@ -67,7 +66,7 @@ impl Core {
     pub(super) fn start_interactive(&mut self, now: Now) {
         if !self.login.auth_url.is_empty() {
             let url = Some(self.login.auth_url.clone());
-            return self.watchers.tell(&Notify { browse_to_url: url, ..Notify::default() });
+            return self.notify(&Notify { browse_to_url: url, ..Notify::default() });
         }
         if self.login.asked {
             return;
@@ -119,7 +118,7 @@ impl Core {
         self.login.starting = None;
         if self.session.is_none() && self.netmap.node().is_none() {
             // Nobody ever saw it.
-            self.node_key = None;
+            self.identity.node_key.set(None);
         }
         if self.login.next_key.is_some() {
             self.keep_key(now);
@@ -128,14 +127,14 @@ impl Core {
             "this machine's keys cannot be written, so the coordinator was not asked to let it in, and an authentication \
              key is not spent: {reason}"
         );
-        self.watchers.tell(&Notify { err_message: Some(text), ..Notify::default() });
+        self.notify(&Notify { err_message: Some(text), ..Notify::default() });
     }
 
     /// Goes back from a key that was to be the next one, and was not let in.
     fn keep_key(&mut self, now: Now) {
         (self.login.next_key, self.login.next_key_told) = (None, false);
         self.saves.want(StateFile::NodeKey, now);
-        if let (Some(key), Some(session)) = (&self.node_key, &mut self.session) {
+        if let (Some(key), Some(session)) = (&*self.identity.node_key, &mut self.session) {
             session.handle_key_kept(key.public());
             session.handle_start(control::Login::default(), now.tick);
         }
@@ -144,10 +143,9 @@ impl Core {
     /// The coordinator does not know the key that we have. Where we were about to change it when we ended, it may know
     /// the next one.
     fn try_spare_key(&mut self, now: Now) -> bool {
-        let Some(spare) = self.spare_key.take() else { return false };
-        self.node_key = Some(spare);
+        let Some(spare) = self.identity.spare_key.take() else { return false };
+        self.identity.node_key.set(Some(spare));
         self.keep_key(now);
-        self.stale = Stale { wish: true, ..self.stale };
         true
     }
 
@@ -163,19 +161,21 @@ impl Core {
 
     /// Makes a session, and the connection that it will use, where there is none.
     fn open_session(&mut self, now: Now) {
-        let (Some(server), Some(key), true) = (self.server(now), &self.node_key, self.session.is_none()) else {
+        let node_key = self.identity.node_key.as_ref().map(NodePrivate::public);
+        let (Some(server), Some(node_key), true) = (self.server(now), node_key, self.session.is_none()) else {
             return;
         };
         let setup = Setup {
             server: server.clone(),
-            node_key: key.public(),
+            node_key,
             hostinfo: self.hostinfo(),
-            disco_key: self.disco_key.public(),
+            disco_key: self.identity.disco_key.public(),
             endpoints: self.endpoints(),
             ephemeral: false,
         };
-        self.session = Some(Session::new(setup, clock::seed()));
-        self.effects.push_back(Effect::Connect(Box::new(server), self.machine_key.clone(), self.home.pin.clone()));
+        self.session = Some(Session::new(setup, self.entropy.number()));
+        let (server, machine_key) = (Box::new(server), self.identity.machine_key.clone());
+        self.effects.push_back(Effect::Connect { server, machine_key, pin: self.home.pin.clone() });
     }
 
     pub(super) fn stop_session(&mut self) {
@@ -183,17 +183,16 @@ impl Core {
             session.handle_stop();
         }
         self.login = Login { needed: self.login.needed, expired: self.login.expired, ..Login::default() };
-        self.stale.wish = true;
     }
 
     /// Signs this machine out. The coordinator is asked to forget it, also where nobody talks to it at this moment.
-    pub(super) fn logout(&mut self, reply: tokio::sync::oneshot::Sender<Answer>, now: Now) {
-        self.logging_out.push(reply);
-        if self.node_key.is_none() {
+    pub(super) fn logout(&mut self, id: CallId, now: Now) {
+        self.calls.wait(id, Awaited::SignOut, None);
+        if self.identity.node_key.is_none() {
             return self.logged_out(None, now);
         }
         self.login.starting = None;
-        if !self.is_locked_out {
+        if !self.identity.is_locked_out {
             self.open_session(now);
         }
         match &mut self.session {
@@ -221,10 +220,10 @@ impl Core {
                 }
                 self.login.needed = true;
                 self.login.auth_url.clone_from(&url);
-                self.watchers.tell(&Notify { browse_to_url: Some(url), ..Notify::default() });
+                self.notify(&Notify { browse_to_url: Some(url), ..Notify::default() });
             }
             Event::NodeKeyWanted => {
-                self.login.next_key = Some(NodePrivate::from_random(clock::key_bytes()));
+                self.login.next_key = Some(NodePrivate::from_random(self.entropy.key()));
                 self.login.next_key_told = false;
                 self.saves.want(StateFile::NodeKey, now);
             }
@@ -250,18 +249,17 @@ impl Core {
 
     fn logged_in(&mut self, now: Now) {
         if let Some(key) = self.login.next_key.take() {
-            self.node_key = Some(key);
+            self.identity.node_key.set(Some(key));
             self.saves.want(StateFile::NodeKey, now);
-            self.stale = Stale { wish: true, ..self.stale };
         }
-        if self.spare_key.take().is_some() {
+        if self.identity.spare_key.take().is_some() {
             self.saves.want(StateFile::NodeKey, now);
         }
         self.login = Login { was_open: self.login.was_open, has_run: self.login.has_run, ..Login::default() };
-        self.prefs.logged_out = false;
+        self.prefs.update(|prefs| std::mem::take(&mut prefs.logged_out));
         self.health.clear(&self.logout_code());
         self.saves.want(StateFile::Prefs, now);
-        self.watchers.tell(&Notify { login_finished: Some(Default::default()), ..Notify::default() });
+        self.notify(&Notify { login_finished: Some(Default::default()), ..Notify::default() });
     }
 
     fn handle_map(&mut self, map: MapResponse, whole: bool, now: Now) {
@@ -275,17 +273,15 @@ impl Core {
         }
         let time = self.time(now);
         if whole {
-            self.netmap.replace(map, time);
+            self.netmap.edit().replace(map, time);
         } else {
-            self.netmap.apply(map, time);
+            self.netmap.edit().apply(map, time);
         }
         self.confirmed = Some(time);
-        self.stale.paths = true;
-        self.stale.wish = true;
         self.saves.want(StateFile::Map, now);
         if told_of_us {
             let node = self.netmap.node().cloned().map(Box::new);
-            self.watchers.tell(&Notify { self_change: node, ..Notify::default() });
+            self.notify(&Notify { self_change: node, ..Notify::default() });
         }
     }
 
@@ -324,7 +320,7 @@ impl Core {
     /// Whoever asked for the log-in is told that it failed.
     fn tell_asker(&mut self, text: String) {
         if std::mem::take(&mut self.login.asked) {
-            self.watchers.tell(&Notify { err_message: Some(text), ..Notify::default() });
+            self.notify(&Notify { err_message: Some(text), ..Notify::default() });
         }
     }
 
@@ -336,11 +332,9 @@ impl Core {
         }
         tracing::warn!("the coordinator does not know this machine any more: the network is closed");
         self.login.signed_out = true;
-        self.netmap = Netmap::default();
+        *self.netmap.edit() = Netmap::default();
         self.confirmed = None;
         self.adopting = false;
-        self.stale.paths = true;
-        self.stale.wish = true;
         self.saves.want_gone(StateFile::Map, now);
     }
 
@@ -360,14 +354,14 @@ impl Core {
             self.health.note(&self.logout_code(), Severity::Medium, text.clone(), now.wall, now.tick);
         }
         self.session = None;
-        self.is_locked_out = false;
+        self.identity.is_locked_out = false;
         self.forget(now);
-        self.prefs.want_running = false;
-        self.prefs.logged_out = true;
+        let prefs = self.prefs.edit();
+        (prefs.want_running, prefs.logged_out) = (false, true);
         self.saves.want(StateFile::Prefs, now);
-        self.watchers.tell(&Notify { prefs: Some(Box::new(self.prefs.clone())), ..Notify::default() });
-        for reply in std::mem::take(&mut self.logging_out) {
-            self.tell_when_kept(Kept::Logout(text.clone()), reply, now);
+        self.notify(&Notify { prefs: Some(Box::new(self.prefs.clone())), ..Notify::default() });
+        for (id, _) in self.calls.take(|awaited| matches!(awaited, Awaited::SignOut).then_some(())) {
+            self.tell_when_kept(id, Kept::SignOut(text.clone()), now);
         }
     }
 
@@ -379,22 +373,21 @@ impl Core {
 
     /// Forgets who we were.
     pub(super) fn forget(&mut self, now: Now) {
-        self.node_key = None;
-        self.spare_key = None;
-        self.netmap = Netmap::default();
+        self.identity.node_key.set(None);
+        self.identity.spare_key = None;
+        *self.netmap.edit() = Netmap::default();
         self.confirmed = None;
         self.login = Login::default();
         self.adopting = false;
         self.health.clear("coordinator");
-        self.stale.paths = true;
-        self.stale.wish = true;
         self.saves.want_gone(StateFile::NodeKey, now);
         self.saves.want_gone(StateFile::Map, now);
     }
 
     fn node_key_or_new(&mut self, now: Now) {
-        if self.node_key.is_none() {
-            self.node_key = Some(NodePrivate::from_random(clock::key_bytes()));
+        if self.identity.node_key.is_none() {
+            let key = NodePrivate::from_random(self.entropy.key());
+            self.identity.node_key.set(Some(key));
             self.saves.want(StateFile::NodeKey, now);
         }
     }
@@ -408,8 +401,8 @@ impl Core {
 
     /// How far we have come.
     pub(super) fn state(&self, now: Now) -> BackendState {
-        let needed = self.login.needed || self.is_locked_out || self.key_is_spent(now);
-        if self.node_key.is_none() || (self.prefs.want_running && needed) {
+        let needed = self.login.needed || self.identity.is_locked_out || self.key_is_spent(now);
+        if self.identity.node_key.is_none() || (self.prefs.want_running && needed) {
             BackendState::NeedsLogin
         } else if !self.prefs.want_running {
             BackendState::Stopped

@@ -8,22 +8,24 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Core, Effect, Now, Stale};
-use crate::relay_pump::{Direct, PumpCommand, PumpNews, PumpPeer, RegionState};
-use warren_core::netmap::Peer;
-use warren_core::path::{Event, Ground, PathView, PeerInfo, Target, Via, Way, Wish};
-use warren_core::plan::{Path, Paths, own};
-use warren_core::types::text::clean;
-use warren_core::types::{DiscoPublic, IpNet, NodePrivate, NodePublic, RegionId};
-use warren_core::wire::control::{DerpMap, Node};
-use warren_core::wire::disco;
-use warren_linux::packet::Datagram;
+use super::calls::{Awaited, Counters};
+use super::pump::{Direct, PumpCommand, PumpCounters, PumpNews, PumpPeer, RegionState};
+use super::{Answer, CallId, Datagram, Effect, Engine, Now};
+use crate::netmap::Peer;
+use crate::path::{Event, Ground, PathView, PeerInfo, Target, Via, Way, Wish};
+use crate::plan::{Path, Paths, own};
+use crate::types::text::clean;
+use crate::types::{DiscoPublic, IpNet, NodePrivate, NodePublic, RegionId};
+use crate::wire::control::{DerpMap, Node};
+use crate::wire::disco;
 
 /// Seconds between the keep-alives that begin a handshake: the first is sent as this is set, and none follows before it
 /// is taken back.
 const BEGIN: u16 = 25;
 /// How long a relay's complaint has to last: longer than it takes to notice that a connection has gone.
 const LASTING: Duration = Duration::from_secs(60);
+/// How long the pump's counters are waited for: as long as it takes to be sure that they are lost.
+const COUNT: Duration = Duration::from_secs(1);
 /// Bytes of it that are kept.
 const COMPLAINT: usize = 200;
 
@@ -40,7 +42,7 @@ pub(super) struct Relays {
     complaints: BTreeMap<RegionId, (Instant, String)>,
 }
 
-impl Core {
+impl Engine {
     /// A datagram came that the firewall diverted from WireGuard's port.
     pub fn handle_datagram(&mut self, datagram: Datagram, now: Now) {
         let Datagram { from, local, payload } = datagram;
@@ -64,7 +66,7 @@ impl Core {
                 match &state {
                     RegionState::Connected => self.netcheck.handle_relay_alive(region, now.tick),
                     RegionState::Failed(_) => self.netcheck.handle_relay_failed(region, now.tick),
-                    _ => {}
+                    RegionState::Trying | RegionState::Closed => {}
                 }
                 // What failed is told until it works: each new attempt would take the fault away for a moment.
                 let before = self.relays.regions.get(&region);
@@ -107,20 +109,15 @@ impl Core {
     /// Tells book, pump and the look at the network who there is, where that has changed.
     pub(super) fn renew_peers(&mut self, now: Now) {
         let is_open = self.open_for_traffic(now);
-        if is_open != self.login.was_open {
-            self.login.was_open = is_open;
-            self.stale = Stale { paths: true, wish: true, ..self.stale };
-        }
+        self.login.was_open = is_open;
         self.netcheck.handle_switched(self.may_look_at_network(now), now.tick);
-        let Some((live, standings)) =
-            self.networks.as_ref().map(|networks| (networks.live.clone(), networks.standings.clone()))
+        let inputs = self.inputs_of_peers();
+        let networks = self.surroundings.networks.as_ref().filter(|_| self.made.peers.renew(inputs));
+        let Some((live, standings)) = networks.map(|networks| (networks.live.clone(), networks.standings.clone()))
         else {
             return;
         };
-        if !std::mem::take(&mut self.stale.paths) {
-            return;
-        }
-        self.book.handle_own_key(self.node_key.as_ref().map(NodePrivate::public).unwrap_or_default());
+        self.book.handle_own_key(self.identity.node_key.as_ref().map(NodePrivate::public).unwrap_or_default());
         self.netcheck.handle_derp_map(self.netmap.derp(), now.tick);
         self.tell_pump_of_relays();
         let advertised = self.netmap.peers().flat_map(|peer| peer.routes.iter().copied());
@@ -135,7 +132,7 @@ impl Core {
             peers.iter().filter_map(|info| Some((info.key, relay(info)?))).collect();
         drop(peers);
         self.tell_pump_of_all(relayed);
-        self.stale.wish = true;
+        self.path_changes.edit();
     }
 
     /// Takes in what the book decided.
@@ -145,7 +142,7 @@ impl Core {
                 Event::PathChanged { peer } => {
                     self.tell_pump(&peer);
                     self.watchers.note_moved(peer, now.tick);
-                    self.stale.wish = true;
+                    self.path_changes.edit();
                 }
                 Event::PingDone { id, answer, .. } => self.handle_pong(id, answer),
                 Event::NeedsLook => self.reconciler.handle_changed(now.tick),
@@ -181,6 +178,31 @@ impl Core {
         Paths { chosen: self.book.wishes().filter_map(|(key, wish)| Some((key, path(&key, wish)?))).collect() }
     }
 
+    /// Asks the pump what passed and was lost; where there is no pump, nothing was.
+    pub(super) fn ask_counters(&mut self, id: CallId, of: Counters, now: Now) {
+        if self.settings.relay_port.is_none() {
+            return self.reply(id, self.counters_answer(of, &PumpCounters::default()));
+        }
+        if !self.calls.any(|awaited| matches!(awaited, Awaited::Counters(_))) {
+            self.effects.push_back(Effect::Counters);
+        }
+        self.calls.wait(id, Awaited::Counters(of), Some(now.tick + COUNT));
+    }
+
+    /// The pump told what it has done and lost.
+    pub fn handle_counters(&mut self, counters: &PumpCounters) {
+        for (id, of) in self.calls.take(|awaited| if let Awaited::Counters(of) = awaited { Some(*of) } else { None }) {
+            self.reply(id, self.counters_answer(of, counters));
+        }
+    }
+
+    pub(super) fn counters_answer(&self, of: Counters, counters: &PumpCounters) -> Answer {
+        match of {
+            Counters::Relays => Answer::json(&self.relays_reply(counters.told())),
+            Counters::Metrics { all } => Answer::Text(self.metrics(all, &counters.told())),
+        }
+    }
+
     /// What people call a region.
     pub(super) fn region_code(&self, region: RegionId) -> String {
         let named = self.netmap.derp().regions.get(&region).and_then(Option::as_ref);
@@ -198,7 +220,7 @@ impl Core {
 
     /// The relays, and as whom to sign in there.
     fn tell_pump_of_relays(&mut self) {
-        let key = self.node_key.as_ref().filter(|_| self.login.was_open);
+        let key = self.identity.node_key.as_ref().filter(|_| self.login.was_open);
         if self.relays.key != key.map(NodePrivate::public) {
             self.relays.key = key.map(NodePrivate::public);
             self.effects.push_back(Effect::Pump(PumpCommand::Key(key.cloned())));

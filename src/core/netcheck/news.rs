@@ -6,7 +6,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::Endpoint;
-use crate::path::portmap;
+use super::portmap;
 use crate::types::{MachinePrivate, RegionId};
 use crate::wire::control::NetInfo;
 

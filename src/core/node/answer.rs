@@ -2,21 +2,17 @@
 
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use serde_json::json;
 
+use super::calls::{Awaited, Counters, Kept, TableQuestion};
 use super::load::code;
-use super::stored::Kept;
-use super::why::Question;
-use super::{Core, Effect, Now};
-use crate::VERSION;
-use crate::local_api::{Answer, Ask, Call, Caller, Refusal, Subject};
-use crate::state::StateFile;
-use warren_core::control::ServerUrl;
-use warren_core::plan::diff;
-use warren_core::types::{CapabilityVersion, Fingerprint, IpNet, NodeId, UserId};
-use warren_core::wire::control::{Node, UserProfile};
-use warren_core::wire::local::{
-    BackendState, HealthReply, LoginProfile, Mask, NetworkProfile, Notify, PlanReply, Prefs, StartOptions,
+use super::{Answer, CallId, Caller, Effect, Engine, Now, Refusal, Request, StateFile, Subject, VERSION};
+use crate::control::ServerUrl;
+use crate::plan::diff;
+use crate::types::{CapabilityVersion, Fingerprint, IpNet, NodeId, UserId};
+use crate::wire::control::{Node, UserProfile};
+use crate::wire::local::{
+    BackendState, HealthReply, LoginProfile, Mask, MaskedPrefs, NetworkProfile, Notify, PlanReply, Prefs, StartOptions,
     VersionReply, WhoIs,
 };
 
@@ -25,32 +21,60 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// How long a status waits for fresh counters.
 const LOOK: Duration = Duration::from_secs(1);
 
-impl Core {
-    /// Answers a question, now or later.
-    pub fn handle_call(&mut self, call: Call, now: Now) {
-        let Call { caller, ask, reply } = call;
-        if ask.changes() && !self.may_change(&caller) {
-            return send(reply, Answer::refused(403, "this needs root or a member of the operator group"));
+impl Engine {
+    /// Somebody at the local socket asks: [`Effect::Answer`] or [`Effect::Watch`] of this number comes, now or later.
+    pub fn handle_call(&mut self, id: CallId, caller: &Caller, request: Request, now: Now) {
+        if request.changes() && !self.may_change(caller) {
+            return self.reply(id, Answer::refused(403, "this needs root or a member of the operator group"));
         }
-        match ask {
-            Ask::Status { peers: true } if self.reconciler.observed().is_some_and(|seen| seen.device.is_some()) => {
-                self.looking.push((now.tick + LOOK, reply));
-                self.reconciler.handle_changed(now.tick);
+        let answer = match request {
+            // What has to wait for something.
+            Request::Status { peers: true } if self.has_device() => return self.look(id, now),
+            Request::Settled => return self.calls.wait(id, Awaited::Settled, Some(now.tick + SETTLE)),
+            Request::Kept => return self.tell_when_kept(id, Kept::Health, now),
+            Request::Logout => return self.logout(id, now),
+            Request::Ping(address, kind) => return self.ping(id, address, kind, now),
+            Request::Netcheck => return self.netcheck(id, now),
+            Request::Relays => return self.ask_counters(id, Counters::Relays, now),
+            Request::Metrics { all } => return self.ask_counters(id, Counters::Metrics { all }, now),
+            Request::Acl => return self.ask_table(id, TableQuestion::Acl),
+            Request::Why(question) => return self.ask_why(id, question),
+            Request::Watch(mask) => return self.watch(id, mask, now),
+            // What is known.
+            Request::EditPrefs(change) => self.edit_prefs(change, now),
+            Request::Start(options) => self.handle_start(options, now),
+            Request::Login => self.handle_login(now),
+            Request::CheckPrefs(prefs) => Ok(checked(&prefs)),
+            Request::Status { peers } => Ok(self.status_json(peers, now)),
+            Request::WhoIs(subject) => self.who_is(subject).map(|found| Answer::json(&found)),
+            Request::Peer(id) => self.node(id).map(Answer::json),
+            Request::User(id) => self.user(id).map(Answer::json),
+            Request::Prefs => Ok(Answer::json(&*self.prefs)),
+            Request::DerpMap => Ok(Answer::json(self.netmap.derp())),
+            Request::DnsConfig => Ok(Answer::json(self.netmap.dns())),
+            Request::DnsQuery(name, kind) => self.dns_query(&name, kind),
+            Request::DnsOsConfig => {
+                Ok(Answer::json(&json!({ "Nameservers": [], "SearchDomains": [], "MatchDomains": [] })))
             }
-            Ask::Settled => self.settling.push((now.tick + SETTLE, reply)),
-            Ask::Kept => self.tell_when_kept(Kept::Health, reply, now),
-            Ask::Logout => self.logout(reply, now),
-            Ask::Ping(address, kind) => self.ping(address, kind, reply, now),
-            Ask::Netcheck => self.netcheck(reply, now),
-            Ask::Relays => self.effects.push_back(Effect::Counters(self.relays_reply(), reply)),
-            Ask::Metrics { all } => self.metrics(all, reply),
-            Ask::Acl => self.ask_kernel(Question::Acl, reply),
-            Ask::Why(question) => self.ask_why(question, reply),
-            ask => {
-                let answer = self.answer(ask, now);
-                send(reply, answer.unwrap_or_else(Answer::Refused));
-            }
-        }
+            Request::Dial(host, port) => self.dial(&host, port),
+            Request::NetMap => Ok(self.net_map()),
+            Request::BugReport(note) => Ok(self.bug_report(&note, now)),
+            Request::LockStatus => Ok(Answer::json(&json!({ "Enabled": false }))),
+            Request::Features => Ok(Answer::json(&json!({ "Features": {} }))),
+            // Packets pass in the kernel, so there is nothing to warn of.
+            Request::CheckGro => Ok(Answer::json(&json!({ "Warning": "" }))),
+            Request::CertDomains => Ok(Answer::json(&self.netmap.dns().cert_domains)),
+            Request::Profile => Ok(Answer::json(&self.profile())),
+            Request::ServeConfig => Ok(Answer::json(&json!({}))),
+            Request::Profiles => Ok(Answer::json(&[self.profile()])),
+            Request::Plan => self.plan().map(|plan| Answer::json(&plan)),
+            Request::Health => Ok(Answer::json(&HealthReply { entries: self.health.entries() })),
+            Request::Version => Ok(Answer::json(&VersionReply {
+                version: VERSION.to_owned(),
+                capability_version: CapabilityVersion::CURRENT.0,
+            })),
+        };
+        self.reply(id, answer);
     }
 
     fn may_change(&self, caller: &Caller) -> bool {
@@ -58,69 +82,30 @@ impl Core {
         caller.is_operator || (!named.is_empty() && caller.name.as_ref() == Some(named))
     }
 
-    fn answer(&mut self, ask: Ask, now: Now) -> Result<Answer, Refusal> {
-        Ok(match ask {
-            Ask::Status { peers } => self.status_json(peers, now),
-            Ask::WhoIs(subject) => Answer::json(&self.who_is(subject)?),
-            Ask::Peer(id) => Answer::json(self.node(id)?),
-            Ask::User(id) => Answer::json(&self.user(id)?),
-            Ask::Prefs => Answer::json(&self.prefs),
-            Ask::EditPrefs(change) => {
-                let prefs = change.apply(&self.prefs).map_err(bad_request)?;
-                self.take_prefs(prefs, None, now)?;
-                self.start("", now);
-                Answer::json(&self.prefs)
-            }
-            Ask::CheckPrefs(prefs) => match prefs.check() {
-                Ok(()) => Answer::json(&serde_json::json!({})),
-                Err(error) => Answer::json(&serde_json::json!({ "Error": error.to_string() })),
-            },
-            Ask::Start(options) => {
-                self.handle_start(options, now)?;
-                Answer::Done
-            }
-            Ask::Login => {
-                self.check_coordinator()?;
-                self.start_interactive(now);
-                Answer::Done
-            }
-            Ask::Watch(mask) => self.watch(mask, now),
-            Ask::DerpMap => Answer::json(self.netmap.derp()),
-            Ask::DnsConfig => Answer::json(self.netmap.dns()),
-            Ask::DnsQuery(name, kind) => self.dns_query(&name, kind)?,
-            Ask::DnsOsConfig => {
-                Answer::json(&serde_json::json!({ "Nameservers": [], "SearchDomains": [], "MatchDomains": [] }))
-            }
-            Ask::Dial(host, port) => self.dial(&host, port)?,
-            Ask::NetMap => self.net_map(),
-            Ask::BugReport(note) => self.bug_report(&note, now),
-            Ask::LockStatus => Answer::json(&serde_json::json!({ "Enabled": false })),
-            Ask::Features => Answer::json(&serde_json::json!({ "Features": {} })),
-            // Packets pass in the kernel, so there is nothing to warn of.
-            Ask::CheckGro => Answer::json(&serde_json::json!({ "Warning": "" })),
-            Ask::CertDomains => Answer::json(&self.netmap.dns().cert_domains),
-            Ask::Profile => Answer::json(&self.profile()),
-            Ask::ServeConfig => Answer::json(&serde_json::Map::new()),
-            Ask::Profiles => Answer::json(&[self.profile()]),
-            Ask::Plan => Answer::json(&self.plan()?),
-            Ask::Health => Answer::json(&HealthReply { entries: self.health.entries() }),
-            Ask::Version => Answer::json(&VersionReply {
-                version: VERSION.to_owned(),
-                capability_version: CapabilityVersion::CURRENT.0,
-            }),
-            Ask::Settled
-            | Ask::Kept
-            | Ask::Logout
-            | Ask::Ping(..)
-            | Ask::Netcheck
-            | Ask::Relays
-            | Ask::Acl
-            | Ask::Why(_)
-            | Ask::Metrics { .. } => Answer::refused(500, "answered elsewhere"),
-        })
+    fn has_device(&self) -> bool {
+        self.reconciler.observed().is_some_and(|observed| observed.device.is_some())
     }
 
-    fn handle_start(&mut self, options: StartOptions, now: Now) -> Result<(), Refusal> {
+    /// A status is to have fresh counters.
+    fn look(&mut self, id: CallId, now: Now) {
+        self.calls.wait(id, Awaited::Look, Some(now.tick + LOOK));
+        self.reconciler.handle_changed(now.tick);
+    }
+
+    fn edit_prefs(&mut self, change: MaskedPrefs, now: Now) -> Result<Answer, Refusal> {
+        let prefs = change.apply(&self.prefs).map_err(bad_request)?;
+        self.take_prefs(prefs, None, now)?;
+        self.start("", now);
+        Ok(Answer::json(&*self.prefs))
+    }
+
+    fn handle_login(&mut self, now: Now) -> Result<Answer, Refusal> {
+        self.check_coordinator()?;
+        self.start_interactive(now);
+        Ok(Answer::Done)
+    }
+
+    fn handle_start(&mut self, options: StartOptions, now: Now) -> Result<Answer, Refusal> {
         let StartOptions { update_prefs, auth_key, coordinator_key } = options;
         if let Some(prefs) = update_prefs {
             self.take_prefs(*prefs, coordinator_key, now)?;
@@ -134,14 +119,14 @@ impl Core {
         self.start(&auth_key, now);
         // Whoever starts us waits to be told how far we are, also where that is no news.
         self.told_state = BackendState::NoState;
-        Ok(())
+        Ok(Answer::Done)
     }
 
     /// Takes new preferences, or none of them.
     fn take_prefs(&mut self, prefs: Prefs, told: Option<Fingerprint>, now: Now) -> Result<(), Refusal> {
         prefs.check().map_err(bad_request)?;
         self.health.clear(code::PREFS);
-        if prefs == self.prefs {
+        if prefs == *self.prefs {
             return Ok(());
         }
         if !prefs.control_url.is_empty() {
@@ -153,10 +138,9 @@ impl Core {
         if prefs.control_url != self.prefs.control_url {
             self.go_to(&prefs.control_url, told, now);
         }
-        self.prefs = prefs;
+        self.prefs.set(prefs);
         self.saves.want(StateFile::Prefs, now);
-        self.stale = super::Stale { paths: true, wish: true, facts: true };
-        self.watchers.tell(&Notify { prefs: Some(Box::new(self.prefs.clone())), ..Notify::default() });
+        self.notify(&Notify { prefs: Some(Box::new(self.prefs.clone())), ..Notify::default() });
         Ok(())
     }
 
@@ -168,10 +152,10 @@ impl Core {
         Ok(())
     }
 
-    fn watch(&mut self, mask: Mask, now: Now) -> Answer {
+    fn watch(&mut self, id: CallId, mask: Mask, now: Now) {
         let state = self.state(now);
         let first = Notify {
-            session_id: format!("{:016x}", crate::clock::seed()),
+            session_id: format!("{:016x}", self.entropy.number()),
             state: mask.has(Mask::INITIAL_STATE).then(|| state.number()),
             browse_to_url: (mask.has(Mask::INITIAL_STATE) && !self.login.auth_url.is_empty())
                 .then(|| self.login.auth_url.clone()),
@@ -182,7 +166,8 @@ impl Core {
                 .then(|| Box::new(self.status(self.peers(now).collect(), now))),
             ..Notify::default()
         };
-        Answer::Stream(self.watchers.add(Some(&first)))
+        let first = self.watchers.add(id, &first);
+        self.effects.push_back(Effect::Watch(id, first));
     }
 
     fn who_is(&self, subject: Subject) -> Result<WhoIs, Refusal> {
@@ -253,7 +238,9 @@ fn bad_request(error: impl std::fmt::Display) -> Refusal {
     Refusal::new(400, error.to_string())
 }
 
-/// Nobody waits any more where this fails.
-fn send(reply: oneshot::Sender<Answer>, answer: Answer) {
-    let _ = reply.send(answer);
+fn checked(prefs: &Prefs) -> Answer {
+    match prefs.check() {
+        Ok(()) => Answer::json(&json!({})),
+        Err(error) => Answer::json(&json!({ "Error": error.to_string() })),
+    }
 }

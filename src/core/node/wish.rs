@@ -3,23 +3,20 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Core, Networks, Now, Timestamp};
-use warren_core::control::ServerUrl;
-use warren_core::plan::{self, Ability, Desired, Host, Obstacle, Trouble, Way};
-use warren_core::types::{IpNet, NodePrivate, in_overlay};
-use warren_core::wire::control::Hostinfo;
-use warren_core::wire::local::Severity;
+use super::{Engine, Now, Timestamp};
+use crate::control::ServerUrl;
+use crate::plan::{self, Ability, Desired, Host, Obstacle, Trouble, Way};
+use crate::types::{IpNet, NodePrivate, in_overlay};
+use crate::wire::control::Hostinfo;
+use crate::wire::local::Severity;
 
 /// Addresses of relays that are kept out of the tunnel: more than a map has that people run.
 const RELAYS: usize = 512;
 
-impl Core {
+impl Engine {
     /// Computes the wish anew where something it is made of has changed.
     pub(super) fn renew_wish(&mut self, now: Now) {
-        if self.networks.is_none() {
-            return;
-        }
-        if !std::mem::take(&mut self.stale.wish) {
+        if self.surroundings.networks.is_none() || !self.made.wish.renew(self.inputs_of_wish()) {
             return;
         }
         let is_open = self.login.was_open;
@@ -33,7 +30,7 @@ impl Core {
             firewall: self.settings.firewall,
         };
         self.past.note(self.netmap.filter(), now.wall);
-        let wish = match &self.node_key {
+        let wish = match &*self.identity.node_key {
             Some(key) => {
                 let host = self.own_networks(key.clone());
                 self.planner.desired(&self.netmap, &prefs, &self.paths(), &host)
@@ -55,7 +52,7 @@ impl Core {
         let coordinator = self.prefs.control_url.parse::<ServerUrl>().ok().and_then(|url| url.host().parse().ok());
         let relays = self.netmap.derp().regions.values().flatten().flat_map(|region| &region.nodes);
         let relays = relays.flat_map(|relay| [&relay.ipv4, &relay.ipv6]).filter_map(|text| text.parse().ok());
-        let resolvers = self.resolvers.iter().copied().filter(|_| !self.settings.route_resolvers);
+        let resolvers = self.surroundings.resolvers.iter().copied().filter(|_| !self.settings.route_resolvers);
         resolvers.chain(coordinator).chain(relays.take(RELAYS)).collect()
     }
 
@@ -76,15 +73,14 @@ impl Core {
 
     /// What the host brings along. Of its routes, those that matter: most hosts have none.
     fn own_networks(&self, key: NodePrivate) -> Host {
-        let nothing = Networks::default();
-        let found = self.networks.as_ref().unwrap_or(&nothing);
+        let all = self.surroundings.networks.iter().flat_map(|networks| &networks.all);
         let taken = self.netmap.peers().filter(|_| self.prefs.route_all);
         let taken: BTreeSet<IpNet> = taken.flat_map(|peer| &peer.routes).copied().collect();
         let matters = |route: &&IpNet| in_overlay(route.addr()) || taken.iter().any(|taken| taken.contains(*route));
         Host {
             key,
-            networks: found.all.union(&self.settings.keep_local).copied().collect(),
-            routes: found.routes.iter().filter(matters).copied().collect(),
+            networks: all.chain(&self.settings.keep_local).copied().collect(),
+            routes: self.surroundings.routes.iter().filter(matters).copied().collect(),
             kept: self.kept(),
             probes: self.settings.probes(),
         }
@@ -103,7 +99,7 @@ impl Core {
     pub(super) fn open_for_traffic(&self, now: Now) -> bool {
         let time = self.time(now);
         let is_past = |at: Option<Timestamp>| at.is_some_and(|at| at <= time);
-        let is_in = self.node_key.is_some() && !self.login.signed_out && !self.key_is_spent(now);
+        let is_in = self.identity.node_key.is_some() && !self.login.signed_out && !self.key_is_spent(now);
         self.prefs.want_running && is_in && !is_past(self.closes_at())
     }
 
@@ -115,11 +111,6 @@ impl Core {
         self.confirmed.zip(self.settings.max_map_age).and_then(|(at, age)| at.checked_add(age).ok())
     }
 
-    /// Whether the kernel holds the whole wish, and the wish is up to date.
-    pub(super) fn is_settled(&self) -> bool {
-        !self.stale.wish && !self.stale.paths && self.reconciler.is_settled()
-    }
-
     /// Whether services that use the overlay's addresses may start: the kernel holds what the map on disk asks for, or
     /// there is no map yet.
     pub fn stands(&self) -> bool {
@@ -128,7 +119,6 @@ impl Core {
 
     /// Faults that are a function of the present state.
     pub(super) fn renew_health(&mut self, now: Now) {
-        self.health.handle_timeout(now.tick);
         self.renew_network_health(now);
         self.tell_of_one_way(now);
         let troubles = self.reconciler.troubles(now.tick);
@@ -201,7 +191,7 @@ impl Core {
     // ---- what the coordinator is told ----
 
     pub(super) fn renew_facts(&mut self, now: Now) {
-        if !std::mem::take(&mut self.stale.facts) {
+        if !self.made.facts.renew(self.inputs_of_facts()) {
             return;
         }
         let (hostinfo, endpoints) = (self.hostinfo(), self.endpoints());
@@ -212,9 +202,9 @@ impl Core {
     }
 
     pub(super) fn hostinfo(&self) -> Hostinfo {
-        let mut hostinfo = self.host.clone();
+        let mut hostinfo = Hostinfo { net_info: self.surroundings.net_info(), ..self.host.clone() };
         // Official coordinators want one; the machine key names us well enough.
-        let name = self.machine_key.public().to_string();
+        let name = self.identity.machine_key.public().to_string();
         name.trim_start_matches("mkey:").clone_into(&mut hostinfo.backend_log_id);
         if !self.prefs.hostname.is_empty() {
             hostinfo.hostname.clone_from(&self.prefs.hostname);

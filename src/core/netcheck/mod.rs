@@ -9,7 +9,10 @@
 //! until another is clearly nearer or it cannot be connected; while the map has a usable region there always is one.
 //! A relay map is somebody else's: counts are bounded by the names in [`limit`].
 
+pub mod portmap;
+
 mod home;
+mod link;
 mod look;
 mod news;
 mod outcome;
@@ -26,15 +29,18 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use self::home::Home;
 use self::look::{Families, Look};
+use self::portmap::PortMapper;
 use self::relays::Relays;
-use super::Standing;
-use super::portmap::PortMapper;
 use crate::types::{IpNet, RegionId, in_overlay};
 use crate::wire::control::{DerpMap, NetInfo};
 use crate::wire::stun::{self, TransactionId};
 
+pub use link::LinkKind;
 pub use news::{Action, Config, Event, Gateway, HttpsTarget, News};
 pub use report::{Endpoint, MappingReport, RegionReport, Report};
+
+/// Mappings that lie this near to each other were counted upwards.
+pub(crate) const NEAR_PORTS: u16 = 64;
 
 /// While tunnels are in use, a short look begins this long after the last one: within the 30 s for which careless NATs
 /// keep a mapping. Official clients pace themselves the same.
@@ -75,7 +81,7 @@ pub struct Netcheck {
     active: bool,
     relays: Relays,
     links: BTreeSet<IpNet>,
-    standings: BTreeMap<IpNet, Standing>,
+    standings: BTreeMap<IpNet, LinkKind>,
     advertised: Vec<IpNet>,
     home: Home,
     look: Option<Look>,
@@ -171,7 +177,7 @@ impl Netcheck {
     }
 
     /// Takes the addresses of the host's own interfaces outside the overlay, and what is known of the interfaces.
-    pub fn handle_links(&mut self, links: &BTreeSet<IpNet>, standings: &BTreeMap<IpNet, Standing>, now: Instant) {
+    pub fn handle_links(&mut self, links: &BTreeSet<IpNet>, standings: &BTreeMap<IpNet, LinkKind>, now: Instant) {
         let links: BTreeSet<IpNet> = links.iter().filter(|link| !in_overlay(link.addr())).copied().collect();
         if links == self.links && *standings == self.standings {
             return;
@@ -192,7 +198,7 @@ impl Netcheck {
 
     /// The links that lead to others, or may: of a host in a container, all of them can be virtual.
     fn ways_out(&self) -> Vec<IpNet> {
-        let leads_out = |link: &&IpNet| self.standings.get(*link) != Some(&Standing::Virtual);
+        let leads_out = |link: &&IpNet| self.standings.get(*link) != Some(&LinkKind::Virtual);
         let ways_out: Vec<IpNet> = self.links.iter().filter(leads_out).copied().collect();
         if ways_out.is_empty() { self.links.iter().copied().collect() } else { ways_out }
     }
@@ -330,7 +336,7 @@ impl Netcheck {
     }
 
     /// The outcome of the last look.
-    pub fn report(&self) -> &Report {
+    pub const fn report(&self) -> &Report {
         &self.report
     }
 

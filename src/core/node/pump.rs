@@ -1,25 +1,13 @@
-//! What the loop and the pump tell each other.
+//! What the agent and its relay pump tell each other.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use crate::types::{NodePrivate, NodePublic, RegionId};
+use crate::wire::control::DerpMap;
+use crate::wire::local::RelayCounters;
 
-use warren_core::types::{NodePrivate, NodePublic, RegionId};
-use warren_core::wire::control::DerpMap;
-
-/// What the pump is told once.
-#[derive(Clone, Debug)]
-pub struct PumpConfig {
-    /// The mark on packets to relays, so that none enters the overlay.
-    pub mark: Option<u32>,
-    /// Where WireGuard listens.
-    pub wireguard_port: u16,
-    /// Where to listen for WireGuard; another port is taken where somebody has this one.
-    pub relay_port: u16,
-}
-
-/// What the loop tells the pump. Each is the whole wish for what it names.
+/// What the pump is told. Each is the whole wish for what it names.
 #[derive(Debug)]
 pub enum PumpCommand {
     /// Where the relays are.
@@ -46,14 +34,12 @@ pub enum PumpCommand {
     Key(Option<NodePrivate>),
     /// Addresses or routes of this host changed.
     Rebind,
-    /// Asks what was done and lost so far.
-    Counters(oneshot::Sender<PumpCounters>),
 }
 
 /// How to reach a peer, and how to hand in what comes from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PumpPeer {
-    /// Its loopback address, as [`relay_address`](warren_core::plan::own::relay_address) gives it.
+    /// Its loopback address, as [`relay_address`](crate::plan::own::relay_address) gives it.
     pub loopback: Ipv4Addr,
     /// The region that it calls its home.
     pub region: Option<RegionId>,
@@ -71,7 +57,7 @@ pub struct Direct {
     pub local: Option<IpAddr>,
 }
 
-/// What the pump tells the loop.
+/// What the pump tells.
 #[derive(Debug)]
 pub enum PumpNews {
     /// A probe came over a relay, from a peer that the pump knows.
@@ -125,7 +111,7 @@ pub enum RegionState {
     Closed,
 }
 
-/// What was done and lost so far. Bytes are of WireGuard's and DISCO's packets.
+/// What a pump has done and lost. Bytes are of WireGuard's and DISCO's packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PumpCounters {
     /// Packets given to relays.
@@ -154,4 +140,25 @@ pub struct PumpCounters {
     pub dropped_loop_busy: u64,
     /// From the kernel, before the pump could take them.
     pub dropped_socket_full: u64,
+}
+
+impl PumpCounters {
+    /// The same for people and monitors.
+    pub(super) fn told(&self) -> RelayCounters {
+        RelayCounters {
+            sent: self.sent,
+            sent_bytes: self.sent_bytes,
+            received: self.received,
+            received_bytes: self.received_bytes,
+            received_while_direct: self.received_forged,
+            dropped_unknown_peer: self.dropped_unknown_peer,
+            dropped_no_relay: self.dropped_no_relay,
+            dropped_queue_full: self.dropped_queue_full,
+            dropped_rate: self.dropped_rate,
+            dropped_malformed: self.dropped_malformed,
+            dropped_not_injected: self.dropped_not_injected,
+            dropped_loop_busy: self.dropped_loop_busy,
+            dropped_socket_full: self.dropped_socket_full,
+        }
+    }
 }

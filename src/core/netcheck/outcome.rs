@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::look::{Answers, Look};
 use super::relays::Family;
-use super::{Endpoint, Event, Netcheck, RegionReport, Wanted, limit};
-use crate::path::predict::NEAR;
+use super::{Endpoint, Event, NEAR_PORTS, Netcheck, RegionReport, Wanted, limit};
 use crate::types::{IpNet, RegionId, in_overlay};
 use crate::wire::control::{EndpointType, NetInfo};
 
@@ -217,7 +216,7 @@ impl Netcheck {
         };
         let mut row = self.report.seen.keys().filter(|seen| seen.ip() == nearest.ip());
         match (row.next(), row.next_back()) {
-            (Some(first), Some(last)) if last.port() - first.port() <= NEAR => vec![*first, *last],
+            (Some(first), Some(last)) if last.port() - first.port() <= NEAR_PORTS => vec![*first, *last],
             _ => Vec::new(),
         }
     }

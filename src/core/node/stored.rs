@@ -3,14 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
-
-use super::{Core, Now};
-use crate::local_api::Answer;
-use crate::state::StateFile;
-use warren_core::types::{NodePrivate, NodePublic, Timestamp};
-use warren_core::wire::local::HealthReply;
+use super::calls::{Awaited, Kept};
+use super::files::MapHeader;
+use super::{Answer, CallId, Engine, FileContent, Now, StateFile};
+use crate::types::NodePrivate;
+use crate::wire::local::HealthReply;
 
 /// A map that changes all the time is written this often.
 const MAP_PACE: Duration = Duration::from_secs(5);
@@ -30,25 +27,6 @@ pub(super) struct Saves {
     owed: BTreeSet<StateFile>,
     /// Why the last try at a file failed.
     failed: BTreeMap<StateFile, String>,
-}
-
-/// What somebody is told once the disk holds what it should, or could not be made to.
-#[derive(Debug)]
-pub(super) enum Kept {
-    /// All faults.
-    Health,
-    /// This machine is signed out; the text says what the coordinator did not hear.
-    Logout(Option<String>),
-}
-
-/// The first line of a stored map; the map itself is the second.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct MapHeader {
-    /// When the coordinator last confirmed it.
-    pub(super) confirmed: Timestamp,
-    /// Whose map it is: one of another key is of no use.
-    pub(super) node_key: NodePublic,
 }
 
 impl Saves {
@@ -127,23 +105,27 @@ impl Saves {
     }
 }
 
-impl Core {
+impl Engine {
     /// Answers once the disk was written.
-    pub(super) fn tell_when_kept(&mut self, what: Kept, reply: oneshot::Sender<Answer>, now: Now) {
-        self.keeping.push((now.tick + KEEP, what, reply));
+    pub(super) fn tell_when_kept(&mut self, id: CallId, kept: Kept, now: Now) {
+        self.calls.wait(id, Awaited::Kept(kept), Some(now.tick + KEEP));
     }
 
-    /// Answers who waits for the disk.
+    /// Answers who waits for the disk, where it is quiet.
     pub(super) fn tell_kept(&mut self, now: Now) {
-        let done = self.saves.is_quiet(now);
-        let told = self.keeping.extract_if(.., |(until, ..)| done || *until <= now.tick);
-        for (_, what, reply) in told.collect::<Vec<_>>() {
-            let answer = match what {
-                Kept::Health => Answer::json(&HealthReply { entries: self.health.entries() }),
-                Kept::Logout(unheard) => self.signed_out_answer(unheard),
-            };
-            // Nobody waits any more where this fails.
-            let _ = reply.send(answer);
+        if !self.saves.is_quiet(now) {
+            return;
+        }
+        let kept = |awaited: &Awaited| if let Awaited::Kept(kept) = awaited { Some(kept.clone()) } else { None };
+        for (id, kept) in self.calls.take(kept) {
+            self.reply(id, self.kept_answer(kept));
+        }
+    }
+
+    pub(super) fn kept_answer(&self, kept: Kept) -> Answer {
+        match kept {
+            Kept::Health => Answer::json(&HealthReply { entries: self.health.entries() }),
+            Kept::SignOut(unheard) => self.signed_out_answer(unheard),
         }
     }
 
@@ -171,24 +153,25 @@ impl Core {
     }
 
     /// What a file should hold; `None` where there should be no file.
-    pub(super) fn content(&self, file: StateFile, now: Now) -> Option<Vec<u8>> {
-        match file {
-            StateFile::MachineKey => Some(self.machine_key.expose_text().as_bytes().to_vec()),
+    pub(super) fn content(&self, file: StateFile, now: Now) -> Option<FileContent> {
+        let content = match file {
+            StateFile::MachineKey => Some(self.identity.machine_key.expose_text().as_bytes().to_vec()),
             StateFile::NodeKey => {
-                let keys = [self.node_key.as_ref(), self.login.next_key.as_ref()];
+                let keys = [self.identity.node_key.as_ref(), self.login.next_key.as_ref()];
                 let lines: Vec<_> = keys.into_iter().flatten().map(NodePrivate::expose_text).collect();
                 let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
                 (!lines.is_empty()).then(|| lines.join(&b'\n'))
             }
-            StateFile::Prefs => serde_json::to_vec_pretty(&self.prefs).ok(),
+            StateFile::Prefs => serde_json::to_vec_pretty(&*self.prefs).ok(),
             StateFile::Coordinator => serde_json::to_vec_pretty(&self.home).ok(),
-            StateFile::Machine => serde_json::to_vec_pretty(&self.machine).ok(),
+            StateFile::Machine => serde_json::to_vec_pretty(&self.identity.machine).ok(),
             StateFile::Map => self.map_content(now),
-        }
+        };
+        content.map(FileContent::new)
     }
 
     fn map_content(&self, now: Now) -> Option<Vec<u8>> {
-        let node_key = self.node_key.as_ref()?.public();
+        let node_key = self.identity.node_key.as_ref()?.public();
         self.netmap.node()?;
         let confirmed = if self.login.online { self.time(now) } else { self.confirmed? };
         let mut content = serde_json::to_vec(&MapHeader { confirmed, node_key }).ok()?;

@@ -4,15 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
-use super::{Core, Effect, Now};
-use crate::local_api::Answer;
-use warren_core::netmap::Peer;
-use warren_core::path::Target;
-use warren_core::plan::Astray;
-use warren_core::types::{IpNet, Limit};
-use warren_core::wire::local::{PingKind, PingReply};
+use super::{Answer, CallId, Effect, Engine, Now};
+use crate::netmap::Peer;
+use crate::path::Target;
+use crate::plan::Astray;
+use crate::types::{IpNet, Limit};
+use crate::wire::local::{PingKind, PingReply};
 
 /// Pings under way at once: whoever can reach the local socket may ask, and each costs probes.
 const PINGS: Limit = Limit::new("pings at once", 64);
@@ -22,8 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The pings that wait for their answer.
 #[derive(Debug, Default)]
 pub(super) struct Pings {
-    last: u64,
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: BTreeMap<CallId, Waiting>,
 }
 
 #[derive(Debug)]
@@ -31,7 +27,6 @@ struct Waiting {
     until: Instant,
     /// The answer so far: who was asked.
     asked: PingReply,
-    reply: oneshot::Sender<Answer>,
     /// Where packets of programs go, where that is not into the tunnel.
     astray: Option<String>,
 }
@@ -43,43 +38,39 @@ impl Pings {
     }
 }
 
-impl Core {
+impl Engine {
     /// Begins a ping; the answer is given when it came, or at once where there is nobody to ask.
-    pub(super) fn ping(&mut self, address: IpAddr, kind: PingKind, reply: oneshot::Sender<Answer>, now: Now) {
-        let refused = |reply: oneshot::Sender<Answer>, answer: PingReply| drop(reply.send(Answer::json(&answer)));
+    pub(super) fn ping(&mut self, id: CallId, address: IpAddr, kind: PingKind, now: Now) {
         if self.netmap.addresses().contains(&IpNet::from(address)) {
             let failed = PingReply::failed(address, format!("{address} is local Tailscale IP"));
-            return refused(reply, PingReply { is_local_ip: true, ..failed });
+            return self.reply(id, Answer::json(&PingReply { is_local_ip: true, ..failed }));
         }
         if let Err(error) = PINGS.check(self.pings.waiting.len() + 1) {
-            return refused(reply, PingReply::failed(address, error.to_string()));
+            return self.reply(id, Answer::json(&PingReply::failed(address, error.to_string())));
         }
         let Some(peer) = self.peer_of(address) else {
-            return refused(reply, PingReply::failed(address, "no peer has this address"));
+            return self.reply(id, Answer::json(&PingReply::failed(address, "no peer has this address")));
         };
         let (asked, peer) = (who(address, peer), peer.key());
-        self.pings.last += 1;
-        let id = self.pings.last;
-        self.pings
-            .waiting
-            .insert(id, Waiting { until: now.tick + PATIENCE, asked, reply, astray: self.seen_astray(address) });
+        let waiting = Waiting { until: now.tick + PATIENCE, asked, astray: self.seen_astray(address) };
+        self.pings.waiting.insert(id, waiting);
         // A probe goes round the host's routing, so an answer says nothing of it.
         self.effects.push_back(Effect::Way(address));
         match kind {
             PingKind::Icmp => self.effects.push_back(Effect::Echo(id, address)),
-            PingKind::Disco => self.book.handle_ping(&peer, id, now.tick),
+            PingKind::Disco => self.book.handle_ping(&peer, id.0, now.tick),
         }
     }
 
     /// An echo was answered, or was not.
-    pub fn handle_echo(&mut self, id: u64, result: Result<Duration, String>) {
+    pub fn handle_echo(&mut self, id: CallId, result: Result<Duration, String>) {
         self.end_ping(id, result.map(|latency| (None, latency)));
     }
 
     /// A probe was answered.
     pub(super) fn handle_pong(&mut self, id: u64, answer: Option<(Target, Duration)>) {
         let answer = answer.map(|(way, latency)| (Some(way), latency));
-        self.end_ping(id, answer.ok_or_else(|| "no answer".to_owned()));
+        self.end_ping(CallId(id), answer.ok_or_else(|| "no answer".to_owned()));
     }
 
     pub(super) fn expire_pings(&mut self, now: Now) {
@@ -102,8 +93,8 @@ impl Core {
         astray.map(|astray| astray.to_string())
     }
 
-    fn end_ping(&mut self, id: u64, result: Result<(Option<Target>, Duration), String>) {
-        let Some(Waiting { mut asked, reply, astray, .. }) = self.pings.waiting.remove(&id) else { return };
+    fn end_ping(&mut self, id: CallId, result: Result<(Option<Target>, Duration), String>) {
+        let Some(Waiting { mut asked, astray, .. }) = self.pings.waiting.remove(&id) else { return };
         asked.astray = astray.unwrap_or_default();
         match result {
             Err(reason) => asked.err = reason,
@@ -119,8 +110,7 @@ impl Core {
                 }
             }
         }
-        // Nobody waits any more where this fails.
-        let _ = reply.send(Answer::json(&asked));
+        self.reply(id, Answer::json(&asked));
     }
 
     /// The peer that has an address, or a subnet around it.

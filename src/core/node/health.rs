@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use warren_core::types::Timestamp;
-use warren_core::types::text::clean;
-use warren_core::wire::local::{HealthEntry, HealthState, HealthWarning, Severity};
+use crate::types::Timestamp;
+use crate::types::text::clean;
+use crate::wire::local::{HealthEntry, HealthState, HealthWarning, Severity};
 
 /// Entries of one kind that are shown. More of them help nobody, and the coordinator can make any number.
 const OF_A_KIND: usize = 32;
@@ -19,7 +19,7 @@ const TEXT_BYTES: usize = 2 * 1024;
 
 /// All present faults.
 #[derive(Debug, Default)]
-pub struct Health {
+pub(super) struct Health {
     entries: BTreeMap<String, Entry>,
     changed: bool,
 }
@@ -34,12 +34,12 @@ struct Entry {
 
 impl Health {
     /// Reports a fault that lasts until it is cleared.
-    pub fn set(&mut self, code: &str, severity: Severity, text: impl Into<String>, wall: Timestamp) {
+    pub(super) fn set(&mut self, code: &str, severity: Severity, text: impl Into<String>, wall: Timestamp) {
         self.insert(code, severity, text.into(), wall, None);
     }
 
     /// The fault is there, or it is not.
-    pub fn keep(
+    pub(super) fn keep(
         &mut self,
         code: &str,
         severity: Severity,
@@ -51,17 +51,24 @@ impl Health {
     }
 
     /// Reports something that happened: it is shown for a while.
-    pub fn note(&mut self, code: &str, severity: Severity, text: impl Into<String>, wall: Timestamp, now: Instant) {
+    pub(super) fn note(
+        &mut self,
+        code: &str,
+        severity: Severity,
+        text: impl Into<String>,
+        wall: Timestamp,
+        now: Instant,
+    ) {
         self.insert(code, severity, text.into(), wall, Some(now + SHOWN));
     }
 
     /// The fault is gone.
-    pub fn clear(&mut self, code: &str) {
+    pub(super) fn clear(&mut self, code: &str) {
         self.changed |= self.entries.remove(code).is_some();
     }
 
     /// The faults of one kind are exactly these.
-    pub fn set_kind(
+    pub(super) fn set_kind(
         &mut self,
         kind: &str,
         severity: Severity,
@@ -90,24 +97,24 @@ impl Health {
     }
 
     /// Forgets what has been shown long enough.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
         let before = self.entries.len();
         self.entries.retain(|_, entry| entry.expires.is_none_or(|at| at > now));
         self.changed |= self.entries.len() != before;
     }
 
     /// When an entry has been shown long enough.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.entries.values().filter_map(|entry| entry.expires).min()
     }
 
     /// Whether anything changed since the last call.
-    pub fn take_changed(&mut self) -> bool {
+    pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
 
     /// The entries, worst first.
-    pub fn entries(&self) -> Vec<HealthEntry> {
+    pub(super) fn entries(&self) -> Vec<HealthEntry> {
         let mut entries: Vec<HealthEntry> = self
             .entries
             .iter()
@@ -123,7 +130,7 @@ impl Health {
     }
 
     /// The entries in the shape of a notice.
-    pub fn state(&self) -> HealthState {
+    pub(super) fn state(&self) -> HealthState {
         let warning = |entry: HealthEntry| HealthWarning {
             warnable_code: entry.code.clone(),
             severity: severity_name(entry.severity).to_owned(),
@@ -206,9 +213,10 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "an arbitrary origin; only differences matter")]
     fn a_note_goes_after_its_time() {
         let mut health = Health::default();
-        let start = crate::clock::now().tick;
+        let start = Instant::now();
         health.note("drift", Severity::Low, "put back", WALL, start);
         assert_eq!(health.poll_timeout(), Some(start + SHOWN));
 

@@ -1,0 +1,448 @@
+//! The agent's heart: what a node decides, with nothing outside in it.
+//!
+//! [`Engine`] holds every core of the agent by value and brings them in step: the session's events go into the map, the
+//! map into the wish, the wish to the reconciler, and so on. Time, a seed, what the disk held and what the host says of
+//! itself come in; what happened comes in through `handle_*`; [`Engine::proceed`] settles all parts; what is to be done
+//! comes out of [`Engine::poll_effect`] (answers to requests too), and when to come back out of
+//! [`Engine::poll_timeout`]. Nothing here waits, and the same inputs give the same outputs.
+//!
+//! ```text
+//!   handle_received (coordinator) ──> control::Session ──> Netmap ──┐
+//!   handle_call (local socket) ─────> Prefs ────────────────────────┤     plan::Planner = Desired
+//!   handle_networks, handle_host ─────────> Surroundings ───────────┼──────────────┬──────────────> plan::Reconciler
+//!   handle_datagram, handle_pump ─> path::Book, netcheck::Netcheck ─┘              │                     │
+//!   handle_observed, handle_steps (kernel) ────────────────────────────────────────┴─────────────────────┤
+//!                                                                                                        v
+//!   poll_effect: Answer, Watch, Notice | Connect, Transmit | Save | Datagram, Pump, Counters, Netcheck, Echo | Kernel, Figures, Way
+//! ```
+
+mod answer;
+mod calls;
+mod clock;
+mod debug;
+mod effect;
+mod entropy;
+mod files;
+mod health;
+mod home;
+mod load;
+mod login;
+mod machine;
+mod network;
+mod paths;
+mod ping;
+mod pump;
+mod report;
+mod request;
+mod stored;
+mod timer;
+mod tracked;
+mod watchers;
+mod why;
+mod wish;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+pub use clock::{CoordinatorClock, Now};
+pub use effect::{Datagram, Effect, Networks, Settings};
+pub use files::{Aside, FileContent, FoundFile, StateFile, Stored};
+pub use machine::Machine;
+pub use pump::{Direct, PumpCommand, PumpCounters, PumpNews, PumpPeer, RegionState};
+pub use request::{Answer, CallId, Caller, Refusal, Request, Subject};
+
+use calls::{Awaited, Calls};
+use entropy::Entropy;
+use health::Health;
+use network::Surroundings;
+use paths::Relays;
+use ping::Pings;
+use stored::Saves;
+use tracked::{Computed, Inputs, Tracked};
+use watchers::Watchers;
+
+use crate::control::{Received, Session};
+use crate::netcheck::{self, Netcheck};
+use crate::netmap::Netmap;
+use crate::path::{Book, Evidence};
+use crate::plan::{Change, KernelError, Observed, Planner, Reconciler};
+use crate::types::{DiscoPrivate, MachinePrivate, NodePrivate, Timestamp};
+use crate::wire::control::Hostinfo;
+use crate::wire::local::{BackendState, Notify, Prefs, Severity};
+
+/// The version that we show to people and to other machines.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Memory is given back at most this often: with 10,000 peers it takes milliseconds.
+const MEMORY_PACE: Duration = Duration::from_secs(15);
+
+/// Room kept for effects while there are none.
+const IDLE_ROOM: usize = 256;
+
+/// What the agent decides. See the module.
+pub struct Engine {
+    settings: Settings,
+    entropy: Entropy,
+    clock: CoordinatorClock,
+    identity: Identity,
+    /// What this host says of itself; the preferences fill the rest in.
+    host: Tracked<Hostinfo>,
+    prefs: Tracked<Prefs>,
+    home: home::Home,
+    login: login::Login,
+    session: Option<Session>,
+    netmap: Tracked<Netmap>,
+    /// When the coordinator last confirmed the map, as far as is known while there is no connection.
+    confirmed: Option<Timestamp>,
+    surroundings: Surroundings,
+    book: Book,
+    /// Counts the changes of paths to peers.
+    path_changes: Tracked<()>,
+    relays: Relays,
+    netcheck: Netcheck,
+    planner: Planner,
+    reconciler: Reconciler,
+    made: Made,
+    /// No map was had yet since the start: what the kernel holds may be all that carries traffic.
+    adopting: bool,
+    health: Health,
+    saves: Saves,
+    calls: Calls,
+    pings: Pings,
+    past: why::Past,
+    watchers: Watchers,
+    /// The state that watchers were last told.
+    told_state: BackendState,
+    memory: Memory,
+    effects: VecDeque<Effect>,
+}
+
+/// Who this machine is.
+struct Identity {
+    machine: Machine,
+    machine_key: MachinePrivate,
+    /// The machine key is not the one that the node key was let in with: only a person can let this machine in again.
+    is_locked_out: bool,
+    node_key: Tracked<Option<NodePrivate>>,
+    /// The next one, where it may be that the coordinator knows that one already.
+    spare_key: Option<NodePrivate>,
+    disco_key: DiscoPrivate,
+}
+
+/// What was made from which inputs.
+struct Made {
+    /// What book, pump and look at the network know of peers.
+    peers: Computed<5>,
+    wish: Computed<8>,
+    /// What we tell the coordinator of ourselves.
+    facts: Computed<3>,
+}
+
+/// When memory is to be given back: after a look at the kernel, which takes more than anything else.
+#[derive(Debug, Default)]
+struct Memory {
+    due: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Engine {
+    /// Begins where the disk leaves off. The seed is nobody else's to know: keys come of it.
+    pub fn new(settings: Settings, stored: Stored, host: Hostinfo, seed: [u8; 32], now: Now) -> Self {
+        let mut entropy = Entropy::new(seed);
+        let loaded = load::load(stored, &settings.machine, &mut entropy, now);
+        let disco_key = disco_key(&loaded.machine_key);
+        let own_key = loaded.node_key.as_ref().map(NodePrivate::public).unwrap_or_default();
+        let config = netcheck::Config {
+            seed: entropy.key(),
+            port: settings.port,
+            explicit: settings.explicit_endpoints.clone(),
+            nonce: netcheck::Config::nonce(&loaded.machine_key),
+        };
+        let book = Book::new(disco_key.clone(), own_key, entropy.key());
+        let identity = Identity {
+            machine: settings.machine.clone(),
+            machine_key: loaded.machine_key,
+            is_locked_out: loaded.is_locked_out,
+            node_key: Tracked::new(loaded.node_key),
+            spare_key: loaded.spare_key,
+            disco_key,
+        };
+        let mut engine = Self {
+            entropy,
+            clock: CoordinatorClock::default(),
+            identity,
+            host: Tracked::new(host),
+            prefs: Tracked::new(loaded.prefs),
+            home: loaded.home,
+            login: login::Login::default(),
+            session: None,
+            netmap: Tracked::new(loaded.netmap),
+            confirmed: loaded.confirmed,
+            surroundings: Surroundings::new(),
+            book,
+            path_changes: Tracked::default(),
+            relays: Relays::default(),
+            netcheck: Netcheck::new(config),
+            planner: Planner::default(),
+            reconciler: Reconciler::new(),
+            made: Made { peers: Computed::NEVER, wish: Computed::NEVER, facts: Computed::NEVER },
+            adopting: true,
+            health: loaded.health,
+            saves: loaded.saves,
+            calls: Calls::default(),
+            pings: Pings::default(),
+            past: why::Past::default(),
+            watchers: Watchers::default(),
+            told_state: BackendState::NoState,
+            memory: Memory::default(),
+            effects: VecDeque::new(),
+            settings,
+        };
+        // A session begins with the facts as they are.
+        engine.made.facts = Computed::from(engine.inputs_of_facts());
+        let is_in = engine.identity.node_key.is_some() && !engine.identity.is_locked_out;
+        if engine.prefs.want_running && is_in {
+            engine.start_session(crate::control::Login::default(), now);
+        }
+        engine
+    }
+
+    // ---- what happens ----
+
+    /// The kernel was looked at.
+    pub fn handle_observed(&mut self, observed: Result<Observed, KernelError>, now: Now) {
+        self.reconciler.handle_observed(observed, now.tick);
+        let device = self.reconciler.observed().and_then(|observed| observed.device.as_ref());
+        for (key, peer) in device.iter().flat_map(|device| &device.peers) {
+            let evidence = Evidence {
+                endpoint: peer.endpoint,
+                last_handshake: peer.last_handshake,
+                rx_bytes: peer.rx_bytes,
+                tx_bytes: peer.tx_bytes,
+            };
+            self.book.handle_observed(key, evidence, now.tick, now.wall);
+        }
+        self.book.handle_looked(now.tick);
+        self.memory.due.get_or_insert(self.memory.last.map_or(now.tick, |at| now.tick.max(at + MEMORY_PACE)));
+        for (id, _) in self.calls.take(|awaited| matches!(awaited, Awaited::Look).then_some(())) {
+            self.reply(id, self.status_json(true, now));
+        }
+    }
+
+    /// Steps were carried out, or failed.
+    pub fn handle_steps(&mut self, results: Vec<Result<(), KernelError>>, now: Now) {
+        self.reconciler.handle_steps(results, now.tick);
+    }
+
+    /// Something in the kernel may have changed.
+    pub fn handle_kernel_changed(&mut self, change: Change, now: Now) {
+        match change {
+            Change::Something => self.reconciler.handle_changed(now.tick),
+            Change::FirewallGone => self.reconciler.handle_firewall_gone(now.tick),
+        }
+    }
+
+    /// The coordinator answered.
+    pub fn handle_received(&mut self, received: Received, now: Now) {
+        let Some(session) = &mut self.session else { return };
+        if let Received::ServerKey(key) = received {
+            self.handle_server_key(key, now);
+        } else {
+            session.handle_received(received, now.tick);
+        }
+    }
+
+    /// A file was written, or could not be; says why.
+    pub fn handle_saved(&mut self, file: StateFile, result: Result<(), String>, now: Now) {
+        let code = format!("state:{}", file.name());
+        self.saves.handle_done(file, result.is_ok());
+        match result {
+            Ok(()) => self.health.clear(&code),
+            Err(error) => {
+                let text = format!(
+                    "{error}; the network goes on, but a restart would begin from an older state. Make room, or make \
+                     the directory writable"
+                );
+                self.saves.retry(file, error, now);
+                if !self.saves.has_identity() {
+                    self.give_up_login(&text, now);
+                }
+                self.health.set(&code, Severity::High, text, now.wall);
+            }
+        }
+    }
+
+    /// A fault that was found outside, and lasts.
+    pub fn report(&mut self, code: &str, severity: Severity, text: String, wall: Timestamp) {
+        self.health.set(code, severity, text, wall);
+    }
+
+    /// Asks for everything that is not on disk yet to be written; the agent is about to end.
+    pub fn handle_stop(&mut self, now: Now) {
+        self.note_confirmed(now);
+        for file in self.saves.take_all() {
+            let content = self.content(file, now);
+            self.effects.push_back(Effect::Save(file, content));
+        }
+    }
+
+    // ---- what follows ----
+
+    /// Brings everything in step.
+    pub fn proceed(&mut self, now: Now) {
+        self.begin_login(now);
+        self.handle_session_events(now);
+        self.renew_peers(now);
+        self.handle_netcheck_events(now);
+        self.handle_book_events(now);
+        self.handle_netcheck_events(now);
+        self.renew_facts(now);
+        self.renew_wish(now);
+        self.send_probes();
+        self.send_netcheck();
+        while let Some(event) = self.reconciler.poll_event() {
+            tracing::info!("kernel: {event:?}");
+        }
+        if let Some(action) = self.reconciler.poll_action() {
+            self.effects.push_back(Effect::Kernel(action));
+        }
+        if let Some(session) = &mut self.session {
+            while let Some(transmit) = session.poll_transmit() {
+                self.effects.push_back(Effect::Transmit(transmit));
+            }
+        }
+        while let Some(file) = self.saves.poll(now) {
+            let content = self.content(file, now);
+            self.effects.push_back(Effect::Save(file, content));
+        }
+        self.renew_health(now);
+        self.tell_settled(now);
+        self.tell_kept(now);
+        self.tell_watchers(now);
+    }
+
+    /// What to do next.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        let effect = self.effects.pop_front();
+        if effect.is_none() {
+            // The first map is an effect of every peer; that much room is not needed again.
+            self.effects.shrink_to(IDLE_ROOM);
+        }
+        effect
+    }
+
+    // ---- what can be seen ----
+
+    /// The paths to peers.
+    pub const fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// What is known of this host's network.
+    pub const fn network_report(&self) -> &netcheck::Report {
+        self.netcheck.report()
+    }
+
+    /// Whether the kernel holds the whole wish, and the wish is up to date.
+    pub fn is_settled(&self) -> bool {
+        self.is_wish_current() && self.reconciler.is_settled()
+    }
+
+    // ---- what is up to date ----
+
+    /// What book, pump and look at the network are told of peers comes of these.
+    fn inputs_of_peers(&self) -> Inputs<5> {
+        Inputs([
+            self.netmap.version(),
+            self.prefs.version(),
+            self.identity.node_key.version(),
+            self.surroundings.networks.version(),
+            self.login.was_open.into(),
+        ])
+    }
+
+    /// The wish comes of these.
+    fn inputs_of_wish(&self) -> Inputs<8> {
+        Inputs([
+            self.netmap.version(),
+            self.prefs.version(),
+            self.identity.node_key.version(),
+            self.surroundings.networks.version(),
+            self.surroundings.routes.version(),
+            self.surroundings.resolvers.version(),
+            self.path_changes.version(),
+            self.login.was_open.into(),
+        ])
+    }
+
+    /// What the coordinator is told of us comes of these.
+    fn inputs_of_facts(&self) -> Inputs<3> {
+        Inputs([self.host.version(), self.prefs.version(), self.surroundings.facts.version()])
+    }
+
+    /// Whether the wish is the one for the present state of things.
+    fn is_wish_current(&self) -> bool {
+        self.made.wish.is_current(self.inputs_of_wish())
+    }
+
+    // ---- details ----
+
+    /// What time it is, to judge by what the coordinator says.
+    fn time(&self, now: Now) -> Timestamp {
+        self.clock.time(now)
+    }
+
+    fn reply(&mut self, id: CallId, answer: impl Into<Answer>) {
+        self.effects.push_back(Effect::Answer(id, answer.into()));
+    }
+
+    fn notify(&mut self, notice: &Notify) {
+        self.effects.extend(self.watchers.notice(notice).map(Effect::Notice));
+    }
+
+    fn give_back_memory(&mut self, now: Now) {
+        if self.memory.due.take_if(|at| *at <= now.tick).is_some() {
+            self.memory.last = Some(now.tick);
+            self.effects.push_back(Effect::GiveBackMemory);
+        }
+    }
+
+    /// Answers who waits for kernel and disk to hold what they should.
+    fn tell_settled(&mut self, now: Now) {
+        // What could not be had is health's matter where the rest works.
+        let works = self.is_wish_current() && self.reconciler.works();
+        self.login.has_run |= works && self.login.was_open && self.netmap.node().is_some();
+        if self.is_settled() && self.saves.is_quiet(now) {
+            for (id, _) in self.calls.take(|awaited| matches!(awaited, Awaited::Settled).then_some(())) {
+                self.reply(id, self.status_json(false, now));
+            }
+        }
+    }
+
+    fn tell_watchers(&mut self, now: Now) {
+        let state = self.state(now);
+        if state != self.told_state {
+            self.told_state = state;
+            tracing::info!("state: {state}");
+            self.notify(&Notify { state: Some(state.number()), ..Notify::default() });
+        }
+        let moved = self.watchers.take_moved(now.tick);
+        if !moved.is_empty() {
+            let paths = moved.iter().filter_map(|key| self.peer_path(key, now)).collect();
+            self.notify(&Notify { paths, ..Notify::default() });
+        }
+        if self.health.take_changed() {
+            self.notify(&Notify { health: Some(self.health.state()), ..Notify::default() });
+        }
+    }
+}
+
+/// The key of our probes. It comes of the machine key, so that peers which learned it go on after a restart, also while
+/// no coordinator could tell them another.
+fn disco_key(machine: &MachinePrivate) -> DiscoPrivate {
+    // The secret seeds a hash of its own domain; nothing of it can be read from the outcome.
+    let digest = Sha256::new().chain_update(b"warren disco key").chain_update(machine.expose_bytes()).finalize();
+    DiscoPrivate::from_random(digest.into())
+}
