@@ -117,7 +117,7 @@ boot() {
   timeout --foreground "$limit" qemu-system-x86_64 -machine q35,accel=tcg -cpu max -smp 2 -m "${WARREN_VM_MEMORY:-3072}" \
     -display none -monitor none -no-reboot -nic none -kernel "$kernel" -initrd "$work/initramfs" \
     -serial "file:$work/console" -serial stdio -serial "file:$work/status" \
-    -append "console=ttyS0 quiet panic=-1 mitigations=off ${WARREN_VM_APPEND:-}" </dev/null || status=$?
+    -append "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check ${WARREN_VM_APPEND:-}" </dev/null || status=$?
   if [ -s "$work/status" ]; then return "$(cat "$work/status")"; fi
   if [ "$status" = 124 ]; then
     echo "run.sh: the virtual machine was still running after $limit seconds" >&2
