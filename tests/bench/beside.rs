@@ -2,7 +2,7 @@
 //! WireGuard is (`beside tunnels`), a tunnel beside tailscaled's and one made by hand. One table of ratios.
 //!
 //! The others are taken from `WARREN_INTEROP_BIN` or `PATH`; the row of one that is missing says so. Both of a row get
-//! the same load on the same machine, one after the other.
+//! the same load on the same machine, one after the other. `beside coordinators` and `beside relays` are parts of it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
@@ -49,18 +49,23 @@ fn main() {
         Some("sink") => throughput::sink(),
         Some("source") => throughput::source(&arguments[2]),
         Some("tunnels") => tunnels::compare(),
+        Some("coordinators") => servers(coordinators::compare()),
+        Some("relays") => servers(relays::compare()),
         // Cargo passes `--bench`.
         _ => {
-            sockets::allow_many();
             table::versus_head();
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("start the runtime");
-            runtime.block_on(async {
+            servers(async {
                 coordinators::compare().await;
                 relays::compare().await;
             });
             tunnels::say_what_is_missing();
         }
     }
+}
+
+fn servers(compare: impl Future<Output = ()>) {
+    sockets::allow_many();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("start the runtime").block_on(compare);
 }
 
 /// A port of the loopback that nothing holds.
