@@ -356,6 +356,6 @@ fn tls_server(stream: TcpStream) -> Box<dyn Stream> {
 
 /// The files of a certificate for `localhost` and its key.
 pub(crate) fn localhost() -> (String, String) {
-    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/coordinator/data");
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/coordinator/data");
     (format!("{data}/localhost.crt"), format!("{data}/localhost.key"))
 }
