@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::Args as Arguments;
 
 use super::{Client, Error, Exit, print_json};
+use warren_core::types::Traffic;
 use warren_core::wire::local::{AclReply, AclRule, WhyReply};
 
 /// The arguments of `why`.
@@ -16,7 +17,7 @@ pub struct Why {
     pub dst: String,
     /// What: `tcp/22`, `udp/53`, `icmp`, a protocol number; `22` alone is `tcp/22`; without it, a ping
     #[arg(value_name = "PROTO[/PORT]")]
-    pub what: Option<String>,
+    pub what: Option<Traffic>,
 }
 
 /// Lists the rules with their counters.
@@ -49,8 +50,9 @@ pub(super) async fn acl(client: &Client, json: bool, out: &mut (impl Write + Sen
 
 /// Tells whether a packet passes, and why.
 pub(super) async fn why(client: &Client, why: &Why, json: bool, out: &mut (impl Write + Send)) -> Result<Exit, Error> {
-    let (proto, port) = parse(why.what.as_deref().unwrap_or_default())?;
-    let call = format!("why?src={}&dst={}&proto={proto}&port={port}", escaped(&why.src), escaped(&why.dst));
+    let Traffic { protocol, port } = why.what.clone().unwrap_or_default();
+    let (protocol, port) = (protocol.unwrap_or_default(), port.unwrap_or_default());
+    let call = format!("why?src={}&dst={}&proto={protocol}&port={port}", escaped(&why.src), escaped(&why.dst));
     let reply: WhyReply = client.own(&call).await?;
     let exit = if reply.allowed && reply.kernel_agrees { Exit::Ok } else { Exit::Failed };
     if json {
@@ -88,20 +90,6 @@ fn write_rule(out: &mut impl Write, rule: &AclRule, indent: &str) -> Result<(), 
     Ok(())
 }
 
-/// A protocol and a port, either of which may be missing.
-fn parse(text: &str) -> Result<(&str, u16), Error> {
-    let wrong = || Error::Usage(format!("`{text}` is not like tcp/22, udp/53, icmp or 22"));
-    match text.split_once('/') {
-        Some((proto, port)) => Ok((proto, port.parse().map_err(|_| wrong())?)),
-        None if text.is_empty() => Ok(("", 0)),
-        None => match text.parse::<u16>() {
-            Ok(port) => Ok(("tcp", port)),
-            Err(_) if text.bytes().all(|byte| byte.is_ascii_alphanumeric()) => Ok((text, 0)),
-            Err(_) => Err(wrong()),
-        },
-    }
-}
-
 /// As part of a query: names have no other characters, and whatever has is no name.
 fn escaped(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
@@ -111,17 +99,6 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_protocol_and_a_port_may_be_given_together_or_alone() {
-        assert_eq!(parse("udp/53").unwrap(), ("udp", 53));
-        assert_eq!(parse("22").unwrap(), ("tcp", 22));
-        assert_eq!(parse("icmp").unwrap(), ("icmp", 0));
-        assert_eq!(parse("").unwrap(), ("", 0));
-        for wrong in ["tcp/", "tcp/70000", "tcp&x=1", "/"] {
-            assert!(parse(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn whatever_is_typed_stays_one_value_of_the_query() {

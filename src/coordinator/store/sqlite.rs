@@ -16,7 +16,6 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::connection::{Connection, close, failed, make_file, open_to_read};
 use super::{Proven, Store, StoreError, backup};
-use warren_core::policy::Role;
 use warren_core::registry::{
     Change, Counters, KeyId, KeyRecord, NodeRecord, PolicyRecord, Records, Said, UserName, UserRecord,
 };
@@ -344,7 +343,7 @@ fn user_of(row: &SqliteRow) -> sqlx::Result<UserRecord> {
         name: UserName::kept(row.try_get("name")?),
         display_name: row.try_get("display_name")?,
         created: parsed(row, "created")?,
-        role: Role::named(row.try_get("role")?).ok_or_else(|| malformed("role", "there is no such role"))?,
+        role: parsed(row, "role")?,
     })
 }
 

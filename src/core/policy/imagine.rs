@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::types::{NodeId, OVERLAY_V4, OVERLAY_V6, UserId};
+use crate::types::{NodeId, OVERLAY_V4, OVERLAY_V6, Role, UserId};
 
 use super::document::Policy;
 use super::login::canonical_login;
 use super::selector::Selector;
 use super::ssh::local_part_domain;
-use super::topology::{Node, Role, Topology, User};
+use super::topology::{Node, Topology, User};
 
 /// How far into the overlay imagined addresses begin: past those that policies usually write out.
 const FIRST: u32 = 1 << 21;

@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::types::{IpNet, NodeId, UserId, is_default_route};
+use crate::types::{IpNet, NodeId, Role, UserId, is_default_route};
 
 use super::document::Policy;
 use super::login::canonical_login;
 use super::nodeset::NodeSet;
 use super::selector::{Autogroup, Selector};
-use super::topology::{Node, Role, User, is_subnet, overlaps};
+use super::topology::{Node, User, is_subnet, overlaps};
 
 /// The number of a selector.
 pub(super) type SelectorId = usize;

@@ -81,5 +81,7 @@ pub use ports::{PortRange, Protocol};
 pub use posture::{Attribute, Posture};
 pub use selector::{Autogroup, Selector};
 pub use ssh::{SshAccess, SshAction, SshKind, SshPolicy, SshPrincipal};
-pub use topology::{Node, Role, Topology, User};
+pub use topology::{Node, Topology, User};
+
+pub use crate::types::Role;
 pub use verdict::Access;

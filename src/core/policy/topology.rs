@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::types::{IpNet, NodeId, UserId, is_default_route};
+use crate::types::{IpNet, NodeId, Role, UserId, is_default_route};
 
 use super::posture::Attribute;
 
@@ -34,32 +34,6 @@ impl User {
     /// The part of the login before the `@`: the user's account name on machines.
     pub fn local_part(&self) -> Option<&str> {
         self.login.rsplit_once('@').map(|(local, _)| local)
-    }
-}
-
-/// What a user may do to the network itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// Nothing: the user has nodes.
-    #[default]
-    Member,
-    /// Anything but pass on ownership.
-    Admin,
-    /// Anything.
-    Owner,
-}
-
-impl Role {
-    const NAMES: [(Self, &'static str); 3] = [(Self::Member, "member"), (Self::Admin, "admin"), (Self::Owner, "owner")];
-
-    /// The name.
-    pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(role, _)| *role == self).map_or("member", |(_, name)| name)
-    }
-
-    /// The role of a name.
-    pub fn named(text: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(_, name)| *name == text).map(|(role, _)| *role)
     }
 }
 

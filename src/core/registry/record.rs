@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::cleanup::SPENT_KEPT;
 use super::directory::TAGGED;
@@ -31,14 +31,9 @@ pub struct UserRecord {
     /// The name for people; may be empty.
     pub display_name: String,
     /// What the policy's `autogroup:admin` and `autogroup:owner` make of the user. It gives no rights here.
-    #[serde(serialize_with = "role_name")]
     pub role: Role,
     /// When it was made.
     pub created: Timestamp,
-}
-
-fn role_name<S: Serializer>(role: &Role, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(role.name())
 }
 
 /// A version of the policy.

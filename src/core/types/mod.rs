@@ -11,8 +11,10 @@ mod key;
 mod limits;
 mod name;
 mod net;
+mod role;
 mod span;
 pub mod text;
+mod traffic;
 
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use gather::Gather;
@@ -26,7 +28,9 @@ pub use net::{
     EXIT_ROUTES, NEVER_ROUTED, OVERLAY_V4, OVERLAY_V6, SITES_V6, in_overlay, is_default_route, may_be_routed,
     why_not_routed,
 };
-pub use span::{DurationError, parse_duration};
+pub use role::{Role, RoleError};
+pub use span::{DurationError, Lifetime, parse_duration};
+pub use traffic::{Traffic, TrafficError};
 
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use jiff::Timestamp;

@@ -1,5 +1,7 @@
 //! Lengths of time as operators write them.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo};
@@ -21,9 +23,63 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     signed.try_into().map_err(|_| error())
 }
 
+/// How long something is good: for a length of time, or without end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// This long, which is more than nothing.
+    For(Duration),
+    /// Without end.
+    Endless,
+}
+
+impl Lifetime {
+    /// The length of time, where it has an end.
+    pub const fn duration(self) -> Option<Duration> {
+        match self {
+            Self::For(duration) => Some(duration),
+            Self::Endless => None,
+        }
+    }
+}
+
+impl FromStr for Lifetime {
+    type Err = DurationError;
+
+    /// Reads a length of time, or `never`.
+    fn from_str(text: &str) -> Result<Self, DurationError> {
+        match text {
+            "never" => Ok(Self::Endless),
+            _ => match parse_duration(text)? {
+                Duration::ZERO => Err(DurationError(text.to_owned())),
+                duration => Ok(Self::For(duration)),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Lifetime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::For(duration) => write!(f, "{}s", duration.as_secs()),
+            Self::Endless => f.write_str("never"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lifetime_is_a_number_and_a_unit_or_never() {
+        let lifetime = |text: &str| text.parse::<Lifetime>();
+        assert_eq!(lifetime("never"), Ok(Lifetime::Endless));
+        assert_eq!(lifetime("12h"), Ok(Lifetime::For(Duration::from_secs(12 * 3600))));
+        assert_eq!(lifetime("30d"), Ok(Lifetime::For(Duration::from_secs(30 * 86400))));
+        for bad in ["", "12", "0s", "-1h", "1 month", "soon"] {
+            assert!(lifetime(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn lengths_of_time_are_read_in_the_units_operators_use() {
