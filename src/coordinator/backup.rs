@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::admin::fetch_backup;
 use super::clock;
-use super::http::refuse;
+use super::face::refuse;
 use super::hub::Hub;
 use super::state_dir::{DATABASE, KEY_FILE, StateDir, is_kept};
 use super::store::{Contents, SqliteStore, copy_closed, is_free, read_backup, seal, unseal};

@@ -8,11 +8,12 @@ use clap::{Parser, Subcommand};
 use serde_json::json;
 
 use super::admin::{self, KeyCommand, NodeCommand, RouteCommand, ServerKeyCommand, UserCommand};
-use super::config::{ConfigError, Options, Places};
+use super::config::{ConfigError, Options, Places, Settings};
 use super::policy_cli::PolicyCommand;
 use super::reload::Reload;
 use super::state_dir::StateDir;
 use super::{backup, doctor, serve};
+use warren_core::types::Traffic;
 use warren_core::types::text::Lines;
 use warren_shell::log_to_stderr;
 
@@ -23,8 +24,9 @@ const USAGE: u8 = 2;
 
 /// The coordination server of a Warren network
 ///
-/// `serve` needs no configuration. Each option of `serve` may be a flag, an environment variable, or a key in
-/// the configuration file (`tls_cert` for --tls-cert); a flag wins over a variable, a variable over the file.
+/// `serve` needs no configuration. Each option of `serve` may be a flag, an environment variable, or a key in the
+/// configuration file (`cert` in the section `[tls]` for --tls-cert); a flag wins over a variable, a variable over the
+/// file.
 #[derive(Debug, Parser)]
 #[command(name = "warren-coordinator", version)]
 pub struct Cli {
@@ -98,7 +100,8 @@ enum Command {
         /// The same of the other end
         to: String,
         /// A protocol and a port, as tcp/22, udp/53, icmp; a port alone is TCP [default: anything]
-        packet: Option<String>,
+        #[arg(value_name = "PACKET")]
+        traffic: Option<Traffic>,
     },
 }
 
@@ -134,13 +137,10 @@ impl Cli {
             Command::Init { empty_network, new_key } => keep(self.places, self.json, async |dir, socket| {
                 backup::init(dir, socket, empty_network, new_key).await
             }),
-            Command::Why { from, to, packet } => match packet.as_deref().map(parse_packet).transpose() {
-                Ok(packet) => {
-                    let (protocol, port) = packet.map_or((None, None), |(protocol, port)| (Some(protocol), port));
-                    administer(self.places, admin::Request::Why { from, to, protocol, port }, self.json)
-                }
-                Err(error) => return failed(&error),
-            },
+            Command::Why { from, to, traffic } => {
+                let Traffic { protocol, port } = traffic.unwrap_or_default();
+                administer(self.places, admin::Request::Why { from, to, protocol, port }, self.json)
+            }
         };
         done.unwrap_or_else(|error| misconfigured(&error))
     }
@@ -157,18 +157,8 @@ fn without_places(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Reads `tcp/22`, `22` or `icmp`.
-fn parse_packet(text: &str) -> Result<(String, Option<u16>), String> {
-    let port = |text: &str| text.parse::<u16>().map_err(|_| format!("{text:?} is no port"));
-    match text.split_once('/') {
-        Some((protocol, number)) => Ok((protocol.to_owned(), Some(port(number)?))),
-        None if text.starts_with(|c: char| c.is_ascii_digit()) => Ok(("tcp".to_owned(), Some(port(text)?))),
-        None => Ok((text.to_owned(), None)),
-    }
-}
-
 fn run_server(options: Options, places: Places) -> ExitCode {
-    let settings = match options.clone().complete(places.clone()).and_then(Options::settle) {
+    let settings = match places.complete(options.clone()).and_then(Settings::of) {
         Ok(settings) => settings,
         Err(error) => return misconfigured(&error),
     };
@@ -176,7 +166,7 @@ fn run_server(options: Options, places: Places) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.to_string()),
     };
-    let log = match log_to_stderr(&settings.log) {
+    let log = match log_to_stderr(&settings.log.filter) {
         Ok(log) => log,
         Err(error) => return unusable_log(&error),
     };
@@ -187,8 +177,8 @@ fn run_server(options: Options, places: Places) -> ExitCode {
 }
 
 fn check(options: Options, places: Places) -> ExitCode {
-    match options.complete(places).and_then(Options::settle) {
-        Ok(settings) => match log_to_stderr(&settings.log) {
+    match places.complete(options).and_then(Settings::of) {
+        Ok(settings) => match log_to_stderr(&settings.log.filter) {
             Ok(_) => {
                 println!("warren-coordinator: the configuration can be used");
                 ExitCode::SUCCESS
@@ -200,7 +190,7 @@ fn check(options: Options, places: Places) -> ExitCode {
 }
 
 fn examine(options: Options, places: Places, json: bool) -> ExitCode {
-    let settings = match options.complete(places).and_then(Options::settle) {
+    let settings = match places.complete(options).and_then(Settings::of) {
         Ok(settings) => settings,
         Err(error) => return misconfigured(&error),
     };
@@ -216,8 +206,8 @@ fn keep(
     json: bool,
     work: impl AsyncFnOnce(&StateDir, &Path) -> Result<String, String>,
 ) -> Result<ExitCode, ConfigError> {
-    let options = Options::default().complete(places)?;
-    let (dir, socket) = (StateDir::new(&options.state_path()), options.socket_path());
+    let (dir, socket) = places.find()?;
+    let dir = StateDir::new(&dir);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Ok(failed(&error.to_string())),
@@ -236,7 +226,7 @@ fn keep(
 }
 
 fn administer(places: Places, request: admin::Request, json: bool) -> Result<ExitCode, ConfigError> {
-    let socket = Options::default().complete(places)?.socket_path();
+    let (_, socket) = places.find()?;
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Ok(failed(&error.to_string())),

@@ -1,9 +1,7 @@
 //! What only this module reads, as functions from bytes to whether they were taken: for tests that feed them anything.
 
-use std::path::Path;
-
 use super::admin::Request;
-use super::config::Options;
+use super::config::{self, Settings};
 
 /// A request to the administration's socket.
 pub fn admin_request(bytes: &[u8]) -> bool {
@@ -13,5 +11,5 @@ pub fn admin_request(bytes: &[u8]) -> bool {
 /// The configuration file, to the settings that it makes.
 pub fn configuration(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
-    Options::parse(Path::new("coordinator.toml"), text).is_ok()
+    config::parse(text).is_ok_and(|options| Settings::of(options).is_ok())
 }

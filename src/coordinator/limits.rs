@@ -7,9 +7,9 @@
 //! | connections, descriptors | anybody | a share of a site (`SITE_SHARE`, `SITE_LEAST`), a quarter kept for nodes (`KEPT`), some files for all else (`OTHER_FILES`) | `HEAD_TIME`, `TLS_TIME`; the oldest stranger makes room | src/shell/places.rs::strangers_of_one_site_have_a_share_and_others_find_room |
 //! | places of nodes | anybody | none are for strangers | as above | tests/coordinator/abuse.rs::silent_connections_make_room_and_cut_off_no_node |
 //! | bytes of a request head | anybody | `HEAD_BYTES`, `HEADERS` | the connection ends | tests/coordinator/abuse.rs::a_head_without_end_is_cut_off |
-//! | handshakes | an address | `DEFAULT_HANDSHAKE_RATE` a second | the bucket fills again; `RATED` are remembered | src/shell/rate.rs::an_address_gets_its_burst_and_then_its_rate |
+//! | handshakes | an address | `handshake_rate` a second | the bucket fills again; `RATED` are remembered | src/shell/rate.rs::an_address_gets_its_burst_and_then_its_rate |
 //! | memory of rates | many addresses | `RATED` | the least busy are forgotten | src/shell/rate.rs::a_flood_of_addresses_stays_within_the_bound |
-//! | connections of a machine | a machine | `MACHINE_CONNECTIONS` | the oldest ends | src/coordinator/machines.rs::the_oldest_of_too_many_connections_of_a_machine_ends_and_a_machine_without_any_is_forgotten |
+//! | connections of a machine | a machine | `MACHINE_CONNECTIONS` | the oldest ends | src/coordinator/face/node/machines.rs::the_oldest_of_too_many_connections_of_a_machine_ends_and_a_machine_without_any_is_forgotten |
 //! | requests at once, idle channels | a machine | `STREAMS`, `RECEIVE_WINDOW`, `IDLE_TIME` | the connection ends | tests/coordinator/abuse.rs::garbage_inside_the_channel_closes_it |
 //! | requests a second | a machine | `MACHINE_RATE`, `MACHINE_BURST` | the bucket fills again | tests/coordinator/abuse.rs::a_machine_that_asks_without_end_is_put_off_and_others_are_not |
 //! | bytes of a body | a machine | `MACHINE_BODY_BYTES`, `LARGE_BODIES` at once, `BODY_TIME` | when it is read | tests/coordinator/abuse.rs::a_body_past_its_limit_is_refused_before_it_is_kept |
@@ -147,8 +147,9 @@ mod tests {
         for row in rows {
             assert_eq!(row.len(), 5, "{row:?}");
             for name in row[2..4].iter().flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
-                let is_there =
-                    [format!("const {name}:"), format!("pub {name}:")].iter().any(|text| texts.contains(text));
+                let is_there = [format!("const {name}:"), format!("pub {name}:"), format!("pub(crate) {name}:")]
+                    .iter()
+                    .any(|text| texts.contains(text));
                 assert!(is_there, "{name} of {row:?}");
             }
             let (file, test) = row[4].split_once("::").unwrap();

@@ -6,7 +6,6 @@
 //! place, which is a stranger's until a node is at the other end.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::server::conn::http1;
@@ -17,25 +16,13 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use super::ending::Ending;
-use super::http::Site;
+use super::face::Connection;
 use super::limits;
-use warren_shell::{HeldPlace, Places, tune};
+use super::site::Site;
+use warren_shell::{Places, tune};
 
 /// The first byte of a TLS connection, and of no HTTP request (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
-
-/// Who is at the other end, and our share in the bound on connections.
-#[derive(Clone)]
-pub(crate) struct Connection {
-    /// The address it came from.
-    pub(crate) from: SocketAddr,
-    /// Whether TLS protects it.
-    pub(crate) tls: bool,
-    /// Held as long as the connection lives, also by what takes it over.
-    pub(crate) place: Arc<HeldPlace>,
-    /// Turns true when the program ends.
-    pub(crate) ending: Ending,
-}
 
 /// How connections are protected.
 #[derive(Clone)]

@@ -135,11 +135,11 @@ impl Own {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Options;
+    use crate::config::{Settings, parse};
     use warren_core::types::RegionId;
 
-    fn own(options: Options, directory: &tempfile::TempDir) -> Own {
-        let settings = options.settle().unwrap().relay.unwrap();
+    fn own(text: &str, directory: &tempfile::TempDir) -> Own {
+        let settings = Settings::of(parse(text).unwrap()).unwrap().relay.unwrap();
         let certificate = settings.is_pinned.then(|| SelfSigned::open(&directory.path().join("key")).unwrap());
         Own { settings, stun_port: Some(STUN), tls_port: None, certificate }
     }
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn with_nothing_configured_each_node_finds_the_relay_where_it_finds_us() {
         let directory = tempfile::tempdir().unwrap();
-        let relays = RelayMap::new(Some(own(Options::default(), &directory)), DerpMap::default());
+        let relays = RelayMap::new(Some(own("", &directory)), DerpMap::default());
         assert_eq!(relays.shared(), None);
         for (url, host, ipv4, ipv6, port) in [
             ("http://192.0.2.1:8080", "192.0.2.1", "192.0.2.1", NONE, 8080),
@@ -171,8 +171,8 @@ mod tests {
     #[test]
     fn a_configured_address_is_the_same_for_all_and_has_an_ordinary_certificate_over_https() {
         let directory = tempfile::tempdir().unwrap();
-        let options = Options { server_url: Some("https://a.example".to_owned()), ..Options::default() };
-        let relays = RelayMap::new(Some(own(options, &directory)), DerpMap::default());
+        let text = "server_url = \"https://a.example\"";
+        let relays = RelayMap::new(Some(own(text, &directory)), DerpMap::default());
         assert_eq!(relays.seen_from("https://b.example"), None);
         let map = relays.shared().unwrap();
         assert!(map.omit_default_regions);
@@ -186,7 +186,7 @@ mod tests {
         for (region, shown) in [(901, vec![900, 901]), (900, vec![900])] {
             let regions = [(RegionId(region), Some(DerpRegion::default()))].into();
             let others = DerpMap { regions, ..DerpMap::default() };
-            let relays = RelayMap::new(Some(own(Options::default(), &directory)), others);
+            let relays = RelayMap::new(Some(own("", &directory)), others);
             let map = relays.seen_from("http://192.0.2.1").or(relays.shared()).unwrap();
             assert_eq!(map.regions.keys().map(|id| id.0).collect::<Vec<_>>(), shown);
         }

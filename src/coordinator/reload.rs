@@ -2,14 +2,26 @@
 //!
 //! A configuration or a certificate that cannot be used changes nothing: what was in force stays so.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::config::{Options, Places, Settings};
-use super::http::Shared;
+use super::config::{Certificate, Options, Places, Settings};
+use super::face::SiteRate;
+use super::hub::Hub;
+use super::relay_map::RelayMap;
 use warren_shell::{CertificateFiles, LogFilter, tell_manager};
+
+/// What a reload changes.
+pub(crate) struct InForce {
+    /// The certificate, where it comes from files.
+    pub(crate) files: Option<Arc<CertificateFiles>>,
+    pub(crate) hub: Hub,
+    pub(crate) relays: Arc<RelayMap>,
+    /// How often a site may begin a Noise channel.
+    pub(crate) handshakes: Arc<SiteRate>,
+}
 
 /// What a reload needs to know.
 pub(crate) struct Reload {
@@ -23,20 +35,15 @@ pub(crate) struct Reload {
 
 impl Reload {
     /// Reads everything again. `settings` are those in force, before and after.
-    pub(crate) async fn run(
-        &self,
-        settings: &mut Settings,
-        certificate: Option<&Arc<CertificateFiles>>,
-        shared: &Shared,
-    ) {
+    pub(crate) async fn run(&self, settings: &mut Settings, in_force: &InForce) {
         let monotonic = NotifyState::monotonic_usec_now();
         notify(&[Some(NotifyState::Reloading), monotonic.ok()]);
         let mut changed = Vec::new();
-        match self.options.clone().complete(self.places.clone()).and_then(Options::settle) {
-            Ok(new) => self.take(settings, new, certificate, shared, &mut changed).await,
+        match self.places.complete(self.options.clone()).and_then(Settings::of) {
+            Ok(new) => self.take(settings, new, in_force, &mut changed).await,
             Err(error) => {
                 error!("the configuration stays as it was: {error}");
-                reload_certificate(certificate, &mut changed);
+                reload_certificate(in_force.files.as_ref(), &mut changed);
             }
         }
         let changed = if changed.is_empty() { "nothing".to_owned() } else { changed.join(", ") };
@@ -44,29 +51,25 @@ impl Reload {
         notify(&[Some(NotifyState::Ready)]);
     }
 
-    async fn take(
-        &self,
-        settings: &mut Settings,
-        new: Settings,
-        certificate: Option<&Arc<CertificateFiles>>,
-        shared: &Shared,
-        changed: &mut Vec<&'static str>,
-    ) {
-        for ((name, before), (_, after)) in fixed(settings).into_iter().zip(fixed(&new)) {
-            if before != after {
+    async fn take(&self, settings: &mut Settings, new: Settings, in_force: &InForce, changed: &mut Vec<&'static str>) {
+        let is_other_kind = in_force.files.is_some() != matches!(new.certificate, Certificate::Files { .. });
+        for name in settings.differing(&new).filter(|name| is_other_kind || !OF_CERTIFICATE.contains(name)) {
+            if !RELOADED.contains(&name) {
                 warn!("{name} is another in the configuration; that needs a restart");
             }
         }
-        match (certificate, &new.tls) {
-            (Some(files), Some(tls)) => match files.replace(&tls.cert, &tls.key) {
+        match (&in_force.files, &new.certificate) {
+            (Some(files), Certificate::Files { cert, key }) => match files.replace(cert, key) {
                 Ok(true) => changed.push("certificate"),
                 Ok(false) => {}
                 Err(error) => error!("{error}"),
             },
-            _ => reload_certificate(certificate, changed),
+            (_, Certificate::Files { .. } | Certificate::Acme(_) | Certificate::None) => {
+                reload_certificate(in_force.files.as_ref(), changed);
+            }
         }
-        if settings.log != new.log {
-            match self.log.set(&new.log) {
+        if settings.log.filter != new.log.filter {
+            match self.log.set(&new.log.filter) {
                 Ok(()) => {
                     settings.log = new.log;
                     changed.push("log");
@@ -74,24 +77,25 @@ impl Reload {
                 Err(error) => error!("log: {error}; what is logged stays as it was"),
             }
         }
-        if settings.handshake_rate != new.handshake_rate {
-            shared.doors.handshakes.lock().unwrap_or_else(PoisonError::into_inner).set(new.handshake_rate);
-            settings.handshake_rate = new.handshake_rate;
+        if settings.limits.handshake_rate != new.limits.handshake_rate {
+            let rate = new.limits.handshake_rate;
+            in_force.handshakes.set(rate);
+            settings.limits.handshake_rate = rate;
             changed.push("handshake_rate");
         }
-        let graces = (new.offline_grace, new.ephemeral_grace);
-        if (settings.offline_grace, settings.ephemeral_grace) != graces {
-            match shared.hub.set_graces(graces.0, graces.1).await {
+        let graces = (new.nodes.offline_grace, new.nodes.ephemeral_grace);
+        if (settings.nodes.offline_grace, settings.nodes.ephemeral_grace) != graces {
+            match in_force.hub.set_graces(graces.0.0, graces.1.0).await {
                 Ok(()) => {
-                    (settings.offline_grace, settings.ephemeral_grace) = graces;
+                    (settings.nodes.offline_grace, settings.nodes.ephemeral_grace) = graces;
                     changed.push("graces");
                 }
                 Err(_) => error!("offline_grace and ephemeral_grace stay as they were: the registry is busy"),
             }
         }
         if settings.derp_map != new.derp_map {
-            shared.relays.set_others(new.derp_map.clone());
-            match shared.hub.renew(shared.relays.shared()).await {
+            in_force.relays.set_others(new.derp_map.clone());
+            match in_force.hub.renew(in_force.relays.shared()).await {
                 Ok(()) => {
                     settings.derp_map = new.derp_map;
                     changed.push("derp_map");
@@ -110,40 +114,11 @@ fn reload_certificate(certificate: Option<&Arc<CertificateFiles>>, changed: &mut
     }
 }
 
-/// What cannot change while the server runs, by the names of the configuration.
-fn fixed(settings: &Settings) -> Vec<(&'static str, String)> {
-    let Settings {
-        state_dir,
-        socket,
-        listen,
-        server_url,
-        tls,
-        acme,
-        relay,
-        derp_map: _,
-        domain,
-        offline_grace: _,
-        ephemeral_grace: _,
-        node_key_lifetime,
-        max_connections,
-        handshake_rate: _,
-        log: _,
-        metrics,
-    } = settings;
-    vec![
-        ("state_dir", format!("{state_dir:?}")),
-        ("socket", format!("{socket:?}")),
-        ("listen", format!("{listen:?}")),
-        ("server_url", format!("{server_url:?}")),
-        ("whether there is a certificate (tls_cert)", tls.is_some().to_string()),
-        ("where the certificate is obtained (acme_*)", format!("{acme:?}")),
-        ("what concerns the relay (relay, relay_*, stun_listen)", format!("{relay:?}")),
-        ("domain", format!("{domain:?}")),
-        ("node_key_lifetime", format!("{node_key_lifetime:?}")),
-        ("max_connections", format!("{max_connections:?}")),
-        ("metrics", format!("{metrics:?}")),
-    ]
-}
+/// What changes while the server runs, by the names of the configuration; of the rest it is said that it does not.
+const RELOADED: &[&str] =
+    &["derp_map", "nodes.offline_grace", "nodes.ephemeral_grace", "limits.handshake_rate", "log.filter"];
+/// As long as there are files before and after.
+const OF_CERTIFICATE: &[&str] = &["tls.cert", "tls.key"];
 
 /// Where there is no service manager there is nobody to tell.
 pub(crate) fn notify(states: &[Option<NotifyState<'_>>]) {

@@ -7,20 +7,23 @@ use std::sync::Arc;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
 
-use super::config::Settings;
+use super::config::{Certificate, Settings};
 use super::ending::Ending;
-use super::http::{Doors, Shared, Site};
+use super::face::health::HealthFace;
+use super::face::node::NodeFace;
+use super::face::relay::RelayFace;
+use super::face::sign_in::SignInFace;
+use super::face::{self, PublicUrl, SiteRate};
 use super::hub::Task;
 use super::listen::{self, Cover};
-use super::machines::Machines;
-use super::metrics::{self, Metrics};
-use super::reload::{Reload, notify};
+use super::metrics::Metrics;
+use super::reload::{InForce, Reload, notify};
 use super::server_key::ServerKeys;
+use super::site::Site;
 use super::state_dir::StateDir;
 use super::store::{Ledger, SqliteStore};
 use super::{admin, clock, ending, limits, relay};
@@ -39,9 +42,9 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     let listener = bind(settings.listen).map_err(|error| format!("{}: {error}", settings.listen))?;
     let socket = admin::bind(&settings.socket).map_err(|error| format!("{}: {error}", settings.socket.display()))?;
     let (mut relay, relays) = relay::open(&settings)?;
-    let (files, acme) = certificates(&settings, &dir)?;
+    let (files, acme) = keepers(&settings, &dir)?;
     let ports = ports(listener, &dir, files.as_ref().map(|files| files.acceptor()), relay.as_mut(), acme.as_ref())?;
-    let places = Places::new(possible_connections(settings.max_connections));
+    let places = Places::new(possible_connections(settings.limits.connections.0));
     let (metrics, relays) = (Arc::new(Metrics::default()), Arc::new(relays));
     let ledger = ledger(&settings, &dir, relays.shared()).await?;
     dir.check_key(!ledger.state().is_empty())?;
@@ -56,25 +59,25 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     relay.iter().for_each(|relay| registry.set_relay(Arc::clone(relay)));
     let mut registry = tokio::spawn(vital("registry", registry.run(ending.clone())));
     tasks.spawn(vital("administration", admin::serve(socket, hub.clone(), Arc::clone(&keys), dir, ending.clone())));
-    if let Some(address) = settings.metrics {
+    if let Some(address) = settings.metrics.map(|metrics| metrics.0) {
         let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
         let figures = (relay.clone(), Arc::clone(&places));
-        let serving = metrics::serve(listener, hub.clone(), Arc::clone(&metrics), figures, ending.clone());
+        let serving = face::metrics::serve(listener, hub.clone(), Arc::clone(&metrics), figures, ending.clone());
         tasks.spawn(vital("port of metrics", serving));
     }
     report(&settings, &ports, &keys)?;
-    let shared = Arc::new(Shared {
-        hub,
-        keys,
-        server_url: settings.server_url.clone(),
-        relays,
-        relay,
-        metrics,
-        large_bodies: Semaphore::new(limits::LARGE_BODIES),
-        doors: Doors::new(settings.handshake_rate),
-        machines: Machines::new(),
-    });
-    let site = Arc::new(Site::new(Arc::clone(&shared)));
+    let url = PublicUrl::new(settings.server_url.as_ref().map(ToString::to_string));
+    let questions = SiteRate::new(limits::QUESTION_RATE);
+    let handshakes = SiteRate::new(settings.limits.handshake_rate);
+    let of_nodes =
+        NodeFace::new(hub.clone(), keys, Arc::clone(&url), Arc::clone(&relays), metrics, Arc::clone(&handshakes));
+    let site = Arc::new(Site::new([
+        face::node::routes(of_nodes),
+        face::relay::routes(RelayFace { hub: hub.clone(), relay, questions: Arc::clone(&questions) }),
+        face::sign_in::routes(SignInFace { hub: hub.clone(), questions: Arc::clone(&questions) }),
+        face::health::routes(HealthFace { hub: hub.clone(), url, questions }),
+    ]));
+    let in_force = InForce { files: files.clone(), hub, relays, handshakes };
     for (listener, cover) in ports {
         let serving = listen::serve(listener, cover, Arc::clone(&site), Arc::clone(&places), ending.clone());
         tasks.spawn(vital("port", serving));
@@ -86,7 +89,7 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
         tokio::select! {
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
-            _ = signals.hangup.recv() => reload.run(&mut settings, files.as_ref(), &shared).await,
+            _ = signals.hangup.recv() => reload.run(&mut settings, &in_force).await,
             // Neither ends before it is told to.
             _ = &mut registry => return Err("the registry ended by itself".to_owned()),
             Some(_) = tasks.join_next() => return Err("a part of the server ended by itself".to_owned()),
@@ -130,12 +133,15 @@ impl Signals {
     }
 }
 
-/// Where the certificate comes from: one of the two at most.
-type Certificates = (Option<Arc<CertificateFiles>>, Option<Arc<Acme>>);
+/// What keeps the certificate: one of the two at most.
+type Keepers = (Option<Arc<CertificateFiles>>, Option<Arc<Acme>>);
 
-fn certificates(settings: &Settings, dir: &StateDir) -> Result<Certificates, String> {
-    let files = settings.tls.as_ref().map(|files| CertificateFiles::open(&files.cert, &files.key)).transpose()?;
-    Ok((files, settings.acme.clone().map(|acme| Acme::open(acme, dir.path()))))
+fn keepers(settings: &Settings, dir: &StateDir) -> Result<Keepers, String> {
+    Ok(match &settings.certificate {
+        Certificate::None => (None, None),
+        Certificate::Files { cert, key } => (Some(CertificateFiles::open(cert, key)?), None),
+        Certificate::Acme(acme) => (None, Some(Acme::open(acme.clone(), dir.path()))),
+    })
 }
 
 /// The ports to serve on, and what protects each.
@@ -167,7 +173,7 @@ fn ports(
 fn report(settings: &Settings, ports: &[(TcpListener, Cover)], keys: &ServerKeys) -> Result<(), String> {
     let Some((listener, _)) = ports.first() else { return Ok(()) };
     let address = listener.local_addr().map_err(|error| error.to_string())?;
-    let scheme = if settings.tls.is_some() || settings.acme.is_some() { "https" } else { "http" };
+    let scheme = if settings.certificate.is_some() { "https" } else { "http" };
     let relay = settings.relay.as_ref().map_or("none".to_owned(), |relay| format!("region {}", relay.region));
     info!(%address, scheme, socket = %settings.socket.display(), key = %keys.fingerprint(), relay, "serving");
     Ok(())
@@ -178,12 +184,12 @@ async fn ledger(settings: &Settings, dir: &StateDir, derp_map: Option<DerpMap>) 
     let store = SqliteStore::open(&file).await.map_err(|error| format!("{}: {error}", file.display()))?;
     let config = registry::Config {
         // Without an address of our own, pages are addressed as each node addresses us.
-        server_url: settings.server_url.clone().unwrap_or_default(),
-        base_domain: settings.domain.clone(),
+        server_url: settings.server_url.as_ref().map(ToString::to_string).unwrap_or_default(),
+        base_domain: settings.dns.domain.to_string(),
         derp_map,
-        key_lifetime: settings.node_key_lifetime,
-        ephemeral_timeout: settings.ephemeral_grace,
-        offline_grace: settings.offline_grace,
+        key_lifetime: settings.nodes.key_lifetime.0,
+        ephemeral_timeout: settings.nodes.ephemeral_grace.0,
+        offline_grace: settings.nodes.offline_grace.0,
         ..registry::Config::default()
     };
     let ledger = Ledger::open(store, config, clock::now()).await;

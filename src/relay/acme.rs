@@ -49,7 +49,7 @@ type Fault = Box<dyn Error + Send + Sync>;
 pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 
 /// What the operator decided.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcmeSettings {
     /// Whom the certificate is for.
     pub domains: Vec<String>,

@@ -14,7 +14,7 @@ mod socket;
 mod table;
 
 pub(crate) use client::{run, show};
-pub(crate) use command::{KeyCommand, Lifetime, NodeCommand, RouteCommand, ServerKeyCommand, UserCommand, lifetime};
+pub(crate) use command::{KeyCommand, Lifetime, NodeCommand, RouteCommand, ServerKeyCommand, UserCommand};
 pub(crate) use execute::execute;
 pub(crate) use fetch::fetch_backup;
 pub(crate) use policy::PolicyRequest;

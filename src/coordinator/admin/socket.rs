@@ -23,7 +23,7 @@ use super::elsewhere::carry_out;
 use super::fetch::BACKUP;
 use crate::backup;
 use crate::ending::Ending;
-use crate::http::refuse;
+use crate::face::refuse;
 use crate::hub::Hub;
 use crate::limits;
 use crate::server_key::ServerKeys;

@@ -4,136 +4,98 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use super::{ConfigError, Options, wrong};
+use http::uri::Authority;
 use warren_core::types::RegionId;
 use warren_core::wire::control::{DerpMap, DerpRegion};
 use warren_shell::CertificatePin;
 
-const DEFAULT_REGION: u16 = 900;
-/// The numbers that are left to whoever runs relays of their own.
-const OWN_REGIONS: std::ops::RangeInclusive<u16> = 900..=999;
-const DEFAULT_NAME: &str = "Warren";
+use super::{ConfigError, Relay, ServerUrl, StunListen};
+
 /// A region's short name in status lines.
 const CODE: &str = "warren";
-/// The longest name of a region; it stands in every map and in tables.
-const NAME_LEN: usize = 64;
 
 /// Where nodes find a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RelayPlace {
+pub(crate) struct RelayPlace {
     /// Its name, or an address without brackets.
-    pub host: String,
+    pub(crate) host: String,
     /// The port of its TLS.
-    pub port: u16,
-}
-
-/// Where STUN is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StunListen {
-    /// Nowhere.
-    Off,
-    /// At the usual port of every address; where that is taken, nowhere.
-    Usual,
-    /// Here.
-    At(SocketAddr),
+    pub(crate) port: u16,
 }
 
 /// The embedded relay.
 #[derive(Clone, Debug)]
-pub struct RelaySettings {
+pub(crate) struct RelaySettings {
     /// Its region's number.
-    pub region: RegionId,
+    pub(crate) region: RegionId,
     /// Its region's short name.
-    pub code: &'static str,
+    pub(crate) code: &'static str,
     /// Its region's name.
-    pub name: String,
+    pub(crate) name: String,
     /// A TLS port of its own; `None` for the coordinator's.
-    pub listen: Option<SocketAddr>,
+    pub(crate) listen: Option<SocketAddr>,
     /// Where all nodes find it; `None` for the host by which each node reaches the coordinator.
-    pub place: Option<RelayPlace>,
+    pub(crate) place: Option<RelayPlace>,
     /// Its IPv4 address, where names should not be looked up.
-    pub ipv4: Option<Ipv4Addr>,
+    pub(crate) ipv4: Option<Ipv4Addr>,
     /// Its IPv6 address, likewise.
-    pub ipv6: Option<Ipv6Addr>,
+    pub(crate) ipv6: Option<Ipv6Addr>,
     /// Where STUN is answered.
-    pub stun: StunListen,
+    pub(crate) stun: StunListen,
     /// Whether nodes know it by the hash of a certificate that it makes itself.
-    pub is_pinned: bool,
+    pub(crate) is_pinned: bool,
 }
 
 /// Settles the embedded relay; `None` where it is off.
-pub(super) fn settle(options: &Options) -> Result<Option<RelaySettings>, ConfigError> {
-    if options.relay == Some(false) {
-        return Ok(None);
+pub(super) fn settle(
+    relay: &Relay,
+    server_url: Option<&ServerUrl>,
+    has_certificate: bool,
+    listen_port: u16,
+) -> Option<RelaySettings> {
+    if !relay.enabled {
+        return None;
     }
-    let region = options.relay_region.unwrap_or(DEFAULT_REGION);
-    if !OWN_REGIONS.contains(&region) {
-        return Err(wrong("relay_region", format!("{region} is not between 900 and 999")));
-    }
-    let name = options.relay_name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
-    if !(1..=NAME_LEN).contains(&name.len()) || name.chars().any(char::is_control) {
-        return Err(wrong("relay_name", format!("{name:?} is not 1 to {NAME_LEN} bytes of text")));
-    }
-    let stun = match options.stun_listen.as_deref() {
-        None => StunListen::Usual,
-        Some("none") => StunListen::Off,
-        Some(text) => StunListen::At(
-            text.parse().map_err(|_| wrong("stun_listen", format!("{text:?} is neither ADDRESS:PORT nor none")))?,
-        ),
-    };
-    let server_url: Option<http::Uri> = options.server_url.as_deref().and_then(|url| url.parse().ok());
+    let server_url: Option<http::Uri> = server_url.and_then(|url| url.as_str().parse().ok());
     // Where nodes come over https and we have no certificate, a proxy in between has one.
     let is_behind_tls = server_url.as_ref().is_some_and(|url| url.scheme_str() == Some("https"));
-    let has_tls =
-        options.tls_cert.is_some() || options.acme_domains.as_ref().is_some_and(|domains| !domains.is_empty());
-    let is_pinned = !has_tls && (options.relay_listen.is_some() || !is_behind_tls);
-    let port = options.relay_listen.map(|listen| listen.port());
-    let place = match (options.relay_host.as_deref(), &server_url) {
-        (Some(text), _) => {
-            let authority = text.parse::<http::uri::Authority>().ok().filter(|authority| !authority.host().is_empty());
-            let authority =
-                authority.ok_or_else(|| wrong("relay_host", format!("{text:?} is not HOST or HOST:PORT")))?;
-            let served = options.listen.map_or(super::DEFAULT_PORT, |listen| listen.port());
-            Some(place_of(&authority, port.unwrap_or(if is_behind_tls { HTTPS } else { served })))
+    let own_port = relay.listen.map(|listen| listen.port());
+    let place = match (&relay.host, &server_url) {
+        (Some(host), _) => {
+            let served = if is_behind_tls { HTTPS } else { listen_port };
+            Some(RelayPlace::new(&host.0, own_port.unwrap_or(served)))
         }
         (None, Some(url)) => url.authority().map(|authority| {
-            let usual = if is_behind_tls { HTTPS } else { HTTP };
-            match port {
-                Some(port) => RelayPlace { port, ..place_of(authority, usual) },
-                None => place_of(authority, usual),
-            }
+            let found = RelayPlace::new(authority, if is_behind_tls { HTTPS } else { HTTP });
+            RelayPlace { port: own_port.unwrap_or(found.port), ..found }
         }),
         (None, None) => None,
     };
-    Ok(Some(RelaySettings {
-        region: RegionId(region),
+    Some(RelaySettings {
+        region: relay.region.0,
         code: CODE,
-        name,
-        listen: options.relay_listen,
+        name: relay.name.0.clone(),
+        listen: relay.listen,
         place,
-        ipv4: options.relay_ipv4,
-        ipv6: options.relay_ipv6,
-        stun,
-        is_pinned,
-    }))
+        ipv4: relay.ipv4,
+        ipv6: relay.ipv6,
+        stun: relay.stun_listen,
+        is_pinned: !has_certificate && (relay.listen.is_some() || !is_behind_tls),
+    })
 }
 
 const HTTP: u16 = 80;
 const HTTPS: u16 = 443;
 
-fn place_of(authority: &http::uri::Authority, usual_port: u16) -> RelayPlace {
-    RelayPlace::new(authority, usual_port)
-}
-
 impl RelayPlace {
     /// What an authority as in a URL names.
-    pub fn new(authority: &http::uri::Authority, usual_port: u16) -> Self {
+    pub(crate) fn new(authority: &Authority, usual_port: u16) -> Self {
         let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
         Self { host, port: authority.port_u16().unwrap_or(usual_port) }
     }
 
     /// The address, where it is one.
-    pub fn address(&self) -> Option<IpAddr> {
+    pub(crate) fn address(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
 }
@@ -199,39 +161,25 @@ fn complete(id: RegionId, region: &mut DerpRegion) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn settled(options: Options) -> RelaySettings {
-        settle(&options).unwrap().unwrap()
-    }
+    use crate::config::{Settings, parse};
 
     #[test]
     fn nodes_find_the_relay_where_the_operator_says_or_where_they_find_us() {
-        let base = Options::default;
-        let url = |url: &str| Some(url.to_owned());
-        let listen = Some("[::]:8443".parse().unwrap());
-        for (options, place, is_pinned) in [
-            (base(), None, true),
-            (Options { server_url: url("https://a.example"), ..base() }, Some(("a.example", 443)), false),
-            (Options { server_url: url("http://A.example:81/"), ..base() }, Some(("a.example", 81)), true),
-            (Options { server_url: url("http://[2001:db8::1]"), ..base() }, Some(("2001:db8::1", 80)), true),
-            (
-                Options { server_url: url("https://a.example"), relay_listen: listen, ..base() },
-                Some(("a.example", 8443)),
-                true,
-            ),
-            (Options { relay_host: url("r.example"), ..base() }, Some(("r.example", 8080)), true),
-            (
-                Options { relay_host: url("r.example:99"), relay_listen: listen, ..base() },
-                Some(("r.example", 99)),
-                true,
-            ),
-            (Options { tls_cert: Some("c".into()), ..base() }, None, false),
+        for (text, place, is_pinned) in [
+            ("", None, true),
+            ("server_url = \"https://a.example\"", Some(("a.example", 443)), false),
+            ("server_url = \"http://A.example:81/\"", Some(("a.example", 81)), true),
+            ("server_url = \"http://[2001:db8::1]\"", Some(("2001:db8::1", 80)), true),
+            ("server_url = \"https://a.example\"\nrelay_listen = \"[::]:8443\"", Some(("a.example", 8443)), true),
+            ("relay_host = \"r.example\"", Some(("r.example", 8080)), true),
+            ("relay_host = \"r.example:99\"\nrelay_listen = \"[::]:8443\"", Some(("r.example", 99)), true),
+            ("tls_cert = \"c\"\ntls_key = \"k\"", None, false),
         ] {
-            let relay = settled(options.clone());
+            let relay = Settings::of(parse(text).unwrap()).unwrap().relay.unwrap();
             let place = place.map(|(host, port)| RelayPlace { host: host.to_owned(), port });
-            assert_eq!((relay.place, relay.is_pinned), (place, is_pinned), "{options:?}");
+            assert_eq!((relay.place, relay.is_pinned), (place, is_pinned), "{text}");
         }
-        assert!(settle(&Options { relay: Some(false), ..base() }).unwrap().is_none());
+        assert!(Settings::of(parse("relay = false").unwrap()).unwrap().relay.is_none());
     }
 
     #[test]

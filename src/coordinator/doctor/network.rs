@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::Finding;
 use crate::clock;
-use crate::config::{Settings, StunListen};
+use crate::config::{Certificate, Settings, StunListen};
 use crate::state_dir::StateDir;
 use warren_core::types::{CapabilityVersion, MachinePrivate};
 use warren_core::wire::control::OverTlsPublicKeys;
@@ -36,7 +36,7 @@ pub(super) async fn look(settings: &Settings, is_running: bool) -> Vec<Finding> 
     let mut findings = Vec::new();
     let mut ports = vec![("port", settings.listen)];
     ports.extend(settings.relay.as_ref().and_then(|relay| relay.listen).map(|listen| ("relay's port", listen)));
-    ports.extend(settings.metrics.map(|listen| ("metrics' port", listen)));
+    ports.extend(settings.metrics.map(|metrics| ("metrics' port", metrics.0)));
     for (name, address) in ports {
         findings.push(tcp(name, address, is_running).await);
     }
@@ -126,12 +126,12 @@ async fn ask_stun(server: SocketAddr) -> std::io::Result<()> {
 /// The certificate of the configuration: whole, its key's, of this time and of the server's name.
 fn certificate(settings: &Settings) -> Option<Finding> {
     let name = "certificate";
-    let files = settings.tls.as_ref()?;
-    if let Err(error) = CertificateFiles::open(&files.cert, &files.key) {
+    let Certificate::Files { cert, key } = &settings.certificate else { return None };
+    if let Err(error) = CertificateFiles::open(cert, key) {
         return Some(Finding::failed(name, error));
     }
-    let own = CertificateDer::from_pem_file(&files.cert).ok()?;
-    let file = files.cert.display();
+    let own = CertificateDer::from_pem_file(cert).ok()?;
+    let file = cert.display();
     let Some((begins, ends)) = certificate_validity(&own) else {
         return Some(Finding::failed(name, format!("{file}: its dates cannot be read")));
     };
@@ -139,7 +139,7 @@ fn certificate(settings: &Settings) -> Option<Finding> {
     if now < begins || ends <= now {
         return Some(Finding::failed(name, format!("{file}: it is valid from {begins} to {ends}, and it is {now}")));
     }
-    let host = settings.server_url.as_deref().and_then(|url| url.parse::<Uri>().ok()?.host().map(str::to_owned));
+    let host = settings.server_url.as_ref().and_then(|url| url.as_str().parse::<Uri>().ok()?.host().map(str::to_owned));
     if let Some(host) = host {
         let server = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).ok()?;
         let is_for_it = ParsedCertificate::try_from(&own)
@@ -174,9 +174,9 @@ async fn health(settings: &Settings) -> Finding {
 
 /// The server on this host, where no certificate stands in the way.
 fn local(settings: &Settings) -> Result<Target, String> {
-    match (settings.tls.is_some() || settings.acme.is_some(), &settings.server_url) {
+    match (settings.certificate.is_some(), &settings.server_url) {
         (false, _) => Target::new(url(&format!("http://{}", near(settings.listen)))?),
-        (true, Some(named)) => Target::new(url(named)?),
+        (true, Some(named)) => Target::new(url(named.as_str())?),
         (true, None) => Err("not asked: the certificate's name is not known here (--server-url)".to_owned()),
     }
 }
@@ -191,7 +191,7 @@ async fn as_a_node(settings: &Settings) -> Finding {
              `curl http://ADDRESS:PORT/key?v=145` on one",
         );
     };
-    let target = match url(named).and_then(Target::new) {
+    let target = match url(named.as_str()).and_then(Target::new) {
         Ok(target) => target,
         Err(error) => return Finding::failed(name, error),
     };

@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 
 use super::Finding;
 use crate::clock;
-use crate::config::Settings;
+use crate::config::{Certificate, Settings};
 use crate::relay::TLS_KEY_FILE;
 use crate::server_key::FORMER_KEYS;
 use crate::state_dir::{KEY_FILE, StateDir};
@@ -35,10 +35,9 @@ pub(super) async fn look(settings: &Settings, is_running: bool) -> Vec<Finding> 
     findings.extend(room(dir.path()));
     findings.extend(belongs_together(&dir));
     findings.extend(keys(&dir));
-    findings.extend(settings.tls.as_ref().and_then(|files| open_to_all(&files.key)).map(|said| {
-        let name = "tls_key";
-        Finding::failed(name, said)
-    }));
+    if let Certificate::Files { key, .. } = &settings.certificate {
+        findings.extend(open_to_all(key).map(|said| Finding::failed("tls.key", said)));
+    }
     findings.push(rights(&dir.database()));
     let latest = database(&dir, is_running, &mut findings).await;
     findings.push(clock(latest));

@@ -17,10 +17,10 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::time::{Instant, Sleep};
 
-use super::ending::Ending;
-use super::hub::Subscription;
-use super::limits;
 use super::noise::UnderWay;
+use crate::ending::Ending;
+use crate::hub::Subscription;
+use crate::limits;
 use warren_core::registry::{Chunk, MapMessage, Part};
 use warren_core::wire::map_stream::{self, Packing};
 

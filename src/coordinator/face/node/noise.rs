@@ -20,12 +20,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tracing::debug;
 
-use super::http::{Shared, base_url, later, rated, refuse};
-use super::listen::Connection;
-use super::machine::{self, Client};
+use super::NodeFace;
+use super::machine::{self, Machine};
 use super::map_body::Outgoing;
-use super::server_key::Under;
-use super::{clock, limits};
+use crate::face::answer::{later, refuse};
+use crate::face::connection::Connection;
+use crate::server_key::Under;
+use crate::{clock, limits};
 use warren_core::types::ChallengePublic;
 use warren_core::wire::noise::{EarlyNoise, INITIATION_LEN, ServerHandshake, encode_early};
 use warren_shell::{NoiseStream, WebSocketBytes, websocket_accept};
@@ -37,13 +38,13 @@ const HANDSHAKE: &str = "x-tailscale-handshake";
 
 /// Answers `/ts2021`.
 pub(crate) async fn upgrade(
-    State(shared): State<Arc<Shared>>,
+    State(face): State<Arc<NodeFace>>,
     Extension(connection): Extension<Connection>,
     mut request: Request,
 ) -> Response {
-    match prepare(&shared, &connection, &mut request) {
+    match prepare(&face, &connection, &mut request) {
         Ok((accepted, response)) => {
-            tokio::spawn(accepted.serve(shared, connection));
+            tokio::spawn(accepted.serve(face, connection));
             response
         }
         Err(refusal) => refusal,
@@ -60,8 +61,8 @@ struct Accepted {
 }
 
 #[allow(clippy::result_large_err, reason = "the error is the response itself, made once a connection")]
-fn prepare(shared: &Shared, connection: &Connection, request: &mut Request) -> Result<(Accepted, Response), Response> {
-    rated(&shared.doors.handshakes, &connection.place).map_err(later)?;
+fn prepare(face: &NodeFace, connection: &Connection, request: &mut Request) -> Result<(Accepted, Response), Response> {
+    face.handshakes.take(&connection.place).map_err(later)?;
     let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
         return Err(refuse(
             StatusCode::BAD_REQUEST,
@@ -86,9 +87,9 @@ fn prepare(shared: &Shared, connection: &Connection, request: &mut Request) -> R
     let Some(initiation) = decode(&text) else {
         return Err(refuse(StatusCode::BAD_REQUEST, format!("{HANDSHAKE} is not {INITIATION_LEN} bytes in base64")));
     };
-    let handshake = shared.keys.handshake(&initiation, clock::now());
+    let handshake = face.keys.handshake(&initiation, clock::now());
     let (handshake, under) = handshake.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.to_string()))?;
-    let base_url = base_url(shared, connection, request.headers());
+    let base_url = face.url.seen_by(connection, request.headers());
     Ok((Accepted { handshake, under, on_upgrade, websocket, base_url }, response))
 }
 
@@ -126,13 +127,13 @@ fn decode(text: &str) -> Option<[u8; INITIATION_LEN]> {
 }
 
 impl Accepted {
-    async fn serve(self, shared: Arc<Shared>, connection: Connection) {
+    async fn serve(self, face: Arc<NodeFace>, connection: Connection) {
         let from = connection.from;
-        shared.metrics.handshakes.inc();
+        face.metrics.handshakes.inc();
         let ready = async {
             let io = TokioIo::new(self.on_upgrade.await.map_err(|error| error.to_string())?);
-            let client = Client {
-                machine: self.handshake.machine(),
+            let machine = Machine {
+                key: self.handshake.machine(),
                 version: self.handshake.version(),
                 base_url: self.base_url.into(),
                 ending: connection.ending.clone(),
@@ -140,17 +141,17 @@ impl Accepted {
                 claim: OnceLock::new(),
                 under: self.under,
             };
-            Ok::<_, String>((io, client))
+            Ok::<_, String>((io, machine))
         };
-        let (io, client) = match tokio::time::timeout(limits::HANDSHAKE_TIME, ready).await {
+        let (io, machine) = match tokio::time::timeout(limits::HANDSHAKE_TIME, ready).await {
             Ok(Ok(ready)) => ready,
             Ok(Err(error)) => return debug!(%from, error, "upgrading to Noise"),
             Err(_) => return debug!(%from, "upgrading to Noise took too long"),
         };
         let served = if self.websocket {
-            channel(WebSocketBytes::accept(io).await, self.handshake, client, shared, connection).await
+            channel(WebSocketBytes::accept(io).await, self.handshake, machine, face, connection).await
         } else {
-            channel(io, self.handshake, client, shared, connection).await
+            channel(io, self.handshake, machine, face, connection).await
         };
         if let Err(error) = served {
             debug!(%from, error, "Noise connection");
@@ -161,8 +162,8 @@ impl Accepted {
 async fn channel<S>(
     io: S,
     handshake: ServerHandshake,
-    client: Client,
-    shared: Arc<Shared>,
+    machine: Machine,
+    face: Arc<NodeFace>,
     connection: Connection,
 ) -> Result<(), String>
 where
@@ -180,7 +181,7 @@ where
     let stream = tokio::time::timeout(limits::HANDSHAKE_TIME, beginning)
         .await
         .map_err(|_| "the Noise handshake took too long".to_owned())??;
-    http2(stream, Arc::new(client), shared, connection).await
+    http2(stream, Arc::new(machine), face, connection).await
 }
 
 /// Requests of one connection: how many came, how many are under way.
@@ -224,20 +225,20 @@ impl Drop for UnderWay {
     }
 }
 
-async fn http2<S>(stream: S, client: Arc<Client>, shared: Arc<Shared>, connection: Connection) -> Result<(), String>
+async fn http2<S>(stream: S, machine: Arc<Machine>, face: Arc<NodeFace>, connection: Connection) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::default());
-    let (place, metrics) = (Arc::clone(&connection.place), Arc::clone(&shared.metrics));
+    let (place, metrics) = (Arc::clone(&connection.place), Arc::clone(&face.metrics));
     let mut ending = connection.ending.clone();
-    let of_client = Arc::clone(&client);
-    let outdated = of_client.under.outdated();
+    let held = Arc::clone(&machine);
+    let outdated = held.under.outdated();
     let service = service_fn({
         let activity = Arc::clone(&activity);
         move |request| {
             let under_way = activity.begin();
-            machine::answer(Arc::clone(&shared), Arc::clone(&client), request, under_way)
+            machine::answer(Arc::clone(&face), Arc::clone(&machine), request, under_way)
         }
     });
     let serving = http2::Builder::new(TokioExecutor::new())

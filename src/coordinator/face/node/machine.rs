@@ -12,14 +12,15 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use tokio::sync::SemaphorePermit;
 
-use super::ending::Ending;
-use super::http::{Shared, later, rated, refuse, too_old};
-use super::hub::Registration;
 use super::machines::Claim;
 use super::map_body::{self, MapBody};
 use super::noise::UnderWay;
-use super::server_key::Under;
-use super::{clock, limits};
+use super::{NodeFace, too_old};
+use crate::ending::Ending;
+use crate::face::answer::{later, refuse};
+use crate::hub::Registration;
+use crate::server_key::Under;
+use crate::{clock, limits};
 use warren_core::policy::SshAction;
 use warren_core::registry::{self, MapRefusal};
 use warren_core::types::{CapabilityVersion, MachinePublic};
@@ -28,9 +29,9 @@ use warren_core::wire::map_stream::Packing;
 use warren_shell::HeldPlace;
 
 /// Who is at the other end of a Noise channel.
-pub(crate) struct Client {
+pub(super) struct Machine {
     /// The key it proved to hold.
-    pub(crate) machine: MachinePublic,
+    pub(crate) key: MachinePublic,
     /// What its handshake says it speaks.
     pub(crate) version: CapabilityVersion,
     /// How it reaches us, for the address of the page where it is approved.
@@ -45,11 +46,11 @@ pub(crate) struct Client {
     pub(crate) under: Under,
 }
 
-impl Client {
+impl Machine {
     /// It turned out to be a node of ours.
     fn belongs(&self) {
         self.place.belongs();
-        self.under.belongs(self.machine);
+        self.under.belongs(self.key);
     }
 }
 
@@ -69,21 +70,21 @@ const UNSERVED: &[&str] = &[
 
 /// Answers one request. `under_way` lives as long as the answer takes, body included.
 pub(crate) async fn answer(
-    shared: Arc<Shared>,
-    client: Arc<Client>,
+    face: Arc<NodeFace>,
+    machine: Arc<Machine>,
     request: Request<Incoming>,
     under_way: UnderWay,
 ) -> Result<Response, Infallible> {
-    if let Some(refusal) = too_old(client.version) {
+    if let Some(refusal) = too_old(machine.version) {
         return Ok(refusal);
     }
-    client.claim.get_or_init(|| shared.machines.claim(client.machine, &client.place));
+    machine.claim.get_or_init(|| face.machines.claim(machine.key, &machine.place));
     let path = request.uri().path();
     let response = match (request.method(), path) {
-        (&Method::POST, "/machine/register") => register(&shared, &client, request.into_body()).await,
-        (&Method::POST, "/machine/map") => map(&shared, &client, request.into_body(), under_way).await,
-        (&Method::HEAD | &Method::GET, "/machine/ping-response") => Ok(pong(&shared, &client, request.uri().query())),
-        (&Method::GET, ServerKey::PATH) => Ok(axum::Json(ServerKey { key: client.under.tell() }).into_response()),
+        (&Method::POST, "/machine/register") => register(&face, &machine, request.into_body()).await,
+        (&Method::POST, "/machine/map") => map(&face, &machine, request.into_body(), under_way).await,
+        (&Method::HEAD | &Method::GET, "/machine/ping-response") => Ok(pong(&face, &machine, request.uri().query())),
+        (&Method::GET, ServerKey::PATH) => Ok(axum::Json(ServerKey { key: machine.under.tell() }).into_response()),
         (&Method::GET, path) if path.starts_with("/machine/ssh/action/") => Ok(session_refused()),
         (_, "/machine/register" | "/machine/map") => Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "POST, please")),
         (_, path) if UNSERVED.iter().any(|unserved| path.starts_with(unserved)) => {
@@ -93,7 +94,7 @@ pub(crate) async fn answer(
     };
     let response = response.unwrap_or_else(|refusal| refusal);
     if response.status() == StatusCode::TOO_MANY_REQUESTS {
-        shared.metrics.refused.inc();
+        face.metrics.refused.inc();
     }
     Ok(response)
 }
@@ -101,24 +102,24 @@ pub(crate) async fn answer(
 /// An answer, or one that says why not.
 type Answer = Result<Response, Response>;
 
-async fn register(shared: &Shared, client: &Client, body: Incoming) -> Answer {
-    may_ask(shared, client).map_err(later)?;
-    rated(&shared.doors.registrations, &client.place).map_err(later)?;
-    let mut request: RegisterRequest = read(shared, body).await?;
+async fn register(face: &NodeFace, machine: &Machine, body: Incoming) -> Answer {
+    may_ask(face, machine).map_err(later)?;
+    face.registrations.take(&machine.place).map_err(later)?;
+    let mut request: RegisterRequest = read(face, body).await?;
     registry::bound(&mut request.hostinfo);
     if request.auth.as_ref().is_some_and(|auth| auth.auth_key.len() > limits::AUTH_KEY_BYTES) {
         return Err(refuse(StatusCode::BAD_REQUEST, "this is longer than any pre-authentication key"));
     }
-    let mut ending = client.ending.clone();
+    let mut ending = machine.ending.clone();
     let deadline = tokio::time::Instant::now() + limits::FOLLOWUP_TIME;
     loop {
-        let registration = shared.hub.register(client.machine, client.place.site(), request.clone()).await;
+        let registration = face.hub.register(machine.key, machine.place.site(), request.clone()).await;
         let (woken, meanwhile) = match registration.map_err(IntoResponse::into_response)? {
             Registration::Answer(response) => {
                 if response.machine_authorized {
-                    client.belongs();
+                    machine.belongs();
                 }
-                return Ok(reply(client, response));
+                return Ok(reply(machine, response));
             }
             Registration::Later(after) => return Err(later(after)),
             Registration::Failed => return Err(unwritten()),
@@ -129,27 +130,27 @@ async fn register(shared: &Shared, client: &Client, body: Incoming) -> Answer {
             () = ending.wait() => false,
         };
         if !decided {
-            return Ok(reply(client, meanwhile));
+            return Ok(reply(machine, meanwhile));
         }
     }
 }
 
 /// Without a configured address the registry writes the page's address without its beginning.
-fn reply(client: &Client, mut response: RegisterResponse) -> Response {
+fn reply(machine: &Machine, mut response: RegisterResponse) -> Response {
     if response.auth_url.starts_with('/') {
-        response.auth_url.insert_str(0, &client.base_url);
+        response.auth_url.insert_str(0, &machine.base_url);
     }
     axum::Json(response).into_response()
 }
 
-async fn map(shared: &Shared, client: &Client, body: Incoming, under_way: UnderWay) -> Answer {
-    may_ask(shared, client).map_err(later)?;
-    let mut request: MapRequest = read(shared, body).await?;
+async fn map(face: &NodeFace, machine: &Machine, body: Incoming, under_way: UnderWay) -> Answer {
+    may_ask(face, machine).map_err(later)?;
+    let mut request: MapRequest = read(face, body).await?;
     registry::bound(&mut request.hostinfo);
     if !request.stream {
-        let updated = shared.hub.update(client.machine, request).await;
+        let updated = face.hub.update(machine.key, request).await;
         updated.map_err(IntoResponse::into_response)?.map_err(|refusal| refused(&refusal))?;
-        client.belongs();
+        machine.belongs();
         return Ok(Response::new(Body::empty()));
     }
     let packing = match request.compress.as_str() {
@@ -158,20 +159,20 @@ async fn map(shared: &Shared, client: &Client, body: Incoming, under_way: UnderW
         other => return Err(refuse(StatusCode::BAD_REQUEST, format!("Compress is \"zstd\" or absent, not {other:?}"))),
     };
     let keep_alive = request.keep_alive;
-    let relays = shared.relays.seen_from(&client.base_url);
+    let relays = face.relays.seen_from(&machine.base_url);
     let node_key = request.node_key;
-    let opened = shared.hub.open(client.machine, request, relays).await;
+    let opened = face.hub.open(machine.key, request, relays).await;
     match opened.map_err(IntoResponse::into_response)? {
         Ok(subscription) => {
-            client.belongs();
+            machine.belongs();
             let body = MapBody::new(subscription, packing, keep_alive, under_way);
-            shared.machines.replace_map(node_key, body.outgoing());
+            face.machines.replace_map(node_key, body.outgoing());
             Ok(Response::new(Body::from_stream(body)))
         }
         // Clients take a status for trouble on the way and keep the network that they know; this they take for an end.
         Err(MapRefusal::Unknown) => {
-            let goodbye = registry::State::goodbye(node_key, client.machine);
-            map_body::farewell(goodbye, packing, client.ending.clone(), under_way)
+            let goodbye = registry::State::goodbye(node_key, machine.key);
+            map_body::farewell(goodbye, packing, machine.ending.clone(), under_way)
                 .map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("writing the answer: {error}")))
         }
         Err(refusal) => Err(refused(&refusal)),
@@ -179,14 +180,14 @@ async fn map(shared: &Shared, client: &Client, body: Incoming, under_way: UnderW
 }
 
 /// The node answers that it is there.
-fn pong(shared: &Shared, client: &Client, query: Option<&str>) -> Response {
-    if let Err(after) = may_ask(shared, client) {
+fn pong(face: &NodeFace, machine: &Machine, query: Option<&str>) -> Response {
+    if let Err(after) = may_ask(face, machine) {
         return later(after);
     }
     let id = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("id="));
     match id.and_then(|id| id.parse().ok()) {
         Some(id) => {
-            shared.hub.pong(client.machine, id);
+            face.hub.pong(machine.key, id);
             Response::new(Body::empty())
         }
         None => refuse(StatusCode::NOT_FOUND, "no such ping"),
@@ -194,8 +195,8 @@ fn pong(shared: &Shared, client: &Client, query: Option<&str>) -> Response {
 }
 
 /// Takes one token of the machine's bucket.
-fn may_ask(shared: &Shared, client: &Client) -> Result<(), Duration> {
-    shared.machines.may_ask(client.machine, clock::instant())
+fn may_ask(face: &NodeFace, machine: &Machine) -> Result<(), Duration> {
+    face.machines.may_ask(machine.key, clock::instant())
 }
 
 /// The answer about an SSH session that the policy lets pass only after a check, which this coordinator cannot make. An
@@ -219,15 +220,15 @@ fn unwritten() -> Response {
     refuse(StatusCode::INTERNAL_SERVER_ERROR, "the coordinator cannot write its database; its log says why")
 }
 
-async fn read<T: DeserializeOwned>(shared: &Shared, body: Incoming) -> Result<T, Response> {
-    let whole = tokio::time::timeout(limits::BODY_TIME, collect(shared, body));
+async fn read<T: DeserializeOwned>(face: &NodeFace, body: Incoming) -> Result<T, Response> {
+    let whole = tokio::time::timeout(limits::BODY_TIME, collect(face, body));
     let (bytes, _place) =
         whole.await.map_err(|_| refuse(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive"))??;
     serde_json::from_slice(&bytes).map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))
 }
 
 /// The bytes of a body, and for a large one its place among the large ones.
-async fn collect(shared: &Shared, mut body: Incoming) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Response> {
+async fn collect(face: &NodeFace, mut body: Incoming) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Response> {
     let (mut bytes, mut place) = (Vec::new(), None);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
@@ -238,7 +239,7 @@ async fn collect(shared: &Shared, mut body: Incoming) -> Result<(Vec<u8>, Option
             return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {most} bytes")));
         }
         if length > limits::SMALL_BODY_BYTES && place.is_none() {
-            place = shared.large_bodies.acquire().await.ok();
+            place = face.large_bodies.acquire().await.ok();
         }
         bytes.extend_from_slice(&data);
     }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::limits;
 use super::map_body::Outgoing;
+use crate::limits;
 use warren_core::types::{MachinePublic, NodePublic};
 use warren_shell::{Buckets, HeldPlace};
 
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_asks_too_often_is_told_when_to_come_again_and_others_are_not() {
-        let (machines, now) = (Machines::new(), super::super::clock::instant());
+        let (machines, now) = (Machines::new(), crate::clock::instant());
         for _ in 0..limits::MACHINE_BURST {
             assert!(machines.may_ask(MACHINE, now).is_ok());
         }
