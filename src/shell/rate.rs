@@ -8,23 +8,16 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use warren_core::types::{Fill, FillRate};
+
 /// Askers whose rate is remembered; when full, the least busy are forgotten.
 const RATED: usize = 16 * 1024;
 
 /// Buckets by asker. One that is not in it has a full bucket.
 #[derive(Debug)]
 pub struct Buckets<K> {
-    /// Tokens a second; 0 for no limit.
-    rate: f64,
-    /// Tokens that may be taken at once.
-    burst: f64,
-    buckets: BTreeMap<K, Bucket>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    tokens: f64,
-    filled: Instant,
+    rate: FillRate,
+    buckets: BTreeMap<K, Fill>,
 }
 
 /// Buckets by address.
@@ -63,45 +56,31 @@ impl Rates {
 impl<K: Copy + Ord> Buckets<K> {
     /// Everybody may come `rate` times a second, and `burst` times at once; 0 for no limit.
     pub fn new(rate: f64, burst: u32) -> Self {
-        Self { rate, burst: f64::from(burst), buckets: BTreeMap::new() }
+        Self { rate: FillRate::new(rate, f64::from(burst)), buckets: BTreeMap::new() }
     }
 
     /// Takes one token, or says how long until there is one.
     pub fn take(&mut self, asker: K, now: Instant) -> Result<(), Duration> {
-        if self.rate <= 0.0 {
+        if self.rate.is_endless() {
             return Ok(());
         }
         if self.buckets.len() >= RATED && !self.buckets.contains_key(&asker) {
             self.forget(now);
         }
-        let (rate, burst) = (self.rate, self.burst);
-        let bucket = self.buckets.entry(asker).or_insert(Bucket { tokens: burst, filled: now });
-        bucket.tokens = bucket.tokens_at(rate, burst, now);
-        bucket.filled = now;
-        if bucket.tokens < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - bucket.tokens) / rate));
-        }
-        bucket.tokens -= 1.0;
-        Ok(())
+        let rate = self.rate;
+        rate.take(self.buckets.entry(asker).or_insert_with(|| rate.full(now)), 1.0, now)
     }
 
     /// Forgets the full buckets, which say nothing; if there are none, everything but the emptiest half.
     fn forget(&mut self, now: Instant) {
-        let (rate, burst) = (self.rate, self.burst);
-        self.buckets.retain(|_, bucket| bucket.tokens_at(rate, burst, now) < burst);
+        let rate = self.rate;
+        self.buckets.retain(|_, bucket| !rate.is_full(bucket, now));
         if self.buckets.len() >= RATED {
-            let mut tokens: Vec<f64> = self.buckets.values().map(|bucket| bucket.tokens_at(rate, burst, now)).collect();
+            let mut tokens: Vec<f64> = self.buckets.values().map(|bucket| rate.tokens(bucket, now)).collect();
             tokens.sort_by(f64::total_cmp);
             let median = tokens[tokens.len() / 2];
-            self.buckets.retain(|_, bucket| bucket.tokens_at(rate, burst, now) < median);
+            self.buckets.retain(|_, bucket| rate.tokens(bucket, now) < median);
         }
-    }
-}
-
-impl Bucket {
-    fn tokens_at(&self, rate: f64, burst: f64, now: Instant) -> f64 {
-        let gained = now.saturating_duration_since(self.filled).as_secs_f64() * rate;
-        (self.tokens + gained).min(burst)
     }
 }
 

@@ -13,14 +13,13 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::types::{NodePrivate, NodePublic};
+use crate::types::{NodePrivate, NodePublic, TokenBucket};
 use crate::wire::derp::{
     CLIENT_FRAME, ClientInfo, DerpError, Frame, GoneReason, HEADER_LEN, Kind, MAX_PACKET, ServerInfo, VERSION, header,
     open_server_info, seal_client_info,
 };
 use crate::wire::disco;
 
-use super::bucket::Bucket;
 use super::queue::Queue;
 
 /// The introductions are over by then: the time that servers give a client.
@@ -108,7 +107,7 @@ pub struct Client {
     nonce: [u8; 24],
     stage: Stage,
     is_home: bool,
-    pace: Option<Bucket>,
+    pace: Option<TokenBucket>,
     control: Vec<u8>,
     disco: Queue,
     data: Queue,
@@ -231,7 +230,8 @@ impl Client {
 
     fn accept(&mut self, terms: ServerInfo, now: Instant) {
         let ServerInfo { bytes_per_second, burst_bytes, .. } = terms;
-        self.pace = (bytes_per_second > 0).then(|| Bucket::new(bytes_per_second, burst_bytes.max(LEAST_BURST), now));
+        self.pace =
+            (bytes_per_second > 0).then(|| TokenBucket::new(bytes_per_second, burst_bytes.max(LEAST_BURST), now));
         self.stage = Stage::Ready;
     }
 

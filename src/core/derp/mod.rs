@@ -5,14 +5,12 @@
 //! frames between them; [`Client`] is the other end of one connection. All take bytes and times and give bytes and
 //! times; the shells around them (`relay`, and the agent's pump) own the sockets.
 
-mod bucket;
 mod client;
 mod handshake;
 pub mod presentation;
 mod queue;
 mod server;
 
-pub use bucket::Bucket;
 pub use client::{Client, ClientDrops, ClientError, Event};
 pub use handshake::{Greeting, Handshake, MeshKey};
 pub use queue::Queue;

@@ -16,10 +16,9 @@ mod siblings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::types::{Limit, NodePublic};
+use crate::types::{Limit, NodePublic, TokenBucket};
 use crate::wire::derp::{CLIENT_FRAME, DerpError, Frame, GoneReason, HEADER_LEN, Kind, SERVER_FRAME, header};
 
-use super::bucket::Bucket;
 use super::handshake::Greeting;
 use super::queue::Queue;
 use packets::{Known, Store};
@@ -123,8 +122,8 @@ struct Connection {
     control: Queue,
     disco: Queue,
     data: Queue,
-    pace: Option<Bucket>,
-    gone_notices: Bucket,
+    pace: Option<TokenBucket>,
+    gone_notices: TokenBucket,
     keep_alive_at: Instant,
     /// Where its last packet went.
     known: Option<Known>,
@@ -182,8 +181,8 @@ impl Server {
             disco: Queue::new(DISCO_DEPTH, DISCO_BYTES),
             data: Queue::new(queue_depth, DATA_BYTES),
             pace: (bytes_per_second > 0 && role == Role::Client)
-                .then(|| Bucket::new(bytes_per_second, burst_bytes, now)),
-            gone_notices: Bucket::new(1, 3, now),
+                .then(|| TokenBucket::new(bytes_per_second, burst_bytes, now)),
+            gone_notices: TokenBucket::new(1, 3, now),
             keep_alive_at: now + KEEP_ALIVE + jitter,
             known: None,
             active_in: None,

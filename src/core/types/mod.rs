@@ -4,6 +4,7 @@
 //! Keys of different roles are different types, so a machine key can never stand where a node key
 //! belongs. Private keys print as `[redacted]` and have no `Display`.
 
+mod bucket;
 mod fingerprint;
 mod gather;
 mod id;
@@ -16,6 +17,7 @@ mod span;
 pub mod text;
 mod traffic;
 
+pub use bucket::{Fill, FillRate, TokenBucket};
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use gather::Gather;
 pub use id::{CapabilityVersion, NodeId, RegionId, StableNodeId, UserId};
