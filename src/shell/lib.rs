@@ -19,6 +19,8 @@ mod rate;
 mod secret_file;
 mod server_certificate;
 mod service_manager;
+mod table;
+pub mod unix_client;
 mod vital;
 mod websocket;
 
@@ -35,6 +37,7 @@ pub use rate::{Buckets, Rates};
 pub use secret_file::{keep_private, kept_key, make_directory, write_secret};
 pub use server_certificate::{ServerCertificate, client_config};
 pub use service_manager::{Heartbeat, tell_manager};
+pub use table::table;
 pub use vital::{FATAL, Watch, lasting, locked, vital};
 pub use websocket::{WebSocketBytes, websocket_accept};
 

@@ -4,11 +4,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use http::header::HOST;
-use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Full, Limited};
+use http::{Method, Response};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -16,6 +14,7 @@ use tokio::net::UnixStream;
 use super::Error;
 use warren_core::wire::control::DerpMap;
 use warren_core::wire::local::{Mask, MaskedPrefs, Notify, PingKind, PingReply, Prefs, Status, path};
+use warren_shell::unix_client;
 
 /// The largest answer that is read: the status of a network of the largest size.
 const ANSWER: usize = 64 << 20;
@@ -94,8 +93,7 @@ impl Client {
 
     async fn whole(&self, method: Method, call: &str, body: Vec<u8>) -> Result<Bytes, Error> {
         let body = self.send(method, call, body).await?.into_body();
-        let answer = Limited::new(body, ANSWER).collect().await.map_err(|error| broken(call, error))?;
-        Ok(answer.to_bytes())
+        unix_client::whole(body, ANSWER).await.map_err(|error| broken(call, error))
     }
 
     /// Sends a request on a connection of its own; an answer that is a refusal becomes an error.
@@ -103,18 +101,14 @@ impl Client {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|error| Error::NoAgent { socket: self.socket.display().to_string(), reason: error.to_string() })?;
-        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|error| broken(call, error))?;
-        tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(call).header(HOST, path::HOST);
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| broken(call, error))?;
-        let response = sender.send_request(request).await.map_err(|error| broken(call, error))?;
+        let request = unix_client::request(method, call, path::HOST, body).map_err(|error| broken(call, error))?;
+        let response = unix_client::send_on(stream, request).await.map_err(|error| broken(call, error))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
-        let text = Limited::new(response.into_body(), ANSWER).collect().await.map_err(|error| broken(call, error))?;
-        Err(Error::Refused { status: status.as_u16(), text: refusal_text(&text.to_bytes()) })
+        let text = unix_client::whole(response.into_body(), ANSWER).await.map_err(|error| broken(call, error))?;
+        Err(Error::Refused { status: status.as_u16(), text: refusal_text(&text) })
     }
 }
 

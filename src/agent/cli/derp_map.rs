@@ -2,9 +2,11 @@
 
 use std::io::Write;
 
-use super::{Client, Error, Exit, args, print_json, render};
+use super::{Client, Error, Exit, args, print_json};
+use warren_core::types::text::LINE_BYTES;
 use warren_core::wire::control::{DerpMap, DerpNode};
 use warren_core::wire::local::{RelayCounters, RelaysReply};
+use warren_shell::table;
 
 /// Prints them, a line each, or what passed through them.
 pub(super) async fn derp_map(
@@ -54,7 +56,7 @@ fn print(map: &DerpMap, relays: &RelaysReply, out: &mut impl Write) -> Result<Ex
         writeln!(out, "The coordinator names no relays: only peers that reach each other directly can talk.")?;
         return Ok(Exit::Ok);
     }
-    render::table(out, &rows)?;
+    out.write_all(table(rows, LINE_BYTES).as_bytes())?;
     Ok(Exit::Ok)
 }
 

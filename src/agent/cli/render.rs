@@ -1,6 +1,5 @@
 //! What people read.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::IpAddr;
@@ -11,6 +10,7 @@ use warren_core::types::text::{LINE_BYTES, Line, clean};
 use warren_core::types::{Timestamp, UserId};
 use warren_core::wire::control::UserProfile;
 use warren_core::wire::local::{BackendState, PeerStatus, PlanReply, Status};
+use warren_shell::table;
 
 /// Bytes of the name of a peer's system in the list, so that no peer makes it wider than a screen.
 const SYSTEM_BYTES: usize = 24;
@@ -24,7 +24,7 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> Result<Exit, Erro
         let now = Timestamp::now();
         let mut rows = vec![row(&status.this, status, now, true)];
         rows.extend(peers.into_iter().map(|peer| row(peer, status, now, false)));
-        table(out, &rows)?;
+        out.write_all(table(rows, LINE_BYTES).as_bytes())?;
     } else {
         writeln!(out, "{}", what_to_do(status))?;
     }
@@ -191,22 +191,6 @@ fn ago(seconds: i64) -> String {
         3_600..86_400 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),
     }
-}
-
-/// Columns as wide as their widest cell; the last one is not padded. No cell can pass for two, or for a row.
-pub(super) fn table<const N: usize>(out: &mut impl Write, rows: &[[String; N]]) -> Result<(), Error> {
-    let rows: Vec<[Cow<'_, str>; N]> =
-        rows.iter().map(|row| row.each_ref().map(|cell| clean(cell, LINE_BYTES))).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    for row in &rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(&format!("{cell:<width$}  "));
-        }
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

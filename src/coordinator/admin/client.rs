@@ -3,14 +3,14 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use http::Method;
 
 use super::{Reply, Request, table};
 use warren_core::types::text::{Line, Screen};
+use warren_shell::unix_client;
 
+/// What this server goes by on its socket.
+pub(super) const HOST: &str = "localhost";
 /// A listing of all nodes at their limit.
 const REPLY_BYTES: usize = 256 * 1024 * 1024;
 
@@ -45,18 +45,11 @@ async fn ask(socket: &Path, request: &Request) -> Result<Reply, String> {
     let unreachable = |error: &dyn std::fmt::Display| {
         format!("{}: {error}; is `warren-coordinator serve` running, and are you root or its user?", socket.display())
     };
-    let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(&error))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))?;
-    tokio::spawn(connection);
     let body = serde_json::to_vec(request).map_err(|error| error.to_string())?;
-    let request = http::Request::post("/admin")
-        .header(http::header::HOST, "localhost")
-        .body(Full::new(bytes::Bytes::from(body)))
-        .map_err(|error| error.to_string())?;
-    let response = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
+    let request = unix_client::request(Method::POST, "/admin", HOST, body).map_err(|error| error.to_string())?;
+    let response = unix_client::send(socket, request).await.map_err(|error| unreachable(&error))?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), REPLY_BYTES).collect().await.map_err(|error| error.to_string())?;
-    let body = body.to_bytes();
+    let body = unix_client::whole(response.into_body(), REPLY_BYTES).await.map_err(|error| error.to_string())?;
     if !status.is_success() {
         return Err(String::from_utf8_lossy(&body).into_owned());
     }

@@ -9,7 +9,7 @@ use warren_core::types::Timestamp;
 use warren_core::types::text::clean;
 
 /// Bytes of a cell: all the routes of a large gateway.
-const CELL_BYTES: usize = 64 * 1024;
+const CELL_BYTES: usize = 60 * 1024;
 
 /// The text, with a final newline.
 pub(super) fn text(reply: &Reply) -> String {
@@ -202,30 +202,5 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
 }
 
 pub(super) fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned))
-        .chain(rows.map(|row| row.map(|cell| printable(&cell).into_owned())))
-        .collect();
-    let mut widths = [0; N];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_as_wide_as_their_widest_cell_and_hold_no_control_characters() {
-        let rows = [["1".to_owned(), "a\u{1b}[31m\u{202e}".to_owned()], ["100".to_owned(), "b".to_owned()]];
-        assert_eq!(table(["ID", "NAME"], rows.into_iter()), "ID   NAME\n1    a\u{fffd}[31m\u{fffd}\n100  b\n");
-    }
+    warren_shell::table(std::iter::once(head.map(str::to_owned)).chain(rows), CELL_BYTES)
 }
