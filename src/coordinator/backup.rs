@@ -9,16 +9,12 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use axum::body::Body;
-use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::admin::fetch_backup;
 use super::clock;
-use super::face::refuse;
-use super::hub::Hub;
+use super::service::Service;
 use super::state_dir::{DATABASE, KEY_FILE, StateDir, is_kept};
 use super::store::{Contents, SqliteStore, copy_closed, is_free, read_backup, seal, unseal};
 use warren_core::types::MachinePrivate;
@@ -27,34 +23,26 @@ use warren_shell::{make_directory, write_secret};
 /// Bytes of a backup that are in memory at a time.
 const PIECE: usize = 64 * 1024;
 
-/// The server's side: makes a backup and streams it.
-pub(crate) async fn answer(hub: &Hub, dir: &StateDir) -> Response {
-    match draft(hub, dir).await {
-        Ok(file) => Body::from_stream(pieces(file)).into_response(),
-        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("no backup was made: {error}")),
-    }
-}
-
-/// A backup whose name is gone already: it goes with whoever reads it. Where the state's own disk has no room for it,
+/// The server's side: a backup whose name is gone already, so that it goes with whoever reads it. Where the state's own disk has no room for it,
 /// which is when it is wanted most, it is made among the temporary files.
-async fn draft(hub: &Hub, dir: &StateDir) -> Result<tokio::fs::File, String> {
+pub(crate) async fn draft(service: &Service, dir: &StateDir) -> Result<tokio::fs::File, String> {
     let at_home = match dir.backup_draft() {
-        Ok(path) => draft_at(path, hub, dir).await,
+        Ok(path) => draft_at(path, service, dir).await,
         Err(error) => Err(format!("{}: {error}", dir.path().display())),
     };
     let _ = dir.backup_draft();
     let Err(reason) = at_home else { return at_home };
     let elsewhere = std::env::temp_dir().join(format!("warren-coordinator-{:016x}", rand::random::<u64>()));
     let made = match fs::DirBuilder::new().mode(0o700).create(&elsewhere) {
-        Ok(()) => draft_at(elsewhere.join("backup"), hub, dir).await,
+        Ok(()) => draft_at(elsewhere.join("backup"), service, dir).await,
         Err(error) => Err(format!("{}: {error}", elsewhere.display())),
     };
     let _ = fs::remove_dir_all(&elsewhere);
     made.map_err(|error| format!("{reason}; and {error}"))
 }
 
-async fn draft_at(path: PathBuf, hub: &Hub, dir: &StateDir) -> Result<tokio::fs::File, String> {
-    let sealed = match hub.copy(path.clone()).await {
+async fn draft_at(path: PathBuf, service: &Service, dir: &StateDir) -> Result<tokio::fs::File, String> {
+    let sealed = match service.copy(path.clone()).await {
         Ok(Ok(())) => sealed(&path, dir).await,
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the registry is busy, try again later".to_owned()),
@@ -67,7 +55,7 @@ async fn sealed(copy: &Path, dir: &StateDir) -> Result<(), String> {
     seal(copy, &dir.kept_files()?).await.map_err(|error| error.to_string())
 }
 
-fn pieces(file: tokio::fs::File) -> impl futures_util::Stream<Item = io::Result<Bytes>> {
+pub(crate) fn pieces(file: tokio::fs::File) -> impl futures_util::Stream<Item = io::Result<Bytes>> {
     futures_util::stream::try_unfold(file, async |mut file| {
         let mut piece = vec![0; PIECE];
         let count = file.read(&mut piece).await?;

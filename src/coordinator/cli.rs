@@ -15,6 +15,7 @@ use super::state_dir::StateDir;
 use super::{backup, doctor, serve};
 use warren_core::types::Traffic;
 use warren_core::types::text::Lines;
+use warren_core::wire::admin::{NetworkRequest, Request};
 use warren_shell::log_to_stderr;
 
 /// It was refused, or failed.
@@ -115,7 +116,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let done = match self.command {
             Command::Serve(options) => return run_server(*options, self.places),
-            Command::Status => administer(self.places, admin::Request::Status, self.json),
+            Command::Status => administer(self.places, Request::Status, self.json),
             Command::ServerKey(command) => administer(self.places, command.into(), self.json),
             Command::User(command) => administer(self.places, command.into(), self.json),
             Command::Key(command) => administer(self.places, command.into(), self.json),
@@ -138,8 +139,8 @@ impl Cli {
                 backup::init(dir, socket, empty_network, new_key).await
             }),
             Command::Why { from, to, traffic } => {
-                let Traffic { protocol, port } = traffic.unwrap_or_default();
-                administer(self.places, admin::Request::Why { from, to, protocol, port }, self.json)
+                let why = NetworkRequest::Why { from, to, traffic: traffic.unwrap_or_default() };
+                administer(self.places, Request::Network(why), self.json)
             }
         };
         done.unwrap_or_else(|error| misconfigured(&error))
@@ -225,7 +226,7 @@ fn keep(
     })
 }
 
-fn administer(places: Places, request: admin::Request, json: bool) -> Result<ExitCode, ConfigError> {
+fn administer(places: Places, request: Request, json: bool) -> Result<ExitCode, ConfigError> {
     let (_, socket) = places.find()?;
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -1,7 +1,7 @@
 //! What only this module reads, as functions from bytes to whether they were taken: for tests that feed them anything.
 
-use super::admin::Request;
 use super::config::{self, Settings};
+use warren_core::wire::admin::Request;
 
 /// A request to the administration's socket.
 pub fn admin_request(bytes: &[u8]) -> bool {

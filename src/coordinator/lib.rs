@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! listen (limits, TLS) ──> site ──> face/{node, relay, sign_in, health} ──┐
-//! unix socket ──> admin ──────────────────────────────────────────────────┤ ask, each with a place for its answer
+//! unix socket ──> face/admin_socket ───────────────────────────────────────┤ an actor and what they ask
+//!                                                                         v
+//!                                                   service (requests to commands, views)
 //!                                                                         v
 //!                          hub: the one task that owns registry::State and the store
 //!                                                                         │ one bounded queue per map stream
@@ -30,10 +32,9 @@ mod listen;
 mod metrics;
 mod policy_cli;
 mod relay;
-mod relay_map;
 mod reload;
 mod serve;
-mod server_key;
+mod service;
 mod site;
 mod state_dir;
 pub mod store;

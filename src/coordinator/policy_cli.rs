@@ -9,8 +9,8 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::admin::show;
-use super::admin::{PolicyRequest, Request};
 use warren_core::policy::{Compiled, Policy, PolicyErrors, Topology, limit};
+use warren_core::wire::admin::{NetworkRequest, PolicyRequest, Request};
 
 /// `policy …`
 #[derive(Debug, Subcommand)]
@@ -74,7 +74,7 @@ impl PolicyCommand {
             Self::Versions => PolicyRequest::Versions,
             Self::Restore { version, if_version } => PolicyRequest::Restore { version, by: author(), if_version },
         };
-        Ok(Some(Request::Policy { request }))
+        Ok(Some(Request::Network(NetworkRequest::Policy(request))))
     }
 }
 

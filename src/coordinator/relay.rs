@@ -12,7 +12,7 @@ use tracing::warn;
 use super::config::{RelaySettings, Settings, StunListen};
 use super::ending::Ending;
 use super::hub::Hub;
-use super::relay_map::{Own, RelayMap};
+use super::service::{Own, RelayMap};
 use warren_core::derp::Limits;
 use warren_core::types::NodePrivate;
 use warren_relay::{Admission, Applicant, Relay, RelayConfig, SelfSigned, kept_node_key, serve_stun};

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 use super::config::{Certificate, Options, Places, Settings};
 use super::face::SiteRate;
 use super::hub::Hub;
-use super::relay_map::RelayMap;
+use super::service::RelayMap;
 use warren_shell::{CertificateFiles, LogFilter, tell_manager};
 
 /// What a reload changes.

@@ -22,14 +22,14 @@ use super::hub::Task;
 use super::listen::{self, Cover};
 use super::metrics::Metrics;
 use super::reload::{InForce, Reload, notify};
-use super::server_key::ServerKeys;
+use super::service::{ServerKeys, Service};
 use super::site::Site;
 use super::state_dir::StateDir;
 use super::store::{Ledger, SqliteStore};
-use super::{admin, clock, ending, limits, relay};
+use super::{clock, ending, limits, relay};
 use warren_core::registry;
 use warren_core::wire::control::DerpMap;
-use warren_relay::{Acme, SelfSigned};
+use warren_relay::{Acme, Relay, SelfSigned};
 use warren_shell::{CertificateFiles, DirectoryLock, Places, bind, make_directory, possible_connections, vital};
 
 /// Serves until SIGTERM or SIGINT. The error is a sentence.
@@ -40,7 +40,8 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     let (dir, _lock) = own_directory(&settings)?;
     dir.backup_draft().map_err(|error| format!("{}: {error}", dir.path().display()))?;
     let listener = bind(settings.listen).map_err(|error| format!("{}: {error}", settings.listen))?;
-    let socket = admin::bind(&settings.socket).map_err(|error| format!("{}: {error}", settings.socket.display()))?;
+    let socket = face::admin_socket::bind(&settings.socket)
+        .map_err(|error| format!("{}: {error}", settings.socket.display()))?;
     let (mut relay, relays) = relay::open(&settings)?;
     let (files, acme) = keepers(&settings, &dir)?;
     let ports = ports(listener, &dir, files.as_ref().map(|files| files.acceptor()), relay.as_mut(), acme.as_ref())?;
@@ -50,6 +51,7 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     dir.check_key(!ledger.state().is_empty())?;
     let keys = Arc::new(ServerKeys::open(dir.path())?);
     let (hub, mut registry) = Task::new(ledger, Arc::clone(&metrics));
+    let service = Service::new(hub.clone(), Arc::clone(&keys), Arc::clone(&relays));
 
     let mut tasks = JoinSet::new();
     if let Some(files) = files.clone() {
@@ -58,25 +60,16 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     let relay = relay.map(|relay| relay.start(&hub, &relays, &mut tasks, &ending));
     relay.iter().for_each(|relay| registry.set_relay(Arc::clone(relay)));
     let mut registry = tokio::spawn(vital("registry", registry.run(ending.clone())));
-    tasks.spawn(vital("administration", admin::serve(socket, hub.clone(), Arc::clone(&keys), dir, ending.clone())));
+    tasks.spawn(vital("administration", face::admin_socket::serve(socket, service.clone(), dir, ending.clone())));
     if let Some(address) = settings.metrics.map(|metrics| metrics.0) {
         let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
         let figures = (relay.clone(), Arc::clone(&places));
-        let serving = face::metrics::serve(listener, hub.clone(), Arc::clone(&metrics), figures, ending.clone());
+        let serving = face::metrics::serve(listener, service.clone(), Arc::clone(&metrics), figures, ending.clone());
         tasks.spawn(vital("port of metrics", serving));
     }
     report(&settings, &ports, &keys)?;
-    let url = PublicUrl::new(settings.server_url.as_ref().map(ToString::to_string));
-    let questions = SiteRate::new(limits::QUESTION_RATE);
     let handshakes = SiteRate::new(settings.limits.handshake_rate);
-    let of_nodes =
-        NodeFace::new(hub.clone(), keys, Arc::clone(&url), Arc::clone(&relays), metrics, Arc::clone(&handshakes));
-    let site = Arc::new(Site::new([
-        face::node::routes(of_nodes),
-        face::relay::routes(RelayFace { hub: hub.clone(), relay, questions: Arc::clone(&questions) }),
-        face::sign_in::routes(SignInFace { hub: hub.clone(), questions: Arc::clone(&questions) }),
-        face::health::routes(HealthFace { hub: hub.clone(), url, questions }),
-    ]));
+    let site = Arc::new(site(&settings, &service, relay, metrics, &handshakes));
     let in_force = InForce { files: files.clone(), hub, relays, handshakes };
     for (listener, cover) in ports {
         let serving = listen::serve(listener, cover, Arc::clone(&site), Arc::clone(&places), ending.clone());
@@ -104,6 +97,25 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     let _ = tokio::time::timeout(limits::FAREWELL_TIME, places.all_free()).await;
     let _ = fs::remove_file(&settings.socket);
     saved.map_err(|error| format!("when nodes were last seen is not saved: {error}"))
+}
+
+/// The faces that share the port.
+fn site(
+    settings: &Settings,
+    service: &Service,
+    relay: Option<Arc<Relay>>,
+    metrics: Arc<Metrics>,
+    handshakes: &Arc<SiteRate>,
+) -> Site {
+    let url = PublicUrl::new(settings.server_url.as_ref().map(ToString::to_string));
+    let questions = SiteRate::new(limits::QUESTION_RATE);
+    let of_nodes = NodeFace::new(service.clone(), Arc::clone(&url), metrics, Arc::clone(handshakes));
+    Site::new([
+        face::node::routes(of_nodes),
+        face::relay::routes(RelayFace { service: service.clone(), relay, questions: Arc::clone(&questions) }),
+        face::sign_in::routes(SignInFace { service: service.clone(), questions: Arc::clone(&questions) }),
+        face::health::routes(HealthFace { service: service.clone(), url, questions }),
+    ])
 }
 
 /// The state directory, which nobody else works on while the lock is held.

@@ -150,7 +150,7 @@ fn the_socket_refuses_what_the_command_line_would_not_send() {
     let server = Server::start(&[]);
     set(&server, WEB);
     let ask = |text: &str| {
-        let body = json!({"do": "policy", "request": {"policy": "set", "text": text, "by": "x", "if_version": null}});
+        let body = json!({"network": {"policy": {"set": {"text": text, "by": "x", "if_version": null}}}});
         let body = body.to_string();
         let mut stream = UnixStream::connect(server.state_dir().join("admin.sock")).unwrap();
         let head =

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use http::Method;
 
-use super::{Reply, Request, table};
+use super::table;
 use warren_core::types::text::{Line, Screen};
+use warren_core::wire::admin::{PATH, Reply, Request};
 use warren_shell::unix_client;
 
 /// What this server goes by on its socket.
@@ -46,7 +47,7 @@ async fn ask(socket: &Path, request: &Request) -> Result<Reply, String> {
         format!("{}: {error}; is `warren-coordinator serve` running, and are you root or its user?", socket.display())
     };
     let body = serde_json::to_vec(request).map_err(|error| error.to_string())?;
-    let request = unix_client::request(Method::POST, "/admin", HOST, body).map_err(|error| error.to_string())?;
+    let request = unix_client::request(Method::POST, PATH, HOST, body).map_err(|error| error.to_string())?;
     let response = unix_client::send(socket, request).await.map_err(|error| unreachable(&error))?;
     let status = response.status();
     let body = unix_client::whole(response.into_body(), REPLY_BYTES).await.map_err(|error| error.to_string())?;

@@ -1,13 +1,11 @@
 //! The administration commands as they are typed.
 
-use std::time::Duration;
-
 use clap::{Args, Subcommand};
-use serde::{Deserialize, Serialize};
 
-use super::Request;
-use warren_core::registry::WithNodes;
-use warren_core::types::{Fingerprint, IpNet};
+use warren_core::types::{Fingerprint, IpNet, Lifetime, Role};
+use warren_core::wire::admin::{
+    KeyRequest, Life, NetworkRequest, NodeRequest, Request, RouteRequest, ServerKeyRequest, UserRequest, WithNodes,
+};
 
 /// `user …`
 #[derive(Clone, Debug, Subcommand)]
@@ -39,8 +37,7 @@ pub(crate) enum UserCommand {
         /// Name or number
         user: String,
         /// The role
-        #[arg(value_parser = ["member", "admin", "owner"])]
-        role: String,
+        role: Role,
     },
     /// Delete a user that has no nodes
     Delete {
@@ -67,7 +64,7 @@ pub(crate) enum KeyCommand {
         #[arg(long = "tag", value_name = "TAG")]
         tags: Vec<String>,
         /// How long it admits nodes, as `12h` or `30d`, or `never` to end
-        #[arg(long, visible_alias = "expires", default_value = "1d", value_parser = lifetime, value_name = "TIME")]
+        #[arg(long, visible_alias = "expires", default_value = "1d", value_name = "TIME")]
         expiry: Lifetime,
         /// It also lets nodes in again whose node key ended after it was made: for machines that nobody can walk up to
         #[arg(long)]
@@ -152,7 +149,7 @@ pub(crate) enum NodeCommand {
         /// Name, number or address
         node: String,
         /// How long from now, as `12h` or `30d`, or `never` to end [default: as for a node that logs in now]
-        #[arg(long = "for", value_parser = lifetime, value_name = "TIME")]
+        #[arg(long = "for", value_name = "TIME")]
         lifetime: Option<Lifetime>,
     },
     /// Make a node another user's
@@ -218,64 +215,37 @@ pub(crate) enum ServerKeyCommand {
 impl From<ServerKeyCommand> for Request {
     fn from(command: ServerKeyCommand) -> Self {
         match command {
-            ServerKeyCommand::Rotate => Self::ServerKeyRotate,
-            ServerKeyCommand::Retire { key, force } => Self::ServerKeyRetire { key, force },
+            ServerKeyCommand::Rotate => Self::ServerKey(ServerKeyRequest::Rotate),
+            ServerKeyCommand::Retire { key, force } => Self::ServerKey(ServerKeyRequest::Retire { key, force }),
         }
     }
-}
-
-/// How long a key is good; `None` without end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Lifetime(pub(crate) Option<Duration>);
-
-pub(crate) fn lifetime(text: &str) -> Result<Lifetime, String> {
-    if text == "never" {
-        return Ok(Lifetime(None));
-    }
-    let span: jiff::Span = text.parse().map_err(|_| {
-        let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        match number.len() < text.len() && number.bytes().all(|b| b.is_ascii_digit()) && number.len() > 4 {
-            true => {
-                "that is too long to be counted; a time is as `12h` or `30d`, and `never` is without end".to_owned()
-            }
-            false => "a time is a number and a unit, as in `12h` or `30d`".to_owned(),
-        }
-    })?;
-    let relative = jiff::SpanRelativeTo::days_are_24_hours();
-    let duration =
-        span.to_duration(relative).map_err(|_| "months and years have no fixed length; say days".to_owned())?;
-    let duration = Duration::try_from(duration).map_err(|_| "a time in the past".to_owned())?;
-    if duration.is_zero() {
-        return Err("no time at all".to_owned());
-    }
-    Ok(Lifetime(Some(duration)))
 }
 
 impl From<UserCommand> for Request {
     fn from(command: UserCommand) -> Self {
-        match command {
-            UserCommand::Create { name, display_name } => Self::UserCreate { name, display_name },
-            UserCommand::List => Self::UserList,
-            UserCommand::Show { user } => Self::UserShow { user },
-            UserCommand::Rename { user, name } => Self::UserRename { user, name },
-            UserCommand::Role { user, role } => Self::UserRole { user, role },
-            UserCommand::Delete { user } => Self::UserDelete { user },
-        }
+        Self::Network(NetworkRequest::User(match command {
+            UserCommand::Create { name, display_name } => UserRequest::Create { name, display_name },
+            UserCommand::List => UserRequest::List,
+            UserCommand::Show { user } => UserRequest::Show { user },
+            UserCommand::Rename { user, name } => UserRequest::Rename { user, name },
+            UserCommand::Role { user, role } => UserRequest::Role { user, role },
+            UserCommand::Delete { user } => UserRequest::Delete { user },
+        }))
     }
 }
 
 impl From<KeyCommand> for Request {
     fn from(command: KeyCommand) -> Self {
-        match command {
-            KeyCommand::Create { user, reusable, ephemeral, tags, readmits, expiry: Lifetime(lifetime) } => {
-                let lifetime_seconds = lifetime.map(|lifetime| lifetime.as_secs().max(1));
-                Self::KeyCreate { user, reusable, ephemeral, tags, readmits, lifetime_seconds }
+        Self::Network(NetworkRequest::Key(match command {
+            KeyCommand::Create { user, reusable, ephemeral, tags, readmits, expiry } => {
+                let lifetime_seconds = expiry.duration().map(|lifetime| lifetime.as_secs().max(1));
+                KeyRequest::Create { user, reusable, ephemeral, tags, readmits, lifetime_seconds }
             }
-            KeyCommand::List => Self::KeyList,
-            KeyCommand::Show { id } => Self::KeyShow { id },
-            KeyCommand::Expire { id, nodes } => Self::KeyExpire { id, nodes: nodes.into() },
-            KeyCommand::Delete { id, nodes } => Self::KeyDelete { id, nodes: nodes.into() },
-        }
+            KeyCommand::List => KeyRequest::List,
+            KeyCommand::Show { id } => KeyRequest::Show { id },
+            KeyCommand::Expire { id, nodes } => KeyRequest::Expire { id, nodes: nodes.into() },
+            KeyCommand::Delete { id, nodes } => KeyRequest::Delete { id, nodes: nodes.into() },
+        }))
     }
 }
 
@@ -291,43 +261,35 @@ impl From<NodesOfKey> for WithNodes {
 
 impl From<NodeCommand> for Request {
     fn from(command: NodeCommand) -> Self {
-        match command {
-            NodeCommand::List => Self::NodeList,
-            NodeCommand::Show { node } => Self::NodeShow { node },
-            NodeCommand::Pending => Self::NodePending,
-            NodeCommand::Approve { code, user, tags } => Self::NodeApprove { code, user, tags },
-            NodeCommand::Reject { code } => Self::NodeReject { code },
-            NodeCommand::Extend { node, lifetime } => Self::NodeExtend { node, lifetime },
-            NodeCommand::Move { node, user } => Self::NodeMove { node, user },
-            NodeCommand::Rename { node, name } => Self::NodeRename { node, name },
-            NodeCommand::Expire { node } => Self::NodeExpire { node },
-            NodeCommand::Delete { node } => Self::NodeDelete { node },
-            NodeCommand::Tag { node, tags } => Self::NodeTag { node, tags },
-        }
+        Self::Network(NetworkRequest::Node(match command {
+            NodeCommand::List => NodeRequest::List,
+            NodeCommand::Show { node } => NodeRequest::Show { node },
+            NodeCommand::Pending => NodeRequest::Pending,
+            NodeCommand::Approve { code, user, tags } => NodeRequest::Approve { code, user, tags },
+            NodeCommand::Reject { code } => NodeRequest::Reject { code },
+            NodeCommand::Extend { node, lifetime } => {
+                let life = match lifetime {
+                    None => Life::Usual,
+                    Some(Lifetime::For(lifetime)) => Life::For(lifetime),
+                    Some(Lifetime::Endless) => Life::Endless,
+                };
+                NodeRequest::Extend { node, life }
+            }
+            NodeCommand::Move { node, user } => NodeRequest::Move { node, user },
+            NodeCommand::Rename { node, name } => NodeRequest::Rename { node, name },
+            NodeCommand::Expire { node } => NodeRequest::Expire { node },
+            NodeCommand::Delete { node } => NodeRequest::Delete { node },
+            NodeCommand::Tag { node, tags } => NodeRequest::Tag { node, tags },
+        }))
     }
 }
 
 impl From<RouteCommand> for Request {
     fn from(command: RouteCommand) -> Self {
-        match command {
-            RouteCommand::List => Self::RouteList,
-            RouteCommand::Approve { node, prefixes } => Self::RouteApprove { node, prefixes },
-            RouteCommand::Unapprove { node, prefixes } => Self::RouteUnapprove { node, prefixes },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lifetime_is_a_number_and_a_unit_or_never() {
-        assert_eq!(lifetime("never"), Ok(Lifetime(None)));
-        assert_eq!(lifetime("12h"), Ok(Lifetime(Some(Duration::from_secs(12 * 3600)))));
-        assert_eq!(lifetime("30d"), Ok(Lifetime(Some(Duration::from_secs(30 * 86400)))));
-        for bad in ["", "12", "0s", "-1h", "1 month", "soon"] {
-            assert!(lifetime(bad).is_err(), "{bad}");
-        }
+        Self::Network(NetworkRequest::Route(match command {
+            RouteCommand::List => RouteRequest::List,
+            RouteCommand::Approve { node, prefixes } => RouteRequest::Approve { node, prefixes },
+            RouteCommand::Unapprove { node, prefixes } => RouteRequest::Unapprove { node, prefixes },
+        }))
     }
 }

@@ -7,16 +7,15 @@ use tokio::net::UnixStream;
 use warren_shell::unix_client;
 
 use super::client::HOST;
+use warren_core::wire::admin::BACKUP_PATH;
 
-/// Where it is asked for.
-pub(super) const BACKUP: &str = "/backup";
 /// Bytes of a sentence that says why there is none.
 const REFUSAL: usize = 64 * 1024;
 
 /// Asks the server behind this connection for a backup. The error is a sentence.
 pub(crate) async fn fetch_backup(stream: UnixStream, target: &mut (impl AsyncWrite + Unpin)) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let request = unix_client::request(Method::POST, BACKUP, HOST, Vec::new()).map_err(|error| text(&error))?;
+    let request = unix_client::request(Method::POST, BACKUP_PATH, HOST, Vec::new()).map_err(|error| text(&error))?;
     let response = unix_client::send_on(stream, request).await.map_err(|error| text(&error))?;
     let status = response.status();
     let mut body = response.into_body();

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::policy::{DiffView, PolicyView, RowView, RuleView, WhyView};
 use super::table::{printable, table, time};
+use warren_core::wire::admin::{PolicyDiffView, PolicyView, RowView, RuleView, WhyView};
 
 /// The text as it was written, so that it can go into a file; who wrote it is said by `versions`.
 pub(super) fn policy(view: &PolicyView) -> String {
@@ -28,7 +28,7 @@ pub(super) fn versions(views: &[PolicyView]) -> String {
     table(["VERSION", "SET BY", "AT", "BYTES", ""], rows)
 }
 
-pub(super) fn diff(view: &DiffView) -> String {
+pub(super) fn diff(view: &PolicyDiffView) -> String {
     let mut text = String::new();
     for (sign, rows) in [('+', &view.gains), ('-', &view.loses)] {
         for RowView { from, to, access } in rows {
@@ -78,7 +78,7 @@ mod tests {
             to: vec!["tag:web".to_owned(), "db".to_owned()],
             access: vec!["port 22".to_owned()],
         };
-        let view = DiffView {
+        let view = PolicyDiffView {
             gains: vec![row("group:ops")],
             loses: vec![row("ada\u{1b}")],
             pairs_gaining: 3,

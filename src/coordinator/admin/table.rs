@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::fmt::{Display, Write};
 
 use super::policy_text;
-use super::{KeyView, NodeView, PendingView, Reply, RouteView, ServerKeyView, StatusView, UserView};
 use warren_core::types::Timestamp;
 use warren_core::types::text::clean;
+use warren_core::wire::admin::{KeyView, NodeView, PendingView, Reply, RouteView, ServerKeyView, StatusView, UserView};
 
 /// Bytes of a cell: all the routes of a large gateway.
 const CELL_BYTES: usize = 60 * 1024;
@@ -66,7 +66,7 @@ fn server_key(keys: &ServerKeyView) -> String {
 fn users(users: &[UserView]) -> String {
     let rows = users.iter().map(|user| {
         let UserView { id, name, display_name, role, created, nodes } = user;
-        [id.to_string(), name.clone(), display_name.clone(), role.clone(), time(*created), nodes.to_string()]
+        [id.to_string(), name.clone(), display_name.clone(), role.to_string(), time(*created), nodes.to_string()]
     });
     table(["ID", "NAME", "DISPLAY NAME", "ROLE", "CREATED", "NODES"], rows)
 }

@@ -113,7 +113,9 @@ impl FromStr for KeyLifetime {
     fn from_str(text: &str) -> Result<Self, String> {
         let lifetime: Lifetime = text.parse().map_err(|error| format!("{error}, or never"))?;
         match lifetime.duration() {
-            Some(short) if short < LEAST_LIFETIME => Err(format!("{text:?} is less than an hour, the least that there is")),
+            Some(short) if short < LEAST_LIFETIME => {
+                Err(format!("{text:?} is less than an hour, the least that there is"))
+            }
             lifetime => Ok(Self(lifetime)),
         }
     }

@@ -13,7 +13,7 @@ use super::Finding;
 use crate::clock;
 use crate::config::{Certificate, Settings};
 use crate::relay::TLS_KEY_FILE;
-use crate::server_key::FORMER_KEYS;
+use crate::service::FORMER_KEYS;
 use crate::state_dir::{KEY_FILE, StateDir};
 use crate::store::read_backup;
 use warren_core::types::{MachinePrivate, NodePrivate, Timestamp};

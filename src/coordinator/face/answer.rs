@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
-use crate::hub::Busy;
 use crate::limits;
+use crate::service::Busy;
 
 /// Plain text that says what went wrong.
 pub(crate) fn refuse(status: StatusCode, text: impl Into<String>) -> Response {

@@ -11,12 +11,12 @@ use serde::Serialize;
 
 use super::answer::later;
 use super::connection::{Connection, PublicUrl, SiteRate};
-use crate::hub::Hub;
 use crate::limits;
+use crate::service::Service;
 
 /// What this face uses.
 pub(crate) struct HealthFace {
-    pub(crate) hub: Hub,
+    pub(crate) service: Service,
     pub(crate) url: Arc<PublicUrl>,
     pub(crate) questions: Arc<SiteRate>,
 }
@@ -41,7 +41,7 @@ async fn health(State(face): State<Arc<HealthFace>>, Extension(connection): Exte
     if let Err(after) = face.questions.take(&connection.place) {
         return later(after);
     }
-    let (output, mut warnings) = match tokio::time::timeout(limits::HUB_PATIENCE, face.hub.health()).await {
+    let (output, mut warnings) = match tokio::time::timeout(limits::HUB_PATIENCE, face.service.health()).await {
         Ok(Ok(health)) => (health.fault, health.warnings),
         _ => (Some("the registry does not answer".to_owned()), Vec::new()),
     };

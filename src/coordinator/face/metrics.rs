@@ -12,8 +12,8 @@ use tokio::net::TcpListener;
 
 use super::answer::refuse;
 use crate::ending::Ending;
-use crate::hub::{Health, Hub};
 use crate::metrics::Metrics;
+use crate::service::{Health, Service};
 use warren_relay::Relay;
 use warren_shell::{Places, serve_metrics};
 
@@ -62,19 +62,25 @@ fn gauge(value: usize) -> Gauge {
 /// Serves `/metrics` until `ending` turns true.
 pub(crate) async fn serve(
     listener: TcpListener,
-    hub: Hub,
+    service: Service,
     metrics: Arc<Metrics>,
     (relay, places): (Option<Arc<Relay>>, Arc<Places>),
     mut ending: Ending,
 ) {
     let text = move || {
-        let (hub, metrics, relay, places) = (hub.clone(), Arc::clone(&metrics), relay.clone(), Arc::clone(&places));
-        async move { answer(&hub, &metrics, relay.as_deref(), &places).await }
+        let (service, metrics, relay, places) =
+            (service.clone(), Arc::clone(&metrics), relay.clone(), Arc::clone(&places));
+        async move { answer(&service, &metrics, relay.as_deref(), &places).await }
     };
     serve_metrics(listener, text, async move { ending.wait().await }).await;
 }
 
-async fn answer(hub: &Hub, metrics: &Metrics, relay: Option<&Relay>, places: &Places) -> Result<String, Response> {
-    let health = hub.health().await.map_err(IntoResponse::into_response)?;
+async fn answer(
+    service: &Service,
+    metrics: &Metrics,
+    relay: Option<&Relay>,
+    places: &Places,
+) -> Result<String, Response> {
+    let health = service.health().await.map_err(IntoResponse::into_response)?;
     text(metrics, &health, relay, places).map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }

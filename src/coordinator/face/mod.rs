@@ -7,10 +7,12 @@
 //! | [`relay`] | clients of the embedded relay, and other relays | DERP, and whether a client is admitted |
 //! | [`sign_in`] | people in a browser | the page of a machine that waits |
 //! | [`health`] | monitors | whether all is well |
+//! | [`admin_socket`] | accounts of this host | administration in JSON |
 //! | [`metrics`] | monitors on this host | figures |
 //!
 //! `answer` and `connection` are what several of them say and know alike.
 
+pub(crate) mod admin_socket;
 mod answer;
 mod connection;
 pub(crate) mod health;

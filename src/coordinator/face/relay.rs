@@ -14,12 +14,12 @@ use warren_relay::Relay;
 
 use super::answer::{later, refuse};
 use super::connection::{Connection, SiteRate};
-use crate::hub::Hub;
 use crate::limits;
+use crate::service::Service;
 
 /// What this face uses.
 pub(crate) struct RelayFace {
-    pub(crate) hub: Hub,
+    pub(crate) service: Service,
     /// The embedded relay, where there is one.
     pub(crate) relay: Option<Arc<Relay>>,
     pub(crate) questions: Arc<SiteRate>,
@@ -78,7 +78,7 @@ async fn verify(
     let Ok(request) = serde_json::from_slice::<AdmitRequest>(&body) else {
         return refuse(StatusCode::BAD_REQUEST, "the body is not a DERPAdmitClientRequest in JSON");
     };
-    match face.hub.knows(request.node_public).await {
+    match face.service.knows(request.node_public).await {
         Ok(allow) => axum::Json(AdmitResponse { allow }).into_response(),
         Err(busy) => busy.into_response(),
     }

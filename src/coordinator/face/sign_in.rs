@@ -14,14 +14,14 @@ use warren_core::types::text::clean;
 
 use super::answer::{later, refuse};
 use super::connection::{Connection, SiteRate};
-use crate::hub::Hub;
+use crate::service::Service;
 
 /// Bytes of a name or a code on a page.
 const NAME_BYTES: usize = 255;
 
 /// What this face uses.
 pub(crate) struct SignInFace {
-    pub(crate) hub: Hub,
+    pub(crate) service: Service,
     pub(crate) questions: Arc<SiteRate>,
 }
 
@@ -59,7 +59,7 @@ async fn register(
         return later(after);
     }
     let Ok(code) = code.parse() else { return page(StatusCode::NOT_FOUND, &UnknownCode) };
-    match face.hub.pending(code).await {
+    match face.service.pending(code).await {
         Ok(Some(machine)) => waiting(&machine.code, &machine.hostname),
         Ok(None) => page(StatusCode::NOT_FOUND, &UnknownCode),
         Err(busy) => busy.into_response(),

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::cleanup::gone;
 use super::commands::{Command, Commands, Decision};
 use super::config::limit;
@@ -16,6 +14,7 @@ use super::secret::{self, KeyText};
 use super::state::State;
 use crate::policy::{Role, looks_like};
 use crate::types::{HostLabel, IpNet, Limit, NodeId, Timestamp, UserId, why_not_routed};
+use crate::wire::admin::{Life, WithNodes};
 
 /// Longest display name: a line in a list.
 const DISPLAY_NAME: Limit = Limit::new("bytes in a display name", 255);
@@ -44,30 +43,6 @@ pub struct NewKeyAnswer {
     pub record: KeyRecord,
     /// What is shown of it, this once.
     pub text: KeyText,
-}
-
-/// What becomes of the nodes that a key admitted, when the key goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum WithNodes {
-    /// They stay as they are.
-    #[default]
-    Stay,
-    /// Their node keys end: they must log in again.
-    LogOut,
-    /// They are deleted.
-    Delete,
-}
-
-/// How long a node key is to be good from here on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
-    /// As long as that of a node that logs in now.
-    Usual,
-    /// This long.
-    For(Duration),
-    /// Without end.
-    Endless,
 }
 
 impl Commands<'_> {

@@ -48,7 +48,7 @@ mod update;
 mod tests;
 
 pub use actor::{Actor, Area, Door, Rights, Who};
-pub use admin::{Life, NewKey, NewKeyAnswer, WithNodes};
+pub use admin::{NewKey, NewKeyAnswer};
 pub use broadcast::{Chunk, MapMessage, Part};
 pub use commands::{Command, Commands, Decision};
 pub use config::{Config, limit};
@@ -66,3 +66,5 @@ pub use session::{Notice, Opened, Output};
 pub use settle::settled_names;
 pub use state::{NodeView, State};
 pub use update::bound;
+
+pub use crate::wire::admin::{Life, WithNodes};

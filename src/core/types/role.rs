@@ -35,13 +35,6 @@ impl Role {
     }
 }
 
-impl Role {
-    /// The role of a name.
-    pub fn named(text: &str) -> Option<Self> {
-        text.parse().ok()
-    }
-}
-
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())

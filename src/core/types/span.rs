@@ -9,12 +9,25 @@ use thiserror::Error;
 
 /// Why a text is not a length of time.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("`{0}` is not a length of time such as 90s, 15m, 36h or 7d")]
-pub struct DurationError(String);
+pub enum DurationError {
+    /// It is something else.
+    #[error("`{0}` is not a length of time such as 90s, 15m, 36h or 7d")]
+    Other(String),
+    /// It has more digits than anybody counts.
+    #[error("`{0}` is too long to be counted")]
+    TooLong(String),
+}
 
 /// Reads `90s`, `15m`, `36h`, `7d`, `1h30m`; a day has 24 hours. A bare `0` is zero.
 pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
-    let error = || DurationError(text.to_owned());
+    let error = || {
+        let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let is_number = number.len() < text.len() && number.bytes().all(|byte| byte.is_ascii_digit());
+        match is_number && number.len() > 4 {
+            true => DurationError::TooLong(text.to_owned()),
+            false => DurationError::Other(text.to_owned()),
+        }
+    };
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -50,7 +63,7 @@ impl FromStr for Lifetime {
         match text {
             "never" => Ok(Self::Endless),
             _ => match parse_duration(text)? {
-                Duration::ZERO => Err(DurationError(text.to_owned())),
+                Duration::ZERO => Err(DurationError::Other(text.to_owned())),
                 duration => Ok(Self::For(duration)),
             },
         }
@@ -79,6 +92,7 @@ mod tests {
         for bad in ["", "12", "0s", "-1h", "1 month", "soon"] {
             assert!(lifetime(bad).is_err(), "{bad}");
         }
+        assert_eq!(lifetime("99999999d").unwrap_err().to_string(), "`99999999d` is too long to be counted");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Bytes to messages and back: bounded, total, fuzzed.
 
+pub mod admin;
 pub mod control;
 pub mod derp;
 pub mod disco;

@@ -18,8 +18,8 @@ use super::noise::UnderWay;
 use super::{NodeFace, too_old};
 use crate::ending::Ending;
 use crate::face::answer::{later, refuse};
-use crate::hub::Registration;
-use crate::server_key::Under;
+use crate::service::Registration;
+use crate::service::Under;
 use crate::{clock, limits};
 use warren_core::policy::SshAction;
 use warren_core::registry::{self, MapRefusal};
@@ -113,7 +113,7 @@ async fn register(face: &NodeFace, machine: &Machine, body: Incoming) -> Answer 
     let mut ending = machine.ending.clone();
     let deadline = tokio::time::Instant::now() + limits::FOLLOWUP_TIME;
     loop {
-        let registration = face.hub.register(machine.key, machine.place.site(), request.clone()).await;
+        let registration = face.service.register(machine.key, machine.place.site(), request.clone()).await;
         let (woken, meanwhile) = match registration.map_err(IntoResponse::into_response)? {
             Registration::Answer(response) => {
                 if response.machine_authorized {
@@ -148,7 +148,7 @@ async fn map(face: &NodeFace, machine: &Machine, body: Incoming, under_way: Unde
     let mut request: MapRequest = read(face, body).await?;
     registry::bound(&mut request.hostinfo);
     if !request.stream {
-        let updated = face.hub.update(machine.key, request).await;
+        let updated = face.service.update(machine.key, request).await;
         updated.map_err(IntoResponse::into_response)?.map_err(|refusal| refused(&refusal))?;
         machine.belongs();
         return Ok(Response::new(Body::empty()));
@@ -159,9 +159,8 @@ async fn map(face: &NodeFace, machine: &Machine, body: Incoming, under_way: Unde
         other => return Err(refuse(StatusCode::BAD_REQUEST, format!("Compress is \"zstd\" or absent, not {other:?}"))),
     };
     let keep_alive = request.keep_alive;
-    let relays = face.relays.seen_from(&machine.base_url);
     let node_key = request.node_key;
-    let opened = face.hub.open(machine.key, request, relays).await;
+    let opened = face.service.open(machine.key, request, &machine.base_url).await;
     match opened.map_err(IntoResponse::into_response)? {
         Ok(subscription) => {
             machine.belongs();
@@ -187,7 +186,7 @@ fn pong(face: &NodeFace, machine: &Machine, query: Option<&str>) -> Response {
     let id = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("id="));
     match id.and_then(|id| id.parse().ok()) {
         Some(id) => {
-            face.hub.pong(machine.key, id);
+            face.service.pong(machine.key, id);
             Response::new(Body::empty())
         }
         None => refuse(StatusCode::NOT_FOUND, "no such ping"),

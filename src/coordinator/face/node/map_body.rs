@@ -19,8 +19,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::noise::UnderWay;
 use crate::ending::Ending;
-use crate::hub::Subscription;
 use crate::limits;
+use crate::service::Subscription;
 use warren_core::registry::{Chunk, MapMessage, Part};
 use warren_core::wire::map_stream::{self, Packing};
 

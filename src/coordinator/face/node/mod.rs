@@ -26,22 +26,16 @@ use warren_core::wire::control::OverTlsPublicKeys;
 
 use super::answer::refuse;
 use super::connection::{PublicUrl, SiteRate};
-use crate::hub::Hub;
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::relay_map::RelayMap;
-use crate::server_key::ServerKeys;
+use crate::service::Service;
 use machines::Machines;
 
 /// What this face uses.
 pub(crate) struct NodeFace {
-    hub: Hub,
-    /// Who we are to the nodes.
-    keys: Arc<ServerKeys>,
+    service: Service,
     /// How nodes reach us.
     url: Arc<PublicUrl>,
-    /// Where the relays are.
-    relays: Arc<RelayMap>,
     metrics: Arc<Metrics>,
     /// Places for the large request bodies that are read at once.
     large_bodies: Semaphore,
@@ -54,19 +48,10 @@ pub(crate) struct NodeFace {
 }
 
 impl NodeFace {
-    pub(crate) fn new(
-        hub: Hub,
-        keys: Arc<ServerKeys>,
-        url: Arc<PublicUrl>,
-        relays: Arc<RelayMap>,
-        metrics: Arc<Metrics>,
-        handshakes: Arc<SiteRate>,
-    ) -> Self {
+    pub(crate) fn new(service: Service, url: Arc<PublicUrl>, metrics: Arc<Metrics>, handshakes: Arc<SiteRate>) -> Self {
         Self {
-            hub,
-            keys,
+            service,
             url,
-            relays,
             metrics,
             large_bodies: Semaphore::new(limits::LARGE_BODIES),
             handshakes,
@@ -97,7 +82,7 @@ async fn key(State(face): State<Arc<NodeFace>>, Query(query): Query<KeyQuery>) -
         return refusal;
     }
     // The legacy key served protocols from before Noise, which nobody speaks here.
-    let keys = OverTlsPublicKeys { legacy_public_key: MachinePublic::default(), public_key: face.keys.public() };
+    let keys = OverTlsPublicKeys { legacy_public_key: MachinePublic::default(), public_key: face.service.public_key() };
     axum::Json(keys).into_response()
 }
 

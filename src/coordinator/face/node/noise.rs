@@ -25,8 +25,8 @@ use super::machine::{self, Machine};
 use super::map_body::Outgoing;
 use crate::face::answer::{later, refuse};
 use crate::face::connection::Connection;
-use crate::server_key::Under;
-use crate::{clock, limits};
+use crate::limits;
+use crate::service::Under;
 use warren_core::types::ChallengePublic;
 use warren_core::wire::noise::{EarlyNoise, INITIATION_LEN, ServerHandshake, encode_early};
 use warren_shell::{NoiseStream, WebSocketBytes, websocket_accept};
@@ -87,7 +87,7 @@ fn prepare(face: &NodeFace, connection: &Connection, request: &mut Request) -> R
     let Some(initiation) = decode(&text) else {
         return Err(refuse(StatusCode::BAD_REQUEST, format!("{HANDSHAKE} is not {INITIATION_LEN} bytes in base64")));
     };
-    let handshake = face.keys.handshake(&initiation, clock::now());
+    let handshake = face.service.handshake(&initiation);
     let (handshake, under) = handshake.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.to_string()))?;
     let base_url = face.url.seen_by(connection, request.headers());
     Ok((Accepted { handshake, under, on_upgrade, websocket, base_url }, response))

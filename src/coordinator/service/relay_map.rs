@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::config::{RelayPlace, RelaySettings};
+use crate::config::{RelayPlace, RelaySettings};
 use warren_core::wire::control::{DerpMap, DerpNode, DerpRegion};
 use warren_relay::{NAMELESS, SelfSigned};
 

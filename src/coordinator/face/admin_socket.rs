@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -18,17 +19,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
 use tracing::{debug, warn};
 
-use super::Request;
-use super::elsewhere::carry_out;
-use super::fetch::BACKUP;
+use super::refuse;
 use crate::backup;
 use crate::ending::Ending;
-use crate::face::refuse;
-use crate::hub::Hub;
 use crate::limits;
-use crate::server_key::ServerKeys;
+use crate::service::{RefusedKind, Service};
 use crate::state_dir::StateDir;
 use warren_core::registry::Actor;
+use warren_core::wire::admin::{BACKUP_PATH, PATH, Request};
 
 /// Where backups are made, and whose turn it is.
 type Backups = (StateDir, Mutex<()>);
@@ -47,7 +45,7 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until `ending` turns true.
-pub(crate) async fn serve(listener: UnixListener, hub: Hub, keys: Arc<ServerKeys>, dir: StateDir, mut ending: Ending) {
+pub(crate) async fn serve(listener: UnixListener, service: Service, dir: StateDir, mut ending: Ending) {
     // One at a time: it is written beside the database.
     let backups = Arc::new((dir, Mutex::new(())));
     loop {
@@ -58,7 +56,7 @@ pub(crate) async fn serve(listener: UnixListener, hub: Hub, keys: Arc<ServerKeys
         match accepted {
             Ok((stream, _)) => match admitted(&stream) {
                 Some(actor) => {
-                    tokio::spawn(connection(stream, actor, hub.clone(), Arc::clone(&keys), Arc::clone(&backups)));
+                    tokio::spawn(connection(stream, actor, service.clone(), Arc::clone(&backups)));
                 }
                 None => warn!("an administration connection of another user was closed"),
             },
@@ -80,11 +78,11 @@ fn admitted(stream: &UnixStream) -> Option<Actor> {
     (uid == 0 || uid == own).then(|| Actor::account(uid, name))
 }
 
-async fn connection(stream: UnixStream, actor: Actor, hub: Hub, keys: Arc<ServerKeys>, backups: Arc<Backups>) {
+async fn connection(stream: UnixStream, actor: Actor, service: Service, backups: Arc<Backups>) {
     let service = service_fn(move |request| {
-        let (actor, hub, keys, backups) = (actor.clone(), hub.clone(), Arc::clone(&keys), Arc::clone(&backups));
+        let (actor, service, backups) = (actor.clone(), service.clone(), Arc::clone(&backups));
         async move {
-            let answer = answer(&actor, &hub, &keys, &backups, request).await;
+            let answer = answer(&actor, &service, &backups, request).await;
             Ok::<_, Infallible>(answer.unwrap_or_else(|refusal| refusal))
         }
     });
@@ -101,16 +99,17 @@ async fn connection(stream: UnixStream, actor: Actor, hub: Hub, keys: Arc<Server
 
 async fn answer(
     actor: &Actor,
-    hub: &Hub,
-    keys: &ServerKeys,
+    service: &Service,
     backups: &Backups,
     request: http::Request<Incoming>,
 ) -> Result<Response, Response> {
-    if request.uri().path() == BACKUP && request.method() == Method::POST {
+    if request.uri().path() == BACKUP_PATH && request.method() == Method::POST {
         let _one = backups.1.lock().await;
-        return Ok(backup::answer(hub, &backups.0).await);
+        let file = backup::draft(service, &backups.0).await;
+        let failed = |error| refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("no backup was made: {error}"));
+        return file.map(|file| Body::from_stream(backup::pieces(file)).into_response()).map_err(failed);
     }
-    if request.uri().path() != "/admin" || request.method() != Method::POST {
+    if request.uri().path() != PATH || request.method() != Method::POST {
         return Err(refuse(StatusCode::NOT_FOUND, "administration is POST /admin"));
     }
     let body = Limited::new(request.into_body(), limits::ADMIN_BODY_BYTES).collect();
@@ -120,8 +119,19 @@ async fn answer(
         .map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
     let request: Request = serde_json::from_slice(&body.to_bytes())
         .map_err(|error| refuse(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
-    let reply = carry_out(hub, keys, actor, request).await.map_err(|refused| {
-        refuse(StatusCode::from_u16(refused.status).unwrap_or(StatusCode::BAD_REQUEST), refused.message)
-    })?;
+    let reply =
+        service.administer(actor, request).await.map_err(|refused| refuse(status(refused.kind), refused.message))?;
     Ok(axum::Json(reply).into_response())
+}
+
+const fn status(kind: RefusedKind) -> StatusCode {
+    match kind {
+        RefusedKind::Invalid => StatusCode::BAD_REQUEST,
+        RefusedKind::Forbidden => StatusCode::FORBIDDEN,
+        RefusedKind::NotFound => StatusCode::NOT_FOUND,
+        RefusedKind::Conflict => StatusCode::CONFLICT,
+        RefusedKind::Busy => StatusCode::TOO_MANY_REQUESTS,
+        RefusedKind::Full => StatusCode::INSUFFICIENT_STORAGE,
+        RefusedKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+    }
 }

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::state_dir::KEY_FILE;
+use crate::state_dir::KEY_FILE;
 use warren_core::types::{Fingerprint, MachinePrivate, MachinePublic, Timestamp};
 use warren_core::wire::noise::{Ephemeral, INITIATION_LEN, NoiseError, ServerHandshake};
 use warren_shell::{keep_private, kept_key, write_secret};
 
 /// The former keys, a line each, the latest first.
-pub(super) const FORMER_KEYS: &str = "noise-former.key";
+pub(crate) const FORMER_KEYS: &str = "noise-former.key";
 /// Former keys that are served at once: each handshake tries one after the other.
 const MOST_FORMER: usize = 4;
 /// Machines that are away and came last under a former key: those that are remembered, of some hundred bytes each.

@@ -1,110 +1,56 @@
-//! Administration of the policy: which one is in force, which were, what another would change, and why a packet
-//! may pass or not.
+//! Requests about the policy: which one is in force, which were, what another would change, and why a packet may pass or
+//! not.
+//!
+//! A policy is compiled beside the registry's task, against the network as it was when the request came, so that no node
+//! waits for it; the task brings the outcome up to date.
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
-
-use super::execute::invalid;
-use super::{Outcome, Refused, Reply};
+use super::refused::{Outcome, Refused};
+use crate::hub::Hub;
 use warren_core::policy::{Access, Compiled, Difference, Policy, Protocol, Row};
-use warren_core::registry::{NodeRecord, Outlook, PolicyRecord, State};
-use warren_core::types::{NodeId, Timestamp};
+use warren_core::registry::{Actor, NodeRecord, Outlook, PolicyRecord, State};
+use warren_core::types::{NodeId, Traffic};
+use warren_core::wire::admin::{PolicyDiffView, PolicyRequest, PolicyView, Reply, RowView, RuleView, WhyView};
 
-/// What an administrator asks about the policy.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "policy", rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum PolicyRequest {
-    /// The version in force, or another.
-    Get {
-        version: Option<u64>,
-    },
-    /// Refused where another version than `if_version` is in force; 0 is none.
-    Set {
-        text: String,
-        by: String,
-        if_version: Option<u64>,
-    },
-    Versions,
-    Restore {
-        version: u64,
-        by: String,
-        if_version: Option<u64>,
-    },
-    Diff {
-        text: String,
-    },
+/// Carries out one request. What the reply tells is on disk.
+pub(super) async fn execute(hub: &Hub, actor: &Actor, request: PolicyRequest) -> Outcome {
+    let (text, by, if_version) = match request {
+        PolicyRequest::Get { version } => return hub.look(move |state| get(state, version)).await?,
+        PolicyRequest::Versions => return Ok(hub.look(versions).await?),
+        PolicyRequest::Diff { text } => {
+            let outlook = hub.outlook().await?;
+            return besides(move || difference(&outlook, &text)).await;
+        }
+        PolicyRequest::Set { text, by, if_version } => (text, by, if_version),
+        PolicyRequest::Restore { version, by, if_version } => {
+            let text = hub.look(move |state| state.policy_version(version).map(|record| record.text.to_string()));
+            (text.await??, by, if_version)
+        }
+    };
+    let outlook = hub.outlook().await?;
+    let ready = besides(move || Ok(outlook.compile(&text)?)).await?;
+    let (record, notes) = hub.set_policy(actor.clone(), ready, by, if_version).await?;
+    Ok(hub.look(move |state| set(state, &record, notes)).await?)
 }
 
-/// A version of the policy.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct PolicyView {
-    /// 0 where nobody ever set one.
-    pub(crate) version: u64,
-    pub(crate) by: String,
-    pub(crate) at: Option<Timestamp>,
-    pub(crate) bytes: usize,
-    pub(crate) in_force: bool,
-    /// Left out of lists.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) text: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) notes: Vec<String>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct DiffView {
-    pub(crate) gains: Vec<RowView>,
-    pub(crate) loses: Vec<RowView>,
-    pub(crate) pairs_gaining: usize,
-    pub(crate) pairs_losing: usize,
-    /// Rows that are not shown.
-    pub(crate) left_out: usize,
-    pub(crate) notes: Vec<String>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct RowView {
-    pub(crate) from: Vec<String>,
-    pub(crate) to: Vec<String>,
-    pub(crate) access: Vec<String>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct WhyView {
-    pub(crate) allowed: bool,
-    pub(crate) from: String,
-    pub(crate) to: String,
-    /// What was asked about: `tcp/22`, or `anything`.
-    pub(crate) packet: String,
-    /// The rules that allow it.
-    pub(crate) rules: Vec<RuleView>,
-    /// Rules that open something else from here to there.
-    pub(crate) others: Vec<RuleView>,
-    /// What else stands in the way, or is good to know.
-    pub(crate) reasons: Vec<String>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct RuleView {
-    /// Of the policy in force, counted from 1.
-    pub(crate) line: u32,
-    pub(crate) reference: String,
-    pub(crate) text: String,
-    pub(crate) opens: String,
+/// Does some work in a thread of its own.
+async fn besides<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refused> + Send + 'static) -> Result<T, Refused> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Refused::failed(format!("compiling the policy: {error}"))))
 }
 
 /// A policy was put in force.
-pub(super) fn set(state: &State, record: &PolicyRecord, mut notes: Vec<String>) -> Reply {
+fn set(state: &State, record: &PolicyRecord, mut notes: Vec<String>) -> Reply {
     notes.extend(state.advice());
     Reply::PolicySet(PolicyView { notes, ..view(state, record, false) })
 }
 
-pub(super) fn versions(state: &State) -> Reply {
+fn versions(state: &State) -> Reply {
     Reply::Policies(state.policies().rev().map(|policy| view(state, policy, false)).collect())
 }
 
-pub(super) fn get(state: &State, version: Option<u64>) -> Outcome {
+fn get(state: &State, version: Option<u64>) -> Outcome {
     let policy = match version {
         Some(version) => Some(state.policy_version(version)?),
         None => state.policy(),
@@ -135,10 +81,10 @@ fn view(state: &State, policy: &PolicyRecord, with_text: bool) -> PolicyView {
 }
 
 /// Who would gain and lose what.
-pub(super) fn difference(outlook: &Outlook, text: &str) -> Outcome {
+fn difference(outlook: &Outlook, text: &str) -> Outcome {
     let Difference { gained, lost, pairs_gaining, pairs_losing, left_out, notes } = outlook.difference(text)?;
     let row = |row: Row| RowView { from: row.sources, to: row.targets, access: row.access };
-    Ok(Reply::PolicyDiff(DiffView {
+    Ok(Reply::PolicyDiff(PolicyDiffView {
         gains: gained.into_iter().map(row).collect(),
         loses: lost.into_iter().map(row).collect(),
         pairs_gaining,
@@ -158,8 +104,10 @@ struct End {
 }
 
 /// Whether a packet may pass, by which rules, or why not.
-pub(super) fn why(state: &State, from: &str, to: &str, protocol: Option<&str>, port: Option<u16>) -> Outcome {
-    let protocol: Option<Protocol> = protocol.map(str::parse).transpose().map_err(invalid)?;
+pub(super) fn why(state: &State, from: &str, to: &str, traffic: &Traffic) -> Outcome {
+    let port = traffic.port;
+    let protocol: Option<Protocol> =
+        traffic.protocol.as_deref().map(str::parse).transpose().map_err(Refused::invalid)?;
     let unrestricted;
     let compiled = match state.compiled() {
         Some(compiled) => compiled,
@@ -185,17 +133,13 @@ pub(super) fn why(state: &State, from: &str, to: &str, protocol: Option<&str>, p
         reasons.push("no policy was ever set: everything is allowed".to_owned());
     }
     reasons.extend(state.policy_fault().map(str::to_owned));
-    let packet = match (protocol, port) {
-        (Some(protocol), Some(port)) => format!("{protocol}/{port}"),
-        (Some(protocol), None) => protocol.to_string(),
-        (None, _) => "anything".to_owned(),
-    };
+    let asked = Traffic { protocol: protocol.map(|protocol| protocol.to_string()), port };
     let rule = |access: Access| rule_view(compiled.policy(), &access);
     Ok(Reply::Why(WhyView {
         allowed,
         from: shown(&source, from),
         to: shown(&target, to),
-        packet,
+        packet: asked.to_string(),
         rules: rules.into_iter().filter_map(rule).collect(),
         others: others.into_iter().filter_map(rule).collect(),
         reasons,
@@ -227,7 +171,8 @@ fn addresses(source: &End, target: &End) -> Result<(IpAddr, IpAddr), Refused> {
     let mut of_one_family: Vec<_> = pairs.filter(|(from, to)| from.is_ipv4() == to.is_ipv4()).collect();
     of_one_family.sort_by_key(|(from, _)| from.is_ipv6());
     let first = of_one_family.first().copied();
-    first.ok_or_else(|| invalid(format!("{} and {} have no addresses of one family", source.text, target.text)))
+    first
+        .ok_or_else(|| Refused::invalid(format!("{} and {} have no addresses of one family", source.text, target.text)))
 }
 
 /// What stands in the way whatever the rules say.
@@ -248,7 +193,7 @@ fn obstacles(compiled: &Compiled, source: &End, target: &End, from: IpAddr, to: 
             reasons.push(format!("{from} is neither a node nor behind an approved route of a peer of {}", target.text));
         }
         (None, None) => reasons.push("neither is a node".to_owned()),
-        _ => {}
+        (Some(_), Some(_) | None) | (None, Some(_)) => {}
     }
     reasons
 }

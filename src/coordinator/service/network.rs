@@ -1,117 +1,61 @@
-//! Administration requests, carried out on the registry.
+//! Requests about the network that the server keeps, carried out on the registry.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::policy;
-use super::{
-    GoneView, KeyView, Lifetime, NewKeyView, NodeView, Outcome, PendingView, PolicyRequest, Refused, Reply, Request,
-    RouteView, UserView,
-};
+use super::refused::{Outcome, Refused};
 use crate::clock;
-use crate::hub::{Busy, Hub};
-use crate::store::CommandError;
-use warren_core::policy::Role;
+use crate::hub::Hub;
 use warren_core::registry::{
-    self, Actor, Commands, Decision, KeyId, KeyRecord, Life, NewKey, NodeRecord, PendingCode, Refusal, RefusalKind,
-    State, Tag, UserName, UserRecord, WithNodes,
+    self, Actor, Commands, Decision, KeyId, KeyRecord, NewKey, NodeRecord, PendingCode, Refusal, State, Tag, UserName,
+    UserRecord,
 };
 use warren_core::types::{EXIT_ROUTES, HostLabel, IpNet, NodeId, Timestamp, UserId, is_default_route};
+use warren_core::wire::admin::{
+    GoneView, KeyRequest, KeyView, NetworkRequest, NewKeyView, NodeRequest, NodeView, PendingView, Reply, RouteRequest,
+    RouteView, UserRequest, UserView, WithNodes,
+};
 use warren_core::wire::control::Hostinfo;
 
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        let status = match refusal.kind() {
-            RefusalKind::NotFound => 404,
-            RefusalKind::Conflict => 409,
-            RefusalKind::Invalid => 400,
-            RefusalKind::Full => 507,
-            RefusalKind::Forbidden => 403,
-        };
-        Self { status, message: refusal.to_string() }
-    }
-}
-
-impl From<CommandError> for Refused {
-    fn from(error: CommandError) -> Self {
-        match error {
-            CommandError::Refused(refusal) => refusal.into(),
-            CommandError::Store(error) => Self { status: 500, message: format!("nothing was changed: {error}") },
-            CommandError::Busy => Self { status: 429, message: error.to_string() },
-        }
-    }
-}
-
-impl From<Busy> for Refused {
-    fn from(busy: Busy) -> Self {
-        CommandError::from(busy).into()
-    }
-}
-
-pub(super) fn invalid(message: impl Into<String>) -> Refused {
-    Refused { status: 400, message: message.into() }
-}
-
 /// Carries out one request. What the reply tells is on disk.
-pub(crate) async fn execute(hub: &Hub, actor: &Actor, request: Request) -> Outcome {
+pub(super) async fn execute(hub: &Hub, actor: &Actor, request: NetworkRequest) -> Outcome {
     match request {
-        Request::UserCreate { .. } | Request::UserRename { .. } | Request::UserRole { .. } => {
-            user(hub, actor, request).await
+        NetworkRequest::User(request) => user(hub, actor, request).await,
+        NetworkRequest::Key(request) => key(hub, actor, request).await,
+        NetworkRequest::Node(request) => node(hub, actor, request).await,
+        NetworkRequest::Route(request) => route(hub, actor, request).await,
+        NetworkRequest::Policy(request) => policy::execute(hub, actor, request).await,
+        NetworkRequest::Why { from, to, traffic } => {
+            hub.look(move |state| policy::why(state, &from, &to, &traffic)).await?
         }
-        Request::UserDelete { user } => delete_user(hub, actor, user).await,
-        Request::KeyCreate { .. } | Request::KeyExpire { .. } | Request::KeyDelete { .. } => {
-            key(hub, actor, request).await
-        }
-        Request::NodeApprove { code, user, tags } => approve(hub, actor, &code, user, &tags).await,
-        Request::NodeReject { code } => reject(hub, actor, &code).await,
-        Request::NodeRename { .. }
-        | Request::NodeExpire { .. }
-        | Request::NodeExtend { .. }
-        | Request::NodeMove { .. }
-        | Request::NodeTag { .. } => change_node(hub, actor, request).await,
-        Request::NodeDelete { node } => delete_node(hub, actor, node).await,
-        Request::RouteApprove { node, prefixes } => route(hub, actor, node, prefixes, true).await,
-        Request::RouteUnapprove { node, prefixes } => route(hub, actor, node, prefixes, false).await,
-        look => hub.look(move |state| looked_at(state, look, clock::now())).await?,
     }
 }
 
-/// What changes nothing.
-fn looked_at(state: &State, request: Request, now: Timestamp) -> Outcome {
-    Ok(match request {
-        Request::UserList => Reply::Users(state.users().map(|user| user_view(state, user)).collect()),
-        Request::UserShow { user } => Reply::User(user_view(state, state.find_user(&user)?)),
-        Request::KeyList => Reply::Keys(state.keys().map(|key| key_view(state, key, now)).collect()),
-        Request::KeyShow { id } => Reply::Key(key_view(state, state.key(KeyId(id))?, now)),
-        Request::NodeList => Reply::Nodes(state.nodes().map(|node| node_view(state, node)).collect()),
-        Request::NodeShow { node } => return show(state, node_named(state, &node)?, Vec::new()),
-        Request::NodePending => Reply::Pending(state.pending_list().map(pending_view).collect()),
-        Request::RouteList => Reply::Routes(routes(state, |_| true)),
-        Request::Policy { request: PolicyRequest::Get { version } } => return policy::get(state, version),
-        Request::Policy { request: PolicyRequest::Versions } => policy::versions(state),
-        Request::Why { from, to, protocol, port } => return policy::why(state, &from, &to, protocol.as_deref(), port),
-        // Said and not passed over: a request that is forgotten above must not look like one that was carried out.
-        other => return Err(Refused { status: 501, message: format!("this coordinator does not serve {other:?}") }),
-    })
-}
-
-async fn user(hub: &Hub, actor: &Actor, request: Request) -> Outcome {
-    let actor = actor.clone();
+async fn user(hub: &Hub, by: &Actor, request: UserRequest) -> Outcome {
+    let actor = by.clone();
     let user = match request {
-        Request::UserCreate { name, display_name } => {
+        UserRequest::List => {
+            let list = |state: &State| Reply::Users(state.users().map(|user| user_view(state, user)).collect());
+            return Ok(hub.look(list).await?);
+        }
+        UserRequest::Show { user } => {
+            let show = move |state: &State| Ok(Reply::User(user_view(state, state.find_user(&user)?)));
+            return hub.look(show).await?;
+        }
+        UserRequest::Create { name, display_name } => {
             let name: UserName = name.parse()?;
             let create = move |by: &Commands<'_>| by.create_user(name.clone(), display_name.clone());
             hub.command(actor, create).await?
         }
-        Request::UserRename { user, name } => {
+        UserRequest::Rename { user, name } => {
             let name: UserName = name.parse()?;
             hub.command(actor, move |by| by.rename_user(by.find_user(&user)?.id, name.clone())).await?
         }
-        Request::UserRole { user, role } => {
-            let role = Role::named(&role).ok_or_else(|| invalid("a role is member, admin or owner"))?;
+        UserRequest::Role { user, role } => {
             hub.command(actor, move |by| by.set_role(by.find_user(&user)?.id, role)).await?
         }
-        look => return hub.look(move |state| looked_at(state, look, clock::now())).await?,
+        UserRequest::Delete { user } => return delete_user(hub, by, user).await,
     };
     Ok(hub.look(move |state| Reply::User(user_view(state, &user))).await?)
 }
@@ -140,9 +84,20 @@ fn of_the_users(state: &State, user: &str) -> Vec<String> {
     notes
 }
 
-async fn key(hub: &Hub, actor: &Actor, request: Request) -> Outcome {
+async fn key(hub: &Hub, actor: &Actor, request: KeyRequest) -> Outcome {
     match request {
-        Request::KeyCreate { user, reusable, ephemeral, tags, readmits, lifetime_seconds } => {
+        KeyRequest::List => {
+            let list = |state: &State| {
+                let now = clock::now();
+                Reply::Keys(state.keys().map(|key| key_view(state, key, now)).collect())
+            };
+            Ok(hub.look(list).await?)
+        }
+        KeyRequest::Show { id } => {
+            let show = move |state: &State| Ok(Reply::Key(key_view(state, state.key(KeyId(id))?, clock::now())));
+            hub.look(show).await?
+        }
+        KeyRequest::Create { user, reusable, ephemeral, tags, readmits, lifetime_seconds } => {
             // Checked before a user is made for a key that cannot be.
             let tags = parse_tags(&tags)?;
             let (user, user_created) = user_or_new(hub, actor, user).await?;
@@ -157,7 +112,7 @@ async fn key(hub: &Hub, actor: &Actor, request: Request) -> Outcome {
             };
             Ok(hub.look(view).await?)
         }
-        Request::KeyExpire { id, nodes } => {
+        KeyRequest::Expire { id, nodes } => {
             let expire = move |by: &Commands<'_>| {
                 let notes = of_its_nodes(by, KeyId(id), nodes);
                 Ok(by.expire_key(KeyId(id), nodes)?.map(|key| (key, notes)))
@@ -166,7 +121,7 @@ async fn key(hub: &Hub, actor: &Actor, request: Request) -> Outcome {
             let view = move |state: &State| Reply::Key(KeyView { notes, ..key_view(state, &key, clock::now()) });
             Ok(hub.look(view).await?)
         }
-        Request::KeyDelete { id, nodes } => {
+        KeyRequest::Delete { id, nodes } => {
             let delete = move |by: &Commands<'_>| {
                 let notes = of_its_nodes(by, KeyId(id), nodes);
                 Ok(by.delete_key(KeyId(id), nodes)?.map(|gone| (gone, notes)))
@@ -174,7 +129,6 @@ async fn key(hub: &Hub, actor: &Actor, request: Request) -> Outcome {
             let (gone, notes) = hub.command(actor.clone(), delete).await?;
             Ok(Reply::Gone(GoneView { gone: format!("key {}", gone.id), notes }))
         }
-        look => hub.look(move |state| looked_at(state, look, clock::now())).await?,
     }
 }
 
@@ -194,13 +148,52 @@ fn of_its_nodes(state: &State, id: KeyId, nodes: WithNodes) -> Vec<String> {
     }]
 }
 
+async fn node(hub: &Hub, actor: &Actor, request: NodeRequest) -> Outcome {
+    match request {
+        NodeRequest::List => {
+            let list = |state: &State| Reply::Nodes(state.nodes().map(|node| node_view(state, node)).collect());
+            Ok(hub.look(list).await?)
+        }
+        NodeRequest::Show { node } => hub.look(move |state| show(state, node_named(state, &node)?, Vec::new())).await?,
+        NodeRequest::Pending => {
+            Ok(hub.look(|state| Reply::Pending(state.pending_list().map(pending_view).collect())).await?)
+        }
+        NodeRequest::Approve { code, user, tags } => approve(hub, actor, &code, user, &tags).await,
+        NodeRequest::Reject { code } => reject(hub, actor, &code).await,
+        NodeRequest::Delete { node } => delete_node(hub, actor, node).await,
+        NodeRequest::Rename { node, name } => {
+            let label: HostLabel = name.parse().map_err(|error| Refused::invalid(format!("{name:?}: {error}")))?;
+            let rename = move |by: &Commands<'_>, id| by.rename_node(id, label.clone());
+            change_node(hub, actor, node, rename, |_, _| Vec::new()).await
+        }
+        NodeRequest::Expire { node } => {
+            let who_returns = |state: &State, changed: &NodeRecord| {
+                who_lets_it_in(state, changed, clock::now(), false).into_iter().collect()
+            };
+            change_node(hub, actor, node, |by, id| by.expire_node(id), who_returns).await
+        }
+        NodeRequest::Extend { node, life } => {
+            change_node(hub, actor, node, move |by, id| by.extend_node(id, life), |_, _| Vec::new()).await
+        }
+        NodeRequest::Move { node, user } => {
+            let give = move |by: &Commands<'_>, id| by.move_node(id, by.find_user(&user)?.id);
+            change_node(hub, actor, node, give, |state, changed| state.advice_on_node(changed.id)).await
+        }
+        NodeRequest::Tag { node, tags } => {
+            let tags = parse_tags(&tags)?;
+            let tag = move |by: &Commands<'_>, id| by.set_tags(id, &tags);
+            change_node(hub, actor, node, tag, |state, changed| state.advice_on_node(changed.id)).await
+        }
+    }
+}
+
 async fn approve(hub: &Hub, actor: &Actor, code: &str, user: Option<String>, tags: &[String]) -> Outcome {
     let code: PendingCode = code.parse()?;
     let tags = parse_tags(tags)?;
     // Checked before a user is made for a machine that does not wait.
     let asked = code.clone();
     if hub.look(move |state| state.pending(&asked).is_none()).await? {
-        return Err(Refused { status: 404, message: format!("no machine waits with the code {code}") });
+        return Err(Refused::not_found(format!("no machine waits with the code {code}")));
     }
     let (user, user_created) = match user {
         Some(user) => user_or_new(hub, actor, user).await?,
@@ -231,12 +224,14 @@ async fn reject(hub: &Hub, actor: &Actor, code: &str) -> Outcome {
     Ok(Reply::Gone(GoneView { gone: format!("the request of {} ({code})", rejected.hostname), notes: Vec::new() }))
 }
 
-/// Changes a node, and says what it means for its rights.
-async fn change_node(hub: &Hub, actor: &Actor, request: Request) -> Outcome {
-    let now = clock::now();
-    let ends = matches!(request, Request::NodeExpire { .. });
-    let said_of_owner = matches!(request, Request::NodeTag { .. } | Request::NodeMove { .. });
-    let (name, change) = node_change(request)?;
+/// Changes a node, and says what it means for its rights, and what else there is to say of it.
+async fn change_node(
+    hub: &Hub,
+    actor: &Actor,
+    name: String,
+    change: impl Fn(&Commands<'_>, NodeId) -> Result<Decision<Arc<NodeRecord>>, Refusal> + Send + 'static,
+    besides: impl FnOnce(&State, &NodeRecord) -> Vec<String> + Send + 'static,
+) -> Outcome {
     let change = move |by: &Commands<'_>| {
         let before = Arc::clone(by.find_node(&name)?.record);
         Ok(change(by, before.id)?.map(|changed| (changed, before)))
@@ -244,43 +239,10 @@ async fn change_node(hub: &Hub, actor: &Actor, request: Request) -> Outcome {
     let (changed, before) = hub.command(actor.clone(), change).await?;
     let view = move |state: &State| {
         let mut notes = state.rights_changed(&before, &changed);
-        if ends {
-            notes.extend(who_lets_it_in(state, &changed, now, false));
-        }
-        if said_of_owner {
-            notes.extend(state.advice_on_node(changed.id));
-        }
+        notes.extend(besides(state, &changed));
         show(state, changed.id, notes)
     };
     hub.look(view).await?
-}
-
-/// A change of one node.
-type NodeChange = Box<dyn Fn(&Commands<'_>, NodeId) -> Result<Decision<Arc<NodeRecord>>, Refusal> + Send>;
-
-/// Which node a request is about, and what is to be done to it.
-fn node_change(request: Request) -> Result<(String, NodeChange), Refused> {
-    Ok(match request {
-        Request::NodeRename { node, name } => {
-            let label: HostLabel = name.parse().map_err(|error| invalid(format!("{name:?}: {error}")))?;
-            (node, Box::new(move |by, id| by.rename_node(id, label.clone())))
-        }
-        Request::NodeExpire { node } => (node, Box::new(|by, id| by.expire_node(id))),
-        Request::NodeExtend { node, lifetime } => {
-            let life = match lifetime {
-                None => Life::Usual,
-                Some(Lifetime(Some(lifetime))) => Life::For(lifetime),
-                Some(Lifetime(None)) => Life::Endless,
-            };
-            (node, Box::new(move |by, id| by.extend_node(id, life)))
-        }
-        Request::NodeMove { node, user } => (node, Box::new(move |by, id| by.move_node(id, by.find_user(&user)?.id))),
-        Request::NodeTag { node, tags } => {
-            let tags = parse_tags(&tags)?;
-            (node, Box::new(move |by, id| by.set_tags(id, &tags)))
-        }
-        other => return Err(Refused { status: 501, message: format!("this coordinator does not serve {other:?}") }),
-    })
 }
 
 async fn delete_node(hub: &Hub, actor: &Actor, node: String) -> Outcome {
@@ -304,7 +266,12 @@ fn who_lets_it_in(state: &State, record: &NodeRecord, now: Timestamp, deleted: b
     })
 }
 
-async fn route(hub: &Hub, actor: &Actor, node: String, prefixes: Vec<IpNet>, approve: bool) -> Outcome {
+async fn route(hub: &Hub, actor: &Actor, request: RouteRequest) -> Outcome {
+    let (node, prefixes, approve) = match request {
+        RouteRequest::List => return Ok(hub.look(|state| Reply::Routes(routes(state, |_| true))).await?),
+        RouteRequest::Approve { node, prefixes } => (node, prefixes, true),
+        RouteRequest::Unapprove { node, prefixes } => (node, prefixes, false),
+    };
     let named = node.clone();
     let record = hub.look(move |state| state.find_node(&named).map(|node| Arc::clone(node.record))).await??;
     check_prefixes(&record, &prefixes, approve)?;
@@ -328,7 +295,7 @@ fn check_prefixes(node: &NodeRecord, prefixes: &[IpNet], approve: bool) -> Resul
     for prefix in prefixes {
         let meant = prefix.trunc();
         if *prefix != meant {
-            return Err(invalid(format!("{prefix} has host bits; is {meant} meant? Nothing was changed")));
+            return Err(Refused::invalid(format!("{prefix} has host bits; is {meant} meant? Nothing was changed")));
         }
         let of_it = with_whole_exits(vec![*prefix]);
         if !approve && !node.approved_routes.iter().any(|route| of_it.contains(route)) {
@@ -337,7 +304,7 @@ fn check_prefixes(node: &NodeRecord, prefixes: &[IpNet], approve: bool) -> Resul
                  autoApprovers approve is the policy's to change",
                 node.label
             );
-            return Err(Refused { status: 404, message });
+            return Err(Refused::not_found(message));
         }
     }
     Ok(())
@@ -373,8 +340,8 @@ fn only_user(state: &State) -> Result<UserId, Refused> {
     let mut users = state.users();
     match (users.next(), users.next()) {
         (Some(only), None) => Ok(only.id),
-        (None, _) => Err(invalid("there is no user yet; say whose machine it is with --user NAME")),
-        _ => Err(invalid("there are several users; say whose machine it is with --user NAME")),
+        (None, _) => Err(Refused::invalid("there is no user yet; say whose machine it is with --user NAME")),
+        _ => Err(Refused::invalid("there are several users; say whose machine it is with --user NAME")),
     }
 }
 
@@ -386,7 +353,7 @@ fn parse_tags(tags: &[String]) -> Result<Vec<Tag>, Refused> {
 
 fn show(state: &State, id: NodeId, notes: Vec<String>) -> Outcome {
     let node = state.node(id).map(|node| NodeView { notes, ..node_view(state, node) });
-    let gone = || Refused { status: 404, message: format!("node {id} is gone") };
+    let gone = || Refused::not_found(format!("node {id} is gone"));
     node.map(|node| Reply::Node(Box::new(node))).ok_or_else(gone)
 }
 
@@ -395,7 +362,7 @@ fn user_view(state: &State, user: &UserRecord) -> UserView {
         id: user.id,
         name: user.name.to_string(),
         display_name: user.display_name.clone(),
-        role: user.role.name().to_owned(),
+        role: user.role,
         created: user.created,
         nodes: state.nodes_of_user(user.id).count(),
     }

@@ -1,0 +1,205 @@
+//! What a coordinator answers to an administrator.
+#![allow(missing_docs, reason = "most fields say by their name what they are; the others are documented")]
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::{PolicyDiffView, PolicyView, WhyView};
+use crate::types::{
+    CapabilityVersion, Fingerprint, IpNet, MachinePublic, NodeId, NodePublic, Role, StableNodeId, Timestamp, UserId,
+};
+
+/// What comes back. `--json` prints the content as it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "content", rename_all = "kebab-case")]
+pub enum Reply {
+    Status(StatusView),
+    ServerKey(ServerKeyView),
+    User(UserView),
+    Users(Vec<UserView>),
+    NewKey(NewKeyView),
+    Key(KeyView),
+    Keys(Vec<KeyView>),
+    Node(Box<NodeView>),
+    Nodes(Vec<NodeView>),
+    Pending(Vec<PendingView>),
+    Routes(Vec<RouteView>),
+    Policy(PolicyView),
+    PolicySet(PolicyView),
+    Policies(Vec<PolicyView>),
+    PolicyDiff(PolicyDiffView),
+    Why(WhyView),
+    /// Something is gone, and its name.
+    Gone(GoneView),
+}
+
+impl Reply {
+    /// What the administrator should know besides: what changed with it, what was left as it is.
+    pub fn notes(&self) -> &[String] {
+        match self {
+            Self::NewKey(new) => &new.record.notes,
+            Self::Key(key) => &key.notes,
+            Self::Node(node) => &node.notes,
+            Self::Gone(gone) => &gone.notes,
+            Self::PolicySet(set) => &set.notes,
+            Self::Status(_)
+            | Self::ServerKey(_)
+            | Self::User(_)
+            | Self::Users(_)
+            | Self::Keys(_)
+            | Self::Nodes(_)
+            | Self::Pending(_)
+            | Self::Routes(_)
+            | Self::Policy(_)
+            | Self::Policies(_)
+            | Self::PolicyDiff(_)
+            | Self::Why(_) => &[],
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusView {
+    pub version: String,
+    pub nodes: usize,
+    /// What is wrong.
+    pub fault: Option<String>,
+    /// What is not as it should be, and stops nothing.
+    pub warnings: Vec<String>,
+    pub server_key: ServerKeyView,
+}
+
+/// The keys by which nodes know the server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServerKeyView {
+    /// The short form, as `warren up --coordinator-key` takes it.
+    pub key: Fingerprint,
+    pub public_key: MachinePublic,
+    /// Keys from before, under which nodes are still served.
+    pub former: Vec<FormerKeyView>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FormerKeyView {
+    pub key: Fingerprint,
+    /// When a node last came under it, since the start.
+    pub used: Option<Timestamp>,
+    /// How many nodes are connected under it.
+    pub connected: usize,
+    /// How many nodes are away that came only under it.
+    pub away: usize,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UserView {
+    pub id: UserId,
+    pub name: String,
+    pub display_name: String,
+    /// As far as the policy is concerned.
+    pub role: Role,
+    pub created: Timestamp,
+    pub nodes: usize,
+}
+
+/// The only time the key's text leaves the coordinator.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct NewKeyView {
+    pub key: String,
+    /// The user was made for this key.
+    pub user_created: bool,
+    /// The server's own key, for the command that joins.
+    pub coordinator_key: Option<Fingerprint>,
+    #[serde(flatten)]
+    pub record: KeyView,
+}
+
+impl std::fmt::Debug for NewKeyView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewKeyView").field("key", &"[redacted]").field("record", &self.record).finish()
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyView {
+    pub id: u64,
+    pub user: String,
+    pub reusable: bool,
+    pub ephemeral: bool,
+    pub tags: Vec<String>,
+    /// Whether it lets nodes in again whose node key ended after it was made.
+    pub readmits: bool,
+    pub created: Timestamp,
+    pub expires: Option<Timestamp>,
+    pub used: Option<Timestamp>,
+    /// Whether it still admits a node.
+    pub valid: bool,
+    /// The nodes whose last admission it was.
+    pub nodes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeView {
+    pub id: NodeId,
+    pub stable_id: StableNodeId,
+    /// The label, and the first part of its DNS name.
+    pub name: String,
+    /// Who registered it; nobody any more for a node with tags whose user is gone.
+    pub user: Option<String>,
+    pub tags: Vec<String>,
+    pub addresses: Vec<IpAddr>,
+    pub online: bool,
+    /// Two machines use its key.
+    #[serde(default)]
+    pub two_machines: bool,
+    pub expired: bool,
+    /// It ended its key itself.
+    pub logged_out: bool,
+    /// The number of the key that admitted it; absent for an approval by hand.
+    pub admitted_by: Option<u64>,
+    pub ephemeral: bool,
+    pub created: Timestamp,
+    pub last_seen: Option<Timestamp>,
+    pub key_expiry: Option<Timestamp>,
+    pub hostname: String,
+    pub os: String,
+    pub client_version: String,
+    pub capability_version: CapabilityVersion,
+    pub endpoints: Vec<SocketAddr>,
+    pub offered_routes: Vec<IpNet>,
+    pub approved_routes: Vec<IpNet>,
+    pub machine_key: MachinePublic,
+    pub node_key: NodePublic,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PendingView {
+    pub code: String,
+    pub hostname: String,
+    pub os: String,
+    pub requested_tags: Vec<String>,
+    pub expires: Timestamp,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RouteView {
+    pub prefix: IpNet,
+    pub node: String,
+    pub node_id: NodeId,
+    /// The node offers it at this moment.
+    pub offered: bool,
+    pub approved: bool,
+    /// Peers are sent to this node for it.
+    pub primary: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GoneView {
+    pub gone: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
