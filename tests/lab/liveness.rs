@@ -20,6 +20,7 @@ const DAY: i64 = 24 * 60 * 60;
 /// The proxy keeps its connection to the coordinator open, whatever becomes of the node's: nothing but the node's silence
 /// says that it is gone.
 #[test]
+#[ignore = "its limit is in seconds of a quiet machine: `make matrix` runs it"]
 fn behind_a_proxy_a_router_whose_cable_is_pulled_is_replaced_within_seconds() {
     let Some(mut lab) = Lab::new() else { return };
     let (host, proxy) = (lab.host("coordinator"), lab.host("proxy"));
