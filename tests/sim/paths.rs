@@ -60,7 +60,7 @@ fn a_way_that_loses_large_packets_is_left_for_the_relay_until_it_carries_them() 
     world.run(20 * SECOND);
     assert!(!world.is_direct(0, 1) && !world.is_direct(1, 0), "small packets pass, and are not enough");
     let peer = world.hosts[1].key;
-    assert!(world.hosts[0].book.narrow().any(|(key, _)| *key == peer), "it is said why");
+    assert!(world.hosts[0].book().narrow().any(|(key, _)| *key == peer), "it is said why");
     world.forget_gaps();
     world.run(400 * SECOND);
     assert!(world.longest_gap() < SECOND, "it is not tried again with packets: {:?}", world.longest_gap());
@@ -68,7 +68,7 @@ fn a_way_that_loses_large_packets_is_left_for_the_relay_until_it_carries_them() 
     world.narrow = false;
     world.run(200 * SECOND);
     assert!(world.are_direct(0, 1));
-    assert_eq!(world.hosts[0].book.narrow().count(), 0);
+    assert_eq!(world.hosts[0].book().narrow().count(), 0);
 
     world.narrow = true;
     world.run(30 * SECOND);
@@ -241,7 +241,7 @@ fn idle_hosts_send_nothing_and_set_no_timer() {
     let pings: Vec<u64> = world.hosts.iter().map(|host| host.pings).collect();
     world.run(600 * SECOND);
     assert_eq!(pings, world.hosts.iter().map(|host| host.pings).collect::<Vec<_>>());
-    assert!(world.hosts.iter().all(|host| host.book.poll_timeout().is_none()));
+    assert!(world.hosts.iter().all(|host| host.book().poll_timeout().is_none()));
     world.talk(0, 1, PACE, 10 * SECOND);
     world.run(5 * SECOND);
     assert!(world.are_direct(0, 1), "and wake up at once");
@@ -307,8 +307,8 @@ fn a_machine_that_comes_back_with_its_clock_behind_is_helped_by_its_peer() {
         world.forget_gaps();
         world.run(60 * SECOND);
         assert!(world.longest_gap() < 2 * SECOND, "seed {seed}: {:?}", world.longest_gap());
-        assert_eq!(world.hosts[0].book.one_way().count(), 0, "seed {seed}");
-        assert!(!world.hosts[1].book.begins(&world.hosts[0].key), "seed {seed}: it is done");
+        assert_eq!(world.hosts[0].book().one_way().count(), 0, "seed {seed}");
+        assert!(!world.hosts[1].book().begins(&world.hosts[0].key), "seed {seed}: it is done");
     }
 }
 
@@ -321,10 +321,10 @@ fn handshakes_that_nobody_answers_are_told_of_and_end() {
     world.deaf = Some((0, 1));
     world.run(40 * SECOND);
     let key = world.hosts[1].key;
-    assert_eq!(world.hosts[0].book.one_way().collect::<Vec<_>>(), [key]);
-    assert!(!world.hosts[0].book.path(&key).active, "what gets no answer is not active");
+    assert_eq!(world.hosts[0].book().one_way().collect::<Vec<_>>(), [key]);
+    assert!(!world.hosts[0].book().path(&key).active, "what gets no answer is not active");
 
     world.run(400 * SECOND);
-    assert_eq!(world.hosts[0].book.one_way().count(), 0, "nobody wants to talk any more");
-    assert!(!world.hosts[1].book.is_active(), "the other does not go on for ever either");
+    assert_eq!(world.hosts[0].book().one_way().count(), 0, "nobody wants to talk any more");
+    assert!(!world.hosts[1].book().is_active(), "the other does not go on for ever either");
 }

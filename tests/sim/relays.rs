@@ -34,7 +34,7 @@ fn talking(mut world: World) -> World {
 }
 
 fn homes(world: &World) -> Vec<Option<RegionId>> {
-    world.hosts.iter().map(|host| host.told_home).collect()
+    world.hosts.iter().map(|host| host.record.home).collect()
 }
 
 #[test]
@@ -135,12 +135,12 @@ fn stun_finds_out_what_the_nat_does_and_https_finds_a_home_where_udp_is_blocked(
         let network = kind.map_or(0, |kind| world.network(kind, 0));
         world.host(network, true, false);
         world.run(10 * SECOND);
-        let report = world.hosts[0].netcheck.report();
+        let report = world.hosts[0].report();
         assert_eq!((report.udp, report.mapping_varies), (udp, varies), "{kind:?}");
         assert_eq!(report.home, Some(REGIONS[0]), "{kind:?}");
         let public = world.gateways[network].as_ref().filter(|gateway| gateway.kind.translates && udp);
         if let Some(public) = public.map(|gateway| gateway.public) {
-            assert!(world.hosts[0].endpoints.iter().any(|endpoint| endpoint.ip() == public), "{kind:?}");
+            assert!(world.hosts[0].record.endpoints.iter().any(|endpoint| endpoint.ip() == public), "{kind:?}");
         }
         let asked = world.hosts[0].questions;
         world.run(3_000 * SECOND);

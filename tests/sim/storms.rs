@@ -4,6 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use warren_core::node::Engine;
+
 use crate::net::nat::{DEPENDS, Kind};
 use crate::net::pump::REGIONS;
 use crate::net::{Happening, Weather, World};
@@ -43,6 +45,8 @@ enum Blow {
     Roam,
     /// An agent is killed and begins anew.
     Kill,
+    /// An agent is killed and begins anew with what its disk holds: the coordinator is away meanwhile.
+    Outage,
     /// The clock on the wall is set.
     Clock,
     /// A relay ends and begins anew.
@@ -54,11 +58,12 @@ enum Blow {
     Nothing,
 }
 
-const BLOWS: [Blow; 9] = [
+const BLOWS: [Blow; 10] = [
     Blow::Reboot,
     Blow::Block,
     Blow::Roam,
     Blow::Kill,
+    Blow::Outage,
     Blow::Clock,
     Blow::RelayRestarts,
     Blow::RelayDies,
@@ -135,6 +140,9 @@ fn faults(seed: u64) -> Vec<String> {
         }
     }
     for (number, host) in world.hosts.iter().enumerate() {
+        if !host.engine.as_ref().is_some_and(Engine::is_settled) {
+            faults.push(format!("the kernel of host {number} is not as wished after {blows:?}"));
+        }
         let most = (PROBES_AT_ONCE + PROBES_PER_SECOND * world.now.as_secs()) * (world.hosts.len() as u64 - 1);
         if host.pings > most {
             faults.push(format!("host {number} sent {} probes, at most {most} are allowed", host.pings));
@@ -167,6 +175,11 @@ fn strike(world: &mut World, blow: Blow) {
             world.roam(host, network);
         }
         Blow::Kill => world.kill(host, SECOND),
+        Blow::Outage => {
+            world.end_coordinator();
+            world.kill(host, SECOND);
+            world.after(CALM / 2, host, Happening::CoordinatorBack);
+        }
         Blow::Clock => {
             let hours = world.chance.below(48) as i64 - 24;
             world.hosts[host].wall_offset += hours * 3_600;

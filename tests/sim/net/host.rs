@@ -1,27 +1,39 @@
-//! A machine: the agent's book, as the agent's loop drives it, over a kernel that is a model.
+//! A machine: the agent's engine and its disk, over a kernel that is a model.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use warren_core::netcheck::{Config, Netcheck};
-use warren_core::path::Book;
-use warren_core::types::{DiscoPrivate, IpNet, NodePublic, RegionId};
-use warren_core::wire::control::NetInfo;
+use warren_core::netcheck::Report;
+use warren_core::node::{Engine, FileContent, FoundFile, Machine, Networks, PumpPeer, Settings, StateFile, Stored};
+use warren_core::path::{Book, Way};
+use warren_core::plan::{ModelKernel, ObservedFirewall};
+use warren_core::types::{IpNet, MachinePrivate, NodePrivate, NodePublic, RegionId};
+use warren_core::wire::control::Hostinfo;
+use warren_core::wire::local::Prefs;
 
+use super::coordinator::{COORDINATOR, Record};
 use super::kernel::Kernel;
 use super::pump::{Link, REGIONS};
 
 pub(crate) const PORT: u16 = 41_741;
+const PROBE_PORT: u16 = 41_743;
+const RELAY_PORT: u16 = 41_742;
 
 pub(crate) struct Host {
+    number: usize,
     pub(crate) key: NodePublic,
-    pub(crate) disco: DiscoPrivate,
     pub(crate) network: usize,
     /// Its addresses, each with the length of its on-link prefix.
     pub(crate) addresses: Vec<IpNet>,
-    pub(crate) book: Book,
-    pub(crate) netcheck: Netcheck,
+    /// The agent, while it runs; the kernel goes on without it.
+    pub(crate) engine: Option<Engine>,
+    /// Counts the agents that have run here: what was under way for an earlier one is lost.
+    pub(crate) life: u64,
+    disk: BTreeMap<StateFile, FileContent>,
+    settings: Settings,
+    /// What the coordinator knows of it.
+    pub(crate) record: Record,
     /// The region that is nearest.
     pub(crate) near: RegionId,
     /// Its home region, as its pump knows it.
@@ -29,66 +41,125 @@ pub(crate) struct Host {
     /// Times that the home changed, the first included.
     pub(crate) homes_had: usize,
     pub(crate) links: BTreeMap<RegionId, Link>,
-    /// What the pump knows of peers: their home, the region by which each was heard last, and one where it is not.
-    pub(crate) homes: BTreeMap<usize, Option<RegionId>>,
+    /// What the pump was told of peers, the region by which each was heard last, and one where it is not.
+    pub(crate) told: BTreeMap<usize, PumpPeer>,
     pub(crate) heard: BTreeMap<usize, RegionId>,
     pub(crate) gone: BTreeMap<usize, RegionId>,
+    /// WireGuard's sessions, and everything else that the kernel holds of ours.
     pub(crate) kernel: Kernel,
-    /// Whether the agent runs; the kernel goes on without it.
-    pub(crate) running: bool,
-    /// What the map says of where it may be reached.
-    pub(crate) endpoints: Vec<SocketAddr>,
-    pub(crate) told_home: Option<RegionId>,
-    /// What the agent has found out since it began.
-    pub(crate) net_info: Option<NetInfo>,
+    pub(crate) objects: ModelKernel,
     /// When the pump last spoke of a peer's traffic.
     pub(crate) spoken: BTreeMap<usize, Duration>,
     pub(crate) timer: Option<Duration>,
-    pub(crate) look_due: bool,
-    pub(crate) facts_due: bool,
     /// What the clock on the wall is off by, in seconds.
     pub(crate) wall_offset: i64,
     /// Pings by UDP, per peer's address or whatever else was probed.
     pub(crate) pings: u64,
     /// Questions to STUN servers.
     pub(crate) questions: u64,
-    /// Times that the way to a peer changed, as the book says.
+    /// Times that the way to a peer changed.
     pub(crate) changes: BTreeMap<usize, Vec<Duration>>,
     pub(crate) direct: BTreeMap<usize, bool>,
 }
 
 impl Host {
-    pub(crate) fn new(number: usize, disco: DiscoPrivate, book_seed: [u8; 32], netcheck_seed: [u8; 32]) -> Self {
-        let key = NodePublic::from_bytes([number as u8 + 1; 32]);
+    /// A machine that signed in before, and lost its map since.
+    pub(crate) fn new(number: usize, keys: [[u8; 32]; 2], relayless: bool) -> Self {
+        let (node_key, machine_key) = (NodePrivate::from_random(keys[0]), MachinePrivate::from_random(keys[1]));
+        let prefs = Prefs { control_url: COORDINATOR.to_owned(), want_running: true, ..Prefs::initial() };
+        let disk = [
+            (StateFile::NodeKey, node_key.expose_text().as_bytes().to_vec()),
+            (StateFile::MachineKey, machine_key.expose_text().as_bytes().to_vec()),
+            (StateFile::Prefs, serde_json::to_vec(&prefs).unwrap()),
+        ];
+        let settings = Settings {
+            port: PORT,
+            probe_port: Some(PROBE_PORT),
+            relay_port: (!relayless).then_some(RELAY_PORT),
+            ..Settings::default()
+        };
         Self {
-            key,
-            book: Book::new(disco.clone(), key, book_seed),
-            netcheck: netcheck(netcheck_seed),
+            number,
+            key: node_key.public(),
+            network: 0,
+            addresses: Vec::new(),
+            engine: None,
+            life: 0,
+            disk: disk.map(|(file, content)| (file, FileContent::new(content))).into(),
+            settings,
+            record: Record::default(),
             near: REGIONS[0],
             home: None,
             homes_had: 0,
             links: BTreeMap::new(),
-            homes: BTreeMap::new(),
+            told: BTreeMap::new(),
             heard: BTreeMap::new(),
             gone: BTreeMap::new(),
-            disco,
-            network: 0,
-            addresses: Vec::new(),
             kernel: Kernel::default(),
-            running: true,
-            endpoints: Vec::new(),
-            told_home: None,
-            net_info: None,
+            objects: ModelKernel::default(),
             spoken: BTreeMap::new(),
             timer: None,
-            look_due: false,
-            facts_due: false,
             wall_offset: 0,
             pings: 0,
             questions: 0,
             changes: BTreeMap::new(),
             direct: BTreeMap::new(),
         }
+    }
+
+    /// An agent that begins with what the disk holds.
+    pub(super) fn begin(&mut self, seed: [u8; 32], now: warren_core::node::Now) {
+        let found = |(file, content): (&StateFile, &FileContent)| {
+            (*file, FoundFile { path: file.name().to_owned(), content: Ok(content.clone()) })
+        };
+        let mut stored = Stored::read(self.disk.iter().map(found).collect(), &Machine::default());
+        assert_eq!(stored.poll_aside(), None, "a file that an agent wrote makes sense to the next one");
+        let hostinfo = Hostinfo { hostname: format!("host-{}", self.number), ..Hostinfo::default() };
+        let mut engine = Engine::new(self.settings.clone(), stored, hostinfo, seed, now);
+        engine.handle_networks(self.networks(), now);
+        self.engine = Some(engine);
+        self.timer = None;
+    }
+
+    /// The agent is gone, as after `kill -9`.
+    pub(super) fn end(&mut self) {
+        self.engine = None;
+        self.life += 1;
+        self.home = None;
+        self.links.clear();
+        self.told.clear();
+        self.heard.clear();
+        self.gone.clear();
+        self.record.disconnect();
+    }
+
+    pub(super) fn write(&mut self, file: StateFile, content: Option<FileContent>) {
+        match content {
+            Some(content) => self.disk.insert(file, content),
+            None => self.disk.remove(&file),
+        };
+    }
+
+    pub(super) fn networks(&self) -> Networks {
+        let all: std::collections::BTreeSet<IpNet> = self.addresses.iter().copied().collect();
+        Networks { live: all.clone(), all, ..Networks::default() }
+    }
+
+    pub(crate) fn book(&self) -> &Book {
+        self.engine.as_ref().expect("the agent runs").book()
+    }
+
+    pub(crate) fn report(&self) -> &Report {
+        self.engine.as_ref().expect("the agent runs").network_report()
+    }
+
+    pub(crate) fn is_direct(&self, peer: &NodePublic) -> bool {
+        self.engine.as_ref().is_some_and(|engine| matches!(engine.book().path(peer).way, Way::Direct { .. }))
+    }
+
+    /// Whether the firewall diverts probes to the agent.
+    pub(super) fn diverts(&self) -> bool {
+        matches!(&self.objects.state.firewall, ObservedFirewall::Table(firewall) if firewall.probes.is_some())
     }
 
     pub(crate) fn has(&self, ip: IpAddr) -> bool {
@@ -103,14 +174,9 @@ impl Host {
     }
 }
 
-/// Knows nothing of its network.
-pub(crate) fn netcheck(seed: [u8; 32]) -> Netcheck {
-    Netcheck::new(Config { seed, port: PORT, explicit: Vec::new(), nonce: [0; 12] })
-}
-
 /// The loopback endpoint that stands for the relay towards a host.
 pub(crate) fn loopback(host: usize) -> SocketAddr {
-    SocketAddr::new(Ipv4Addr::new(127, 128, 0, host as u8 + 1).into(), 41_742)
+    SocketAddr::new(Ipv4Addr::new(127, 128, 0, host as u8 + 1).into(), RELAY_PORT)
 }
 
 /// Whom a loopback endpoint stands for.

@@ -1,10 +1,11 @@
-//! A network that is a value: hosts with real books and real looks at their network over modelled
-//! kernels, relays, NATs, and what befalls them.
+//! A network that is a value: hosts with the agent's real engine over modelled kernels and disks, relays, NATs, a
+//! coordinator, and what befalls them.
 //!
 //! All time is [`Duration`] since the start. Everything that happens is in one queue; chance comes from one seed, so
 //! that a run repeats exactly.
 
 pub(crate) mod chance;
+mod coordinator;
 pub(crate) mod host;
 pub(crate) mod kernel;
 pub(crate) mod nat;
@@ -16,9 +17,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use warren_core::control::{Received, RequestId};
 use warren_core::netcheck::News;
-use warren_core::path::Way;
-use warren_core::types::{DiscoPrivate, IpNet, RegionId};
+use warren_core::node::{FileContent, Now, StateFile};
+use warren_core::plan::Action;
+use warren_core::types::{IpNet, NodePublic, RegionId};
 
 use chance::Chance;
 use host::Host;
@@ -91,6 +94,8 @@ pub(crate) enum Happening {
     RelayBack {
         relay: usize,
     },
+    /// The coordinator, which ended, begins anew.
+    CoordinatorBack,
     /// An answer of a STUN server, to where the host was when it asked.
     Stun {
         from: SocketAddr,
@@ -98,15 +103,23 @@ pub(crate) enum Happening {
         answer: Vec<u8>,
     },
     News(News),
-    /// The coordinator is told what was found out.
-    Facts,
+    /// The coordinator answers.
+    Coordinator(Received),
+    /// The coordinator tells the map, or of one other host.
+    Map {
+        of: Option<usize>,
+    },
+    KeepAlive {
+        id: RequestId,
+    },
+    /// The agent's time has come.
     Timer,
+    /// WireGuard's time has come.
     Kernel,
-    Look,
-    /// The agent looks at its network for the first time.
-    Outlook,
-    /// The coordinator tells the map.
-    Map,
+    /// The kernel was asked something.
+    Act(Action),
+    /// A file is on the disk.
+    Written(StateFile, Option<FileContent>),
     /// An application sends a packet, and again after this pause.
     Offer {
         to: usize,
@@ -125,6 +138,7 @@ pub(crate) struct World {
     pub(crate) relays: Vec<Relay>,
     /// Whose handshakes reach which kernel in vain.
     pub(crate) deaf: Option<(usize, usize)>,
+    coordinator_is_up: bool,
     /// Nobody has a home relay.
     pub(crate) relayless: bool,
     /// Large packets are lost, but for those through relays.
@@ -133,7 +147,9 @@ pub(crate) struct World {
     pub(crate) chance: Chance,
     pub(crate) now: Duration,
     origin: Instant,
-    queue: BTreeMap<(Duration, u64), (usize, Happening)>,
+    /// What happens when, and to which host; where it is for an agent, to which of those that run there one after the
+    /// other.
+    queue: BTreeMap<(Duration, u64), (usize, Option<u64>, Happening)>,
     numbers: u64,
     /// When something last came through, and when something was first offered since, by sender and receiver.
     pub(crate) delivered: BTreeMap<(usize, usize), Duration>,
@@ -154,6 +170,7 @@ impl World {
                 .map(|(last, region)| Relay { region, address: Ipv4Addr::new(192, 0, 2, last), up: true })
                 .into(),
             deaf: None,
+            coordinator_is_up: true,
             relayless: false,
             narrow: false,
             weather,
@@ -185,13 +202,12 @@ impl World {
     /// A host in a network, with IPv4, IPv6 or both; its number.
     pub(crate) fn host(&mut self, network: usize, v4: bool, v6: bool) -> usize {
         let number = self.hosts.len();
-        let disco = DiscoPrivate::from_random(self.chance.bytes());
-        let mut host = Host::new(number, disco, self.chance.bytes(), self.chance.bytes());
+        let keys = [self.chance.bytes(), self.chance.bytes()];
+        let mut host = Host::new(number, keys, self.relayless);
         host.network = network;
         host.addresses = self.addresses(number, network, v4, v6);
         self.hosts.push(host);
-        self.after(Duration::ZERO, number, Happening::Map);
-        self.after(Duration::from_millis(1), number, Happening::Outlook);
+        self.after(Duration::ZERO, number, Happening::Start);
         self.after(Duration::from_millis(2 + number as u64), number, Happening::Kernel);
         number
     }
@@ -211,27 +227,43 @@ impl World {
 
     /// A host goes over to another network.
     pub(crate) fn roam(&mut self, host: usize, network: usize) {
+        if self.hosts[host].network == network {
+            return;
+        }
         let addresses = self.addresses(host, network, true, false);
-        let lost = std::mem::replace(&mut self.hosts[host].addresses, addresses);
+        self.hosts[host].addresses = addresses;
         self.hosts[host].network = network;
-        let now = self.instant();
-        let links = self.hosts[host].addresses.iter().copied().collect();
-        self.hosts[host].netcheck.handle_links(&links, &BTreeMap::new(), now);
-        self.hosts[host].book.handle_links_lost(&lost, now);
-        self.redial(host);
-        self.after(Duration::ZERO, host, Happening::Map);
+        // Its connections come from an address that is no more.
+        self.hosts[host].record.disconnect();
+        self.drop_links(host);
+        let (networks, now) = (self.hosts[host].networks(), self.agent_time(host));
+        if let Some(engine) = &mut self.hosts[host].engine {
+            engine.handle_networks(networks, now);
+        }
         self.settle(host);
     }
 
     // ---- time ----
 
-    pub(crate) fn instant(&self) -> Instant {
-        self.origin + self.now
+    /// What time it is to a host's agent.
+    pub(super) fn agent_time(&self, host: usize) -> Now {
+        Now { tick: self.origin + self.now, wall: run::wall_at(self.now, self.hosts[host].wall_offset) }
     }
 
     pub(crate) fn after(&mut self, pause: Duration, host: usize, happening: Happening) {
         self.numbers += 1;
-        self.queue.insert((self.now + pause, self.numbers), (host, happening));
+        self.queue.insert((self.now + pause, self.numbers), (host, None, happening));
+    }
+
+    /// The same, for the agent that runs at this moment: the next one hears nothing of it.
+    pub(super) fn after_for_agent(&mut self, pause: Duration, host: usize, happening: Happening) {
+        self.numbers += 1;
+        let life = Some(self.hosts[host].life);
+        self.queue.insert((self.now + pause, self.numbers), (host, life, happening));
+    }
+
+    pub(super) fn number_of(&self, key: &NodePublic) -> Option<usize> {
+        self.hosts.iter().position(|host| host.key == *key)
     }
 
     /// Lets time pass.
@@ -240,9 +272,11 @@ impl World {
         while let Some(entry) = self.queue.first_entry()
             && entry.key().0 <= until
         {
-            let ((at, _), (host, happening)) = entry.remove_entry();
+            let ((at, _), (host, life, happening)) = entry.remove_entry();
             self.now = at;
-            self.happen(host, happening);
+            if life.is_none_or(|life| life == self.hosts[host].life) {
+                self.happen(host, happening);
+            }
         }
         self.now = until;
         for (pair, last) in self.delivered.clone() {
@@ -280,7 +314,7 @@ impl World {
     }
 
     pub(crate) fn is_direct(&self, from: usize, to: usize) -> bool {
-        matches!(self.hosts[from].book.path(&self.hosts[to].key).way, Way::Direct { .. })
+        self.hosts[from].is_direct(&self.hosts[to].key)
     }
 
     pub(crate) fn are_direct(&self, a: usize, b: usize) -> bool {

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use warren_core::node::{PumpCommand, PumpNews, RegionState};
 use warren_core::types::RegionId;
 
 use super::{Happening, Payload, World};
@@ -55,7 +56,7 @@ impl World {
             {
                 let turn = link.turn;
                 let pause = self.chance.millis(5, 40);
-                self.after(pause, host, Happening::Cut { region, turn });
+                self.after_for_agent(pause, host, Happening::Cut { region, turn });
             }
         }
     }
@@ -86,6 +87,45 @@ impl World {
         if region == self.hosts[host].near { self.chance.millis(15, 20) } else { self.chance.millis(40, 50) }
     }
 
+    // ---- what the agent tells its pump ----
+
+    pub(super) fn command(&mut self, host: usize, command: PumpCommand) {
+        match command {
+            PumpCommand::Key(None) => self.hosts[host].links.clear(),
+            PumpCommand::Home(home) => {
+                self.hosts[host].homes_had += 1;
+                self.set_home(host, home);
+            }
+            PumpCommand::Peer { key, entry } => {
+                let Some(peer) = self.number_of(&key) else { return };
+                let host = &mut self.hosts[host];
+                let before = host.told.get(&peer).and_then(|entry| entry.region);
+                if entry.is_none_or(|entry| entry.region != before) {
+                    host.gone.remove(&peer);
+                }
+                match entry {
+                    Some(entry) => host.told.insert(peer, entry),
+                    None => host.told.remove(&peer),
+                };
+            }
+            PumpCommand::Disco { region, peer, payload } => {
+                if let Some(peer) = self.number_of(&peer) {
+                    self.relay(host, peer, Some(region), Payload::Disco(payload));
+                }
+            }
+            PumpCommand::Rebind => self.redial(host),
+            // All relays are known here, and a new key makes no difference to them.
+            PumpCommand::Regions(_) | PumpCommand::Key(Some(_)) => {}
+        }
+    }
+
+    fn tell_region(&mut self, host: usize, region: RegionId, state: RegionState) {
+        let now = self.agent_time(host);
+        if let Some(engine) = &mut self.hosts[host].engine {
+            engine.handle_pump(PumpNews::Region { region, state }, now);
+        }
+    }
+
     // ---- connections ----
 
     /// The home region has changed, or the host has just begun.
@@ -98,7 +138,15 @@ impl World {
         }
     }
 
-    /// The host's addresses are others: every connection is made anew.
+    /// The host's addresses are others: nothing comes or goes by the connections from before.
+    pub(super) fn drop_links(&mut self, host: usize) {
+        for link in self.hosts[host].links.values_mut() {
+            link.turn += 1;
+            link.state = State::Dialling { waiting: Vec::new() };
+        }
+    }
+
+    /// Every connection is made anew.
     pub(super) fn redial(&mut self, host: usize) {
         let regions: Vec<RegionId> = self.hosts[host].links.keys().copied().collect();
         regions.into_iter().for_each(|region| self.dial(host, region));
@@ -116,23 +164,22 @@ impl World {
             // TCP, TLS, the upgrade and the introduction.
             Some(relay) => {
                 let pause = 4 * self.leg(host, region);
-                self.after(pause, host, Happening::Dialled { region, turn, relay });
+                self.after_for_agent(pause, host, Happening::Dialled { region, turn, relay });
             }
             None => {
                 let pause = self.leg(host, region);
-                self.after(pause, host, Happening::Cut { region, turn });
+                self.after_for_agent(pause, host, Happening::Cut { region, turn });
             }
         }
     }
 
     pub(super) fn dialled(&mut self, host: usize, region: RegionId, turn: u64, relay: usize) {
-        let now = self.instant();
         if !self.relays[relay].up {
             return self.cut(host, region, turn);
         }
         let Some(link) = self.hosts[host].links.get_mut(&region).filter(|link| link.turn == turn) else { return };
         let before = std::mem::replace(&mut link.state, State::Connected { relay });
-        self.hosts[host].netcheck.handle_relay_alive(region, now);
+        self.tell_region(host, region, RegionState::Connected);
         if let State::Dialling { waiting } = before {
             waiting.into_iter().for_each(|(to, payload)| self.pass_on(host, to, region, relay, payload));
         }
@@ -149,9 +196,8 @@ impl World {
         let wait = FIRST_WAIT.saturating_mul(1 << link.failures.min(16)).min(LONGEST_WAIT);
         link.failures += 1;
         let share = self.chance.below(1_000) as u32 + 500;
-        self.after(wait * share / 1_000, host, Happening::Dial { region, turn });
-        let now = self.instant();
-        self.hosts[host].netcheck.handle_relay_failed(region, now);
+        self.after_for_agent(wait * share / 1_000, host, Happening::Dial { region, turn });
+        self.tell_region(host, region, RegionState::Failed("connection refused".to_owned()));
     }
 
     /// The wait after a failure is over.
@@ -188,7 +234,7 @@ impl World {
         let is_ready = |region: &RegionId| {
             host.links.get(region).is_some_and(|link| matches!(link.state, State::Connected { .. }))
         };
-        let home = host.homes.get(&peer).copied().flatten();
+        let home = host.told.get(&peer).and_then(|entry| entry.region);
         let heard = host.heard.get(&peer).copied();
         let present = home.filter(|home| host.gone.get(&peer) != Some(home));
         present.filter(is_ready).or(heard.filter(is_ready)).or(home).or(heard)
@@ -228,10 +274,10 @@ impl World {
         }
         let pause = self.leg(from, region) + self.leg(to, region);
         if there.is_some_and(|there| self.relays[there].up) {
-            self.after(pause, to, Happening::Relayed { from, region, payload });
+            self.after_for_agent(pause, to, Happening::Relayed { from, region, payload });
         } else if matches!(payload, Payload::Disco(_)) {
             // Only probes are answered so.
-            self.after(pause, from, Happening::Gone { peer: to, region });
+            self.after_for_agent(pause, from, Happening::Gone { peer: to, region });
         }
     }
 

@@ -1,13 +1,14 @@
-//! What happens to hosts, and how the agent's loop and the kernel take it.
+//! What happens to hosts, and how agent and kernel take it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use warren_core::path::{Event, Evidence, Ground, PeerInfo, Target, Transmit, Via, Way, Wish};
+use warren_core::node::{Datagram, Effect, PumpNews};
+use warren_core::plan::{Action, KernelError, Observed, Step};
 use warren_core::types::{RegionId, Timestamp};
-use warren_core::wire::disco;
+use warren_core::wire::{disco, stun};
 
-use super::host::{PORT, behind_loopback, loopback, netcheck};
+use super::host::{PORT, behind_loopback, loopback};
 use super::kernel::Packet;
 use super::{Happening, Payload, World};
 
@@ -17,85 +18,75 @@ const KERNEL_TICK: Duration = Duration::from_millis(500);
 
 impl World {
     pub(super) fn happen(&mut self, host: usize, happening: Happening) {
-        let now = self.instant();
+        let now = self.agent_time(host);
         match happening {
             Happening::Arrive { from, to, payload } => self.arrive(host, from, to, payload),
             Happening::Relayed { from, region, payload } => self.relayed(host, from, region, payload),
             Happening::Timer => {
                 if self.hosts[host].timer.is_some_and(|at| at <= self.now) {
                     self.hosts[host].timer = None;
-                    self.hosts[host].book.handle_timeout(now);
-                    self.hosts[host].netcheck.handle_timeout(now);
                 }
             }
             Happening::RelayBack { relay } => self.begin_relay(relay),
-            happening if !self.hosts[host].running && happening.is_agents() => {}
+            Happening::CoordinatorBack => self.begin_coordinator(),
             Happening::Gone { peer, region } => self.gone(host, peer, region),
             Happening::Dial { region, turn } => self.dial_again(host, region, turn),
             Happening::Dialled { region, turn, relay } => self.dialled(host, region, turn, relay),
             Happening::Cut { region, turn } => self.cut(host, region, turn),
             Happening::Stun { from, network, answer } => {
                 if network == self.hosts[host].network {
-                    self.hosts[host].netcheck.handle_stun(from, &answer, now);
+                    self.divert(host, from, None, answer);
                 }
             }
-            Happening::News(news) => self.hosts[host].netcheck.handle_news(news, now),
-            Happening::Facts => self.tell_facts(host),
-            Happening::Outlook => self.look_around(host),
+            Happening::News(news) => {
+                if let Some(engine) = &mut self.hosts[host].engine {
+                    engine.handle_netcheck(news, now);
+                }
+            }
+            Happening::Coordinator(received) => {
+                if let Some(engine) = &mut self.hosts[host].engine {
+                    engine.handle_received(received, now);
+                }
+            }
+            Happening::Map { of } => self.tell_map(host, of),
+            Happening::KeepAlive { id } => self.keep_alive(host, id),
             Happening::Kernel => {
-                for peer in 0..self.hosts.len() {
-                    let out = self.hosts[host].kernel.peers.entry(peer).or_default().tick(self.now);
-                    self.kernel_sends(host, peer, out);
+                let peers: Vec<usize> = self.hosts[host].kernel.peers.keys().copied().collect();
+                for peer in peers {
+                    let out = self.hosts[host].kernel.peers.get_mut(&peer).map(|state| state.tick(self.now));
+                    self.kernel_sends(host, peer, out.unwrap_or_default());
                 }
                 self.leave_idle(host);
                 self.after(KERNEL_TICK, host, Happening::Kernel);
             }
-            Happening::Look => self.look(host),
-            Happening::Map => self.tell_map(host),
-            Happening::Offer { to, pause, until } => {
-                self.numbers += 1;
-                *self.offered.entry((host, to)).or_default() += 1;
-                let out = self.hosts[host].kernel.peers.entry(to).or_default().offer(self.numbers, self.now);
-                self.kernel_sends(host, to, out);
-                if self.now + pause < until {
-                    self.after(pause, host, Happening::Offer { to, pause, until });
-                } else if let Some(last) = self.delivered.remove(&(host, to)) {
-                    self.note_gap((host, to), last);
+            Happening::Act(Action::Observe) => self.observe(host),
+            Happening::Act(Action::Apply(steps)) => self.apply(host, &steps),
+            Happening::Written(file, content) => {
+                self.hosts[host].write(file, content);
+                if let Some(engine) = &mut self.hosts[host].engine {
+                    engine.handle_saved(file, Ok(()), now);
                 }
             }
-            Happening::Start => self.start(host),
+            Happening::Offer { to, pause, until } => self.offer(host, to, pause, until),
+            Happening::Start => {
+                let seed = self.chance.bytes();
+                self.hosts[host].begin(seed, now);
+            }
         }
         self.settle(host);
     }
 
-    /// The agent begins anew: it knows nothing but what the coordinator tells.
-    fn start(&mut self, host: usize) {
-        let (for_book, for_netcheck) = (self.chance.bytes(), self.chance.bytes());
-        let agent = &mut self.hosts[host];
-        agent.book = warren_core::path::Book::new(agent.disco.clone(), agent.key, for_book);
-        agent.netcheck = netcheck(for_netcheck);
-        agent.running = true;
-        agent.timer = None;
-        self.tell_map(host);
-        self.look(host);
-        self.after(Duration::from_millis(100), host, Happening::Outlook);
-    }
-
     /// Ends the agent as `kill -9` does; it comes back after a pause.
     pub(crate) fn kill(&mut self, host: usize, pause: Duration) {
-        let agent = &mut self.hosts[host];
-        (agent.running, agent.home, agent.facts_due) = (false, None, false);
-        agent.net_info = None;
-        agent.links.clear();
-        agent.heard.clear();
-        agent.gone.clear();
-        self.after(pause, host, Happening::Start);
+        self.hosts[host].end();
+        self.after_for_agent(pause, host, Happening::Start);
     }
 
     /// The machine is off for a while and begins anew: its kernel knows nothing, and its clock is behind.
     pub(crate) fn reboot(&mut self, host: usize, away: Duration, behind: Duration) {
         self.hosts[host].kernel.peers.clear();
         self.hosts[host].kernel.behind = behind;
+        self.hosts[host].objects = Default::default();
         self.hosts[host].wall_offset = -i64::try_from(behind.as_secs()).unwrap();
         self.kill(host, away);
     }
@@ -103,53 +94,55 @@ impl World {
     // ---- what comes in ----
 
     fn arrive(&mut self, host: usize, from: SocketAddr, to: SocketAddr, payload: Payload) {
-        let now = self.instant();
         if !self.hosts[host].has(to.ip()) || to.port() != PORT {
             return;
         }
         match payload {
-            Payload::Disco(bytes) if self.hosts[host].running => {
-                let via = Via::Udp { from, local: Some(to.ip()) };
-                self.hosts[host].book.handle_datagram(via, &bytes, now);
-            }
-            Payload::Disco(_) => {}
+            Payload::Disco(bytes) => self.divert(host, from, Some(to.ip()), bytes),
             Payload::WireGuard { from: peer, packet } => self.kernel_receives(host, peer, packet, from),
         }
     }
 
+    /// What is not WireGuard's goes to the agent, where the firewall diverts it and there is one.
+    fn divert(&mut self, host: usize, from: SocketAddr, local: Option<std::net::IpAddr>, payload: Vec<u8>) {
+        let now = self.agent_time(host);
+        let host = &mut self.hosts[host];
+        if let (true, Some(engine)) = (host.diverts(), &mut host.engine) {
+            engine.handle_datagram(Datagram { from, local, payload }, now);
+        }
+    }
+
     fn relayed(&mut self, host: usize, from: usize, region: RegionId, payload: Payload) {
-        let now = self.instant();
-        if !self.hosts[host].running || !self.hosts[host].links.contains_key(&region) {
+        let key = self.hosts[from].key;
+        let Some(entry) = self.hosts[host].told.get(&from).copied() else { return };
+        if !self.hosts[host].links.contains_key(&region) {
             return;
         }
         self.heard(host, from, region);
-        let key = self.hosts[from].key;
         match payload {
-            Payload::Disco(bytes) => {
-                self.hosts[host].netcheck.handle_relay_alive(region, now);
-                let via = Via::Relay { region, from: key };
-                self.hosts[host].book.handle_datagram(via, &bytes, now);
-            }
+            Payload::Disco(payload) => self.tell_agent(host, PumpNews::Disco { region, from: key, payload }),
             Payload::WireGuard { from: peer, packet } => {
                 // The pump forges the source, so that what comes late does not move the kernel.
-                let source = match self.hosts[host].book.path(&key).way {
-                    Way::Direct { endpoint, .. } => endpoint,
-                    _ => loopback(peer),
-                };
+                let source = entry.direct.map_or_else(|| loopback(peer), |direct| direct.endpoint);
                 self.speak(host, peer);
                 self.kernel_receives(host, peer, packet, source);
             }
         }
     }
 
+    fn tell_agent(&mut self, host: usize, news: PumpNews) {
+        let now = self.agent_time(host);
+        if let Some(engine) = &mut self.hosts[host].engine {
+            engine.handle_pump(news, now);
+        }
+    }
+
     fn speak(&mut self, host: usize, peer: usize) {
-        let now = self.instant();
-        let last = self.hosts[host].spoken.insert(peer, self.now);
+        let last = self.hosts[host].spoken.get(&peer).copied();
         if last.is_none_or(|at| self.now - at >= SPEAKS) {
-            let key = self.hosts[peer].key;
-            self.hosts[host].book.handle_relayed(&key, now);
-        } else if let Some(last) = last {
-            self.hosts[host].spoken.insert(peer, last);
+            self.hosts[host].spoken.insert(peer, self.now);
+            let peer = self.hosts[peer].key;
+            self.tell_agent(host, PumpNews::Traffic { peer });
         }
     }
 
@@ -158,7 +151,7 @@ impl World {
             return;
         }
         let fresh = self.chance.next();
-        let state = self.hosts[host].kernel.peers.entry(peer).or_default();
+        let Some(state) = self.hosts[host].kernel.peers.get_mut(&peer) else { return };
         let (out, delivered) = state.receive(packet, from, fresh, self.now);
         if delivered.is_some() {
             *self.count.entry((peer, host)).or_default() += 1;
@@ -170,182 +163,166 @@ impl World {
     }
 
     fn kernel_sends(&mut self, host: usize, peer: usize, packets: Vec<Packet>) {
-        let now = self.instant();
         for packet in packets {
             let packet = self.hosts[host].kernel.stamped(packet);
-            let Some(endpoint) = self.hosts[host].kernel.peers[&peer].endpoint else { return };
+            let Some(endpoint) = self.hosts[host].kernel.peers.get(&peer).and_then(|state| state.endpoint) else {
+                return;
+            };
             let payload = Payload::WireGuard { from: host, packet };
             let Some(behind) = behind_loopback(endpoint) else {
                 self.send(host, endpoint, payload);
                 continue;
             };
-            if !self.hosts[host].running {
+            if !self.hosts[host].told.contains_key(&behind) {
                 continue;
             }
             self.speak(host, behind);
             if let Packet::Initiation { time } = packet {
-                let key = self.hosts[behind].key;
-                self.hosts[host].book.handle_initiation(&key, initiation(host, time), now);
+                let peer = self.hosts[behind].key;
+                self.tell_agent(host, PumpNews::Initiation { peer, packet: initiation(host, time) });
             }
             let region = self.region_towards(host, behind);
             self.relay(host, behind, region, payload);
         }
     }
 
+    fn offer(&mut self, host: usize, to: usize, pause: Duration, until: Duration) {
+        self.numbers += 1;
+        *self.offered.entry((host, to)).or_default() += 1;
+        let number = self.numbers;
+        let out = self.hosts[host].kernel.peers.get_mut(&to).map(|state| state.offer(number, self.now));
+        self.kernel_sends(host, to, out.unwrap_or_default());
+        if self.now + pause < until {
+            self.after(pause, host, Happening::Offer { to, pause, until });
+        } else if let Some(last) = self.delivered.remove(&(host, to)) {
+            self.note_gap((host, to), last);
+        }
+    }
+
+    // ---- the kernel, as the agent sees and changes it ----
+
+    /// What WireGuard has changed by itself.
+    fn seen(&mut self, host: usize) -> Observed {
+        let offset = self.hosts[host].wall_offset;
+        let numbers: Vec<_> = self.hosts.iter().map(|host| host.key).collect();
+        let host = &mut self.hosts[host];
+        for (key, peer) in host.objects.state.device.iter_mut().flat_map(|device| &mut device.peers) {
+            let number = numbers.iter().position(|known| known == key);
+            let Some(state) = number.and_then(|number| host.kernel.peers.get(&number)) else { continue };
+            peer.endpoint = state.endpoint;
+            peer.last_handshake = state.last_handshake.map(|at| wall_at(at, offset));
+            (peer.rx_bytes, peer.tx_bytes) = (state.rx_bytes, state.tx_bytes);
+        }
+        host.objects.seen()
+    }
+
+    fn observe(&mut self, host: usize) {
+        let (observed, now) = (self.seen(host), self.agent_time(host));
+        if let Some(engine) = &mut self.hosts[host].engine {
+            engine.handle_observed(Ok(observed), now);
+        }
+    }
+
+    fn apply(&mut self, host: usize, steps: &[Step]) {
+        let results: Vec<Result<(), KernelError>> = steps.iter().map(|step| self.carry_out(host, step)).collect();
+        let now = self.agent_time(host);
+        if let Some(engine) = &mut self.hosts[host].engine {
+            engine.handle_steps(results, now);
+        }
+    }
+
+    /// One step, and what WireGuard makes of it.
+    fn carry_out(&mut self, host: usize, step: &Step) -> Result<(), KernelError> {
+        self.seen(host);
+        self.hosts[host].objects.carry_out(step)?;
+        let device = self.hosts[host].objects.state.device.clone();
+        let wanted = device.iter().flat_map(|device| &device.peers);
+        let wanted: Vec<_> = wanted.filter_map(|(key, peer)| Some((self.number_of(key)?, peer))).collect();
+        self.hosts[host].kernel.peers.retain(|number, _| wanted.iter().any(|(wanted, _)| wanted == number));
+        for (number, peer) in wanted {
+            let state = self.hosts[host].kernel.peers.entry(number).or_default();
+            if let Some(endpoint) = peer.endpoint {
+                state.set_endpoint(endpoint);
+            }
+            let out = state.set_keepalive(peer.keepalive > 0, self.now);
+            self.kernel_sends(host, number, out);
+        }
+        Ok(())
+    }
+
     // ---- the agent's loop ----
 
-    fn tell_map(&mut self, host: usize) {
-        let now = self.instant();
-        let ground = Ground::new(self.hosts[host].addresses.clone(), []);
-        let others = (0..self.hosts.len()).filter(|other| *other != host);
-        let told = |other: usize| {
-            let peer = &self.hosts[other];
-            (peer.key, peer.disco.public(), peer.endpoints.clone(), peer.told_home, loopback(other))
-        };
-        let told: Vec<_> = others.clone().map(told).collect();
-        for other in others {
-            let home = self.hosts[other].told_home;
-            if self.hosts[host].homes.insert(other, home) != Some(home) {
-                self.hosts[host].gone.remove(&other);
-            }
-        }
-        let relayless = self.relayless;
-        let infos = told.iter().map(|(key, disco, endpoints, home, relay)| PeerInfo {
-            key: *key,
-            disco: Some(*disco),
-            endpoints,
-            home: home.filter(|_| !relayless),
-            relay: (!relayless).then_some(*relay),
-        });
-        self.hosts[host].book.handle_peers(infos, ground, now);
-        self.apply(host);
-        self.want_look(host);
-    }
-
-    fn want_look(&mut self, host: usize) {
-        if !std::mem::replace(&mut self.hosts[host].look_due, true) {
-            let pause = self.chance.millis(2, 30);
-            self.after(pause, host, Happening::Look);
-        }
-    }
-
-    /// The reconciler looks, and carries out what is wished.
-    fn look(&mut self, host: usize) {
-        let now = self.instant();
-        self.hosts[host].look_due = false;
-        if !self.hosts[host].running {
-            return;
-        }
-        let wall = self.wall(self.hosts[host].wall_offset);
-        for peer in (0..self.hosts.len()).filter(|peer| *peer != host) {
-            let key = self.hosts[peer].key;
-            let offset = self.hosts[host].wall_offset;
-            let state = self.hosts[host].kernel.peers.entry(peer).or_default();
-            let (endpoint, rx_bytes, tx_bytes) = (state.endpoint, state.rx_bytes, state.tx_bytes);
-            let last_handshake = state.last_handshake.map(|at| wall_at(at, offset));
-            let evidence = Evidence { endpoint, last_handshake, rx_bytes, tx_bytes };
-            self.hosts[host].book.handle_observed(&key, evidence, now, wall);
-        }
-        self.hosts[host].book.handle_looked(now);
-        self.apply(host);
-    }
-
-    fn apply(&mut self, host: usize) {
-        if !self.hosts[host].running {
-            return;
-        }
-        let wishes: Vec<_> = self.hosts[host].book.wishes().collect();
-        for (key, wish) in wishes {
-            let peer = usize::from(key.as_bytes()[0]) - 1;
-            let state = self.hosts[host].kernel.peers.entry(peer).or_default();
-            match wish {
-                Wish::Initial(endpoint) if state.endpoint.is_none() => state.set_endpoint(endpoint),
-                Wish::Move(endpoint) => state.set_endpoint(endpoint),
-                _ => {}
-            }
-            let begins = self.hosts[host].book.begins(&key);
-            let state = self.hosts[host].kernel.peers.entry(peer).or_default();
-            let out = state.set_keepalive(begins, self.now);
-            self.kernel_sends(host, peer, out);
-        }
-    }
-
-    /// Carries out what the book wants, and comes back when it wants to be called.
+    /// Lets the agent proceed, carries out what it wants, and comes back when it wants to be called.
     pub(super) fn settle(&mut self, host: usize) {
-        if !self.hosts[host].running {
-            return;
+        let now = self.agent_time(host);
+        let Some(engine) = &mut self.hosts[host].engine else { return };
+        engine.handle_timeout(now);
+        engine.proceed(now);
+        while let Some(effect) = self.hosts[host].engine.as_mut().and_then(|engine| engine.poll_effect()) {
+            self.carry_out_effect(host, effect);
         }
-        self.settle_book(host);
-        self.settle_outlook(host);
-        // What was found out may be news to the book.
-        self.settle_book(host);
-        let agent = &self.hosts[host];
-        let timeouts = agent.book.poll_timeout().into_iter().chain(agent.netcheck.poll_timeout());
-        let Some(at) = timeouts.min() else { return };
-        let at = at.saturating_duration_since(self.origin).max(self.now);
+        self.note_changes(host);
+        let Some(at) = self.hosts[host].engine.as_ref().and_then(|engine| engine.poll_timeout(now)) else { return };
+        // A time that has come already would be one that the engine forgot to act on.
+        let at = at.saturating_duration_since(self.origin).max(self.now + Duration::from_micros(1));
         if self.hosts[host].timer.is_none_or(|timer| at < timer) {
             self.hosts[host].timer = Some(at);
-            self.after(at - self.now, host, Happening::Timer);
+            self.after_for_agent(at - self.now, host, Happening::Timer);
         }
     }
 
-    fn settle_book(&mut self, host: usize) {
-        while let Some(Transmit { to, payload }) = self.hosts[host].book.poll_transmit() {
-            let is_disco = disco::sender(&payload).is_ok();
-            match to {
-                Target::Udp { to, .. } if is_disco => {
-                    self.hosts[host].pings += 1;
-                    self.send(host, to, Payload::Disco(payload));
-                }
-                Target::Udp { to, .. } => {
-                    let packet = replayed(&payload);
-                    self.send(host, to, Payload::WireGuard { from: host, packet });
-                }
-                Target::Relay { region, peer } => {
-                    let peer = usize::from(peer.as_bytes()[0]) - 1;
-                    self.relay(host, peer, Some(region), Payload::Disco(payload));
-                }
+    fn carry_out_effect(&mut self, host: usize, effect: Effect) {
+        match effect {
+            Effect::Transmit(transmit) => self.ask_coordinator(host, transmit),
+            Effect::Kernel(action) => {
+                let pause = self.chance.millis(1, 5);
+                self.after_for_agent(pause, host, Happening::Act(action));
+            }
+            Effect::Save(file, content) => {
+                let pause = self.chance.millis(1, 5);
+                self.after_for_agent(pause, host, Happening::Written(file, content));
+            }
+            Effect::Datagram { to, payload, .. } if stun::read_request(&payload).is_ok() => {
+                self.ask_stun(host, to, &payload);
+            }
+            Effect::Datagram { to, payload, .. } if disco::sender(&payload).is_ok() => {
+                self.hosts[host].pings += 1;
+                self.send(host, to, Payload::Disco(payload));
+            }
+            Effect::Datagram { to, payload, .. } => {
+                let packet = replayed(&payload);
+                self.send(host, to, Payload::WireGuard { from: host, packet });
+            }
+            Effect::Pump(command) => self.command(host, command),
+            Effect::Rebind => self.redial(host),
+            Effect::Netcheck(action) => self.act(host, action),
+            // Nobody asks here, and a connection is made with the first request.
+            Effect::Answer(..)
+            | Effect::Watch(..)
+            | Effect::Notice(_)
+            | Effect::Connect { .. }
+            | Effect::Figures
+            | Effect::Way(_)
+            | Effect::Counters
+            | Effect::GiveBackMemory
+            | Effect::Echo(..) => {}
+        }
+    }
+
+    fn note_changes(&mut self, host: usize) {
+        for peer in (0..self.hosts.len()).filter(|peer| *peer != host) {
+            let (direct, now) = (self.is_direct(host, peer), self.now);
+            let host = &mut self.hosts[host];
+            if host.direct.insert(peer, direct).unwrap_or(false) != direct {
+                host.changes.entry(peer).or_default().push(now);
             }
         }
-        while let Some(event) = self.hosts[host].book.poll_event() {
-            match event {
-                Event::PathChanged { peer } => {
-                    self.note_change(host, usize::from(peer.as_bytes()[0]) - 1);
-                    self.want_look(host);
-                }
-                Event::NeedsLook => self.want_look(host),
-                Event::NeedsFreshEndpoints => {
-                    let now = self.instant();
-                    self.hosts[host].netcheck.handle_wanted(now);
-                }
-                Event::PingDone { .. } => {}
-            }
-        }
-    }
-
-    fn note_change(&mut self, host: usize, peer: usize) {
-        let direct = self.is_direct(host, peer);
-        let now = self.now;
-        let host = &mut self.hosts[host];
-        if host.direct.insert(peer, direct).unwrap_or(false) != direct {
-            host.changes.entry(peer).or_default().push(now);
-        }
-    }
-
-    fn wall(&self, offset: i64) -> Timestamp {
-        wall_at(self.now, offset)
     }
 }
 
-impl Happening {
-    /// Whether it is of no account while the agent is not there.
-    const fn is_agents(&self) -> bool {
-        !matches!(self, Self::Arrive { .. } | Self::Kernel | Self::Offer { .. } | Self::Start | Self::Map | Self::Look)
-    }
-}
-
-fn wall_at(at: Duration, offset: i64) -> Timestamp {
-    let millis = 1_700_000_000_000 + i64::try_from(at.as_millis()).unwrap() + offset * 1_000;
+/// What a clock on a wall shows that is off by so many seconds.
+pub(super) fn wall_at(at: Duration, offset: i64) -> Timestamp {
+    let millis = 1_800_000_000_000 + i64::try_from(at.as_millis()).unwrap() + offset * 1_000;
     Timestamp::from_millisecond(millis).unwrap()
 }
 
