@@ -40,7 +40,7 @@ fn existing(path: PathBuf) -> Option<PathBuf> {
 
 fn said(found: Option<PathBuf>, what: &str) -> Option<PathBuf> {
     if found.is_none() {
-        assert!(env::var_os("WARREN_REQUIRE_INTEROP").is_none(), "this run must have its peers: no {what} here");
+        assert!(std::env::var_os("WARREN_REQUIRE_INTEROP").is_none(), "this run must have its peers: no {what} here");
         say(&format!("skipped: no {what} here"));
     }
     found
