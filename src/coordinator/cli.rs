@@ -7,7 +7,8 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 use serde_json::json;
 
-use super::admin::{self, KeyCommand, NodeCommand, RouteCommand, ServerKeyCommand, UserCommand};
+use super::admin::{self, AuditArgs, KeyCommand, NodeCommand, RouteCommand, ServerKeyCommand, UserCommand};
+use super::clock;
 use super::config::{ConfigError, Options, Places, Settings};
 use super::policy_cli::PolicyCommand;
 use super::reload::Reload;
@@ -66,6 +67,8 @@ enum Command {
     Policy(PolicyCommand),
     /// Say whether the configuration can be used: 2 where it cannot; takes the options of serve
     Check(Box<Options>),
+    /// Print who changed what: users, keys, nodes, routes and policies, the newest changes last
+    Audit(AuditArgs),
     /// Look at everything a server needs: files, clock, ports, certificate, the way of a node; takes the options of serve
     Doctor(Box<Options>),
     /// Write the whole state into one file: users, nodes, policies and keys
@@ -128,6 +131,7 @@ impl Cli {
                 Err(error) => return failed(&error),
             },
             Command::Check(options) => return check(*options, self.places),
+            Command::Audit(args) => administer(self.places, args.request(clock::now()), self.json),
             Command::Doctor(options) => return examine(*options, self.places, self.json),
             Command::Backup { file, force } => {
                 keep(self.places, self.json, async |dir, socket| backup::backup(dir, socket, &file, force).await)

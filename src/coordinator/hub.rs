@@ -1,7 +1,7 @@
 //! The one task that owns the registry, and the handle by which everybody else talks to it.
 //!
 //! Questions come in on a bounded channel, each with a place for its answer; an answer is released only when
-//! what it tells is on disk. What the registry says to nodes goes out on one bounded queue per map stream: a
+//! what it tells is on disk, and the task goes on with everything else meanwhile. What the registry says to nodes goes out on one bounded queue per map stream: a
 //! node that does not read fast enough loses its stream and comes back for a full map, so nobody waits for it.
 
 mod task;
@@ -21,6 +21,7 @@ use warren_core::registry::{
     Refusal, Registered, SessionId, State,
 };
 use warren_core::types::{MachinePublic, NodePublic};
+use warren_core::wire::admin::{JournalQuery, JournalRecord};
 use warren_core::wire::control::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
 
 pub(crate) use task::Task;
@@ -125,6 +126,7 @@ enum Ask {
     Health(oneshot::Sender<Health>),
     Graces(Duration, Duration, oneshot::Sender<()>),
     Copy(PathBuf, oneshot::Sender<Result<(), StoreError>>),
+    Journal(JournalQuery, oneshot::Sender<Result<Vec<JournalRecord>, StoreError>>),
 }
 
 impl Hub {
@@ -262,7 +264,13 @@ impl Hub {
         self.ask(|answer| Ask::Graces(offline, ephemeral, answer)).await
     }
 
-    /// Copies the database into this new file. Others wait for some tenths of a second where it is large.
+    /// Entries of the journal, the oldest first.
+    pub(crate) async fn journal(&self, query: JournalQuery) -> Result<Result<Vec<JournalRecord>, StoreError>, Busy> {
+        self.ask(|answer| Ask::Journal(query, answer)).await
+    }
+
+    /// Copies the database into this new file. Whoever wants something kept waits for some tenths of a second where it is
+    /// large.
     pub(crate) async fn copy(&self, to: PathBuf) -> Result<Result<(), StoreError>, Busy> {
         self.ask(|answer| Ask::Copy(to, answer)).await
     }

@@ -18,6 +18,8 @@
 //! | places of machines that wait | a site | `PENDING_OF_SITE` of `PENDING` | an hour; who waited longest where most wait makes room | src/core/registry/tests/joining.rs::strangers_of_one_address_that_wait_keep_out_nobody_else |
 //! | a map that is not read | a node | a piece (`PIECE_BYTES`) and what is its own of one map | a newer map cuts it; `STALL_TIME` | tests/coordinator/abuse.rs::maps_that_are_asked_for_and_never_read_cost_little_and_the_oldest_connection_of_a_machine_ends |
 //! | messages that wait for a node | a node | `STREAM_QUEUE` | the stream ends | tests/coordinator/maps.rs::a_node_that_reads_too_slowly_is_cut_off_and_holds_nobody_up |
+//! | commands that wait for the disk | anybody | `QUEUE` | when the disk answers; 429 until then | src/coordinator/store/turns.rs::a_disk_that_does_not_answer_fills_no_memory |
+//! | the journal | whoever may change something, a machine that joins | `JOURNAL` entries, `LISTED` items of a list | the oldest give way | src/coordinator/store/turns.rs::the_oldest_entries_of_the_journal_give_way |
 //! | everybody's maps | a node | a change each two seconds after `BURST` | the last word is told late | src/core/registry/tests/liveness.rs::a_node_that_never_stops_talking_is_passed_on_every_two_seconds_and_its_last_word_counts |
 //! | everybody's maps | a node | `ENDPOINTS`, `ROUTES`, `TAGS`, `HOSTINFO` | when it says less | src/core/registry/tests/maps.rs::a_node_that_says_too_much_is_cut_to_its_limits |
 //! | another's disco key | a node | none: whose it was first | when the holder has another or is gone | src/core/registry/tests/liveness.rs::a_disco_key_is_whose_it_was_first_until_that_node_has_another_or_is_gone |

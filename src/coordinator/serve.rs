@@ -93,7 +93,9 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     end.say();
     tasks.join_all().await;
     let (store, saved) = registry.await.map_err(|error| format!("the registry's task: {error}"))?;
-    store.close().await;
+    if let Some(store) = store {
+        store.close().await;
+    }
     let _ = tokio::time::timeout(limits::FAREWELL_TIME, places.all_free()).await;
     let _ = fs::remove_file(&settings.socket);
     saved.map_err(|error| format!("when nodes were last seen is not saved: {error}"))

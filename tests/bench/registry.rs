@@ -249,6 +249,7 @@ fn node(number: u32, created: Timestamp) -> NodeRecord {
         last_seen: Some(created),
         admitted_by: None,
         approved_routes: Vec::new(),
+        version: 0,
         said: Said {
             disco: DiscoPublic::from_bytes(*keys(NODES + number).1.as_bytes()),
             endpoints: vec![([10, 0, 0, 1], 41641).into(), (Ipv4Addr::from(0xcb00_7100 + number), 41641).into()],

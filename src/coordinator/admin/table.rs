@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::{Display, Write};
 
-use super::policy_text;
+use super::{audit, policy_text};
 use warren_core::types::Timestamp;
 use warren_core::types::text::clean;
 use warren_core::wire::admin::{KeyView, NodeView, PendingView, Reply, RouteView, ServerKeyView, StatusView, UserView};
@@ -31,6 +31,7 @@ pub(super) fn text(reply: &Reply) -> String {
         Reply::Policies(list) => policy_text::versions(list),
         Reply::PolicyDiff(diff) => policy_text::diff(diff),
         Reply::Why(why) => policy_text::why(why),
+        Reply::Audit(records) => audit::text(records),
         Reply::Gone(gone) => format!("{} is gone\n", gone.gone),
     }
 }

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::ending::Ending;
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::store::{Ledger, Store, StoreError};
+use crate::store::{Ledger, Store, StoreError, Written};
 use warren_core::registry::{
     MapMessage, MapRefusal, NodeRecord, NodeView, Notice, Output, PendingCode, PingId, SessionId,
 };
@@ -43,6 +43,8 @@ pub(crate) struct Task<S> {
     lines: Buckets<IpAddr>,
     /// How many lines of what else is worth knowing about whom.
     notices: Buckets<NodeId>,
+    /// Who asked how the registry is, and waits for the store to be tried.
+    examiners: Vec<oneshot::Sender<Health>>,
     /// Nodes that answered that they are there. Apart from what is asked, behind which it must not wait.
     pongs: mpsc::Receiver<(MachinePublic, PingId)>,
     /// What the policy and the network made of each other, and when: a look at every node, that strangers may ask for.
@@ -61,8 +63,25 @@ impl<S: Store> Task<S> {
         let (pong, pongs) = mpsc::channel(limits::PONG_QUEUE);
         let hub = Hub { asks: sender, pongs: pong };
         let relay = None;
-        let advice = None;
-        (hub, Self { ledger, asks, closed, closing, streams, waiters, metrics, lines, notices, pongs, advice, relay })
+        let (advice, examiners) = (None, Vec::new());
+        (
+            hub,
+            Self {
+                ledger,
+                asks,
+                closed,
+                closing,
+                streams,
+                waiters,
+                metrics,
+                lines,
+                notices,
+                examiners,
+                pongs,
+                advice,
+                relay,
+            },
+        )
     }
 
     /// From here on this relay hears of keys that are withdrawn.
@@ -70,7 +89,7 @@ impl<S: Store> Task<S> {
         self.relay = Some(relay);
     }
 
-    pub(crate) async fn run(mut self, mut ending: Ending) -> (S, Result<(), StoreError>) {
+    pub(crate) async fn run(mut self, mut ending: Ending) -> (Option<S>, Result<(), StoreError>) {
         let mut heartbeat = Heartbeat::expected();
         loop {
             heartbeat.beat(clock::instant());
@@ -80,7 +99,8 @@ impl<S: Store> Task<S> {
                 () = ending.wait() => break,
                 Some(session) = self.closed.recv() => self.close(session),
                 Some((machine, ping)) = self.pongs.recv() => self.ledger.state_mut().pong(machine, ping, clock::now()),
-                Some(ask) = self.asks.recv() => self.answer(ask).await,
+                written = self.ledger.written() => self.written(written),
+                Some(ask) = self.asks.recv() => self.answer(ask),
                 () = tokio::time::sleep(sleep) => {}
             }
             if let Some(by) = clock::heed() {
@@ -92,7 +112,7 @@ impl<S: Store> Task<S> {
             while let Ok((machine, ping)) = self.pongs.try_recv() {
                 self.ledger.state_mut().pong(machine, ping, clock::now());
             }
-            self.ledger.handle_timeout(clock::now()).await;
+            self.ledger.handle_timeout(clock::now());
             self.deliver();
         }
         // Dropping the queues ends every stream after what is queued; dropping the channel answers "come again".
@@ -100,17 +120,14 @@ impl<S: Store> Task<S> {
         self.ledger.shutdown(clock::now()).await
     }
 
-    async fn answer(&mut self, ask: Ask) {
+    fn answer(&mut self, ask: Ask) {
         match ask {
             Ask::Look(look) => look(self.ledger.state()),
-            Ask::Command(job) => self.ledger.carry_out(job, clock::now()).await,
-            Ask::Policy(ready, job) => match self.ledger.state_mut().make_ready(*ready) {
-                Ok(()) => self.ledger.carry_out(job, clock::now()).await,
-                Err(refusal) => job.answer(Err(refusal.into())),
-            },
+            Ask::Command(job) => self.ledger.submit(job, None, clock::now()),
+            Ask::Policy(ready, job) => self.ledger.submit(job, Some(ready), clock::now()),
             Ask::Register(machine, key, job) => {
                 self.ledger.state_mut().heard(machine, &key, clock::now());
-                self.ledger.carry_out(job, clock::now()).await;
+                self.ledger.submit(job, None, clock::now());
             }
             Ask::Decided(decided) => self.report_decided(&decided),
             Ask::Await(code, answer) => {
@@ -133,21 +150,37 @@ impl<S: Store> Task<S> {
                 self.ledger.state_mut().set_graces(offline, ephemeral);
                 let _ = answer.send(());
             }
-            Ask::Copy(to, answer) => {
-                let copied = self.ledger.copy(&to, clock::now()).await;
-                let _ = answer.send(copied);
-            }
-            Ask::Health(answer) => {
-                let fault = self.ledger.examine(clock::now()).await.map(ToString::to_string);
-                let fault = fault.or_else(|| self.ledger.state().policy_fault().map(str::to_owned));
-                let state = self.ledger.state();
-                let twins = state.two_machines(clock::now()).filter_map(|id| state.node(id)).map(two_machines);
-                let mut warnings: Vec<String> = twins.collect();
-                let (nodes, held_back) = (state.nodes().count(), state.held_back());
-                warnings.extend(self.advice());
-                let _ = answer.send(Health { nodes, warnings, held_back, fault });
-            }
+            Ask::Copy(to, answer) => self.ledger.copy(to, answer, clock::now()),
+            Ask::Journal(query, answer) => self.ledger.read_journal(query, answer, clock::now()),
+            Ask::Health(answer) => match self.ledger.examine(clock::now()) {
+                true => self.examiners.push(answer),
+                false => {
+                    let health = self.health();
+                    let _ = answer.send(health);
+                }
+            },
         }
+    }
+
+    /// The store has done what it was at work for.
+    fn written(&mut self, written: Written<S>) {
+        self.ledger.handle_written(written, clock::now());
+        for answer in std::mem::take(&mut self.examiners) {
+            let health = self.health();
+            let _ = answer.send(health);
+        }
+    }
+
+    fn health(&mut self) -> Health {
+        let now = clock::now();
+        let fault = self.ledger.complaint(now);
+        let fault = fault.or_else(|| self.ledger.state().policy_fault().map(str::to_owned));
+        let state = self.ledger.state();
+        let twins = state.two_machines(now).filter_map(|id| state.node(id)).map(|node| two_machines(&node));
+        let mut warnings: Vec<String> = twins.collect();
+        let (nodes, held_back) = (state.nodes().len(), state.held_back());
+        warnings.extend(self.advice());
+        Health { nodes, warnings, held_back, fault }
     }
 
     fn advice(&mut self) -> Vec<String> {
@@ -302,7 +335,7 @@ impl<S: Store> Task<S> {
     }
 }
 
-fn two_machines(node: NodeView<'_>) -> String {
+fn two_machines(node: &NodeView<'_>) -> String {
     format!("two machines use the key of the node {}; sign one of them out and in again", node.record.label)
 }
 

@@ -1,9 +1,10 @@
 use std::process::Command;
 
 use super::*;
-use crate::store::{Ledger, Proven, Store};
+use crate::store::{Batch, Ledger, Proven, Store};
 use crate::{clock, ending};
-use warren_core::registry::{Change, Config, Records};
+use warren_core::registry::{Config, Records};
+use warren_core::wire::admin::JournalRecord;
 use warren_shell::{FATAL, log_to_stderr, vital};
 
 /// Its disk's driver has a mistake.
@@ -15,8 +16,12 @@ impl Store for Panicking {
     }
 
     #[allow(clippy::panic, reason = "what is tried is a panic")]
-    async fn commit(&mut self, _: &[Change]) -> Result<(), StoreError> {
+    async fn commit(&mut self, _: &Batch) -> Result<(), StoreError> {
         panic!("as a test wants it")
+    }
+
+    async fn read_journal(&mut self, _: &JournalQuery) -> Result<Vec<JournalRecord>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn is_sound(&self) -> bool {

@@ -21,7 +21,7 @@ use crate::{clock, hub};
 use warren_core::registry::{Actor, Area, MapRefusal, PendingCode, PingId};
 use warren_core::types::{MachinePublic, NodePublic};
 use warren_core::wire::admin::{
-    FormerKeyView, NetworkRequest, Reply, Request, ServerKeyRequest, ServerKeyView, StatusView,
+    FormerKeyView, JournalQuery, NetworkRequest, Reply, Request, ServerKeyRequest, ServerKeyView, StatusView,
 };
 use warren_core::wire::control::{MapRequest, RegisterRequest};
 use warren_core::wire::noise::{INITIATION_LEN, NoiseError, ServerHandshake};
@@ -51,6 +51,7 @@ impl Service {
         match request {
             Request::Status => self.status(actor).await,
             Request::ServerKey(request) => self.change_key(actor, request).await,
+            Request::Audit(query) => self.audit(actor, query).await,
             Request::Network(request) => self.of_network(actor, request).await,
         }
     }
@@ -70,6 +71,12 @@ impl Service {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let server_key = self.server_key(&self.machines().await?);
         Ok(Reply::Status(StatusView { version, nodes, fault, warnings, server_key }))
+    }
+
+    async fn audit(&self, actor: &Actor, query: JournalQuery) -> Outcome {
+        may(actor.rights.may_look(Area::Journal), "look at the journal")?;
+        let read = self.hub.journal(query).await?;
+        Ok(Reply::Audit(read.map_err(|error| Refused::failed(error.to_string()))?))
     }
 
     async fn change_key(&self, actor: &Actor, request: ServerKeyRequest) -> Outcome {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::conformance::user;
+use super::conformance::{keep, user};
 use super::tests::{ledger, now, register, says};
 use super::*;
 use warren_core::registry::{Actor, Config, Records, State};
@@ -128,9 +128,9 @@ fn after_a_full_disk_what_is_acknowledged_is_on_disk_again() {
         for port in 1..=5 {
             assert!(register(&mut ledger, 2, &key).await.is_err());
             ledger.state_mut().update(MachinePublic::from_bytes([1; 32]), &says(1, port), at).unwrap();
-            ledger.handle_timeout(at).await;
+            ledger.pass(at).await;
             at += Duration::from_secs(5);
-            ledger.handle_timeout(at).await;
+            ledger.pass(at).await;
         }
         assert!(ledger.fault().unwrap().to_string().contains("full"), "{:?}", ledger.fault());
         // The running network goes on.
@@ -138,7 +138,7 @@ fn after_a_full_disk_what_is_acknowledged_is_on_disk_again() {
 
         disk.free();
         let again = ledger.poll_timeout().unwrap().max(at + Duration::from_secs(5));
-        ledger.handle_timeout(again).await;
+        ledger.pass(again).await;
         assert_eq!((ledger.fault(), ledger.state().unsaved()), (None, 0), "without anybody's asking");
         for machine in 2..=9 {
             assert_eq!(register(&mut ledger, machine, &key).await.unwrap(), "");
@@ -161,8 +161,9 @@ fn a_disk_that_is_full_after_any_page_loses_and_doubles_nothing() {
                 refused += u32::from(register(&mut ledger, machine, &key).await.is_err());
             }
             disk.free();
-            let fresh = ledger
-                .try_run(&Actor::COORDINATOR, now(), |by| by.create_user(format!("u{free}").parse()?, String::new()));
+            let fresh = ledger.try_run(&Actor::COORDINATOR, now(), move |by| {
+                by.create_user(format!("u{free}").parse()?, String::new())
+            });
             fresh.await.unwrap();
             assert_acknowledged(ledger.state(), &disk, &format!("{free} pages were free")).await;
         }
@@ -185,7 +186,7 @@ fn an_error_at_any_write_loses_and_doubles_nothing() {
             let done = register(&mut ledger, u8::try_from(step).unwrap(), &key).await;
             limit(u64::MAX).unwrap();
             refused += u32::from(done.is_err());
-            ledger.handle_timeout(now() + Duration::from_secs(60 * (step + 1))).await;
+            ledger.pass(now() + Duration::from_secs(60 * (step + 1))).await;
             assert_eq!(ledger.fault(), None);
             assert_acknowledged(ledger.state(), &disk, &format!("step {step}, {done:?}")).await;
         }
@@ -202,7 +203,7 @@ fn a_disk_that_turns_read_only_is_told_of_and_taken_up_again() {
         disk.free();
         disk.remount(MsFlags::MS_RDONLY);
         assert!(register(&mut ledger, 1, &key).await.is_err());
-        let fault = ledger.examine(now()).await.unwrap().to_string();
+        let fault = ledger.examined(now()).await.unwrap().to_string();
         assert!(fault.contains("Read-only file system"), "{fault}");
 
         disk.remount(MsFlags::empty());
@@ -212,7 +213,7 @@ fn a_disk_that_turns_read_only_is_told_of_and_taken_up_again() {
 
         let (store, saved) = ledger.shutdown(now()).await;
         saved.unwrap();
-        store.close().await;
+        store.unwrap().close().await;
         disk.remount(MsFlags::MS_RDONLY);
         let error = SqliteStore::open(&disk.database()).await.unwrap_err().to_string();
         assert!(error.contains("coordinator.sqlite") && error.contains("Read-only file system"), "{error}");
@@ -225,10 +226,10 @@ async fn a_database_that_is_removed_or_replaced_while_it_is_open_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let disk = Disk(directory.path().to_owned());
         let mut store = disk.open().await;
-        store.commit(&[Change::User(user(1, "ada"))]).await.unwrap();
+        keep(&mut store, &[Change::User(user(1, "ada"))]).await.unwrap();
         fs::remove_file(disk.0.join(name)).unwrap();
         for _ in 0..2 {
-            let error = store.commit(&[Change::User(user(2, "bob"))]).await.unwrap_err().to_string();
+            let error = keep(&mut store, &[Change::User(user(2, "bob"))]).await.unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("removed or replaced"), "{error}");
             assert_eq!(store.load().await.unwrap().users.len(), 1, "what is there can still be read");
         }
@@ -264,11 +265,15 @@ impl Store for Deceiving {
         Ok(Records::default())
     }
 
-    async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+    async fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         assert!(self.sound, "nothing may be committed before it is known what is kept");
-        self.kept.extend_from_slice(changes);
+        self.kept.extend_from_slice(&batch.changes);
         self.sound = !self.deceives;
         if self.sound { Ok(()) } else { Err(connection::failed("write", "I/O error")) }
+    }
+
+    async fn read_journal(&mut self, _: &JournalQuery) -> Result<Vec<JournalRecord>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn is_sound(&self) -> bool {
@@ -303,15 +308,19 @@ impl Store for Picky {
         Ok(Records::default())
     }
 
-    async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+    async fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let is_bad = |change: &Change| match change {
-            Change::Node(node) => node.id == NodeId(1) && !node.said.endpoints.is_empty(),
+            Change::NodeReport(report) => report.id == NodeId(1) && !report.said.endpoints.is_empty(),
             _ => false,
         };
-        match changes.iter().any(is_bad) {
+        match batch.changes.iter().any(is_bad) {
             true => Err(connection::failed("keep node 1", "constraint failed")),
             false => Ok(()),
         }
+    }
+
+    async fn read_journal(&mut self, _: &JournalQuery) -> Result<Vec<JournalRecord>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn is_sound(&self) -> bool {
@@ -334,8 +343,8 @@ async fn a_report_that_cannot_be_kept_takes_nothing_else_along() {
     }
     assert_eq!(register(&mut ledger, 4, &key).await.unwrap(), "", "a command does not wait for it");
     let at: Timestamp = now() + Duration::from_secs(5);
-    ledger.handle_timeout(now()).await;
-    ledger.handle_timeout(at).await;
+    ledger.pass(now()).await;
+    ledger.pass(at).await;
     assert_eq!(ledger.state().unsaved(), 1, "nor do the reports of others");
     assert!(ledger.fault().unwrap().to_string().contains("node 1"), "and it is told of: {:?}", ledger.fault());
 }
@@ -346,7 +355,7 @@ async fn health_is_asked_of_the_disk_where_nothing_was_written_lately() {
     let disk = Disk(directory.path().to_owned());
     let mut ledger = Ledger::open(disk.open().await, Config::default(), now()).await.unwrap();
     fs::remove_file(disk.database()).unwrap();
-    assert_eq!(ledger.examine(now()).await, None, "it was written to a moment ago");
-    let fault = ledger.examine(now() + Duration::from_secs(31)).await.unwrap().to_string();
+    assert_eq!(ledger.examined(now()).await, None, "it was written to a moment ago");
+    let fault = ledger.examined(now() + Duration::from_secs(31)).await.unwrap().to_string();
     assert!(fault.contains("removed or replaced"), "{fault}");
 }

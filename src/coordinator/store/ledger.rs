@@ -1,19 +1,33 @@
-//! A state and its store, joined so that memory never runs ahead of the disk.
+//! A state and its store, joined so that memory never runs ahead of the disk, and nobody waits for the disk but whoever
+//! wants something kept.
 //!
-//! A command is decided, committed and applied while the ledger is borrowed, so nothing can come between
-//! the look and the act: a one-off key that two machines show at once admits one of them. What is saved
-//! lazily rides along with the next commit, so that what is on disk is always a state that memory was in.
+//! Model: the store is either at rest here, or at work in a task of its own. A command is decided when the store is at rest;
+//! its changes are committed beside the ledger's owner, who goes on meanwhile, and applied and answered when they are on
+//! disk ([`Ledger::handle_written`]). Commands that come meanwhile wait their turn, but for those that change nothing: they
+//! are answered at once, as things are. So nothing comes between the look and the act: a one-off key that two machines
+//! show at once admits one of them. What nodes say of themselves is saved lazily and rides along with the next commit.
+//!
+//! Where somebody else wrote into the store, what it holds is read, and the command is decided again.
 
-use std::path::Path;
+mod outcome;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use thiserror::Error;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::job::Job;
-use super::{Proven, Store, StoreError};
-use warren_core::registry::{Actor, Change, Commands, Config, Decision, NodeRecord, Refusal, State, settled_names};
+use super::work::{self, Done, Work};
+use super::{Batch, Store, StoreError};
+#[cfg(test)]
+use warren_core::registry::{Actor, Commands, Decision};
+use warren_core::registry::{Audit, Change, Config, Ready, Refusal, State};
 use warren_core::types::Timestamp;
+use warren_core::wire::admin::{JournalQuery, JournalRecord};
 
 /// The longest that a change which may be saved at leisure waits.
 const SAVE_WITHIN: Duration = Duration::from_secs(5);
@@ -23,19 +37,96 @@ const SAVE_ABOVE: usize = 1_024;
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The oldest success that says of the store that it can be written to.
 const FRESH: Duration = Duration::from_secs(30);
+/// How long a store may be at work before that is a fault.
+const SLOW: Duration = Duration::from_secs(10);
+/// Commands that wait for the store; whoever comes then is sent away. Each holds a request.
+pub(super) const QUEUE: usize = 1_024;
+/// How often a command is decided because somebody else was faster.
+const TRIES: u8 = 5;
 
 /// A state and its store.
 #[derive(Debug)]
 pub struct Ledger<S> {
     state: State,
-    store: S,
+    store: Place<S>,
+    /// The number of the last entry of the journal that the state knows of.
+    revision: u64,
+    waiting: VecDeque<Task>,
     save_at: Option<Timestamp>,
     retry_at: Option<Timestamp>,
     fault: Option<StoreError>,
     /// The last time that something was kept.
     kept_at: Timestamp,
     /// What a commit held of which it is not known whether it is on disk.
-    doubtful: Vec<Change>,
+    doubtful: Option<Batch>,
+}
+
+/// A store that has done what it was at work for, and what became of that.
+#[derive(Debug)]
+pub struct Written<S> {
+    store: S,
+    done: Done,
+}
+
+/// Where the store is.
+#[derive(Debug)]
+enum Place<S> {
+    AtRest(S),
+    /// In a task of its own since then, and what for.
+    AtWork {
+        task: JoinHandle<(S, Done)>,
+        purpose: Box<Purpose>,
+        since: Timestamp,
+    },
+    /// Nowhere: for the moment in which it is handed over.
+    Moving,
+}
+
+/// What a store is at work for.
+enum Purpose {
+    /// To keep what a command or the time decided, and what waited to be saved.
+    Commit {
+        task: Option<Task>,
+        batch: Batch,
+        reports: Vec<Change>,
+    },
+    /// To keep what waited to be saved.
+    Save,
+    Prove,
+    /// To tell what it holds, because somebody else wrote into it.
+    Reload(Option<Task>),
+    Copy(oneshot::Sender<Result<(), StoreError>>),
+    Read(oneshot::Sender<Result<Vec<JournalRecord>, StoreError>>),
+}
+
+/// What waits for the store.
+enum Task {
+    Command { job: Box<dyn Job>, ready: Option<Box<Ready>>, tries: u8 },
+    Copy(PathBuf, oneshot::Sender<Result<(), StoreError>>),
+    Read(JournalQuery, oneshot::Sender<Result<Vec<JournalRecord>, StoreError>>),
+}
+
+impl std::fmt::Debug for Purpose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Commit { .. } => "Commit",
+            Self::Save => "Save",
+            Self::Prove => "Prove",
+            Self::Reload(_) => "Reload",
+            Self::Copy(_) => "Copy",
+            Self::Read(_) => "Read",
+        })
+    }
+}
+
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Command { .. } => "Command",
+            Self::Copy(..) => "Copy",
+            Self::Read(..) => "Read",
+        })
+    }
 }
 
 /// Why a command was not carried out.
@@ -56,18 +147,29 @@ impl<S: Store> Ledger<S> {
     /// The state that the store describes.
     pub async fn open(mut store: S, config: Config, now: Timestamp) -> Result<Self, StoreError> {
         let mut records = store.load().await?;
-        let (changes, words) = settled_names(&records);
-        if !changes.is_empty() {
-            store.commit(&changes).await?;
+        let as_it_was = State::restore(config.clone(), records.clone(), now);
+        let (settled, words) = as_it_was.settled(&records, now);
+        if !settled.changes.is_empty() {
+            let batch = Batch { revision: records.revision, audits: vec![settled.audit], changes: settled.changes };
+            store.commit(&batch).await?;
             records = store.load().await?;
         }
         words.iter().for_each(|word| tracing::warn!("{word}"));
+        let revision = records.revision;
         let state = State::restore(config, records, now);
-        let (save_at, retry_at, fault) = (None, None, None);
-        let mut ledger = Self { state, store, save_at, retry_at, fault, kept_at: now, doubtful: Vec::new() };
-        if ledger.know(now).await.is_err() {
+        let mut ledger = Self {
+            state,
+            store: Place::AtRest(store),
+            revision,
+            waiting: VecDeque::new(),
+            save_at: None,
+            retry_at: None,
+            fault: None,
+            kept_at: now,
+            doubtful: None,
+        };
+        if !ledger.know(now).await {
             tracing::error!("serving with what is on the disk; every change is refused until it can be written to");
-            ledger.retry_at = Some(later(now, RETRY_AFTER));
         }
         Ok(ledger)
     }
@@ -82,76 +184,53 @@ impl<S: Store> Ledger<S> {
         &mut self.state
     }
 
-    /// Decides and carries out a command that cannot be refused.
-    pub async fn run<R>(
-        &mut self,
-        actor: &Actor,
-        now: Timestamp,
-        decide: impl FnOnce(&Commands<'_>) -> Decision<R>,
-    ) -> Result<R, StoreError> {
-        self.know(now).await?;
-        let decision = decide(&self.state.by(actor, now));
-        self.settle(decision.changes, now).await?;
-        Ok(decision.reply)
+    // ---- what is asked for ----
+
+    /// Carries out a command, now or when the store is at rest; with the policy that it sets, if that was compiled elsewhere.
+    pub fn submit(&mut self, mut job: Box<dyn Job>, ready: Option<Box<Ready>>, now: Timestamp) {
+        let is_busy = matches!(self.store, Place::AtWork { .. });
+        if is_busy && ready.is_none() {
+            match job.decide(&self.state, now) {
+                None => return,
+                Some((changes, _)) if !changes.iter().any(Change::is_durable) => {
+                    self.state.apply(changes, now);
+                    return job.answer(Ok(()));
+                }
+                // To be decided again when its turn comes.
+                Some(_) => {}
+            }
+        }
+        if self.waiting.len() >= QUEUE {
+            return job.answer(Err(CommandError::Busy));
+        }
+        self.waiting.push_back(Task::Command { job, ready, tries: 0 });
+        self.go_on(now);
     }
 
-    /// Decides and carries out a command that may be refused.
-    pub async fn try_run<R>(
-        &mut self,
-        actor: &Actor,
-        now: Timestamp,
-        decide: impl FnOnce(&Commands<'_>) -> Result<Decision<R>, Refusal>,
-    ) -> Result<R, CommandError> {
-        self.know(now).await?;
-        let decision = decide(&self.state.by(actor, now))?;
-        self.settle(decision.changes, now).await?;
-        Ok(decision.reply)
+    /// Copies everything into a new file, what waits to be saved included.
+    pub fn copy(&mut self, to: PathBuf, answer: oneshot::Sender<Result<(), StoreError>>, now: Timestamp) {
+        self.waiting.push_back(Task::Copy(to, answer));
+        self.go_on(now);
     }
 
-    /// Decides and carries out a command that has a place for its answer.
-    pub async fn carry_out(&mut self, mut job: Box<dyn Job>, now: Timestamp) {
-        if let Err(error) = self.know(now).await {
-            return job.answer(Err(error.into()));
-        }
-        if let Some((changes, _)) = job.decide(&self.state, now) {
-            let settled = self.settle(changes, now).await;
-            job.answer(settled.map_err(CommandError::from));
-        }
+    /// Reads the journal.
+    pub fn read_journal(
+        &mut self,
+        query: JournalQuery,
+        answer: oneshot::Sender<Result<Vec<JournalRecord>, StoreError>>,
+        now: Timestamp,
+    ) {
+        self.waiting.push_back(Task::Read(query, answer));
+        self.go_on(now);
     }
+
+    // ---- time ----
 
     /// What time brings. Call it after every command and whenever [`Ledger::poll_timeout`] says so; then
     /// drain the state's outputs.
-    pub async fn handle_timeout(&mut self, now: Timestamp) {
+    pub fn handle_timeout(&mut self, now: Timestamp) {
         self.state.handle_timeout(now);
-        if self.retry_at.is_some_and(|at| now < at) {
-            return;
-        }
-        self.retry_at = None;
-        if self.write_what_is_due(now).await.is_err() {
-            self.retry_at = Some(later(now, RETRY_AFTER));
-        }
-    }
-
-    async fn write_what_is_due(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        if self.state.next_due().is_some_and(|at| at <= now) {
-            self.know(now).await?;
-            let due = self.state.due(now);
-            self.settle(due.changes, now).await?;
-            self.state.handle_timeout(now);
-        }
-        self.save_at = match self.state.unsaved() {
-            0 => None,
-            SAVE_ABOVE.. => Some(now),
-            _ => self.save_at.or_else(|| Some(later(now, SAVE_WITHIN))),
-        };
-        if self.save_at.is_some_and(|at| at <= now) {
-            self.save(now).await?;
-        }
-        // Whoever looks at the health report should not have to write something to see that the disk is well again.
-        if self.fault.is_some() {
-            self.prove(now).await?;
-        }
-        Ok(())
+        self.go_on(now);
     }
 
     /// The clock was set by this much, and it is `now`.
@@ -161,188 +240,291 @@ impl<S: Store> Ledger<S> {
         self.save_at = self.save_at.map(shifted);
         self.retry_at = self.retry_at.map(shifted);
         self.kept_at = shifted(self.kept_at);
+        if let Place::AtWork { since, .. } = &mut self.store {
+            *since = shifted(*since);
+        }
         self.state.handle_clock_set(by, now);
     }
 
     /// When [`Ledger::handle_timeout`] wants to be called again.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let writes = [self.state.next_due(), self.save_at].into_iter().flatten().min();
-        let writes = self.retry_at.or(writes);
+        let writes = match self.store {
+            Place::AtRest(_) => self.retry_at.or([self.state.next_due(), self.save_at].into_iter().flatten().min()),
+            Place::AtWork { .. } | Place::Moving => None,
+        };
         self.state.poll_timeout().into_iter().chain(writes).min()
     }
 
-    /// What is wrong with the store, for the health report. Where nothing was written lately, that is tried.
-    pub async fn examine(&mut self, now: Timestamp) -> Option<&StoreError> {
-        if self.fault.is_none() && later(self.kept_at, FRESH) <= now {
-            let tried = if self.state.unsaved() > 0 { self.save(now).await } else { self.prove(now).await };
-            self.retry_at = tried.is_err().then(|| later(now, RETRY_AFTER));
-        }
-        self.fault()
-    }
-
-    /// Copies everything into a new file, what waits to be saved included.
-    pub async fn copy(&mut self, to: &Path, now: Timestamp) -> Result<(), StoreError> {
-        // Where saving fails the copy is of what is on disk, which may be what it is wanted for.
-        if let Err(error) = self.save(now).await {
-            tracing::warn!("a copy is made without what could not be saved: {error}");
-        }
-        self.store.copy(to).await
-    }
+    // ---- health ----
 
     /// What is wrong with the store since its last success.
     pub const fn fault(&self) -> Option<&StoreError> {
         self.fault.as_ref()
     }
 
-    /// Saves what waits to be saved.
-    pub async fn save(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        self.know(now).await?;
-        let waiting = self.state.take_unsaved();
-        if !waiting.is_empty() {
-            match self.keep(&waiting, now).await {
-                Ok(()) => {}
-                Err(error) if self.store.is_sound() && waiting.len() > 1 => {
-                    tracing::error!("{error}; saving each node by itself");
-                    self.save_each(&waiting, now).await?;
-                }
-                Err(error) => {
-                    self.state.put_back_unsaved(&waiting);
-                    return Err(error);
-                }
+    /// What is wrong with it at this moment, in words.
+    pub fn complaint(&self, now: Timestamp) -> Option<String> {
+        match &self.store {
+            Place::AtWork { since, .. } if later(*since, SLOW) < now => {
+                Some("the database has not answered for more than ten seconds; what is to be kept waits".to_owned())
             }
+            Place::AtWork { .. } | Place::AtRest(_) | Place::Moving => self.fault.as_ref().map(ToString::to_string),
         }
-        self.save_at = self.save_at.filter(|at| *at > now);
-        Ok(())
     }
 
-    /// One that the store does not take must not keep the others from it.
-    async fn save_each(&mut self, waiting: &[Change], now: Timestamp) -> Result<(), StoreError> {
-        let mut last = Ok(());
-        for change in waiting {
-            if let Err(error) = self.store.commit(std::slice::from_ref(change)).await {
-                self.state.put_back_unsaved(std::slice::from_ref(change));
-                last = Err(error);
-                if !self.store.is_sound() {
-                    self.state.put_back_unsaved(waiting);
-                    break;
+    /// Tries to write where nothing was written lately. `true` where [`Ledger::complaint`] knows more once that is done.
+    pub fn examine(&mut self, now: Timestamp) -> bool {
+        let is_old = self.fault.is_none() && later(self.kept_at, FRESH) <= now;
+        if let (true, Place::AtRest(_)) = (is_old, &self.store) {
+            self.retry_at = None;
+            let reports = self.state.take_unsaved();
+            match reports.is_empty() {
+                true => self.start(Purpose::Prove, Work::Prove, now),
+                false => self.save(reports, now),
+            }
+        }
+        matches!(self.store, Place::AtWork { .. }) && is_old
+    }
+
+    // ---- the store ----
+
+    /// Waits until the store has done what it is at work for; for ever where it is at rest. May be given up at any time.
+    pub async fn written(&mut self) -> Written<S> {
+        match &mut self.store {
+            Place::AtWork { task, .. } => match task.await {
+                Ok((store, done)) => Written { store, done },
+                Err(error) => match error.try_into_panic() {
+                    // It happened elsewhere, and takes along the same.
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => std::future::pending().await,
+                },
+            },
+            Place::AtRest(_) | Place::Moving => std::future::pending().await,
+        }
+    }
+
+    /// The store has done what it was at work for.
+    pub fn handle_written(&mut self, written: Written<S>, now: Timestamp) {
+        let Written { store, done } = written;
+        let was = std::mem::replace(&mut self.store, Place::AtRest(store));
+        let Place::AtWork { purpose, .. } = was else { return };
+        if matches!(*purpose, Purpose::Commit { .. } | Purpose::Save | Purpose::Prove) {
+            self.note(&done.result, now);
+        }
+        match *purpose {
+            Purpose::Commit { task, batch, reports } => self.committed(task, batch, &reports, done, now),
+            Purpose::Save => {
+                self.state.put_back_unsaved(&done.unkept);
+                if done.result.is_err() {
+                    (self.save_at, self.retry_at) = (Some(now), Some(later(now, RETRY_AFTER)));
                 }
             }
-        }
-        self.note(&last, now);
-        last
-    }
-
-    /// Saves what waits to be saved and who was online, and gives the store back to be closed.
-    pub async fn shutdown(mut self, now: Timestamp) -> (S, Result<(), StoreError>) {
-        self.state.stop(now);
-        let saved = self.save(now).await;
-        (self.store, saved)
-    }
-
-    async fn settle(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<(), StoreError> {
-        let durable: Vec<Change> = changes.iter().filter(|change| change.is_durable()).cloned().collect();
-        if !durable.is_empty()
-            && let Err(error) = self.commit(&durable, now).await
-        {
-            if !self.store.is_sound() {
-                self.doubtful = changes;
+            Purpose::Prove => self.proven(done, now),
+            Purpose::Reload(task) => self.reloaded(task, done, now),
+            Purpose::Copy(answer) => {
+                self.state.put_back_unsaved(&done.unkept);
+                let _ = answer.send(done.result);
             }
-            return Err(error);
+            Purpose::Read(answer) => {
+                let _ = answer.send(done.result.map(|()| done.read));
+            }
         }
-        self.state.apply(changes, now);
-        Ok(())
+        self.go_on(now);
+    }
+
+    /// Begins what is to be done next, if the store is at rest.
+    fn go_on(&mut self, now: Timestamp) {
+        while let Place::AtRest(store) = &self.store {
+            let is_sound = store.is_sound();
+            let may_try = self.retry_at.is_none_or(|at| at <= now);
+            // Before what waits, which may never end.
+            let is_due = is_sound && may_try && self.state.next_due().is_some_and(|at| at <= now);
+            if is_due && self.begin_what_is_due(is_sound, now) {
+                continue;
+            }
+            match self.waiting.pop_front() {
+                // Nothing is decided before it is known what is on disk.
+                Some(task) if !is_sound && matches!(task, Task::Command { .. }) => {
+                    self.waiting.push_front(task);
+                    return self.start(Purpose::Prove, Work::Prove, now);
+                }
+                Some(task) => self.begin(task, now),
+                None if !may_try || !self.begin_what_is_due(is_sound, now) => return,
+                None => {}
+            }
+        }
+    }
+
+    fn begin(&mut self, task: Task, now: Timestamp) {
+        match task {
+            Task::Command { mut job, ready, tries } => {
+                if let Some(ready) = ready
+                    && let Err(refusal) = self.state.make_ready(*ready)
+                {
+                    return job.answer(Err(refusal.into()));
+                }
+                match job.decide(&self.state, now) {
+                    Some((changes, audit)) if changes.iter().any(Change::is_durable) => {
+                        let task = Task::Command { job, ready: None, tries: tries + 1 };
+                        self.commit(Some(task), changes, audit, now);
+                    }
+                    Some((changes, _)) => {
+                        self.state.forget_ready();
+                        self.state.apply(changes, now);
+                        job.answer(Ok(()));
+                    }
+                    None => self.state.forget_ready(),
+                }
+            }
+            Task::Copy(to, answer) => {
+                let reports = self.state.take_unsaved();
+                self.start(Purpose::Copy(answer), Work::Copy(reports, to), now);
+            }
+            Task::Read(query, answer) => self.start(Purpose::Read(answer), Work::Read(query), now),
+        }
+    }
+
+    /// `false` where nothing is due.
+    fn begin_what_is_due(&mut self, is_sound: bool, now: Timestamp) -> bool {
+        self.retry_at = None;
+        let has_due = self.state.next_due().is_some_and(|at| at <= now);
+        let unsaved = self.state.unsaved();
+        self.save_at = match unsaved {
+            0 => None,
+            SAVE_ABOVE.. => Some(now),
+            _ => self.save_at.or_else(|| Some(later(now, SAVE_WITHIN))),
+        };
+        let saves = self.save_at.is_some_and(|at| at <= now);
+        if !is_sound || self.fault.is_some() && !has_due && !saves {
+            // Whoever looks at the health report should not have to write something to see that the disk is well again.
+            if has_due || saves || self.fault.is_some() {
+                self.start(Purpose::Prove, Work::Prove, now);
+                return true;
+            }
+            return false;
+        }
+        if has_due {
+            let due = self.state.due(now);
+            if !due.changes.is_empty() {
+                self.commit(None, due.changes, due.audit, now);
+                return true;
+            }
+        }
+        if saves {
+            self.save_at = None;
+            let reports = self.state.take_unsaved();
+            self.save(reports, now);
+        }
+        saves
     }
 
     /// Commits what waits to be saved with these; where the store does not take what waits, these alone.
-    async fn commit(&mut self, changes: &[Change], now: Timestamp) -> Result<(), StoreError> {
-        let waiting = self.state.take_unsaved();
-        if waiting.is_empty() {
-            return self.keep(changes, now).await;
-        }
-        let batch = [waiting.as_slice(), changes].concat();
-        let mut result = self.keep(&batch, now).await;
-        if result.is_err() {
-            self.state.put_back_unsaved(&waiting);
-            if self.store.is_sound() {
-                result = self.keep(changes, now).await;
-            }
-        }
-        result
+    fn commit(&mut self, task: Option<Task>, changes: Vec<Change>, audit: Audit, now: Timestamp) {
+        let batch = Batch { revision: self.revision, audits: vec![audit], changes };
+        let reports = self.state.take_unsaved();
+        let work = Work::Commit { batch: batch.clone(), reports: reports.clone() };
+        self.start(Purpose::Commit { task, batch, reports }, work, now);
     }
 
-    async fn keep(&mut self, changes: &[Change], now: Timestamp) -> Result<(), StoreError> {
-        let result = self.store.commit(changes).await;
-        self.note(&result, now);
-        result
+    fn save(&mut self, reports: Vec<Change>, now: Timestamp) {
+        self.start(Purpose::Save, Work::Save(reports), now);
     }
 
-    /// Nothing is decided before it is known what is on disk.
-    async fn know(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        if self.store.is_sound() { Ok(()) } else { self.prove(now).await }
-    }
-
-    /// Begins anew with what is on disk. A commit that seemed to fail and is there counts from here on.
-    async fn prove(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        let proven = self.store.prove().await;
-        self.note(&proven, now);
-        let doubtful = std::mem::take(&mut self.doubtful);
-        match proven {
-            Ok(Proven::AsTold) => Ok(()),
-            Ok(Proven::WithTheLast) => {
-                tracing::warn!("what was said to have failed is on disk after all, and counts");
-                let changes = doubtful.into_iter().map(|change| self.refreshed(change)).collect();
-                self.state.apply(changes, now);
-                Ok(())
+    fn start(&mut self, purpose: Purpose, work: Work, now: Timestamp) {
+        match std::mem::replace(&mut self.store, Place::Moving) {
+            Place::AtRest(store) => {
+                let task = tokio::spawn(work::carry_out(store, work, self.revision));
+                self.store = Place::AtWork { task, purpose: Box::new(purpose), since: now };
             }
-            Err(error) => {
-                self.doubtful = doubtful;
-                Err(error)
-            }
+            busy => self.store = busy,
         }
     }
+}
 
-    /// A change that was decided some time ago, with what its node said of itself since.
-    fn refreshed(&self, change: Change) -> Change {
-        match change {
-            Change::Node(record) => match self.state.node(record.id) {
-                Some(node) => Change::Node(std::sync::Arc::new(NodeRecord {
-                    said: node.record.said.clone(),
-                    last_seen: node.record.last_seen,
-                    ..record.as_ref().clone()
-                })),
-                None => Change::Node(record),
-            },
-            other => other,
+// ---- one thing after the other ----
+
+impl<S: Store> Ledger<S> {
+    /// Saves what waits to be saved and who was online, and gives the store back to be closed.
+    pub async fn shutdown(mut self, now: Timestamp) -> (Option<S>, Result<(), StoreError>) {
+        self.settle(now).await;
+        self.know(now).await;
+        self.state.stop(now);
+        let reports = self.state.take_unsaved();
+        self.save(reports, now);
+        let saved = match &mut self.store {
+            Place::AtWork { .. } => {
+                let written = self.written().await;
+                let saved = written.done.result.clone();
+                self.store = Place::AtRest(written.store);
+                saved
+            }
+            Place::AtRest(_) | Place::Moving => Ok(()),
+        };
+        match self.store {
+            Place::AtRest(store) => (Some(store), saved),
+            Place::AtWork { .. } | Place::Moving => (None, saved),
         }
     }
 
-    /// Remembers how writing went last.
-    fn note<T>(&mut self, result: &Result<T, StoreError>, now: Timestamp) {
-        match result {
-            Ok(_) => {
-                if self.fault.take().is_some() {
-                    tracing::info!("the coordinator's state is saved again");
-                }
-                self.kept_at = now;
-            }
-            Err(error) => {
-                if self.fault.as_ref() != Some(error) {
-                    tracing::error!("the coordinator's state could not be saved: {error}");
-                }
-                self.fault = Some(error.clone()).filter(|error| !matches!(error, StoreError::Conflict(_)));
-            }
+    /// Finds out what is on disk, where that is not known. `false` where that cannot be.
+    async fn know(&mut self, now: Timestamp) -> bool {
+        let is_sound = |store: &Place<S>| matches!(store, Place::AtRest(store) if store.is_sound());
+        if !is_sound(&self.store) {
+            self.start(Purpose::Prove, Work::Prove, now);
+            self.settle(now).await;
+        }
+        is_sound(&self.store)
+    }
+
+    /// Goes on until the store is at rest.
+    pub async fn settle(&mut self, now: Timestamp) {
+        while matches!(self.store, Place::AtWork { .. }) {
+            let written = self.written().await;
+            self.handle_written(written, now);
         }
     }
 }
 
 #[cfg(test)]
-impl<S> Ledger<S> {
-    pub(super) const fn store(&self) -> &S {
-        &self.store
+impl<S: Store> Ledger<S> {
+    pub(super) fn store(&self) -> &S {
+        match &self.store {
+            Place::AtRest(store) => store,
+            Place::AtWork { .. } | Place::Moving => panic!("the store is at work"),
+        }
     }
 
-    pub(super) const fn store_mut(&mut self) -> &mut S {
-        &mut self.store
+    pub(super) fn store_mut(&mut self) -> &mut S {
+        match &mut self.store {
+            Place::AtRest(store) => store,
+            Place::AtWork { .. } | Place::Moving => panic!("the store is at work"),
+        }
+    }
+
+    /// Carries out a command, and waits for that.
+    pub(super) async fn try_run<R: Send + 'static>(
+        &mut self,
+        actor: &Actor,
+        now: Timestamp,
+        decide: impl FnMut(&Commands<'_>) -> Result<Decision<R>, Refusal> + Send + 'static,
+    ) -> Result<R, CommandError> {
+        let (job, answered) = super::job(actor.clone(), decide);
+        self.submit(job, None, now);
+        self.settle(now).await;
+        answered.await.unwrap()
+    }
+
+    /// Lets it be this moment, and waits for what that brings.
+    pub(super) async fn pass(&mut self, now: Timestamp) {
+        self.handle_timeout(now);
+        self.settle(now).await;
+        self.handle_timeout(now);
+    }
+
+    pub(super) async fn examined(&mut self, now: Timestamp) -> Option<&StoreError> {
+        self.examine(now);
+        self.settle(now).await;
+        self.fault()
     }
 }
 

@@ -7,8 +7,11 @@
 mod backup;
 mod connection;
 mod job;
+mod journal;
 mod ledger;
+mod nodes;
 mod sqlite;
+mod work;
 
 #[cfg(test)]
 mod conformance;
@@ -18,6 +21,8 @@ mod crashes;
 mod faults;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod turns;
 
 use std::future::Future;
 use std::path::Path;
@@ -26,19 +31,44 @@ use thiserror::Error;
 
 pub use backup::{Contents, KeptFile, copy_closed, is_free, read as read_backup, seal, unseal};
 pub use job::{Job, job};
-pub use ledger::{CommandError, Ledger};
+pub use ledger::{CommandError, Ledger, Written};
 pub use sqlite::SqliteStore;
 
-use warren_core::registry::{Change, Records};
+use warren_core::registry::{Audit, Change, Records};
+use warren_core::wire::admin::{JournalQuery, JournalRecord};
+
+/// What is kept together, or not at all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// The number of the last entry of the journal that whoever decided this knew of.
+    pub revision: u64,
+    /// Who changed what: goes into the journal.
+    pub audits: Vec<Audit>,
+    /// What is true from then on.
+    pub changes: Vec<Change>,
+}
+
+impl Batch {
+    /// The number of the last entry of the journal from then on.
+    pub fn last(&self) -> u64 {
+        self.revision + self.audits.iter().map(|audit| audit.entries.len() as u64).sum::<u64>()
+    }
+}
 
 /// Keeps the registry's records.
-pub trait Store: Send {
+pub trait Store: Send + 'static {
     /// Everything that is kept.
     fn load(&mut self) -> impl Future<Output = Result<Records, StoreError>> + Send;
 
-    /// Keeps all of these changes, or none of them and says why. When this returns, they survive a crash
-    /// of the program and of the machine.
-    fn commit(&mut self, changes: &[Change]) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Keeps all of this, or nothing of it and says why: [`StoreError::Conflict`] where somebody else wrote into the journal
+    /// since, or took a name, an address or a key. When this returns, it survives a crash of the program and of the machine.
+    fn commit(&mut self, batch: &Batch) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Entries of the journal, the oldest first.
+    fn read_journal(
+        &mut self,
+        query: &JournalQuery,
+    ) -> impl Future<Output = Result<Vec<JournalRecord>, StoreError>> + Send;
 
     /// Whether it is known what is kept. After a commit that failed it may not be; then nothing can be committed
     /// until [`Store::prove`] succeeds.

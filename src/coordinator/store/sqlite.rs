@@ -15,11 +15,12 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::connection::{Connection, close, failed, make_file, open_to_read};
-use super::{Proven, Store, StoreError, backup};
+use super::{Batch, Proven, Store, StoreError, backup, journal, nodes};
 use warren_core::registry::{
     Change, Counters, KeyId, KeyRecord, NodeRecord, PolicyRecord, Records, Said, UserName, UserRecord,
 };
 use warren_core::types::{CapabilityVersion, NodeId, RegionId, StableNodeId, Timestamp, UserId};
+use warren_core::wire::admin::{JournalQuery, JournalRecord};
 
 /// How long to wait for a lock before calling the database in use: a coordinator that is being restarted
 /// lets go of it within this.
@@ -73,8 +74,8 @@ impl SqliteStore {
     }
 
     /// Commits; where that fails, it is found out what is on disk, if that can be.
-    async fn attempt(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        let Err(error) = self.try_commit(changes).await else {
+    async fn attempt(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let Err(error) = self.try_commit(batch).await else {
             self.serial = self.sound()?.serial();
             return Ok(());
         };
@@ -85,10 +86,11 @@ impl SqliteStore {
         }
     }
 
-    async fn try_commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+    async fn try_commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let connection = self.sound()?;
         let transaction = connection.begin().await?;
-        for change in changes {
+        journal::append(transaction, batch.revision, &batch.audits).await?;
+        for change in &batch.changes {
             keep(transaction, change).await?;
         }
         connection.commit().await
@@ -106,13 +108,17 @@ impl Store for SqliteStore {
         records
     }
 
-    async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+    async fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         self.sound()?.still_there()?;
-        match self.attempt(changes).await {
+        match self.attempt(batch).await {
             // Beginning anew gave back the room that the log took: a disk that was full may be so no longer.
-            Err(StoreError::Failed { .. }) if self.is_sound() => self.attempt(changes).await,
+            Err(StoreError::Failed { .. }) if self.is_sound() => self.attempt(batch).await,
             done => done,
         }
+    }
+
+    async fn read_journal(&mut self, query: &JournalQuery) -> Result<Vec<JournalRecord>, StoreError> {
+        journal::read(self.sound()?.reading(), query).await
     }
 
     fn is_sound(&self) -> bool {
@@ -181,6 +187,7 @@ async fn records(connection: &mut SqliteConnection) -> Result<Records, StoreErro
     let policies =
         sqlx::query("SELECT * FROM policies ORDER BY version").fetch_all(&mut *connection).await.map_err(read)?;
     Ok(Records {
+        revision: journal::revision(&mut *connection).await.map_err(read)?,
         counters: counters.as_ref().map(counters_of).transpose().map_err(read)?.unwrap_or_default(),
         users: readable("user", &users, user_of),
         keys: readable("key", &keys, key_of),
@@ -218,7 +225,9 @@ async fn keep(connection: &mut SqliteConnection, change: &Change) -> Result<(), 
         Change::Key(key) => return keep_key(connection, key).await,
         Change::KeyUsed(id, at) => return use_key(connection, *id, *at).await,
         Change::KeyGone(id) => sqlx::query("DELETE FROM auth_keys WHERE id = ?").bind(integer(id.0)),
-        Change::Node(node) => return keep_node(connection, node).await,
+        Change::Node(node) => return nodes::keep(connection, node).await,
+        Change::NodeFields(id, version, fields) => return nodes::change(connection, *id, *version, fields).await,
+        Change::NodeReport(report) => return nodes::report(connection, report).await,
         Change::NodeGone(id) => sqlx::query("DELETE FROM nodes WHERE id = ?").bind(integer(id.0)),
         Change::HostFreed(host, at) => {
             sqlx::query("INSERT INTO freed_hosts (host, at) VALUES (?, ?) ON CONFLICT DO NOTHING")
@@ -230,7 +239,7 @@ async fn keep(connection: &mut SqliteConnection, change: &Change) -> Result<(), 
         Change::PolicyGone(version) => sqlx::query("DELETE FROM policies WHERE version = ?").bind(integer(*version)),
         Change::Pending(_) | Change::PendingGone(_) | Change::Rejected(..) => return Ok(()),
     };
-    query.execute(connection).await.map(drop).map_err(|error| failed(describe(change), error))
+    query.execute(connection).await.map(drop).map_err(|error| refused(describe(change), &error))
 }
 
 async fn keep_policy(connection: &mut SqliteConnection, policy: &PolicyRecord) -> Result<(), StoreError> {
@@ -287,45 +296,12 @@ async fn use_key(connection: &mut SqliteConnection, id: KeyId, at: Timestamp) ->
     }
 }
 
-async fn keep_node(connection: &mut SqliteConnection, node: &NodeRecord) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO nodes (id, stable_id, user_id, machine_key, node_key, key_expiry, logged_out, ipv4, ipv6, label,
-         label_fixed, tags, ephemeral, created, last_seen, admitted_by, approved_routes, disco_key, endpoints, home_derp, cap, routes,
-         hostinfo) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-         ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id, machine_key = excluded.machine_key, node_key = excluded.node_key,
-         key_expiry = excluded.key_expiry, logged_out = excluded.logged_out, label = excluded.label, label_fixed = excluded.label_fixed,
-         tags = excluded.tags, ephemeral = excluded.ephemeral, last_seen = excluded.last_seen,
-         admitted_by = excluded.admitted_by, approved_routes = excluded.approved_routes,
-         disco_key = excluded.disco_key, endpoints = excluded.endpoints, home_derp = excluded.home_derp,
-         cap = excluded.cap, routes = excluded.routes, hostinfo = excluded.hostinfo",
-    )
-    .bind(integer(node.id.0))
-    .bind(node.stable_id.to_string())
-    .bind(node.user.map(|id| integer(id.0)))
-    .bind(node.machine.to_string())
-    .bind(node.key.to_string())
-    .bind(node.key_expiry.map(|at| at.to_string()))
-    .bind(node.logged_out)
-    .bind(node.ipv4.to_string())
-    .bind(node.ipv6.to_string())
-    .bind(node.label.to_string())
-    .bind(node.label_fixed)
-    .bind(json(&node.tags))
-    .bind(node.ephemeral)
-    .bind(node.created.to_string())
-    .bind(node.last_seen.map(|at| at.to_string()))
-    .bind(node.admitted_by.map(|id| integer(id.0)))
-    .bind(json(&node.approved_routes))
-    .bind(node.said.disco.to_string())
-    .bind(json(&node.said.endpoints))
-    .bind(i64::from(node.said.home_derp.0))
-    .bind(i64::from(node.said.cap.0))
-    .bind(json(&node.said.routes))
-    .bind(node.said.hostinfo.to_string())
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(|error| failed(format!("keep node {}", node.id), error))
+/// What is another's already is a conflict: whoever wanted it may want something else.
+pub(super) fn refused(operation: String, error: &sqlx::Error) -> StoreError {
+    match error.as_database_error().is_some_and(|error| error.is_unique_violation()) {
+        true => StoreError::Conflict(format!("{operation}: {error}")),
+        false => failed(operation, error),
+    }
 }
 
 fn counters_of(row: &SqliteRow) -> sqlx::Result<Counters> {
@@ -396,6 +372,7 @@ fn node_of(row: &SqliteRow) -> sqlx::Result<NodeRecord> {
         last_seen: optional(row, "last_seen")?,
         admitted_by: admitted_by.and_then(|id| id.try_into().ok()).map(KeyId),
         approved_routes: list(row, "approved_routes")?,
+        version: number(row, "version")?,
         said: Said {
             disco: parsed(row, "disco_key")?,
             endpoints: list(row, "endpoints")?,
@@ -421,11 +398,11 @@ fn readable<T>(what: &str, rows: &[SqliteRow], read: impl Fn(&SqliteRow) -> sqlx
     rows.iter().filter_map(read).collect()
 }
 
-fn number<T: TryFrom<i64, Error: Display>>(row: &SqliteRow, column: &str) -> sqlx::Result<T> {
+pub(super) fn number<T: TryFrom<i64, Error: Display>>(row: &SqliteRow, column: &str) -> sqlx::Result<T> {
     row.try_get::<i64, _>(column)?.try_into().map_err(|error| malformed(column, error))
 }
 
-fn parsed<T: FromStr<Err: Display>>(row: &SqliteRow, column: &str) -> sqlx::Result<T> {
+pub(super) fn parsed<T: FromStr<Err: Display>>(row: &SqliteRow, column: &str) -> sqlx::Result<T> {
     row.try_get::<&str, _>(column)?.parse().map_err(|error| malformed(column, error))
 }
 
@@ -438,16 +415,16 @@ fn list<T: DeserializeOwned>(row: &SqliteRow, column: &str) -> sqlx::Result<Vec<
     serde_json::from_str(row.try_get(column)?).map_err(|error| malformed(column, error))
 }
 
-fn malformed(column: &str, error: impl Display) -> sqlx::Error {
+pub(super) fn malformed(column: &str, error: impl Display) -> sqlx::Error {
     sqlx::Error::Decode(format!("column `{column}`: {error}").into())
 }
 
-fn json(value: &impl Serialize) -> String {
+pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "[]".to_owned())
 }
 
 /// SQLite's numbers are signed. Ours count up from one and never come near the sign.
-fn integer(number: u64) -> i64 {
+pub(super) fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -460,6 +437,8 @@ fn describe(change: &Change) -> String {
         Change::KeyUsed(id, _) => format!("use key {id}"),
         Change::KeyGone(id) => format!("delete key {id}"),
         Change::Node(node) => format!("keep node {}", node.id),
+        Change::NodeFields(id, ..) => format!("change node {id}"),
+        Change::NodeReport(report) => format!("keep what node {} reported", report.id),
         Change::NodeGone(id) => format!("delete node {id}"),
         Change::HostFreed(host, _) => format!("keep the freed place {host}"),
         Change::HostReady(host) => format!("give back the place {host}"),

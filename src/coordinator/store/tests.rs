@@ -9,10 +9,10 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 
-use super::conformance::{self, Place, at, bare_node, user};
+use super::conformance::{self, Place, at, bare_node, keep, user};
 use super::connection::MIGRATIONS;
 use super::*;
-use warren_core::registry::{Actor, Config, Counters, NewKey, NodeRecord, Output, Registered, State};
+use warren_core::registry::{Actor, Commands, Config, Counters, NewKey, NodeRecord, Output, Registered, State};
 use warren_core::types::{CapabilityVersion, MachinePublic, NodeId, NodePublic, Timestamp, UserId};
 use warren_core::wire::control::{MapRequest, RegisterAuth, RegisterRequest};
 
@@ -80,8 +80,8 @@ async fn a_damaged_row_is_left_out_and_the_rest_is_read() {
     let file = File::new();
     let mut store = file.open().await;
     let nodes = [1, 2].map(|id| Change::Node(Arc::new(bare_node(id))));
-    store.commit(&[Change::User(user(1, "ada"))]).await.unwrap();
-    store.commit(&nodes).await.unwrap();
+    keep(&mut store, &[Change::User(user(1, "ada"))]).await.unwrap();
+    keep(&mut store, &nodes).await.unwrap();
     store.run_sql("UPDATE nodes SET node_key = 'nodekey:xyz' WHERE id = 1").await;
     assert_eq!(store.load().await.unwrap().nodes, [bare_node(2)]);
     file.close(store).await;
@@ -93,8 +93,10 @@ async fn users_of_an_old_database_have_one_form_of_their_names_once_it_is_opened
     let file = File::new();
     let mut store = file.open().await;
     let nodes = [1, 2].map(|id| Change::Node(Arc::new(NodeRecord { user: Some(UserId(id.into())), ..bare_node(id) })));
-    store.commit(&[Change::User(user(1, "me")), Change::User(user(2, "x")), Change::User(user(3, "y"))]).await.unwrap();
-    store.commit(&nodes).await.unwrap();
+    keep(&mut store, &[Change::User(user(1, "me")), Change::User(user(2, "x")), Change::User(user(3, "y"))])
+        .await
+        .unwrap();
+    keep(&mut store, &nodes).await.unwrap();
     store.run_sql("UPDATE users SET name = 'me@' WHERE id = 2").await;
     store.run_sql("UPDATE users SET name = 'tag:web' WHERE id = 3").await;
     let ledger = Ledger::open(store, Config::default(), at(0)).await.unwrap();
@@ -103,7 +105,7 @@ async fn users_of_an_old_database_have_one_form_of_their_names_once_it_is_opened
     assert!(ledger.state().nodes().all(|node| node.record.user == Some(UserId(1))));
     let (store, saved) = ledger.shutdown(at(1)).await;
     saved.unwrap();
-    file.close(store).await;
+    file.close(store.unwrap()).await;
     let again = Ledger::open(file.open().await, Config::default(), at(2)).await.unwrap();
     assert_eq!(names(again.state()), ["me", "tag-web"], "and on disk");
 }
@@ -176,7 +178,7 @@ async fn write_until_killed(path: &Path) {
     for number in 1.. {
         let counters = Counters { user: number, ..Counters::default() };
         let changes = [Change::Counters(counters), Change::User(user(number, &format!("user-{number}")))];
-        store.commit(&changes).await.unwrap();
+        keep(&mut store, &changes).await.unwrap();
         println!("committed {number}");
         std::io::stdout().flush().unwrap();
     }
@@ -209,8 +211,10 @@ pub(super) fn says(machine: u8, port: u16) -> MapRequest {
 pub(super) async fn register<S: Store>(ledger: &mut Ledger<S>, machine: u8, key: &str) -> Result<String, StoreError> {
     let request = asks(machine, key);
     let machine_key = MachinePublic::from_bytes([machine; 32]);
-    match ledger.run(&Actor::COORDINATOR, now(), |by| by.register(machine_key, &request, [machine; 32])).await? {
-        Registered::Answer(answer) => Ok(answer.error),
+    let register = move |by: &Commands<'_>| Ok(by.register(machine_key, &request, [machine; 32]));
+    match ledger.try_run(&Actor::COORDINATOR, now(), register).await {
+        Ok(Registered::Answer(answer)) => Ok(answer.error),
+        Err(CommandError::Store(error)) => Err(error),
         other => panic!("not an answer: {other:?}"),
     }
 }
@@ -221,7 +225,7 @@ pub(super) async fn ledger<S: Store>(store: S, reusable: bool) -> (Ledger<S>, St
     let user =
         ledger.try_run(&Actor::COORDINATOR, now(), |by| by.create_user("ada".parse()?, String::new())).await.unwrap();
     let wish = NewKey { user: user.id, reusable, ephemeral: false, tags: Vec::new(), readmits: false, lifetime: None };
-    let key = ledger.try_run(&Actor::COORDINATOR, now(), |by| by.create_key(wish, [7; 32])).await.unwrap();
+    let key = ledger.try_run(&Actor::COORDINATOR, now(), move |by| by.create_key(wish.clone(), [7; 32])).await.unwrap();
     (ledger, key.text.expose().to_owned())
 }
 
@@ -238,14 +242,14 @@ async fn a_state_comes_back_as_it_was() {
     }
     let two = NodeId(2);
     ledger.state_mut().update(MachinePublic::from_bytes([1; 32]), &says(1, 4), now()).unwrap();
-    ledger.try_run(&Actor::COORDINATOR, now(), |by| by.delete_node(two)).await.unwrap();
+    ledger.try_run(&Actor::COORDINATOR, now(), move |by| by.delete_node(two)).await.unwrap();
     ledger.state_mut().open(NodeId(1), CapabilityVersion::CURRENT, now()).unwrap();
     let mut kept = facts(ledger.state());
     // It was online when the coordinator stopped.
     kept[0].last_seen = Some(now());
     let (store, saved) = ledger.shutdown(now()).await;
     saved.unwrap();
-    file.close(store).await;
+    file.close(store.unwrap()).await;
 
     let mut again = Ledger::open(file.open().await, Config::default(), now()).await.unwrap();
     assert_eq!(facts(again.state()), kept);
@@ -300,12 +304,16 @@ impl Store for Counting {
         Ok(Records::default())
     }
 
-    async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+    async fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         if self.fails {
             return Err(StoreError::Failed { operation: "write".to_owned(), reason: "disk is full".to_owned() });
         }
-        self.commits.push(changes.len());
+        self.commits.push(batch.changes.len());
         Ok(())
+    }
+
+    async fn read_journal(&mut self, _: &JournalQuery) -> Result<Vec<JournalRecord>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn is_sound(&self) -> bool {
@@ -313,7 +321,7 @@ impl Store for Counting {
     }
 
     async fn prove(&mut self) -> Result<Proven, StoreError> {
-        self.commit(&[]).await.map(|()| Proven::AsTold)
+        keep(self, &[]).await.map(|()| Proven::AsTold)
     }
 }
 
@@ -323,18 +331,18 @@ async fn what_a_node_says_is_saved_within_five_seconds_or_with_the_next_commit()
     register(&mut ledger, 1, &key).await.unwrap();
     let machine = MachinePublic::from_bytes([1; 32]);
     let commits = |ledger: &Ledger<Counting>| ledger.store().commits.len();
-    ledger.handle_timeout(now()).await;
+    ledger.pass(now()).await;
     let before = commits(&ledger);
 
     ledger.state_mut().update(machine, &says(1, 1), now()).unwrap();
-    ledger.handle_timeout(now()).await;
+    ledger.pass(now()).await;
     assert_eq!(commits(&ledger), before, "not at once");
     let at = ledger.poll_timeout().unwrap();
     assert!(at <= now() + Duration::from_secs(5));
     let at = now() + Duration::from_secs(5);
-    ledger.handle_timeout(at).await;
+    ledger.pass(at).await;
     assert_eq!(commits(&ledger), before + 1);
-    ledger.handle_timeout(at).await;
+    ledger.pass(at).await;
     assert_eq!((commits(&ledger), ledger.poll_timeout()), (before + 1, None), "and only once");
 
     ledger.state_mut().update(machine, &says(1, 2), at).unwrap();
@@ -348,14 +356,14 @@ async fn a_failed_save_is_tried_again_after_a_pause() {
     register(&mut ledger, 1, &key).await.unwrap();
     ledger.store_mut().fails = true;
     ledger.state_mut().update(MachinePublic::from_bytes([1; 32]), &says(1, 1), now()).unwrap();
-    ledger.handle_timeout(now()).await;
+    ledger.pass(now()).await;
     let at = now() + Duration::from_secs(5);
-    ledger.handle_timeout(at).await;
+    ledger.pass(at).await;
     assert!(ledger.fault().is_some());
     assert_eq!(ledger.poll_timeout(), Some(at + Duration::from_secs(5)), "no hot loop");
 
     ledger.store_mut().fails = false;
-    ledger.handle_timeout(at + Duration::from_secs(5)).await;
+    ledger.pass(at + Duration::from_secs(5)).await;
     assert_eq!((ledger.fault(), ledger.state().unsaved()), (None, 0));
 }
 
@@ -366,15 +374,15 @@ async fn an_ephemeral_node_is_deleted_only_when_the_disk_agrees() {
         ledger.try_run(&Actor::COORDINATOR, now(), |by| by.create_user("ada".parse()?, String::new())).await.unwrap();
     let wish =
         NewKey { user: user.id, reusable: false, ephemeral: true, tags: Vec::new(), readmits: false, lifetime: None };
-    let key = ledger.try_run(&Actor::COORDINATOR, now(), |by| by.create_key(wish, [7; 32])).await.unwrap();
+    let key = ledger.try_run(&Actor::COORDINATOR, now(), move |by| by.create_key(wish.clone(), [7; 32])).await.unwrap();
     register(&mut ledger, 1, key.text.expose()).await.unwrap();
     ledger.store_mut().fails = true;
     let mut at = now() + Duration::from_secs(3600);
-    ledger.handle_timeout(at).await;
+    ledger.pass(at).await;
     assert_eq!(ledger.state().nodes().count(), 1);
     at = ledger.poll_timeout().unwrap();
     ledger.store_mut().fails = false;
-    ledger.handle_timeout(at).await;
+    ledger.pass(at).await;
     assert_eq!(ledger.state().nodes().count(), 0);
 }
 

@@ -95,8 +95,8 @@ impl Commands<'_> {
                 user.name
             )));
         }
-        let tagged = tagged.into_iter().map(|record| NodeRecord { user: None, ..record.as_ref().clone() });
-        let tagged = tagged.map(|record| Change::Node(Arc::new(record)));
+        let no_more = |record: &Arc<NodeRecord>| NodeRecord { user: None, ..record.as_ref().clone() };
+        let tagged = tagged.into_iter().map(|record| Change::of_node(record, &no_more(record)));
         let keys = self.keys().filter(|key| key.user == id).map(|key| Change::KeyGone(key.id));
         let changes = tagged.chain(keys).chain([Change::UserGone(id)]).collect();
         Ok(self.decided(Command::DeleteUser, user, changes))
@@ -155,7 +155,7 @@ impl Commands<'_> {
     fn admitted_go(&self, id: KeyId, nodes: WithNodes) -> Vec<Change> {
         let go = |record: &Arc<NodeRecord>| match nodes {
             WithNodes::Stay => Vec::new(),
-            WithNodes::LogOut => vec![Change::Node(Arc::new(ended(record, self.now)))],
+            WithNodes::LogOut => vec![Change::of_node(record, &ended(record, self.now))],
             WithNodes::Delete => gone(record, self.now).to_vec(),
         };
         self.admitted_by(id).flat_map(go).collect()
@@ -277,8 +277,9 @@ impl Commands<'_> {
         if next == **record {
             return Ok(self.unchanged(command, Arc::clone(record)));
         }
-        let next = Arc::new(next);
-        Ok(self.decided(command, Arc::clone(&next), vec![Change::Node(next)]))
+        let change = Change::of_node(record, &next);
+        next.version += 1;
+        Ok(self.decided(command, Arc::new(next), vec![change]))
     }
 
     fn record(&self, id: NodeId) -> Result<&Arc<NodeRecord>, Refusal> {

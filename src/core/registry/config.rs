@@ -75,6 +75,8 @@ pub mod limit {
     pub const POLICIES: Limit = Limit::new("versions of the policy", 1_000);
     /// All of them together: several of the largest, thousands of usual ones.
     pub const POLICY_BYTES: Limit = Limit::new("bytes of all versions of the policy", 16 << 20);
+    /// Entries of the journal: a year of a change each half minute. The oldest give way.
+    pub const JOURNAL: Limit = Limit::new("entries of the journal", 1_000_000);
     /// Routes offered by or approved for one node. A gateway may serve many subnets.
     pub const ROUTES: Limit = Limit::new("routes of a node", 1_024);
     /// Host information of one node, as JSON text.

@@ -99,6 +99,11 @@ impl Entry {
                 let before = state.node(node.id).map(|before| node_facts(before.record));
                 Self::changed(node_object(node), before, node_facts(node))
             }
+            Change::NodeFields(id, _, fields) => {
+                let before = state.directory.node(*id)?;
+                let after = fields.applied_to(before);
+                Self::changed(node_object(&after), Some(node_facts(before)), node_facts(&after))
+            }
             Change::NodeGone(id) => {
                 state.node(*id).map(|node| Self::gone(node_object(node.record), node_facts(node.record)))
             }
@@ -121,7 +126,9 @@ impl Entry {
             | Change::HostFreed(..)
             | Change::HostReady(_)
             | Change::Pending(_)
-            | Change::PendingGone(_) => None,
+            | Change::PendingGone(_)
+            // What it offers is told by the node itself, as often as it likes.
+            | Change::NodeReport(_) => None,
         }
     }
 

@@ -56,14 +56,13 @@ pub use journal::{Action, Audit, Entry, Object, ObjectKind};
 pub use outlook::{Outlook, Ready};
 pub use presence::{PingId, RouteView, SessionId};
 pub use record::{
-    Change, Counters, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, PolicyRecord, Records, Said, Tag, UserName,
-    UserRecord,
+    Change, Counters, KeyId, KeyRecord, NodeFields, NodeRecord, NodeReport, Pending, PendingCode, PolicyRecord,
+    Records, Said, Tag, UserName, UserRecord,
 };
 pub use refusal::{MapRefusal, Refusal, RefusalKind};
 pub use register::Registered;
 pub use secret::KeyText;
 pub use session::{Notice, Opened, Output};
-pub use settle::settled_names;
 pub use state::{NodeView, State};
 pub use update::bound;
 

@@ -87,13 +87,18 @@ impl State {
         Ok(())
     }
 
+    /// What was made ready was for a command that has been carried out, or was not.
+    pub fn forget_ready(&mut self) {
+        self.ready = None;
+    }
+
     /// Which tests of the policy that is about to be set could not be asked of the network itself, in words.
     pub fn tests_in_thought(&self) -> Vec<String> {
         self.ready.as_ref().map(|ready| ready.notes.clone()).unwrap_or_default()
     }
 
     /// Tells a policy of the network as it is, and says whether it knew another.
-    fn catch_up(&self, compiled: &mut Compiled) -> bool {
+    pub(super) fn catch_up(&self, compiled: &mut Compiled) -> bool {
         let mut changed = false;
         let users = self.directory.policy_users();
         if *compiled.users() != users {

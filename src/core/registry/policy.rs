@@ -108,7 +108,12 @@ impl State {
     /// Puts the last version in force.
     pub(super) fn enforce(&mut self) {
         let Some(record) = self.policy().cloned() else { return };
-        let ready = self.ready.take().filter(|ready| ready.text == record.text).map(|ready| ready.compiled);
+        let ready = self.ready.take().filter(|ready| ready.text == record.text).map(|ready| {
+            // The network may have changed while the policy was written down.
+            let mut compiled = ready.compiled;
+            self.catch_up(&mut compiled);
+            compiled
+        });
         let compiled = ready.map_or_else(|| self.compile_record(&record), Ok);
         let Some(rules) = self.directory.enforce(compiled) else { return };
         self.broadcast.policy_changed(rules);

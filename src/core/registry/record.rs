@@ -116,8 +116,37 @@ pub struct NodeRecord {
     pub admitted_by: Option<KeyId>,
     /// Which of its offered routes are good; may name routes that it does not offer yet.
     pub approved_routes: Vec<IpNet>,
+    /// How often somebody decided about it: whoever decides on an older one decides again.
+    #[serde(skip)]
+    pub version: u64,
     /// What it last said of itself.
     pub said: Said,
+}
+
+/// The fields of a node that somebody decided to be others, and nothing else of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFields {
+    pub user: Option<Option<UserId>>,
+    pub key: Option<NodePublic>,
+    pub key_expiry: Option<Option<Timestamp>>,
+    pub logged_out: Option<bool>,
+    pub label: Option<HostLabel>,
+    pub label_fixed: Option<bool>,
+    pub tags: Option<Vec<Tag>>,
+    pub ephemeral: Option<bool>,
+    pub admitted_by: Option<Option<KeyId>>,
+    pub approved_routes: Option<Vec<IpNet>>,
+}
+
+/// What a node reported while it runs: nobody but the node knows it, and nothing else is saved with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeReport {
+    pub id: NodeId,
+    pub said: Said,
+    /// When it was last seen to go offline.
+    pub last_seen: Option<Timestamp>,
+    /// What it is called after its host name; counts where nobody chose a name for it.
+    pub label: HostLabel,
 }
 
 impl NodeRecord {
@@ -226,6 +255,10 @@ pub enum Change {
     KeyGone(KeyId),
     /// A node is, from here on, this.
     Node(Arc<NodeRecord>),
+    /// These fields of a node are, from here on, these, if its version is still this one.
+    NodeFields(NodeId, u64, NodeFields),
+    /// A node reported this.
+    NodeReport(Box<NodeReport>),
     /// A node is gone.
     NodeGone(NodeId),
     /// A host number is nobody's any more, since then.
@@ -244,7 +277,55 @@ pub enum Change {
     Rejected(PendingCode, Timestamp),
 }
 
+impl NodeFields {
+    /// The fields in which a node that was decided about differs from what it was.
+    fn between(before: &NodeRecord, after: &NodeRecord) -> Self {
+        fn other<T: Clone + PartialEq>(before: &T, after: &T) -> Option<T> {
+            (before != after).then(|| after.clone())
+        }
+        Self {
+            user: other(&before.user, &after.user),
+            key: other(&before.key, &after.key),
+            key_expiry: other(&before.key_expiry, &after.key_expiry),
+            logged_out: other(&before.logged_out, &after.logged_out),
+            label: other(&before.label, &after.label),
+            label_fixed: other(&before.label_fixed, &after.label_fixed),
+            tags: other(&before.tags, &after.tags),
+            ephemeral: other(&before.ephemeral, &after.ephemeral),
+            admitted_by: other(&before.admitted_by, &after.admitted_by),
+            approved_routes: other(&before.approved_routes, &after.approved_routes),
+        }
+    }
+
+    /// The node with these fields.
+    pub(super) fn applied_to(&self, node: &NodeRecord) -> NodeRecord {
+        let mut node = node.clone();
+        fn set<T: Clone>(field: &mut T, to: &Option<T>) {
+            if let Some(to) = to {
+                *field = to.clone();
+            }
+        }
+        set(&mut node.user, &self.user);
+        set(&mut node.key, &self.key);
+        set(&mut node.key_expiry, &self.key_expiry);
+        set(&mut node.logged_out, &self.logged_out);
+        set(&mut node.label, &self.label);
+        set(&mut node.label_fixed, &self.label_fixed);
+        set(&mut node.tags, &self.tags);
+        set(&mut node.ephemeral, &self.ephemeral);
+        set(&mut node.admitted_by, &self.admitted_by);
+        set(&mut node.approved_routes, &self.approved_routes);
+        node.version += 1;
+        node
+    }
+}
+
 impl Change {
+    /// What makes one node of another, as far as it is decided about.
+    pub(super) fn of_node(before: &NodeRecord, after: &NodeRecord) -> Self {
+        Self::NodeFields(before.id, before.version, NodeFields::between(before, after))
+    }
+
     /// Whether a store keeps this.
     pub const fn is_durable(&self) -> bool {
         !matches!(self, Self::Pending(_) | Self::PendingGone(_) | Self::Rejected(..))
@@ -254,6 +335,8 @@ impl Change {
 /// Everything a store holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Records {
+    /// The number of the last entry of the journal.
+    pub revision: u64,
     /// Where the counters stand.
     pub counters: Counters,
     /// The users.

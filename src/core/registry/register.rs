@@ -180,7 +180,7 @@ impl Commands<'_> {
         let changes = match is_logout && record.ephemeral {
             true => gone(record, now).to_vec(),
             false if next == **record => Vec::new(),
-            false => vec![Change::Node(Arc::new(next))],
+            false => vec![Change::of_node(record, &next)],
         };
         Ok(self.decided(Command::LogOut, reply, changes))
     }
@@ -276,8 +276,9 @@ impl Commands<'_> {
             next.tags = admission.tags.to_vec();
             next.ephemeral = admission.ephemeral;
             next.admitted_by = admission.admitted_by;
-            let next = Arc::new(next);
-            return Ok((Arc::clone(&next), vec![Change::Node(next)]));
+            let change = Change::of_node(record, &next);
+            next.version += 1;
+            return Ok((Arc::new(next), vec![change]));
         }
         self.make_node(admission, key_expiry, entropy)
     }
@@ -315,6 +316,7 @@ impl Commands<'_> {
             last_seen: None,
             admitted_by: admission.admitted_by,
             approved_routes: Vec::new(),
+            version: 0,
             said: admission.said,
         });
         let changes = vec![Change::Counters(counters), Change::Node(Arc::clone(&record))];

@@ -7,7 +7,7 @@ use super::actor::Actor;
 use super::broadcast::{MapMessage, Sending};
 use super::commands::{Command, Decision};
 use super::presence::{Asked, Graces, Opening, PingId, SessionId, Timer};
-use super::record::{Change, NodeRecord, PendingCode};
+use super::record::{Change, NodeRecord, NodeReport, PendingCode};
 use super::refusal::MapRefusal;
 use super::state::State;
 use super::update::accept_version;
@@ -156,8 +156,6 @@ impl State {
 
     /// What time brings by itself; and tells connected nodes of changes, if it is time for that.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        // It was for the command before; the network may change from here on.
-        self.ready = None;
         for (at, timer) in self.presence.take_due(now) {
             match timer {
                 Timer::Offline(id) => {
@@ -193,7 +191,13 @@ impl State {
 
     /// Records that changed and may be saved at leisure; the caller has them from here on.
     pub fn take_unsaved(&mut self) -> Vec<Change> {
-        self.directory.take_unsaved().into_iter().map(Change::Node).collect()
+        let reports = self.directory.take_unsaved().into_iter().map(|record| NodeReport {
+            id: record.id,
+            said: record.said.clone(),
+            last_seen: record.last_seen,
+            label: record.label.clone(),
+        });
+        reports.map(|report| Change::NodeReport(Box::new(report))).collect()
     }
 
     /// How many records [`State::take_unsaved`] would give.
@@ -204,8 +208,8 @@ impl State {
     /// Saving failed: give these out again next time.
     pub fn put_back_unsaved(&mut self, changes: &[Change]) {
         for change in changes {
-            if let Change::Node(record) = change {
-                self.directory.put_back_unsaved(record.id);
+            if let Change::NodeReport(report) = change {
+                self.directory.put_back_unsaved(report.id);
             }
         }
     }

@@ -7,12 +7,56 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::actor::Actor;
+use super::commands::{Command, Decision};
 use super::record::{Change, KeyRecord, NodeRecord, Records, UserName, UserRecord};
+use super::state::State;
 use crate::policy::{canonical_login, nearest_login};
-use crate::types::UserId;
+use crate::types::{Timestamp, UserId};
+
+impl State {
+    /// Gives every user's name its one form, and says so in words.
+    pub fn settled(&self, records: &Records, now: Timestamp) -> (Decision<()>, Vec<String>) {
+        let (changes, words) = settled_names(records);
+        (self.by(&Actor::COORDINATOR, now).decided(Command::SettleNames, (), changes), words)
+    }
+
+    /// What has to change so that this is what a store holds. What nodes say of themselves is nobody else's to know.
+    pub fn differences(&self, records: &Records) -> Vec<Change> {
+        let users = records.users.iter().filter(|user| self.directory.user(user.id) != Some(user));
+        let keys = records.keys.iter().filter(|key| self.directory.key(key.id) != Some(key));
+        let nodes = records.nodes.iter().filter_map(|node| match self.directory.node(node.id) {
+            Some(known) => {
+                let known_too = NodeRecord { said: known.said.clone(), last_seen: known.last_seen, ..node.clone() };
+                (known_too != **known).then_some(known_too)
+            }
+            None => Some(node.clone()),
+        });
+        let policies = records.policies.iter().filter(|policy| self.directory.policy_version(policy.version).is_none());
+        let ids: BTreeSet<_> = records.nodes.iter().map(|node| node.id).collect();
+        let nodes_gone = self.directory.nodes().map(|node| node.id).filter(|id| !ids.contains(id));
+        let ids: BTreeSet<_> = records.keys.iter().map(|key| key.id).collect();
+        let keys_gone = self.keys().map(|key| key.id).filter(|id| !ids.contains(id));
+        let ids: BTreeSet<_> = records.users.iter().map(|user| user.id).collect();
+        let users_gone = self.users().map(|user| user.id).filter(|id| !ids.contains(id));
+        let versions: BTreeSet<_> = records.policies.iter().map(|policy| policy.version).collect();
+        let policies_gone = self.policies().map(|policy| policy.version).filter(|version| !versions.contains(version));
+        let freed: BTreeMap<_, _> = records.freed.iter().copied().collect();
+        let ready = self.freed().map(|(host, _)| host).filter(|host| !freed.contains_key(host));
+        let mut changes = vec![Change::Counters(records.counters)];
+        changes.extend(nodes_gone.map(Change::NodeGone).chain(keys_gone.map(Change::KeyGone)));
+        changes.extend(users.cloned().map(Change::User).chain(keys.cloned().map(Change::Key)));
+        changes.extend(nodes.map(|node| Change::Node(Arc::new(node))));
+        changes.extend(users_gone.map(Change::UserGone).chain(ready.map(Change::HostReady)));
+        changes.extend(freed.iter().map(|(host, at)| Change::HostFreed(*host, *at)));
+        changes.extend(policies_gone.map(Change::PolicyGone));
+        changes.extend(policies.cloned().map(|policy| Change::Policy(Arc::new(policy))));
+        changes
+    }
+}
 
 /// The changes that give every user's name its one form, and what they are, in words.
-pub fn settled_names(records: &Records) -> (Vec<Change>, Vec<String>) {
+fn settled_names(records: &Records) -> (Vec<Change>, Vec<String>) {
     let mut taken: BTreeSet<String> = records.users.iter().map(|user| user.name.to_string()).collect();
     // Who has the right form already keeps it, whoever came first.
     let is_right = |user: &&UserRecord| canonical_login(user.name.as_str()).as_deref() == Some(user.name.as_str());
@@ -57,7 +101,7 @@ pub fn settled_names(records: &Records) -> (Vec<Change>, Vec<String>) {
     }
     renamed.extend(keepers.into_values().filter(|keeper| records.users.iter().all(|user| user != keeper)));
     let nodes = records.nodes.iter().filter_map(|node| Some((node, *moves.get(&node.user?)?)));
-    let nodes = nodes.map(|(node, user)| Change::Node(Arc::new(NodeRecord { user: Some(user), ..node.clone() })));
+    let nodes = nodes.map(|(node, user)| Change::of_node(node, &NodeRecord { user: Some(user), ..node.clone() }));
     let keys = records.keys.iter().filter_map(|key| Some((key, *moves.get(&key.user)?)));
     let keys = keys.map(|(key, user)| Change::Key(KeyRecord { user, ..key.clone() }));
     let changes = nodes.chain(keys).chain(gone).chain(renamed.into_iter().map(Change::User)).collect();

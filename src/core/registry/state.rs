@@ -93,6 +93,14 @@ impl State {
                 }
                 Change::KeyGone(id) => self.directory.remove_key(id),
                 Change::Node(record) => self.put_node(record, now),
+                Change::NodeFields(id, _, fields) => {
+                    if let Some(record) = self.directory.node(id) {
+                        let next = fields.applied_to(record);
+                        self.put_node(Arc::new(next), now);
+                    }
+                }
+                // Whoever reported it knows.
+                Change::NodeReport(_) => {}
                 Change::NodeGone(id) => self.remove_node(id),
                 Change::HostFreed(host, at) => self.directory.free_host(host, at),
                 Change::HostReady(host) => self.directory.give_back_host(host),

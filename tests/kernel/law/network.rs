@@ -286,6 +286,7 @@ fn record(peer: u8, spec: &NodeSpec, created: Timestamp) -> NodeRecord {
         last_seen: Some(created),
         admitted_by: None,
         approved_routes: routes.clone(),
+        version: 0,
         said: Said {
             disco: DiscoPublic::from_bytes([peer + 100; 32]),
             cap: CapabilityVersion::CURRENT,

@@ -104,7 +104,7 @@ fn a_user_whose_nodes_are_tagged_may_go_and_the_nodes_go_on() {
     world.run(decision);
     world.settle();
     let after = Arc::clone(world.state.node(id).unwrap().record);
-    assert_eq!(*after, NodeRecord { user: None, ..(*before).clone() });
+    assert_eq!(*after, NodeRecord { user: None, version: before.version + 1, ..(*before).clone() });
     assert_eq!((world.state.users().count(), world.state.keys().count()), (0, 0));
     assert!(!world.closed.contains(&session), "nobody is cut off");
     assert_eq!(world.state.rights_changed(&before, &after), ["web: user: user 1 before, none from here on"]);

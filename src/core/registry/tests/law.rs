@@ -208,6 +208,7 @@ fn administer(world: &mut World, users: [UserId; 2], happening: Happening) {
 /// The coordinator stops and starts again: streams end, and the records are all that is left.
 fn restart(world: &mut World) {
     let records = Records {
+        revision: 0,
         counters: world.state.directory.counters(),
         users: world.state.users().cloned().collect(),
         keys: world.state.keys().cloned().collect(),

@@ -224,7 +224,7 @@ fn a_node_that_is_moved_is_judged_as_its_new_users_and_keeps_the_rest() {
     world.settle();
     assert_eq!(world.client(session).peers.keys().collect::<Vec<_>>(), [&his]);
     assert_eq!(world.client(session).node.as_ref().unwrap().user, bob);
-    assert_eq!(*after, NodeRecord { user: Some(bob), ..(*before).clone() });
+    assert_eq!(*after, NodeRecord { user: Some(bob), version: before.version + 1, ..(*before).clone() });
     assert_eq!(world.state.rights_changed(&before, &after), ["web: user: ada before, bob from here on"]);
 
     // A machine has one node for each user.

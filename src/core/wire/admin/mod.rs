@@ -3,10 +3,12 @@
 //! `POST /admin` with a [`Request`] answers 200 with a [`Reply`], or another status with a sentence. The command line, the
 //! socket that serves it and whatever else administers speak these words; what they do is decided elsewhere.
 
+mod journal;
 mod policy;
 mod reply;
 mod request;
 
+pub use journal::{JournalQuery, JournalRecord, Named, Selector};
 pub use policy::{PolicyDiffView, PolicyView, RowView, RuleView, WhyView};
 pub use reply::{
     FormerKeyView, GoneView, KeyView, NewKeyView, NodeView, PendingView, Reply, RouteView, ServerKeyView, StatusView,

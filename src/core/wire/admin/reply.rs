@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::journal::JournalRecord;
 use super::policy::{PolicyDiffView, PolicyView, WhyView};
 use crate::types::{
     CapabilityVersion, Fingerprint, IpNet, MachinePublic, NodeId, NodePublic, Role, StableNodeId, Timestamp, UserId,
@@ -30,6 +31,7 @@ pub enum Reply {
     Policies(Vec<PolicyView>),
     PolicyDiff(PolicyDiffView),
     Why(WhyView),
+    Audit(Vec<JournalRecord>),
     /// Something is gone, and its name.
     Gone(GoneView),
 }
@@ -54,7 +56,8 @@ impl Reply {
             | Self::Policy(_)
             | Self::Policies(_)
             | Self::PolicyDiff(_)
-            | Self::Why(_) => &[],
+            | Self::Why(_)
+            | Self::Audit(_) => &[],
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::journal::JournalQuery;
 use crate::types::{Fingerprint, IpNet, Role, Traffic};
 
 /// A request: of the server itself, or of the network that it keeps.
@@ -14,6 +15,8 @@ pub enum Request {
     Status,
     /// The keys by which nodes know the server.
     ServerKey(ServerKeyRequest),
+    /// Who changed what.
+    Audit(JournalQuery),
     /// Users, nodes, keys, routes and the policy.
     Network(NetworkRequest),
 }
