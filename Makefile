@@ -48,6 +48,7 @@ lint: ## check format, lints, the layers of the source tree, and the crates that
 	@tests/vm/setup.sh build lint
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --test '*' -- -D warnings
+	for member in src/*/; do cargo clippy -q -p warren-$$(basename $$member) --all-targets -- -D warnings || exit 1; done
 	cargo test --test tidy
 	cargo deny --locked check bans licenses sources
 	@tests/vm/advisories.sh
