@@ -13,6 +13,7 @@
 //! it can be killed at any moment, and the next one looks, compares, and goes on.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
 pub mod cli;
 pub mod clock;

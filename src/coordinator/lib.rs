@@ -15,6 +15,7 @@
 //! before what it says is on disk, and what strangers may cost is written down in `limits`.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
 mod admin;
 mod backup;

@@ -4,7 +4,7 @@
 //! which module may name which is `tests/tidy.rs`'s.
 
 #![forbid(unsafe_code)]
-#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
 pub mod control;
 pub mod derp;

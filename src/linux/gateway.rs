@@ -9,7 +9,7 @@ use rtnetlink::MulticastGroup;
 
 use warren_core::plan::KernelError;
 
-use super::netlink::RouteSocket;
+use super::netlink::{RouteSocket, first};
 use super::subscription::{Subscription, route_message};
 use super::{Attempt, attempt, link, route};
 
@@ -48,9 +48,9 @@ impl DefaultRoute {
             Err(error) if error.reason.contains("No such file") => Vec::new(),
             other => other?,
         };
-        let defaults = routes.iter().filter_map(|message| match message {
-            RouteNetlinkMessage::NewRoute(message) if is_default(message) => Some(message),
-            _ => None,
+        let defaults = routes.iter().filter_map(|message| {
+            let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+            is_default(message).then_some(message)
         });
         let preferred = defaults.min_by_key(|message| metric_of(message));
         let Some((router, link, source)) = preferred.and_then(read_hop) else { return Ok(None) };
@@ -81,8 +81,8 @@ impl DefaultRoute {
             let RouteNetlinkMessage::NewAddress(message) = message else { return None };
             let address = link::address_of(message).filter(|_| message.header.index == index)?;
             match address.addr() {
-                IpAddr::V4(local) if address.contains(&IpAddr::V4(router)) => Some(local),
-                _ => None,
+                IpAddr::V4(local) => address.contains(&IpAddr::V4(router)).then_some(local),
+                IpAddr::V6(_) => None,
             }
         }))
     }
@@ -94,14 +94,11 @@ fn is_default(message: &RouteMessage) -> bool {
 }
 
 fn metric_of(message: &RouteMessage) -> u32 {
-    let mut metrics = message.attributes.iter().filter_map(|attribute| match attribute {
-        RouteAttribute::Priority(priority) => Some(*priority),
-        _ => None,
-    });
-    metrics.next().unwrap_or_default()
+    first!(message.attributes, RouteAttribute::Priority).copied().unwrap_or_default()
 }
 
 /// Router, link and preferred source of an ordinary route by way of a router; of the first one where there are several.
+#[expect(clippy::wildcard_enum_match_arm, reason = "of a route's many attributes three say where it leads")]
 fn read_hop(message: &RouteMessage) -> Option<(Ipv4Addr, u32, Option<Ipv4Addr>)> {
     if message.header.kind != RouteType::Unicast {
         return None;

@@ -6,6 +6,8 @@
 //! belong to the network namespace of the thread that opens them. An ordinary user needs `CAP_NET_ADMIN`,
 //! ambient, so that the `nft` program, which lists other programs' chains, inherits it.
 
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
+
 mod attributes;
 mod conntrack;
 #[doc(hidden)]
@@ -334,7 +336,11 @@ impl LinuxKernel {
         let socket = &self.route;
         let operation = match step {
             LinkStep::Create => format!("create WireGuard link {}", own::LINK),
-            step => step.to_string(),
+            LinkStep::Delete
+            | LinkStep::SetMtu(_)
+            | LinkStep::SetUp
+            | LinkStep::AddAddress(_)
+            | LinkStep::RemoveAddress(_) => step.to_string(),
         };
         match step {
             LinkStep::Create => {

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use warren_core::plan::{ObservedLink, own};
 use warren_core::types::IpNet;
 
-use super::netlink::{RouteSocket, is_errno, tolerate};
+use super::netlink::{RouteSocket, first, is_errno, tolerate};
 
 /// The link of our name, if there is one.
 pub(super) async fn observe(socket: &RouteSocket) -> io::Result<Option<ObservedLink>> {
@@ -25,7 +25,7 @@ pub(super) async fn observe(socket: &RouteSocket) -> io::Result<Option<ObservedL
         index: message.header.index,
         is_wireguard: is_wireguard(&message),
         up: message.header.flags.contains(LinkFlags::Up),
-        mtu: message.attributes.iter().find_map(mtu_of).unwrap_or_default(),
+        mtu: first!(message.attributes, LinkAttribute::Mtu).copied().unwrap_or_default(),
         addresses: BTreeSet::new(),
     };
     link.addresses = match addresses(socket, link.index).await {
@@ -135,9 +135,9 @@ async fn addresses(socket: &RouteSocket, index: u32) -> io::Result<BTreeSet<IpNe
     let found = socket.dump(RouteNetlinkMessage::GetAddress(question)).await?;
     Ok(found
         .iter()
-        .filter_map(|message| match message {
-            RouteNetlinkMessage::NewAddress(message) if message.header.index == index => address_of(message),
-            _ => None,
+        .filter_map(|message| {
+            let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+            address_of(message).filter(|_| message.header.index == index)
         })
         .filter(|address| !is_link_local(address.addr()))
         .collect())
@@ -145,24 +145,13 @@ async fn addresses(socket: &RouteSocket, index: u32) -> io::Result<BTreeSet<IpNe
 
 /// The address with its prefix length. `IFA_LOCAL` is the address itself where the two differ.
 pub(super) fn address_of(message: &AddressMessage) -> Option<IpNet> {
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
-    });
-    let address = local.or_else(|| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        })
-    })?;
-    IpNet::new(address, message.header.prefix_len).ok()
+    let local = first!(message.attributes, AddressAttribute::Local);
+    let address = local.or_else(|| first!(message.attributes, AddressAttribute::Address))?;
+    IpNet::new(*address, message.header.prefix_len).ok()
 }
 
 pub(super) fn name_of(message: &LinkMessage) -> Option<&str> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.as_str()),
-        _ => None,
-    })
+    first!(message.attributes, LinkAttribute::IfName).map(String::as_str)
 }
 
 pub(super) fn is_link_local(address: IpAddr) -> bool {
@@ -173,17 +162,8 @@ pub(super) fn is_link_local(address: IpAddr) -> bool {
 }
 
 fn is_wireguard(message: &LinkMessage) -> bool {
-    message.attributes.iter().any(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Wireguard)),
-        _ => false,
-    })
-}
-
-fn mtu_of(attribute: &LinkAttribute) -> Option<u32> {
-    match attribute {
-        LinkAttribute::Mtu(mtu) => Some(*mtu),
-        _ => None,
-    }
+    let infos = first!(message.attributes, LinkAttribute::LinkInfo);
+    infos.is_some_and(|infos| infos.contains(&LinkInfo::Kind(InfoKind::Wireguard)))
 }
 
 fn message_for(index: u32) -> LinkMessage {

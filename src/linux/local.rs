@@ -14,7 +14,7 @@ use rtnetlink::MulticastGroup;
 use warren_core::plan::{KernelError, own};
 use warren_core::types::{IpNet, in_overlay};
 
-use super::netlink::{RouteSocket, is_errno};
+use super::netlink::{RouteSocket, first, is_errno};
 use super::subscription::{Subscription, route_message};
 use super::{Attempt, attempt, link, route};
 
@@ -96,10 +96,7 @@ impl LocalNetwork {
         for somewhere in SOMEWHERE {
             let question = RouteNetlinkMessage::GetRoute(route_to(somewhere));
             if let Ok(Some(RouteNetlinkMessage::NewRoute(route))) = self.socket.get(question).await {
-                found.extend(route.attributes.iter().find_map(|attribute| match attribute {
-                    RouteAttribute::Oif(index) => Some(*index),
-                    _ => None,
-                }));
+                found.extend(first!(route.attributes, RouteAttribute::Oif));
             }
         }
         found
@@ -202,14 +199,8 @@ fn usable_link(message: &RouteNetlinkMessage) -> Option<(u32, Link)> {
 
 /// Hardware names no kind. Of those that do, some stand for hardware below them.
 fn is_virtual(message: &LinkMessage) -> bool {
-    let infos = message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
-        _ => None,
-    });
-    let kind = infos.into_iter().flatten().find_map(|info| match info {
-        LinkInfo::Kind(kind) => Some(kind),
-        _ => None,
-    });
+    let infos = first!(message.attributes, LinkAttribute::LinkInfo);
+    let kind = infos.and_then(|infos| first!(infos, LinkInfo::Kind));
     let stands_for_hardware = |kind: &InfoKind| {
         matches!(
             kind,
@@ -233,11 +224,7 @@ fn route_to(address: IpAddr) -> RouteMessage {
 
 fn is_settled(message: &AddressMessage) -> bool {
     let unsettled = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
-    let flags = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Flags(flags) => Some(*flags),
-        _ => None,
-    });
-    match flags {
+    match first!(message.attributes, AddressAttribute::Flags) {
         Some(flags) => !flags.intersects(unsettled),
         None => !message.header.flags.intersects(AddressHeaderFlags::from_bits_retain(unsettled.bits() as u8)),
     }

@@ -16,6 +16,14 @@ use tokio::task::JoinSet;
 /// round takes milliseconds; a host that changes in every one of them deserves an error, not a hot loop.
 pub(super) const DUMP_ATTEMPTS: usize = 8;
 
+/// What the first attribute of a kind holds: `first!(message.attributes, RouteAttribute::Oif)`.
+macro_rules! first {
+    ($attributes:expr, $kind:path) => {
+        $attributes.iter().find_map(|attribute| if let $kind(value) = attribute { Some(value) } else { None })
+    };
+}
+pub(super) use first;
+
 /// An rtnetlink socket in the network namespace of the thread that uses it.
 pub(super) struct RouteSocket {
     conversation: Conversation<rtnetlink::Handle>,
@@ -101,6 +109,7 @@ impl RouteSocket {
     }
 
     /// Says whether something changed meanwhile.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what else netlink may put around a message says nothing here")]
     async fn exchange(
         &self,
         message: RouteNetlinkMessage,

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use warren_core::plan::{Route, RouteTarget, own};
 use warren_core::types::IpNet;
 
-use super::netlink::{RouteSocket, is_errno, tolerate};
+use super::netlink::{RouteSocket, first, is_errno, tolerate};
 
 /// What was found in our places.
 #[derive(Debug, Default)]
@@ -83,11 +83,7 @@ pub(super) async fn remove_strange(socket: &RouteSocket, message: &RouteMessage)
 }
 
 pub(super) fn table_of(message: &RouteMessage) -> u32 {
-    let attribute = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    attribute.unwrap_or(u32::from(message.header.table))
+    first!(message.attributes, RouteAttribute::Table).copied().unwrap_or(u32::from(message.header.table))
 }
 
 pub(super) fn is_our_protocol(message: &RouteMessage) -> bool {
@@ -110,15 +106,16 @@ async fn dump(socket: &RouteSocket, family: AddressFamily, our_table: bool) -> i
     };
     Ok(found
         .into_iter()
-        .filter_map(|message| match message {
-            RouteNetlinkMessage::NewRoute(message) => Some(message),
-            _ => None,
+        .filter_map(|message| {
+            let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+            Some(message)
         })
         .filter(|message| if our_table { table_of(message) == own::ROUTE_TABLE } else { is_our_protocol(message) })
         .collect())
 }
 
 /// A kernel route as ours, or nothing where we would never have made it.
+#[expect(clippy::wildcard_enum_match_arm, reason = "of the kernel's kinds and attributes we make few")]
 fn read(message: &RouteMessage, link: Option<u32>) -> Option<Route> {
     let header = &message.header;
     let target = match header.kind {
@@ -178,18 +175,19 @@ fn write(route: &Route, link: Option<u32>) -> io::Result<RouteMessage> {
     Ok(message)
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "of the system's many address families two are ours")]
 pub(super) fn destination_of(message: &RouteMessage) -> Option<IpNet> {
     let unspecified = match message.header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         _ => return None,
     };
-    let address = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
-        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
-        _ => None,
-    });
-    IpNet::new(address.unwrap_or(unspecified), message.header.destination_prefix_length).ok()
+    let address = match first!(message.attributes, RouteAttribute::Destination) {
+        Some(RouteAddress::Inet(address)) => IpAddr::V4(*address),
+        Some(RouteAddress::Inet6(address)) => IpAddr::V6(*address),
+        _ => unspecified,
+    };
+    IpNet::new(address, message.header.destination_prefix_length).ok()
 }
 
 /// What tells one route from another: these attributes are printed, and sent along when it is deleted.

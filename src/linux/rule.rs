@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use warren_core::plan::{Rule, RuleAction, RulePackets, own};
 use warren_core::types::IpNet;
 
-use super::netlink::{RouteSocket, is_errno, tolerate};
+use super::netlink::{RouteSocket, first, is_errno, tolerate};
 
 /// How the kernel prints "no suppression" in every rule.
 const NO_SUPPRESSION: u32 = u32::MAX;
@@ -120,15 +120,9 @@ fn earlier(message: &RuleMessage) -> Option<Earlier> {
     if !(1..own::RULE_OVERLAY).contains(&priority) {
         return None;
     }
-    let table = message.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    let table = table.unwrap_or(u32::from(header.table));
-    let destination = message.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::Destination(address) => IpNet::new(*address, header.dst_len).ok(),
-        _ => None,
-    });
+    let table = first!(message.attributes, RuleAttribute::Table).copied().unwrap_or(u32::from(header.table));
+    let destination = first!(message.attributes, RuleAttribute::Destination);
+    let destination = destination.and_then(|address| IpNet::new(*address, header.dst_len).ok());
     let is_condition = |attribute: &RuleAttribute| {
         matches!(
             attribute,
@@ -150,14 +144,11 @@ fn earlier(message: &RuleMessage) -> Option<Earlier> {
 }
 
 fn priority_of(message: &RuleMessage) -> u32 {
-    let priority = message.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::Priority(priority) => Some(*priority),
-        _ => None,
-    });
-    priority.unwrap_or_default()
+    first!(message.attributes, RuleAttribute::Priority).copied().unwrap_or_default()
 }
 
 /// A kernel rule as ours, or nothing where we would never have made it.
+#[expect(clippy::wildcard_enum_match_arm, reason = "of the kernel's attributes we set few")]
 fn read(message: &RuleMessage) -> Option<Rule> {
     let header = &message.header;
     let plain = header.action == rule::RuleAction::ToTable

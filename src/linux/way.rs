@@ -10,7 +10,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use warren_core::plan::{Outcome, Way, own};
 
-use super::netlink::RouteSocket;
+use super::netlink::{RouteSocket, first};
 use super::rule::Earlier;
 use super::{link, route};
 
@@ -71,10 +71,7 @@ fn refuses(message: &RouteMessage) -> bool {
 }
 
 fn out_of(message: &RouteMessage) -> Option<u32> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(*index),
-        _ => None,
-    })
+    first!(message.attributes, RouteAttribute::Oif).copied()
 }
 
 async fn name(socket: &RouteSocket, index: u32) -> String {

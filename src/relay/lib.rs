@@ -13,7 +13,7 @@
 //! [`derp::Server`]: warren_core::derp::Server
 
 #![forbid(unsafe_code)]
-#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
 mod acme;
 mod admission;

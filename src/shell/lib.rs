@@ -5,6 +5,7 @@
 //! protocol, may not name each other. Nothing here decides anything.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
 mod certificate_files;
 mod dial;

@@ -121,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for NoiseStream<S> {
         // The bytes are taken either way; a socket that has no room now gets them at the next call.
         match this.poll_drain(context) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            _ => Poll::Ready(Ok(taken.len())),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(taken.len())),
         }
     }
 

@@ -91,7 +91,7 @@ pub(super) fn site(address: IpAddr) -> IpAddr {
             let [a, b, c, d, ..] = v6.segments();
             Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
         }
-        other => other,
+        canonical @ (IpAddr::V4(_) | IpAddr::V6(_)) => canonical,
     }
 }
 

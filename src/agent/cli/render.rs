@@ -99,7 +99,7 @@ fn what_to_do(status: &Status) -> String {
         BackendState::NeedsLogin => format!("Logged out. Log in at: {}", status.auth_url),
         BackendState::NeedsMachineAuth => "The coordinator's admin has yet to approve this machine.".to_owned(),
         BackendState::Stopped => "Stopped; `warren up` comes back.".to_owned(),
-        other => other.to_string(),
+        state @ (BackendState::NoState | BackendState::Starting | BackendState::Running) => state.to_string(),
     }
 }
 
@@ -116,10 +116,8 @@ fn row(peer: &PeerStatus, status: &Status, now: Timestamp, is_self: bool) -> [St
 }
 
 fn own_state(status: &Status) -> String {
-    match status.backend_state {
-        BackendState::Running => "-".to_owned(),
-        other => other.to_string().to_lowercase(),
-    }
+    let state = status.backend_state;
+    if state == BackendState::Running { "-".to_owned() } else { state.to_string().to_lowercase() }
 }
 
 /// How the peer is reached, and how much went through.

@@ -228,8 +228,8 @@ impl ControlIo {
         }
         let connection = match &self.link {
             Link::Up(connection) if over_noise => Some(connection.clone()),
-            _ if over_noise => return,
-            _ => None,
+            Link::Down | Link::Dialling(_) if over_noise => return,
+            Link::Down | Link::Dialling(_) | Link::Up(_) => None,
         };
         let dialler = Arc::clone(&self.dialler);
         self.pings.spawn(async move {

@@ -187,11 +187,10 @@ impl Link {
                 hub.retire(&client);
             }
             *self.node.borrow_mut() = None;
-            let End::Broken(reason) = end else {
-                match end {
-                    End::Redial if self.is_wanted(&hub) => continue,
-                    _ => break,
-                }
+            let reason = match end {
+                End::Broken(reason) => reason,
+                End::Redial if self.is_wanted(&hub) => continue,
+                End::Redial | End::Idle => break,
             };
             tracing::info!(region = %self.region, reason, "the connection to a relay ended");
             hub.tell(PumpNews::Region { region: self.region, state: RegionState::Failed(reason) });

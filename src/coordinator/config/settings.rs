@@ -138,9 +138,13 @@ fn certificate(config: &Config) -> Result<Certificate, ConfigError> {
 }
 
 fn leaves(table: Table, within: &str) -> BTreeMap<String, Value> {
-    let leaves = table.into_iter().flat_map(|(key, value)| match value {
-        Value::Table(section) => leaves(section, &format!("{within}{key}.")),
-        value => BTreeMap::from([(format!("{within}{key}"), value)]),
+    let leaves = table.into_iter().flat_map(|(key, value)| {
+        let key = format!("{within}{key}");
+        if let Value::Table(section) = value {
+            leaves(section, &format!("{key}."))
+        } else {
+            BTreeMap::from([(key, value)])
+        }
     });
     leaves.collect()
 }

@@ -83,6 +83,7 @@ async fn tcp(name: &str, address: SocketAddr, is_running: bool) -> Finding {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "of the system's many errors two have a remedy")]
 fn whose(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => "; `ss -lntup` says who has it",

@@ -436,7 +436,7 @@ impl<S: Store> Ledger<S> {
                 let task = tokio::spawn(work::carry_out(store, work, self.revision));
                 self.store = Place::AtWork { task, purpose: Box::new(purpose), since: now };
             }
-            busy => self.store = busy,
+            busy @ (Place::AtWork { .. } | Place::Moving) => self.store = busy,
         }
     }
 }

@@ -274,12 +274,11 @@ impl Rule {
         message.text(RULE_CHAIN, &self.chain);
         message.nest(RULE_EXPRESSIONS, |list| {
             for expression in &self.expressions {
-                match expression {
-                    Expression::Lookup { set, id: Some(id), key, is_inverted } => {
-                        let id = Some(first_set.wrapping_add(*id));
-                        Expression::Lookup { set: set.clone(), id, key: *key, is_inverted: *is_inverted }.write(list);
-                    }
-                    expression => expression.write(list),
+                if let Expression::Lookup { set, id: Some(id), key, is_inverted } = expression {
+                    let id = Some(first_set.wrapping_add(*id));
+                    Expression::Lookup { set: set.clone(), id, key: *key, is_inverted: *is_inverted }.write(list);
+                } else {
+                    expression.write(list);
                 }
             }
         });

@@ -96,9 +96,9 @@ fn read_options(rules: &[Rule]) -> FirewallOptions {
     let all = || rules.iter().flat_map(|rule| &rule.expressions);
     let counts =
         |reason| all().any(|expression| matches!(expression, Expression::Count { counter } if counter == reason));
-    let group = |expression: &Expression| match expression {
-        Expression::Log { group, .. } => Some(*group),
-        _ => None,
+    let group = |expression: &Expression| {
+        let Expression::Log { group, .. } = expression else { return None };
+        Some(*group)
     };
     FirewallOptions {
         shared_range: !counts(table::DENIED_SPOOFED),
@@ -139,9 +139,9 @@ fn collect_contents(firewall: &mut Firewall, name: &str, contents: Contents) -> 
 /// over here.
 fn collect_rights(firewall: &mut Firewall, rule: &Rule) -> Option<()> {
     let class = class_id(&rule.chain)?;
-    let counter = rule.expressions.iter().find_map(|expression| match expression {
-        Expression::Count { counter } => Some(counter),
-        _ => None,
+    let counter = rule.expressions.iter().find_map(|expression| {
+        let Expression::Count { counter } = expression else { return None };
+        Some(counter)
     });
     let id: RuleId = counter?.strip_prefix("rule_")?.parse().ok()?;
     let [set] = rule.sets.as_slice() else { return None };

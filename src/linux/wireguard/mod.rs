@@ -92,10 +92,10 @@ impl WireguardSocket {
 
     /// Carries out a step about a peer.
     pub(super) async fn apply(&self, key: &NodePublic, step: &PeerStep) -> io::Result<()> {
-        match step {
-            PeerStep::RemoveAllowedIps { allowed_ips, .. } => self.remove_allowed_ips(key, allowed_ips).await,
-            step => self.send(parts(key, step)).await,
+        if let PeerStep::RemoveAllowedIps { allowed_ips, .. } = step {
+            return self.remove_allowed_ips(key, allowed_ips).await;
         }
+        self.send(parts(key, step)).await
     }
 
     /// Carries out steps about peers in few messages. Where that fails, the first ones were carried out, and nobody
@@ -134,6 +134,7 @@ impl WireguardSocket {
     }
 
     /// Reads the device message by message into a value that begins as `start`.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "of netlink's frames and the system's errors few matter here")]
     async fn dump<F, T>(&self, link: &str, start: impl Fn() -> T, read: impl Fn(&mut T, F)) -> io::Result<Option<T>>
     where
         F: GenlFamily + Emitable + ParseableParametrized<[u8], GenlHeader> + std::fmt::Debug + From<WireguardMessage>,
@@ -207,8 +208,5 @@ async fn update(change: DeviceUpdate) -> io::Result<()> {
 }
 
 fn into_io(error: GenetlinkError) -> io::Error {
-    match error {
-        GenetlinkError::NetlinkError(error) => error,
-        error => io::Error::other(error),
-    }
+    if let GenetlinkError::NetlinkError(error) = error { error } else { io::Error::other(error) }
 }

@@ -16,6 +16,8 @@ use netlink_packet_wireguard::{
 use warren_core::plan::{DesiredEndpoint, ObservedDevice, ObservedPeer, Peer, own};
 use warren_core::types::{IpNet, NodePrivate, NodePublic, Timestamp};
 
+use crate::netlink::first;
+
 /// The most allowed IPs in one part: about 24 KB.
 const IPS_PER_PART: usize = 500;
 /// The most bytes of parts in one message, some 200 ordinary peers: a netlink attribute holds at most 64 KiB.
@@ -107,6 +109,7 @@ pub(super) fn remove(key: &NodePublic) -> Vec<WireguardPeer> {
 
 /// Adds one message of a dump to the device. A peer too long for one message goes on in the next, so
 /// peers are merged by key.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library knows more attributes than are read")]
 pub(super) fn read(device: &mut ObservedDevice, message: WireguardMessage) {
     for attribute in message.attributes {
         match attribute {
@@ -125,13 +128,10 @@ pub(super) fn read(device: &mut ObservedDevice, message: WireguardMessage) {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library knows more attributes than are read")]
 fn read_peer(device: &mut ObservedDevice, part: WireguardPeer) {
-    let key = part.0.iter().find_map(|attribute| match attribute {
-        WireguardPeerAttribute::PublicKey(key) => Some(NodePublic::from_bytes(*key)),
-        _ => None,
-    });
-    let Some(key) = key else { return };
-    let peer: &mut ObservedPeer = device.peers.entry(key).or_default();
+    let Some(key) = first!(part.0, WireguardPeerAttribute::PublicKey) else { return };
+    let peer: &mut ObservedPeer = device.peers.entry(NodePublic::from_bytes(*key)).or_default();
     for attribute in part.0 {
         match attribute {
             WireguardPeerAttribute::Endpoint(endpoint) => peer.endpoint = Some(endpoint),
@@ -148,6 +148,7 @@ fn read_peer(device: &mut ObservedDevice, part: WireguardPeer) {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library knows more attributes than are read")]
 fn read_ip(ip: &WireguardAllowedIp) -> Option<IpNet> {
     let (mut address, mut length) = (None, None);
     for attribute in &ip.0 {

@@ -250,7 +250,7 @@ fn joined(pieces: impl Iterator<Item = Piece>) -> VecDeque<Piece> {
     for piece in pieces {
         match piece {
             Piece::Bytes(bytes) if bytes.len() <= SMALL => small.extend_from_slice(&bytes),
-            large => {
+            large @ (Piece::Bytes(_) | Piece::Text(..)) => {
                 if !small.is_empty() {
                     joined.push_back(Piece::Bytes(std::mem::take(&mut small).into()));
                 }

@@ -61,7 +61,7 @@ impl<S: Store> Ledger<S> {
                 for task in std::mem::take(&mut self.waiting) {
                     match task {
                         Task::Command { job, .. } => job.answer(Err(error.clone().into())),
-                        other => self.waiting.push_back(other),
+                        Task::Copy(..) | Task::Read(..) => self.waiting.push_back(task),
                     }
                 }
             }
