@@ -10,7 +10,7 @@ use super::state::{StateDir, StateError};
 use super::{clock, host};
 use warren_core::netcheck::LinkKind;
 use warren_core::node::{FileContent, Networks, StateFile};
-use warren_core::plan::{Action, Change, Figures, Kernel, KernelError, Observed, Way};
+use warren_core::plan::{Action, Change, Figures, Kernel, KernelError, Observed, RouteLookup};
 use warren_core::wire::control::Hostinfo;
 use warren_linux::{LocalAddress, LocalNetwork};
 use warren_shell::vital;
@@ -31,7 +31,7 @@ pub(super) enum FromKernel {
     /// The answer to [`Action::Apply`].
     Applied(Vec<Result<(), KernelError>>),
     /// Where packets to an address go, as asked for.
-    Way(IpAddr, Result<Box<Way>, KernelError>),
+    Lookup(IpAddr, Result<Box<RouteLookup>, KernelError>),
     /// Our table with its counters, as asked for.
     Figures(Result<Box<Figures>, KernelError>),
     /// Something may have changed.
@@ -48,7 +48,7 @@ const ASKED: usize = 256;
 
 /// Channels to the kernel: what to do, that its counters are wanted, and where packets to which address go.
 pub(super) struct ToKernel {
-    pub(super) ways: mpsc::Sender<IpAddr>,
+    pub(super) lookups: mpsc::Sender<IpAddr>,
     pub(super) actions: mpsc::Sender<Action>,
     pub(super) figures: mpsc::Sender<()>,
 }
@@ -57,7 +57,7 @@ pub(super) struct ToKernel {
 pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (ToKernel, mpsc::Receiver<FromKernel>) {
     let (actions_in, mut actions) = mpsc::channel(1);
     let (figures_in, mut figures) = mpsc::channel(1);
-    let (ways_in, mut ways) = mpsc::channel(ASKED);
+    let (lookups_in, mut lookups) = mpsc::channel(ASKED);
     let (out, news) = mpsc::channel(4);
     tokio::spawn(vital("pipe to the kernel", async move {
         loop {
@@ -68,7 +68,7 @@ pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (ToKernel, mp
                     None => return,
                 },
                 Some(()) = figures.recv() => FromKernel::Figures(kernel.figures().await.map(Box::new)),
-                Some(to) = ways.recv() => FromKernel::Way(to, kernel.way(to, false).await.map(Box::new)),
+                Some(to) = lookups.recv() => FromKernel::Lookup(to, kernel.look_up(to, false).await.map(Box::new)),
                 changed = kernel.changed() => FromKernel::Changed(match changed {
                     Ok(change) => change,
                     Err(error) => {
@@ -84,7 +84,7 @@ pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (ToKernel, mp
             }
         }
     }));
-    (ToKernel { actions: actions_in, figures: figures_in, ways: ways_in }, news)
+    (ToKernel { actions: actions_in, figures: figures_in, lookups: lookups_in }, news)
 }
 
 /// Writes and removes files, in the order in which that is asked.

@@ -150,7 +150,7 @@ impl Outward {
                 Effect::Kernel(action) => report(self.kernel.actions.try_send(action), "kernel"),
                 // One that waits already is for all who ask.
                 Effect::Figures => drop(self.kernel.figures.try_send(())),
-                Effect::Way(to) => report(self.kernel.ways.try_send(to), "kernel"),
+                Effect::LookUpRoute(to) => report(self.kernel.lookups.try_send(to), "kernel"),
                 Effect::Save(file, content) => self.save(engine, file, content),
                 Effect::Datagram { to, from, payload } => self.transports.datagram(to, from, &payload),
                 Effect::Pump(command) => self.transports.commands.push(ToPump::Command(command)),
@@ -204,7 +204,7 @@ fn handle_kernel(engine: &mut Engine, news: FromKernel) {
     match news {
         FromKernel::Observed(observed) => engine.handle_observed(observed.map(|observed| *observed), now),
         FromKernel::Applied(results) => engine.handle_steps(results, now),
-        FromKernel::Way(to, way) => engine.handle_way(to, way.map(|way| *way), now),
+        FromKernel::Lookup(to, lookup) => engine.handle_lookup(to, lookup.map(|lookup| *lookup), now),
         FromKernel::Figures(figures) => engine.handle_figures(&figures.map(|figures| *figures), now),
         FromKernel::Changed(change) => engine.handle_kernel_changed(change, now),
     }

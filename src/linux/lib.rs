@@ -16,6 +16,7 @@ mod echo;
 mod gateway;
 mod link;
 mod local;
+mod lookup;
 mod memory;
 mod monitor;
 mod netfilter;
@@ -27,7 +28,6 @@ mod port;
 mod route;
 mod rule;
 mod subscription;
-mod way;
 mod wireguard;
 
 use std::collections::BTreeSet;
@@ -41,7 +41,7 @@ use nix::errno::Errno;
 
 use warren_core::plan::{
     Ability, Change, DeviceStep, Figures, Firewall, FirewallStep, FlowJudge, Kernel, KernelError, LinkStep, Observed,
-    PeerStep, RouteStep, RuleStep, Step, Way, own,
+    PeerStep, RouteLookup, RouteStep, RuleStep, Step, own,
 };
 use warren_core::types::{NodePublic, in_overlay};
 
@@ -168,12 +168,12 @@ impl Kernel for LinuxKernel {
             obstacles,
             strange: routes.strange.into_iter().map(|(text, _)| text).chain(strange_rules).chain(renamed).collect(),
             lacking,
-            ways: Vec::new(),
+            lookups: Vec::new(),
         };
         let named = rules.earlier.iter().filter_map(|rule| rule.destination).map(|net| net.network());
         let packets = observed.questions(named);
-        let ways = way::ask_all(&self.route, packets, self.link, &rules.earlier);
-        observed.ways = attempt("ask where packets go", ways).await?;
+        let lookups = lookup::ask_all(&self.route, packets, self.link, &rules.earlier);
+        observed.lookups = attempt("ask where packets go", lookups).await?;
         Ok(observed)
     }
 
@@ -218,10 +218,10 @@ impl Kernel for LinuxKernel {
         self.nftables.figures().await
     }
 
-    async fn way(&mut self, to: IpAddr, marked: bool) -> Result<Way, KernelError> {
+    async fn look_up(&mut self, to: IpAddr, marked: bool) -> Result<RouteLookup, KernelError> {
         let rules = attempt("read policy rules", rule::observe(&self.route)).await?;
-        let way = way::ask(&self.route, to, marked, self.link, &rules.earlier);
-        attempt(&format!("ask where packets to {to} go"), way).await
+        let lookup = lookup::ask(&self.route, to, marked, self.link, &rules.earlier);
+        attempt(&format!("ask where packets to {to} go"), lookup).await
     }
 
     /// May be dropped at any time.

@@ -13,7 +13,7 @@ use warren_agent::cli::Client;
 use warren_agent::local_api::{self, Operators};
 use warren_agent::{Network, Parts, StateDir, load, run};
 use warren_core::node::{Networks, Settings, StateFile};
-use warren_core::plan::{Change, Figures, Kernel, KernelError, ModelKernel, Observed, Step, Way};
+use warren_core::plan::{Change, Figures, Kernel, KernelError, ModelKernel, Observed, RouteLookup, Step};
 use warren_core::types::{IpNet, MachinePrivate, NodePrivate, NodePublic};
 use warren_core::wire::control::{MapResponse, Node, UserProfile, match_all};
 use warren_core::wire::local::{BackendState, Prefs, Status};
@@ -55,7 +55,7 @@ impl SharedKernel {
 
     /// A rule of another program sends packets to these destinations elsewhere, or none does.
     pub fn lead_astray(&self, destinations: &[&str]) {
-        self.model.lock().unwrap().astray = destinations.iter().map(|net| net.parse().unwrap()).collect();
+        self.model.lock().unwrap().misrouted = destinations.iter().map(|net| net.parse().unwrap()).collect();
         self.changed.notify_one();
     }
 
@@ -70,8 +70,8 @@ impl Kernel for SharedKernel {
         Ok(self.model.lock().unwrap().seen())
     }
 
-    async fn way(&mut self, to: IpAddr, marked: bool) -> Result<Way, KernelError> {
-        Ok(self.model.lock().unwrap().way_of(to, marked))
+    async fn look_up(&mut self, to: IpAddr, marked: bool) -> Result<RouteLookup, KernelError> {
+        Ok(self.model.lock().unwrap().lookup_of(to, marked))
     }
 
     async fn apply(&mut self, step: &Step) -> Result<(), KernelError> {

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use warren_core::plan::{
-    Admit, Class, ClassId, Desired, DesiredEndpoint, Firewall, Kernel, Outcome, Peer, PortRange, Protocol, RuleId, Way,
-    own,
+    Admit, Class, ClassId, Desired, DesiredEndpoint, Egress, Firewall, Kernel, Peer, PortRange, Protocol, RouteLookup,
+    RuleId, own,
 };
 use warren_core::types::{IpNet, NodePublic};
 use warren_linux::LinuxKernel;
@@ -101,17 +101,26 @@ fn what_is_led_astray_is_seen_and_does_not_leave_in_clear() {
         let mut kernel = LinuxKernel::new().unwrap();
         let wish = net.wish(policy());
         converge(&mut kernel, &wish).await;
-        let told =
-            |ways: &[Way]| ways.iter().filter_map(|way| way.astray(&wish)).map(|a| a.to_string()).collect::<Vec<_>>();
+        let told = |lookups: &[RouteLookup]| {
+            lookups.iter().filter_map(|lookup| lookup.misroute(&wish)).map(|m| m.to_string()).collect::<Vec<_>>()
+        };
         let seen = observe(&mut kernel).await;
-        assert_eq!(told(&seen.ways), [""; 0]);
-        assert!(seen.ways.iter().any(|way| way.outcome == Outcome::Tunnel && !way.marked), "{:?}", seen.ways);
-        assert!(seen.ways.iter().any(|way| way.outcome != Outcome::Tunnel && way.marked), "{:?}", seen.ways);
+        assert_eq!(told(&seen.lookups), [""; 0]);
+        assert!(
+            seen.lookups.iter().any(|lookup| lookup.egress == Egress::Tunnel && !lookup.marked),
+            "{:?}",
+            seen.lookups
+        );
+        assert!(
+            seen.lookups.iter().any(|lookup| lookup.egress != Egress::Tunnel && lookup.marked),
+            "{:?}",
+            seen.lookups
+        );
 
         sh("ip route add default via 192.0.2.2 table 100 && ip rule add pref 1000 lookup 100");
         sh("ip -6 rule add pref 1001 unreachable");
         let seen = observe(&mut kernel).await;
-        let told = told(&seen.ways).join("\n");
+        let told = told(&seen.lookups).join("\n");
         assert!(told.contains(&format!("packets to {PEER} are sent to wan and not into the tunnel")), "{told}");
         assert!(
             told.contains("rule 1000 of another program is asked before ours and sends them to table 100"),
@@ -132,12 +141,15 @@ fn what_is_led_astray_is_seen_and_does_not_leave_in_clear() {
         assert!(!way.contains("dev warren0"), "{way}");
 
         sh("ip rule add pref 1000 lookup 100");
-        let ways = kernel.observe().await.unwrap().ways;
-        let told = ways.iter().filter_map(|way| way.astray(&wish)).map(|astray| astray.to_string());
+        let lookups = kernel.observe().await.unwrap().lookups;
+        let told = lookups.iter().filter_map(|lookup| lookup.misroute(&wish)).map(|misroute| misroute.to_string());
         let commands: BTreeSet<String> = told.map(|text| text.split('`').nth(1).unwrap().to_owned()).collect();
         commands.iter().for_each(|command| _ = sh(command));
-        let left = observe(&mut kernel).await.ways;
-        assert!(left.iter().all(|way| way.astray(&wish).is_none()), "the command that is told mends it: {left:?}");
+        let left = observe(&mut kernel).await.lookups;
+        assert!(
+            left.iter().all(|lookup| lookup.misroute(&wish).is_none()),
+            "the command that is told mends it: {left:?}"
+        );
     });
 }
 

@@ -10,8 +10,8 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde_json::{Value, json};
 use warren_core::plan::{
-    Ability, Class, ClassId, Desired, DesiredEndpoint, Device, Firewall, Kernel, LinkStep, ModelKernel, Observed,
-    ObservedFirewall, Outcome, Peer, PeerStep, Route, RouteStep, RouteTarget, Rule, RuleAction, RulePackets, Step,
+    Ability, Class, ClassId, Desired, DesiredEndpoint, Device, Egress, Firewall, Kernel, LinkStep, ModelKernel,
+    Observed, ObservedFirewall, Peer, PeerStep, Route, RouteStep, RouteTarget, Rule, RuleAction, RulePackets, Step,
     diff, own,
 };
 use warren_core::types::IpNet;
@@ -118,7 +118,7 @@ fn the_model_and_the_real_kernel_agree_after_the_same_random_plans() {
                 assert_eq!(real.is_ok(), modelled.is_ok(), "{step:?}: {real:?} {modelled:?}");
             }
             let (real, modelled) = (comparable(observe(&mut kernel).await), comparable(model.seen()));
-            led += real.ways.iter().filter(|way| way.outcome == Outcome::Tunnel).count();
+            led += real.lookups.iter().filter(|lookup| lookup.egress == Egress::Tunnel).count();
             assert_eq!(real, modelled, "{plan}");
             assert!(diff(&wish, &model.state).is_empty());
         }
@@ -298,9 +298,9 @@ fn without_ours(mut all: BTreeMap<&'static str, Value>) -> BTreeMap<&'static str
 /// Without what only the kernel can know: its number for the link, and what it sent by itself.
 fn comparable(mut observed: Observed) -> Observed {
     // What stands for a default route is an address of the host itself, which the table of those decides.
-    observed.ways.retain(|way| !way.to.is_loopback() && way.to != std::net::Ipv4Addr::new(0, 0, 0, 1));
-    for way in &mut observed.ways {
-        if let Outcome::Refused { error, .. } = &mut way.outcome {
+    observed.lookups.retain(|lookup| !lookup.to.is_loopback() && lookup.to != std::net::Ipv4Addr::new(0, 0, 0, 1));
+    for lookup in &mut observed.lookups {
+        if let Egress::Refused { error, .. } = &mut lookup.egress {
             // Each family has its own words.
             error.clear();
         }

@@ -22,7 +22,7 @@ impl Kernel for Panicking {
         panic!("as a test wants it")
     }
 
-    async fn way(&mut self, _: std::net::IpAddr, _: bool) -> Result<warren_core::plan::Way, KernelError> {
+    async fn look_up(&mut self, _: std::net::IpAddr, _: bool) -> Result<warren_core::plan::RouteLookup, KernelError> {
         std::future::pending().await
     }
 

@@ -71,7 +71,7 @@ pub enum Effect {
     /// Ask the kernel what our table holds and has counted.
     Figures,
     /// Ask the kernel where packets to this address go.
-    Way(IpAddr),
+    LookUpRoute(IpAddr),
     /// Write a file, or remove it where there is no content. Files are written in the order of these.
     Save(StateFile, Option<FileContent>),
     /// Send a datagram from WireGuard's port.

@@ -13,7 +13,7 @@
 //!   handle_datagram, handle_pump ─> path::Book, netcheck::Netcheck ─┘              │                     │
 //!   handle_observed, handle_steps (kernel) ────────────────────────────────────────┴─────────────────────┤
 //!                                                                                                        v
-//!   poll_effect: Answer, Watch, Notice | Connect, Transmit | Save | Datagram, Pump, Counters, Netcheck, Echo | Kernel, Figures, Way
+//!   poll_effect: Answer, Watch, Notice | Connect, Transmit | Save | Datagram, Pump, Counters, Netcheck, Echo | Kernel, Figures, LookUpRoute
 //! ```
 
 mod answer;

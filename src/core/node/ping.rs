@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Answer, CallId, Effect, Engine, Now};
 use crate::netmap::Peer;
 use crate::path::Target;
-use crate::plan::Astray;
+use crate::plan::Misroute;
 use crate::types::{IpNet, Limit};
 use crate::wire::local::{PingKind, PingReply};
 
@@ -55,7 +55,7 @@ impl Engine {
         let waiting = Waiting { until: now.tick + PATIENCE, asked, astray: self.seen_astray(address) };
         self.pings.waiting.insert(id, waiting);
         // A probe goes round the host's routing, so an answer says nothing of it.
-        self.effects.push_back(Effect::Way(address));
+        self.effects.push_back(Effect::LookUpRoute(address));
         match kind {
             PingKind::Icmp => self.effects.push_back(Effect::Echo(id, address)),
             PingKind::Disco => self.book.handle_ping(&peer, id.0, now.tick),
@@ -81,7 +81,7 @@ impl Engine {
     }
 
     /// Where packets to an address go, as far as it is another way than it should be.
-    pub(super) fn note_way(&mut self, to: IpAddr, fault: Option<&Astray>) {
+    pub(super) fn note_lookup(&mut self, to: IpAddr, fault: Option<&Misroute>) {
         let to = to.to_string();
         for waiting in self.pings.waiting.values_mut().filter(|waiting| waiting.asked.ip == to) {
             waiting.astray = fault.map(ToString::to_string);
@@ -89,8 +89,12 @@ impl Engine {
     }
 
     fn seen_astray(&self, address: IpAddr) -> Option<String> {
-        let astray = self.reconciler.astray().into_iter().find(|astray| astray.way.to == address && !astray.way.marked);
-        astray.map(|astray| astray.to_string())
+        let astray = self
+            .reconciler
+            .misroutes()
+            .into_iter()
+            .find(|misroute| misroute.lookup.to == address && !misroute.lookup.marked);
+        astray.map(|misroute| misroute.to_string())
     }
 
     fn end_ping(&mut self, id: CallId, result: Result<(Option<Target>, Duration), String>) {

@@ -8,8 +8,8 @@ use super::calls::{Awaited, TableQuestion};
 use super::{Answer, CallId, Effect, Engine, Now, Refusal, Timestamp};
 use crate::netmap::{PacketFilter, Peer};
 use crate::plan::{
-    Admit, Astray, Count, Denied, Figures, Firewall, KernelError, ObservedFirewall, Packet, Protocol, RuleId, Way,
-    rights_of, rules_naming,
+    Admit, Count, Denied, Figures, Firewall, KernelError, Misroute, ObservedFirewall, Packet, Protocol, RouteLookup,
+    RuleId, rights_of, rules_naming,
 };
 use crate::types::{IpNet, is_default_route};
 use crate::wire::control::RuleOrigin;
@@ -61,26 +61,26 @@ impl Engine {
         match self.ends(&question) {
             Ok((source, destination)) if source.is_ours && destination.peer.is_some() => {
                 self.calls.wait(id, Awaited::WayTo(destination.address, question), None);
-                self.effects.push_back(Effect::Way(destination.address));
+                self.effects.push_back(Effect::LookUpRoute(destination.address));
             }
             _ => self.ask_table(id, TableQuestion::Why(question)),
         }
     }
 
     /// The kernel told where packets to an address go.
-    pub fn handle_way(&mut self, to: IpAddr, way: Result<Way, KernelError>, now: Now) {
-        let fault = way.as_ref().ok().and_then(|way| self.astray(way));
-        self.note_way(to, fault.as_ref());
+    pub fn handle_lookup(&mut self, to: IpAddr, lookup: Result<RouteLookup, KernelError>, now: Now) {
+        let fault = lookup.as_ref().ok().and_then(|lookup| self.misroute(lookup));
+        self.note_lookup(to, fault.as_ref());
         let of_address = |awaited: &Awaited| {
             let Awaited::WayTo(address, question) = awaited else { return None };
             (*address == to).then(|| question.clone())
         };
         for (id, question) in self.calls.take(of_address) {
             let answer = self.why(&question, &Figures::default(), now).map(|mut answer| {
-                (answer.kernel, answer.kernel_agrees) = match (&way, &fault) {
+                (answer.kernel, answer.kernel_agrees) = match (&lookup, &fault) {
                     (Err(error), _) => (error.to_string(), false),
                     (Ok(_), Some(fault)) => (fault.to_string(), false),
-                    (Ok(way), None) => (format!("sends it {}, unfiltered", way.outcome), true),
+                    (Ok(lookup), None) => (format!("sends it {}, unfiltered", lookup.egress), true),
                 };
                 Answer::json(&answer)
             });
@@ -89,8 +89,8 @@ impl Engine {
     }
 
     /// Whether a way is another than is wished for.
-    fn astray(&self, way: &Way) -> Option<Astray> {
-        self.reconciler.desired().and_then(|desired| way.astray(desired))
+    fn misroute(&self, lookup: &RouteLookup) -> Option<Misroute> {
+        self.reconciler.desired().and_then(|desired| lookup.misroute(desired))
     }
 
     /// The kernel told what our table holds.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{Engine, Now, Timestamp};
 use crate::control::ServerUrl;
-use crate::plan::{self, Ability, Desired, Host, Obstacle, Trouble, Way};
+use crate::plan::{self, Ability, Desired, Host, Obstacle, RouteLookup, Trouble};
 use crate::types::{IpNet, NodePrivate, in_overlay};
 use crate::wire::control::Hostinfo;
 use crate::wire::local::Severity;
@@ -138,9 +138,9 @@ impl Engine {
         self.health.set_kind("ability", Severity::Medium, lacking, now.wall);
         // While a plan is under way nothing is known of where it leads.
         if self.reconciler.is_settled() {
-            let astray = self.reconciler.astray();
-            let astray = astray.iter().map(|astray| (object_of_way(&astray.way), astray.to_string()));
-            self.health.set_kind("astray", Severity::High, astray, now.wall);
+            let misroutes = self.reconciler.misroutes();
+            let misroutes = misroutes.iter().map(|misroute| (object_of_lookup(&misroute.lookup), misroute.to_string()));
+            self.health.set_kind("astray", Severity::High, misroutes, now.wall);
         }
         let obstacles = self.reconciler.observed().into_iter().flat_map(|observed| &observed.obstacles);
         let obstacles = obstacles.map(|obstacle| {
@@ -225,8 +225,8 @@ fn kind_of(trouble: &Trouble) -> &'static str {
     }
 }
 
-fn object_of_way(way: &Way) -> String {
-    format!("{}{}", way.to, if way.marked { ", marked" } else { "" })
+fn object_of_lookup(lookup: &RouteLookup) -> String {
+    format!("{}{}", lookup.to, if lookup.marked { ", marked" } else { "" })
 }
 
 fn object_of(trouble: &Trouble) -> String {

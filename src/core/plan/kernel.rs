@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
-use super::{Figures, Observed, Step, Way};
+use super::{Figures, Observed, RouteLookup, Step};
 
 /// A kernel operation failed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -49,7 +49,7 @@ pub trait Kernel {
     /// Our table as it is at this moment, with its counters.
     fn figures(&mut self) -> impl Future<Output = Result<Figures, KernelError>> + Send;
     /// Where a packet would go, marked as our own outer packets are or not.
-    fn way(&mut self, to: IpAddr, marked: bool) -> impl Future<Output = Result<Way, KernelError>> + Send;
+    fn look_up(&mut self, to: IpAddr, marked: bool) -> impl Future<Output = Result<RouteLookup, KernelError>> + Send;
     /// Waits until something may have changed. Which thing is not told: look at everything.
     fn changed(&mut self) -> impl Future<Output = Result<Change, KernelError>> + Send;
 }

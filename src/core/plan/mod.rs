@@ -21,6 +21,7 @@ mod flows;
 mod from_map;
 mod handover;
 mod kernel;
+mod lookup;
 mod model;
 mod observed;
 mod planner;
@@ -30,7 +31,6 @@ mod reconciler;
 mod served;
 mod step;
 mod union;
-mod way;
 
 pub use ability::Ability;
 pub use desired::{Desired, DesiredEndpoint, Device, Peer, Route, RouteTarget, Rule, RuleAction, RulePackets};
@@ -42,6 +42,7 @@ pub use firewall::{
 };
 pub use flows::FlowJudge;
 pub use kernel::{Change, Kernel, KernelError};
+pub use lookup::{Egress, Misroute, RouteLookup};
 pub use model::ModelKernel;
 pub use observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer, Obstacle};
 pub use planner::{Derived, Planner, desired};
@@ -50,4 +51,3 @@ pub use probes::Probes;
 pub use reconciler::{Action, Event, Reconciler, Trouble};
 pub use served::Served;
 pub use step::{DeviceStep, FirewallStep, LinkStep, PeerStep, Plan, RouteStep, RuleStep, Step};
-pub use way::{Astray, Outcome, Way};

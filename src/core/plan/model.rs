@@ -12,10 +12,10 @@ use super::desired::{DesiredEndpoint, Peer, Route, RouteTarget, Rule, RuleAction
 use super::explain::Figures;
 use super::firewall::Packet;
 use super::kernel::{Change, Kernel, KernelError};
+use super::lookup::{Egress, RouteLookup};
 use super::observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer};
 use super::own;
 use super::step::{DeviceStep, FirewallStep, LinkStep, PeerStep, RouteStep, RuleStep, Step};
-use super::way::{Outcome, Way};
 
 /// The MTU of a new WireGuard link.
 const DEFAULT_MTU: u32 = 1420;
@@ -28,7 +28,7 @@ pub struct ModelKernel {
     /// Flows that peers opened and that go on, by the packet that opened each.
     pub flows: BTreeSet<Packet>,
     /// Destinations that a rule of another program sends elsewhere before ours is asked.
-    pub astray: BTreeSet<IpNet>,
+    pub misrouted: BTreeSet<IpNet>,
     /// Links made so far, which numbers the next one.
     links: u32,
 }
@@ -175,15 +175,15 @@ impl ModelKernel {
 
     /// All that a look finds.
     pub fn seen(&self) -> Observed {
-        let packets = self.state.questions(self.astray.iter().map(IpNet::network));
-        let ways = packets.into_iter().map(|(to, marked)| self.way_of(to, marked)).collect();
-        Observed { ways, ..self.state.clone() }
+        let packets = self.state.questions(self.misrouted.iter().map(IpNet::network));
+        let lookups = packets.into_iter().map(|(to, marked)| self.lookup_of(to, marked)).collect();
+        Observed { lookups, ..self.state.clone() }
     }
 
     /// Where a packet would go: rules are asked in their order, and a table without an answer leaves it to the next. The
     /// host's own table has a default route.
-    pub fn way_of(&self, to: IpAddr, marked: bool) -> Way {
-        let elsewhere = |table, rule| Outcome::Elsewhere { link: "eth0".to_owned(), table, rule };
+    pub fn lookup_of(&self, to: IpAddr, marked: bool) -> RouteLookup {
+        let elsewhere = |table, rule| Egress::Elsewhere { link: "eth0".to_owned(), table, rule };
         let mut rules: Vec<&Rule> = self.state.rules.iter().filter(|rule| rule.ipv6 == to.is_ipv6()).collect();
         rules.sort_by_key(|rule| rule.priority);
         let mark = if marked { own::MARK_BYPASS } else { 0 };
@@ -192,20 +192,20 @@ impl ModelKernel {
                 RuleAction::Main => Some(elsewhere(254, None)),
                 RuleAction::Ours => self.answer_of_ours(to),
             });
-        let outcome = match self.astray.iter().any(|net| net.contains(&to)) {
+        let egress = match self.misrouted.iter().any(|net| net.contains(&to)) {
             true => elsewhere(100, Some(1_000)),
             false => answers.next().unwrap_or_else(|| elsewhere(254, None)),
         };
-        Way { to, marked, outcome }
+        RouteLookup { to, marked, egress }
     }
 
     /// What our table says of an address, if anything.
-    fn answer_of_ours(&self, to: IpAddr) -> Option<Outcome> {
+    fn answer_of_ours(&self, to: IpAddr) -> Option<Egress> {
         let around = self.state.routes.iter().filter(|route| route.destination.contains(&to));
         let route = around.min_by_key(|route| (u8::MAX - route.destination.prefix_len(), route.metric))?;
         match route.target {
-            RouteTarget::Tunnel => Some(Outcome::Tunnel),
-            RouteTarget::Unreachable => Some(Outcome::Refused { error: "No route to host".to_owned(), rule: None }),
+            RouteTarget::Tunnel => Some(Egress::Tunnel),
+            RouteTarget::Unreachable => Some(Egress::Refused { error: "No route to host".to_owned(), rule: None }),
             RouteTarget::Throw => None,
         }
     }
@@ -350,8 +350,8 @@ impl Kernel for ModelKernel {
         ready(Ok(Figures { firewall: self.state.firewall.clone(), ..Figures::default() }))
     }
 
-    fn way(&mut self, to: IpAddr, marked: bool) -> impl Future<Output = Result<Way, KernelError>> + Send {
-        ready(Ok(self.way_of(to, marked)))
+    fn look_up(&mut self, to: IpAddr, marked: bool) -> impl Future<Output = Result<RouteLookup, KernelError>> + Send {
+        ready(Ok(self.lookup_of(to, marked)))
     }
 
     /// A value never changes by itself.

@@ -9,7 +9,7 @@ use crate::types::{IpNet, NodePrivate, NodePublic, Timestamp, in_overlay};
 use super::ability::Ability;
 use super::desired::{Route, RouteTarget, Rule};
 use super::firewall::Firewall;
-use super::way::Way;
+use super::lookup::RouteLookup;
 
 /// Addresses asked about in one look, beside one of each family: each is a question to the kernel, and one rule leads
 /// most of them astray or none.
@@ -38,7 +38,7 @@ pub struct Observed {
     pub lacking: BTreeSet<Ability>,
     /// Where packets go that stand for the rest. Nothing is done about it, and a look that finds nothing of ours asks
     /// about none.
-    pub ways: Vec<Way>,
+    pub lookups: Vec<RouteLookup>,
 }
 
 impl Observed {

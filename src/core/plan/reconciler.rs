@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use super::desired::Desired;
 use super::kernel::KernelError;
+use super::lookup::Misroute;
 use super::observed::{Observed, ObservedFirewall};
 use super::step::{DeviceStep, FirewallStep, LinkStep, PeerStep, Plan, RuleStep, Step};
-use super::way::Astray;
 use super::{diff, own};
 
 /// How long to gather notices of change before looking: one `ip` or `nft` command makes several.
@@ -335,12 +335,12 @@ impl Reconciler {
     }
 
     /// What goes another way than is wished for, though all of ours is in its place.
-    pub fn astray(&self) -> Vec<Astray> {
+    pub fn misroutes(&self) -> Vec<Misroute> {
         let (Some(desired), Some(observed)) = (&self.desired, &self.observed) else { return Vec::new() };
         if !self.settled {
             return Vec::new();
         }
-        observed.ways.iter().filter_map(|way| way.astray(desired)).collect()
+        observed.lookups.iter().filter_map(|lookup| lookup.misroute(desired)).collect()
     }
 
     /// What is wrong for longer than a moment.

@@ -302,7 +302,7 @@ impl World {
             | Effect::Notice(_)
             | Effect::Connect { .. }
             | Effect::Figures
-            | Effect::Way(_)
+            | Effect::LookUpRoute(_)
             | Effect::Counters
             | Effect::GiveBackMemory
             | Effect::Echo(..) => {}

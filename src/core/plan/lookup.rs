@@ -9,32 +9,32 @@ use std::net::IpAddr;
 use super::desired::{Desired, RouteTarget};
 use super::own;
 
-/// What routing makes of a packet.
+/// What the kernel's routing, asked as `ip route get` does, makes of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Way {
+pub struct RouteLookup {
     /// Where it is to go.
     pub to: IpAddr,
     /// Whether it carries the mark of our own outer packets.
     pub marked: bool,
-    /// Which way it takes.
-    pub outcome: Outcome,
+    /// Where it leaves.
+    pub egress: Egress,
 }
 
-/// Which way a packet takes.
+/// Where a packet leaves this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Into the tunnel.
+pub enum Egress {
+    /// By our own link.
     Tunnel,
-    /// Out by another link.
+    /// By another link.
     Elsewhere {
-        /// Its name.
+        /// The link's name.
         link: String,
-        /// The table that says so.
+        /// The number of the table that says so.
         table: u32,
         /// The priority of the rule of another program that asks this table before ours is asked.
         rule: Option<u32>,
     },
-    /// It is refused.
+    /// Nowhere: routing refuses it.
     Refused {
         /// What the kernel said.
         error: String,
@@ -43,32 +43,32 @@ pub enum Outcome {
     },
 }
 
-/// A way that is not the one that is wished for. Displays as a sentence that says what to do.
+/// A packet that leaves elsewhere than it is desired to. Displays as a sentence that says what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Astray {
-    /// The way.
-    pub way: Way,
+pub struct Misroute {
+    /// What the kernel said.
+    pub lookup: RouteLookup,
     /// Whether our firewall keeps the packet from leaving in clear.
     pub guarded: bool,
 }
 
-impl Way {
-    /// Compares the way with the wish.
-    pub fn astray(&self, wish: &Desired) -> Option<Astray> {
-        let around = wish.routes.iter().filter(|route| route.destination.contains(&self.to));
+impl RouteLookup {
+    /// Compares the answer with what is desired.
+    pub fn misroute(&self, desired: &Desired) -> Option<Misroute> {
+        let around = desired.routes.iter().filter(|route| route.destination.contains(&self.to));
         let route = around.min_by_key(|route| (u8::MAX - route.destination.prefix_len(), route.metric))?;
-        let is_right = match (&self.outcome, route.target, self.marked) {
-            (Outcome::Tunnel, _, marked) => !marked,
-            (Outcome::Elsewhere { .. } | Outcome::Refused { .. }, _, true) => true,
-            (Outcome::Elsewhere { .. }, target, false) => target == RouteTarget::Throw,
-            (Outcome::Refused { .. }, target, false) => target != RouteTarget::Tunnel,
+        let is_right = match (&self.egress, route.target, self.marked) {
+            (Egress::Tunnel, _, marked) => !marked,
+            (Egress::Elsewhere { .. } | Egress::Refused { .. }, _, true) => true,
+            (Egress::Elsewhere { .. }, target, false) => target == RouteTarget::Throw,
+            (Egress::Refused { .. }, target, false) => target != RouteTarget::Tunnel,
         };
-        let guards = wish.firewall.as_ref().is_some_and(|firewall| firewall.guards(self.to));
-        (!is_right).then(|| Astray { way: self.clone(), guarded: guards })
+        let guards = desired.firewall.as_ref().is_some_and(|firewall| firewall.guards(self.to));
+        (!is_right).then(|| Misroute { lookup: self.clone(), guarded: guards })
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for Egress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tunnel => write!(f, "into {}", own::LINK),
@@ -78,12 +78,12 @@ impl fmt::Display for Outcome {
     }
 }
 
-impl fmt::Display for Astray {
+impl fmt::Display for Misroute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Way { to, marked, outcome } = &self.way;
+        let RouteLookup { to, marked, egress } = &self.lookup;
         let ip = if to.is_ipv4() { "ip" } else { "ip -6" };
-        match outcome {
-            Outcome::Tunnel => {
+        match egress {
+            Egress::Tunnel => {
                 return write!(
                     f,
                     "the tunnel's own packets to {to} would go into the tunnel again: a rule of another program sends marked \
@@ -91,18 +91,18 @@ impl fmt::Display for Astray {
                     own::ROUTE_TABLE
                 );
             }
-            Outcome::Elsewhere { link, .. } if self.guarded => {
+            Egress::Elsewhere { link, .. } if self.guarded => {
                 write!(f, "packets to {to} are sent to {link} and not into the tunnel, so the firewall drops them")?;
             }
-            Outcome::Elsewhere { link, .. } => {
+            Egress::Elsewhere { link, .. } => {
                 write!(f, "packets to {to} leave by {link}, in clear, and not by the tunnel")?
             }
-            Outcome::Refused { error, .. } => write!(f, "packets to {to} do not get into the tunnel: {error}")?,
+            Egress::Refused { error, .. } => write!(f, "packets to {to} do not get into the tunnel: {error}")?,
         }
-        let (rule, table) = match outcome {
-            Outcome::Elsewhere { rule, table, .. } => (*rule, Some(*table)),
-            Outcome::Refused { rule, .. } => (*rule, None),
-            Outcome::Tunnel => (None, None),
+        let (rule, table) = match egress {
+            Egress::Elsewhere { rule, table, .. } => (*rule, Some(*table)),
+            Egress::Refused { rule, .. } => (*rule, None),
+            Egress::Tunnel => (None, None),
         };
         let mark = if *marked { own::MARK_BYPASS } else { 0 };
         match (rule, table) {
@@ -147,27 +147,27 @@ mod tests {
         }
     }
 
-    fn told(to: &str, marked: bool, outcome: Outcome) -> Option<String> {
-        Way { to: to.parse().unwrap(), marked, outcome }.astray(&wish()).map(|astray| astray.to_string())
+    fn told(to: &str, marked: bool, egress: Egress) -> Option<String> {
+        RouteLookup { to: to.parse().unwrap(), marked, egress }.misroute(&wish()).map(|misroute| misroute.to_string())
     }
 
-    fn elsewhere(rule: Option<u32>) -> Outcome {
-        Outcome::Elsewhere { link: "eth0".to_owned(), table: 100, rule }
+    fn elsewhere(rule: Option<u32>) -> Egress {
+        Egress::Elsewhere { link: "eth0".to_owned(), table: 100, rule }
     }
 
     #[test]
     fn the_way_that_is_wished_for_is_no_fault() {
-        let refused = || Outcome::Refused { error: "No route to host".to_owned(), rule: None };
-        for (to, marked, outcome) in [
-            ("100.64.0.2", false, Outcome::Tunnel),
-            ("10.2.0.1", false, Outcome::Tunnel),
+        let refused = || Egress::Refused { error: "No route to host".to_owned(), rule: None };
+        for (to, marked, egress) in [
+            ("100.64.0.2", false, Egress::Tunnel),
+            ("10.2.0.1", false, Egress::Tunnel),
             ("100.64.0.2", true, elsewhere(None)),
             ("100.64.0.2", true, refused()),
             ("100.100.0.7", false, elsewhere(None)),
             ("fd7a:115c:a1e0::2", false, refused()),
             ("192.0.2.1", false, elsewhere(None)),
         ] {
-            assert_eq!(told(to, marked, outcome), None, "{to} {marked}");
+            assert_eq!(told(to, marked, egress), None, "{to} {marked}");
         }
     }
 
@@ -185,7 +185,7 @@ mod tests {
              before ours and sends them to table 100. Let ours come first: `ip rule add pref 999 not fwmark 0x5000000 \
              lookup 22337`"
         );
-        let refused = Outcome::Refused { error: "No route to host".to_owned(), rule: Some(7) };
+        let refused = Egress::Refused { error: "No route to host".to_owned(), rule: Some(7) };
         let text = told("100.64.0.2", false, refused).unwrap();
         assert!(text.contains("do not get into the tunnel: No route to host: rule 7 of another program"), "{text}");
     }
@@ -197,6 +197,6 @@ mod tests {
             text.ends_with("`ip -6 route get fd7a:115c:a1e0::2 mark 0x0` and `ip -6 rule show` tell why"),
             "{text}"
         );
-        assert!(told("100.64.0.2", true, Outcome::Tunnel).unwrap().contains("into the tunnel again"));
+        assert!(told("100.64.0.2", true, Egress::Tunnel).unwrap().contains("into the tunnel again"));
     }
 }

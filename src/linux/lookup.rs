@@ -8,7 +8,7 @@ use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use warren_core::plan::{Outcome, Way, own};
+use warren_core::plan::{Egress, RouteLookup, own};
 
 use super::netlink::{RouteSocket, first};
 use super::rule::Earlier;
@@ -20,12 +20,12 @@ pub(super) async fn ask_all(
     packets: BTreeSet<(IpAddr, bool)>,
     ours: Option<u32>,
     earlier: &[Earlier],
-) -> io::Result<Vec<Way>> {
-    let mut ways = Vec::with_capacity(packets.len());
+) -> io::Result<Vec<RouteLookup>> {
+    let mut lookups = Vec::with_capacity(packets.len());
     for (to, marked) in packets {
-        ways.push(ask(socket, to, marked, ours, earlier).await?);
+        lookups.push(ask(socket, to, marked, ours, earlier).await?);
     }
-    Ok(ways)
+    Ok(lookups)
 }
 
 /// Asks about one packet.
@@ -35,7 +35,7 @@ pub(super) async fn ask(
     marked: bool,
     ours: Option<u32>,
     earlier: &[Earlier],
-) -> io::Result<Way> {
+) -> io::Result<RouteLookup> {
     let mut question = RouteMessage::default();
     question.header.address_family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     question.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
@@ -46,23 +46,21 @@ pub(super) async fn ask(
         question.attributes.push(RouteAttribute::Mark(own::MARK_BYPASS));
     }
     let leads = |table: Option<u32>| earlier.iter().find(|rule| rule.leads(to, table)).map(|rule| rule.priority);
-    let outcome = match socket.get(RouteNetlinkMessage::GetRoute(question)).await {
+    let egress = match socket.get(RouteNetlinkMessage::GetRoute(question)).await {
         Ok(Some(RouteNetlinkMessage::NewRoute(message))) => match out_of(&message).filter(|_| !refuses(&message)) {
-            Some(index) if Some(index) == ours => Outcome::Tunnel,
+            Some(index) if Some(index) == ours => Egress::Tunnel,
             Some(index) => {
                 let table = route::table_of(&message);
-                Outcome::Elsewhere { link: name(socket, index).await, table, rule: leads(Some(table)) }
+                Egress::Elsewhere { link: name(socket, index).await, table, rule: leads(Some(table)) }
             }
-            None => Outcome::Refused { error: format!("the route is {:?}", message.header.kind), rule: leads(None) },
+            None => Egress::Refused { error: format!("the route is {:?}", message.header.kind), rule: leads(None) },
         },
-        Ok(_) => Outcome::Refused { error: "the kernel knows no route".to_owned(), rule: leads(None) },
+        Ok(_) => Egress::Refused { error: "the kernel knows no route".to_owned(), rule: leads(None) },
         // An answer as good as any: unreachable, prohibited, no route at all.
-        Err(error) if error.raw_os_error().is_some() => {
-            Outcome::Refused { error: error.to_string(), rule: leads(None) }
-        }
+        Err(error) if error.raw_os_error().is_some() => Egress::Refused { error: error.to_string(), rule: leads(None) },
         Err(error) => return Err(error),
     };
-    Ok(Way { to, marked, outcome })
+    Ok(RouteLookup { to, marked, egress })
 }
 
 /// IPv6 tells of a route that refuses as of any other.
