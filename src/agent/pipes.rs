@@ -10,7 +10,7 @@ use super::state::{StateDir, StateError};
 use super::{clock, host};
 use warren_core::netcheck::LinkKind;
 use warren_core::node::{FileContent, Networks, StateFile};
-use warren_core::plan::{Action, Change, Figures, Kernel, KernelError, Observed, RouteLookup};
+use warren_core::plan::{Change, Figures, Kernel, KernelAction, KernelError, Observed, RouteLookup};
 use warren_core::wire::control::Hostinfo;
 use warren_linux::{LocalAddress, LocalNetwork};
 use warren_shell::vital;
@@ -26,9 +26,9 @@ const REST: u32 = 10;
 /// What comes from the kernel's pipe.
 #[derive(Debug)]
 pub(super) enum FromKernel {
-    /// The answer to [`Action::Observe`].
+    /// The answer to [`KernelAction::Observe`].
     Observed(Result<Box<Observed>, KernelError>),
-    /// The answer to [`Action::Apply`].
+    /// The answer to [`KernelAction::Apply`].
     Applied(Vec<Result<(), KernelError>>),
     /// Where packets to an address go, as asked for.
     Lookup(IpAddr, Result<Box<RouteLookup>, KernelError>),
@@ -49,7 +49,7 @@ const ASKED: usize = 256;
 /// Channels to the kernel: what to do, that its counters are wanted, and where packets to which address go.
 pub(super) struct ToKernel {
     pub(super) lookups: mpsc::Sender<IpAddr>,
-    pub(super) actions: mpsc::Sender<Action>,
+    pub(super) actions: mpsc::Sender<KernelAction>,
     pub(super) figures: mpsc::Sender<()>,
 }
 
@@ -63,8 +63,8 @@ pub(super) fn kernel<K: Kernel + Send + 'static>(mut kernel: K) -> (ToKernel, mp
         loop {
             let answer = tokio::select! {
                 action = actions.recv() => match action {
-                    Some(Action::Observe) => FromKernel::Observed(kernel.observe().await.map(Box::new)),
-                    Some(Action::Apply(steps)) => FromKernel::Applied(kernel.apply_run(&steps).await),
+                    Some(KernelAction::Observe) => FromKernel::Observed(kernel.observe().await.map(Box::new)),
+                    Some(KernelAction::Apply(steps)) => FromKernel::Applied(kernel.apply_run(&steps).await),
                     None => return,
                 },
                 Some(()) = figures.recv() => FromKernel::Figures(kernel.figures().await.map(Box::new)),

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use warren_agent::{clock, netcheck_io};
 use warren_core::netcheck::portmap;
-use warren_core::netcheck::{Action, Config, Event, Gateway, HttpsTarget, Netcheck, News};
+use warren_core::netcheck::{Action, Config, Gateway, HttpsTarget, Netcheck, NetcheckEvent, News};
 use warren_core::types::RegionId;
 use warren_core::wire::control::EndpointType;
 use warren_shell::CertificatePin;
@@ -197,7 +197,7 @@ async fn mapped_by(speaks: Speaks) -> (SocketAddr, Netcheck) {
                 actions.send(Action::Map(router.rewrite(action))).await.unwrap();
             }
             while let Some(event) = netcheck.poll_event() {
-                let Event::Endpoints(endpoints) = event else { continue };
+                let NetcheckEvent::Endpoints(endpoints) = event else { continue };
                 if let Some((address, _)) = endpoints.iter().find(|(_, kind)| *kind == EndpointType::PORT_MAPPED) {
                     return *address;
                 }

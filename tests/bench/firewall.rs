@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use table::{Limit, row};
 use warren_core::plan::{
     Admit, Class, ClassId, Desired, DesiredEndpoint, Device, Firewall, FirewallStep, Kernel, ModelKernel, Observed,
-    ObservedFirewall, Peer, PortRange, Protocol, RuleId, Step, diff, own,
+    ObservedFirewall, PeerConfig, PortRange, Protocol, RuleId, Step, diff, own,
 };
 use warren_core::types::{NodePrivate, NodePublic};
 use warren_linux::LinuxKernel;
@@ -228,7 +228,7 @@ fn wish(mut firewall: Firewall) -> Desired {
         *admits = admits.iter().map(|admit| Admit { ports: PortRange::ALL, ..*admit }).collect();
     }
     let allowed_ips = BTreeSet::from([IpAddr::V4(source(0)).into()]);
-    let peer = Peer { allowed_ips, endpoint: DesiredEndpoint::Leave, keepalive: 0 };
+    let peer = PeerConfig { allowed_ips, endpoint: DesiredEndpoint::Leave, keepalive: 0 };
     let device = Device {
         private_key: NodePrivate::from_random([1; 32]),
         listen_port: own::LISTEN_PORT,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use warren_agent::control_io::{self, IoConfig};
-use warren_core::control::{AuthKey, Event, Login, ServerUrl, Session, Setup};
+use warren_core::control::{AuthKey, Login, ServerUrl, Session, SessionEvent, Setup};
 use warren_core::types::{DiscoPrivate, MachinePrivate, NodeId, NodePrivate};
 use warren_core::wire::control::{EndpointType, Hostinfo, MapResponse};
 
@@ -136,7 +136,7 @@ impl Node {
                 transmits.send(transmit).await.expect("the connection's task runs");
             }
             while let Some(event) = session.poll_event() {
-                if matches!(event, Event::Online) {
+                if matches!(event, SessionEvent::Online) {
                     turn = None;
                 }
                 self.handle_event(event).await;
@@ -171,15 +171,15 @@ impl Node {
         }
     }
 
-    async fn handle_event(&mut self, event: Event) {
+    async fn handle_event(&mut self, event: SessionEvent) {
         match event {
-            Event::FullMap(map) => {
+            SessionEvent::FullMap(map) => {
                 self.peers.clear();
                 self.handle_map(&map).await;
                 self.tell(Seen::Joined).await;
             }
-            Event::Delta(map) => self.handle_map(&map).await,
-            Event::Failed(failure) => self.tell(Seen::Failed(failure.to_string())).await,
+            SessionEvent::Delta(map) => self.handle_map(&map).await,
+            SessionEvent::Failed(failure) => self.tell(Seen::Failed(failure.to_string())).await,
             _ => {}
         }
     }

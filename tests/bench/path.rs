@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use table::{Limit, row};
-use warren_core::path::{Book, Evidence, Ground, PeerInfo, Via};
+use warren_core::path::{Book, Evidence, PeerInfo, Ranking, Via};
 use warren_core::types::{DiscoPrivate, DiscoPublic, NodePublic, RegionId, Timestamp};
 use warren_core::wire::disco::{Message, Shared, TransactionId};
 
@@ -43,7 +43,7 @@ fn answer(book: &mut Book, now: Instant) {
     let theirs = DiscoPrivate::from_random([8; 32]);
     let shared = Shared::new(&theirs, &DiscoPrivate::from_random([7; 32]).public());
     let info = PeerInfo { disco: Some(theirs.public()), ..info(PEERS, &[]) };
-    book.handle_peers([info].into_iter(), ground(), now);
+    book.handle_peers([info].into_iter(), ranking(), now);
     let message = Message::Ping { transaction: TransactionId([1; 12]), node: Some(info.key), padding: 0 };
     let ping = shared.seal(&theirs.public(), [2; 24], &message);
     let from = SocketAddr::from(([203, 0, 113, 5], 41_741));
@@ -57,7 +57,7 @@ fn answer(book: &mut Book, now: Instant) {
 }
 
 fn map(book: &mut Book, told: &[[SocketAddr; 3]], now: Instant) {
-    book.handle_peers((0..PEERS).map(|number| info(number, &told[number as usize])), ground(), now);
+    book.handle_peers((0..PEERS).map(|number| info(number, &told[number as usize])), ranking(), now);
     while book.poll_event().is_some() {}
 }
 
@@ -75,8 +75,8 @@ fn info(number: u32, endpoints: &[SocketAddr]) -> PeerInfo<'_> {
     PeerInfo { key: key(number), disco: Some(disco), endpoints, home, relay }
 }
 
-fn ground() -> Ground {
-    Ground::new(vec!["198.51.100.1/24".parse().unwrap()], [])
+fn ranking() -> Ranking {
+    Ranking::new(vec!["198.51.100.1/24".parse().unwrap()], [])
 }
 
 fn endpoints(number: u32) -> [SocketAddr; 3] {

@@ -22,7 +22,7 @@ use warren_core::control::{ServerUrl, retry_after};
 use warren_core::derp::{Client, ConnectionId, Greeting, Limits, Server};
 use warren_core::hostfirewall;
 use warren_core::netmap::Netmap;
-use warren_core::path::{Book, Ground, PeerInfo, Via};
+use warren_core::path::{Book, PeerInfo, Ranking, Via};
 use warren_core::plan::{Host, Paths, Prefs, desired};
 use warren_core::policy::{Compiled, Policy, Topology};
 use warren_core::registry::{PendingCode, Tag, UserName};
@@ -204,8 +204,8 @@ fn path_book(bytes: &[u8]) -> bool {
     let disco = Some(DiscoPrivate::from_random([2; 32]).public());
     let mut book = Book::new(DiscoPrivate::from_random([1; 32]), NodePublic::from_bytes([9; 32]), [3; 32]);
     let info = PeerInfo { key, disco, endpoints: &[], home: None, relay: None };
-    let ground = Ground::new(vec!["192.0.2.1/24".parse().unwrap()], []);
-    book.handle_peers([info].into_iter(), ground, now);
+    let ranking = Ranking::new(vec!["192.0.2.1/24".parse().unwrap()], []);
+    book.handle_peers([info].into_iter(), ranking, now);
     let from = "203.0.113.5:41741".parse().unwrap();
     book.handle_datagram(Via::Udp { from, local: None }, bytes, now);
     book.poll_transmit().is_some()

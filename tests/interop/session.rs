@@ -10,7 +10,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use warren_agent::control_io::{self, IoConfig};
-use warren_core::control::{AuthKey, Event, Login, Received, ServerUrl, Session, Setup, Transmit};
+use warren_core::control::{AuthKey, Login, Received, ServerUrl, Session, SessionEvent, Setup, Transmit};
 use warren_core::types::{DiscoPrivate, MachinePrivate, NodeId, NodePrivate};
 use warren_core::wire::control::{EndpointType, Hostinfo, MapResponse};
 
@@ -26,17 +26,17 @@ async fn our_session_joins_headscale_by_key_and_by_a_person_and_leaves() {
 
     let mut alice = Node::new(&headscale, "alice", 1);
     alice.session.handle_start(Login::default(), now());
-    let page = alice.until(|event| if let Event::AuthUrl(page) = event { Some(page) } else { None }).await;
+    let page = alice.until(|event| if let SessionEvent::AuthUrl(page) = event { Some(page) } else { None }).await;
     let id = page.rsplit('/').next().unwrap();
     headscale.run(&["auth", "register", "--user", "lab", "--auth-id", id]);
-    alice.until(|event| matches!(event, Event::LoggedIn { .. }).then_some(())).await;
-    alice.until(|event| matches!(event, Event::Online).then_some(())).await;
+    alice.until(|event| matches!(event, SessionEvent::LoggedIn { .. }).then_some(())).await;
+    alice.until(|event| matches!(event, SessionEvent::Online).then_some(())).await;
 
     let mut bob = Node::new(&headscale, "bob", 2);
     bob.session.handle_start(Login { auth_key: Some(headscale.key()), renew: false }, now());
-    let map = bob.until(|event| if let Event::FullMap(map) = event { Some(map) } else { None }).await;
+    let map = bob.until(|event| if let SessionEvent::FullMap(map) = event { Some(map) } else { None }).await;
     assert_eq!(map.peers.len(), 1, "{map:?}");
-    bob.until(|event| matches!(event, Event::Online).then_some(())).await;
+    bob.until(|event| matches!(event, SessionEvent::Online).then_some(())).await;
     let bob_id = map.node.unwrap().id;
     alice.until_delta(|map| map.peers_changed.iter().any(|peer| peer.id == bob_id)).await;
 
@@ -46,12 +46,13 @@ async fn our_session_joins_headscale_by_key_and_by_a_person_and_leaves() {
 
     alice.session.handle_stop();
     alice.session.handle_start(Login::default(), now());
-    let map = alice.until(|event| if let Event::FullMap(map) = event { Some(map) } else { None }).await;
+    let map = alice.until(|event| if let SessionEvent::FullMap(map) = event { Some(map) } else { None }).await;
     assert_eq!(map.peers.len(), 1, "no person is needed again");
 
     bob.session.handle_logout(now());
     assert!(
-        bob.until(|event| if let Event::LoggedOut { unheard } = event { Some(unheard.is_none()) } else { None }).await
+        bob.until(|event| if let SessionEvent::LoggedOut { unheard } = event { Some(unheard.is_none()) } else { None })
+            .await
     );
     alice
         .until_delta(|map| {
@@ -60,7 +61,7 @@ async fn our_session_joins_headscale_by_key_and_by_a_person_and_leaves() {
         .await;
 
     bob.session.handle_start(Login { auth_key: Some(AuthKey::new("hskey-auth-none-none")), renew: false }, now());
-    let failure = bob.until(|event| if let Event::Failed(failure) = event { Some(failure) } else { None }).await;
+    let failure = bob.until(|event| if let SessionEvent::Failed(failure) = event { Some(failure) } else { None }).await;
     assert!(failure.to_string().starts_with("the coordinator does not let this node in"), "{failure}");
 }
 
@@ -97,7 +98,7 @@ impl Node {
     }
 
     /// Runs until an event is the wanted one.
-    async fn until<T>(&mut self, mut wanted: impl FnMut(Event) -> Option<T>) -> T {
+    async fn until<T>(&mut self, mut wanted: impl FnMut(SessionEvent) -> Option<T>) -> T {
         let patience = now() + PATIENCE;
         loop {
             self.pass_on().await;
@@ -117,7 +118,7 @@ impl Node {
     }
 
     async fn until_delta(&mut self, mut wanted: impl FnMut(&MapResponse) -> bool) {
-        self.until(|event| matches!(event, Event::Delta(map) if wanted(&map)).then_some(())).await;
+        self.until(|event| matches!(event, SessionEvent::Delta(map) if wanted(&map)).then_some(())).await;
     }
 
     async fn pass_on(&mut self) {

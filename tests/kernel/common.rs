@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use warren_core::plan::{
-    Admit, Class, ClassId, Desired, DesiredEndpoint, Device, DeviceStep, Firewall, Kernel, LinkStep, Observed, Peer,
-    PortRange, Probes, Protocol, Route, RouteTarget, Rule, RuleAction, RuleId, RulePackets, Step, diff, own,
+    Admit, Class, ClassId, Desired, DesiredEndpoint, Device, DeviceStep, Firewall, Kernel, LinkStep, Observed,
+    PeerConfig, PortRange, Probes, Protocol, Route, RouteTarget, Rule, RuleAction, RuleId, RulePackets, Step, diff,
+    own,
 };
 use warren_core::types::{IpNet, NodePrivate, NodePublic};
 use warren_linux::LinuxKernel;
@@ -167,7 +168,7 @@ pub(crate) fn wish() -> Desired {
         probes: Some(Probes { wireguard_port: 41741, probe_port: 41743, relay_port: 41742 }),
         ..Firewall::default()
     };
-    let peer = |ips: &[&str], endpoint| Arc::new(Peer { allowed_ips: nets(ips), endpoint, keepalive: 0 });
+    let peer = |ips: &[&str], endpoint| Arc::new(PeerConfig { allowed_ips: nets(ips), endpoint, keepalive: 0 });
     let endpoint = DesiredEndpoint::Initial("192.0.2.2:41741".parse().unwrap());
     let route = |destination: &str, target, metric| Route { destination: net(destination), target, metric };
     let packets = RulePackets::NotMarked { mark: own::MARK_BYPASS, mask: u32::MAX };

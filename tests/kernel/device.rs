@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use warren_core::plan::{DesiredEndpoint, DeviceStep, Kernel, LinkStep, Peer, PeerStep, Step};
+use warren_core::plan::{DesiredEndpoint, DeviceStep, Kernel, LinkStep, PeerConfig, PeerStep, Step};
 use warren_linux::LinuxKernel;
 
 use crate::common::*;
@@ -105,12 +105,12 @@ fn peers_are_added_changed_and_removed_in_place() {
     in_namespace(Needs::WireGuard, || async {
         let mut kernel = kernel_with_link().await;
         let endpoint = "192.0.2.1:41741".parse().unwrap();
-        let peer = Peer {
+        let peer = PeerConfig {
             allowed_ips: nets(&["100.64.0.2/32", "fd7a:115c:a1e0::2/128"]),
             endpoint: DesiredEndpoint::Initial(endpoint),
             keepalive: 25,
         };
-        let other = Peer { allowed_ips: nets(&["100.64.0.3/32"]), ..Peer::default() };
+        let other = PeerConfig { allowed_ips: nets(&["100.64.0.3/32"]), ..PeerConfig::default() };
         let (one, two) = (public(1), public(2));
 
         apply(
@@ -167,11 +167,11 @@ fn removing_allowed_ips_leaves_the_others_and_the_other_peers_alone() {
         let keep = nets(&["100.64.0.2/32", "10.2.0.0/16"]);
         let doomed = nets(&["10.1.0.0/16", "fd00:1::/64"]);
         let all = [&keep, &doomed].into_iter().flatten().copied().collect();
-        let bystander = Peer { allowed_ips: nets(&["100.64.0.3/32"]), ..Peer::default() };
+        let bystander = PeerConfig { allowed_ips: nets(&["100.64.0.3/32"]), ..PeerConfig::default() };
         apply(
             &mut kernel,
             [
-                Step::Peer(key, PeerStep::Add(Arc::new(Peer { allowed_ips: all, ..Peer::default() }))),
+                Step::Peer(key, PeerStep::Add(Arc::new(PeerConfig { allowed_ips: all, ..PeerConfig::default() }))),
                 Step::Peer(other, PeerStep::Add(Arc::new(bystander))),
             ],
         )
@@ -193,7 +193,7 @@ fn a_peer_with_thousands_of_allowed_ips_is_set_and_read_whole() {
         let mut kernel = kernel_with_link().await;
         let allowed_ips: std::collections::BTreeSet<_> =
             (0..3_000u32).map(|number| net(&format!("10.{}.{}.0/24", number / 256, number % 256))).collect();
-        let peer = Peer { allowed_ips: allowed_ips.clone(), ..Peer::default() };
+        let peer = PeerConfig { allowed_ips: allowed_ips.clone(), ..PeerConfig::default() };
 
         apply(&mut kernel, [Step::Peer(public(1), PeerStep::Add(Arc::new(peer)))]).await;
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use warren_core::plan::{
-    Admit, Class, ClassId, Desired, Firewall, Kernel, Observed, Peer, PortRange, Protocol, RuleId, Step,
+    Admit, Class, ClassId, Desired, Firewall, Kernel, Observed, PeerConfig, PortRange, Protocol, RuleId, Step,
 };
 use warren_core::plan::{ObservedFirewall, diff};
 use warren_core::types::NodePublic;
@@ -296,7 +296,7 @@ impl Network {
         let device = wish.device.as_mut().unwrap();
         device.peers.clear();
         for (address, key) in &self.keys {
-            let peer = device.peers.entry(*key).or_insert_with(|| Arc::new(Peer::default()));
+            let peer = device.peers.entry(*key).or_insert_with(|| Arc::new(PeerConfig::default()));
             Arc::make_mut(peer).allowed_ips.insert(address.parse::<IpAddr>().unwrap().into());
         }
         wish.firewall = Some(Arc::new(firewall));

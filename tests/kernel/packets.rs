@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use warren_core::plan::{
-    Admit, Class, ClassId, Desired, DesiredEndpoint, Egress, Firewall, Kernel, Peer, PortRange, Protocol, RouteLookup,
-    RuleId, own,
+    Admit, Class, ClassId, Desired, DesiredEndpoint, Egress, Firewall, Kernel, PeerConfig, PortRange, Protocol,
+    RouteLookup, RuleId, own,
 };
 use warren_core::types::{IpNet, NodePublic};
 use warren_linux::LinuxKernel;
@@ -271,7 +271,7 @@ impl Network {
     pub(crate) fn wish(&self, firewall: Firewall) -> Desired {
         let mut wish = wish();
         let device = wish.device.as_mut().unwrap();
-        let peer = Peer {
+        let peer = PeerConfig {
             allowed_ips: nets(&["100.64.0.2/32", "100.64.0.66/32", "fd7a:115c:a1e0::2/128"]),
             endpoint: DesiredEndpoint::Initial("192.0.2.2:41741".parse().unwrap()),
             keepalive: 0,

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use warren_core::plan::{Action, Change, Desired, Event, Firewall, Kernel, ObservedFirewall, Reconciler, Trouble};
+use warren_core::plan::{
+    Change, Desired, Firewall, Kernel, KernelAction, ObservedFirewall, Reconciler, ReconcilerEvent, Trouble,
+};
 use warren_linux::LinuxKernel;
 
 use crate::common::*;
@@ -69,7 +71,7 @@ impl Host {
     async fn until_exposed(&mut self) -> Duration {
         for _ in 0..60 {
             while let Some(event) = self.reconciler.poll_event() {
-                if let Event::Trouble(Trouble::Exposed { took }) = event {
+                if let ReconcilerEvent::Trouble(Trouble::Exposed { took }) = event {
                     return took;
                 }
             }
@@ -81,11 +83,11 @@ impl Host {
     /// Does the next thing, as the agent's loop would.
     async fn proceed(&mut self) {
         match self.reconciler.poll_action() {
-            Some(Action::Observe) => {
+            Some(KernelAction::Observe) => {
                 let observed = self.kernel.observe().await;
                 self.reconciler.handle_observed(observed, Instant::now());
             }
-            Some(Action::Apply(steps)) => {
+            Some(KernelAction::Apply(steps)) => {
                 let results = self.kernel.apply_run(&steps).await;
                 self.reconciler.handle_steps(results, Instant::now());
             }

@@ -11,8 +11,8 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde_json::{Value, json};
 use warren_core::plan::{
     Ability, Class, ClassId, Desired, DesiredEndpoint, Device, Egress, Firewall, Kernel, LinkStep, ModelKernel,
-    Observed, ObservedFirewall, Peer, PeerStep, Route, RouteStep, RouteTarget, Rule, RuleAction, RulePackets, Step,
-    diff, own,
+    Observed, ObservedFirewall, PeerConfig, PeerStep, Route, RouteStep, RouteTarget, Rule, RuleAction, RulePackets,
+    Step, diff, own,
 };
 use warren_core::types::IpNet;
 use warren_linux::LinuxKernel;
@@ -232,7 +232,7 @@ fn large_wish(peers: u32) -> Desired {
             let endpoint = SocketAddr::from(([192, 0, 2, 1], 1024 + (number % 60_000) as u16));
             let allowed_ips = BTreeSet::from([overlay_address(number)]);
             let endpoint = DesiredEndpoint::Initial(endpoint);
-            (public(number), Arc::new(Peer { allowed_ips, endpoint, keepalive: 0 }))
+            (public(number), Arc::new(PeerConfig { allowed_ips, endpoint, keepalive: 0 }))
         })
         .collect();
     let mut firewall = Firewall::clone(wish.firewall.as_ref().unwrap());
@@ -368,7 +368,7 @@ fn any_device() -> impl Strategy<Value = Device> {
                         1 => DesiredEndpoint::Initial(address),
                         _ => DesiredEndpoint::Move(address),
                     };
-                    (public(number), Arc::new(Peer { allowed_ips: ips.collect(), endpoint, keepalive }))
+                    (public(number), Arc::new(PeerConfig { allowed_ips: ips.collect(), endpoint, keepalive }))
                 })
                 .collect(),
         },
@@ -406,7 +406,7 @@ fn a_step_that_fails_names_the_operation_and_the_object() {
     in_namespace(Needs::WireGuard, || async {
         let mut kernel = LinuxKernel::new().unwrap();
         observe(&mut kernel).await;
-        let peer = Arc::new(Peer::default());
+        let peer = Arc::new(PeerConfig::default());
         for (step, operation) in [
             (Step::Link(LinkStep::SetMtu(1280)), "set the MTU of warren0 to 1280"),
             (Step::Link(LinkStep::AddAddress(net("100.64.0.1/32"))), "add address 100.64.0.1/32 to warren0"),

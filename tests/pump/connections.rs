@@ -11,7 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use warren_agent::derp_io::{Connection, Dialler};
-use warren_core::derp::{Client, Event};
+use warren_core::derp::{Client, ClientEvent};
 use warren_core::types::NodePrivate;
 use warren_core::wire::control::{DerpNode, DerpRegion};
 use warren_shell::CertificatePin;
@@ -107,7 +107,7 @@ impl Member {
                 continue;
             };
             let event = event.map(|event| match event {
-                Event::Packet { payload, .. } => String::from_utf8_lossy(payload).into_owned(),
+                ClientEvent::Packet { payload, .. } => String::from_utf8_lossy(payload).into_owned(),
                 other => format!("{other:?}"),
             });
             self.bytes.drain(..taken);

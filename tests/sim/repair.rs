@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use warren_core::plan::{
-    Ability, Action, Desired, Event, KernelError, ModelKernel, ObservedFirewall, ObservedLink, PeerStep, Reconciler,
-    Route, RouteStep, RouteTarget, RuleStep, Step, diff,
+    Ability, Desired, KernelAction, KernelError, ModelKernel, ObservedFirewall, ObservedLink, PeerStep, Reconciler,
+    ReconcilerEvent, Route, RouteStep, RouteTarget, RuleStep, Step, diff,
 };
 use warren_core::types::{IpNet, NodePublic};
 
@@ -21,7 +21,7 @@ struct Host {
     kernel: ModelKernel,
     reconciler: Reconciler,
     now: Instant,
-    events: Vec<Event>,
+    events: Vec<ReconcilerEvent>,
     applied: Vec<Step>,
     /// Steps that the kernel refuses, by what they display.
     refused: BTreeSet<String>,
@@ -86,8 +86,8 @@ impl Host {
         let action = self.reconciler.poll_action();
         match &action {
             None => {}
-            Some(Action::Observe) => self.reconciler.handle_observed(Ok(self.kernel.state.clone()), self.now),
-            Some(Action::Apply(steps)) => {
+            Some(KernelAction::Observe) => self.reconciler.handle_observed(Ok(self.kernel.state.clone()), self.now),
+            Some(KernelAction::Apply(steps)) => {
                 let carry_out = |step: &Step| match self.refused.contains(&step.to_string()) {
                     true => Err(KernelError { operation: step.to_string(), reason: "refused".to_owned() }),
                     false => self.kernel.carry_out(step),
@@ -336,7 +336,7 @@ fn a_start_on_a_kernel_that_is_as_wished_changes_nothing() {
     host.restart(&wish);
     host.run(Duration::from_secs(600));
     assert!(host.applied.is_empty());
-    assert_eq!(host.events, [Event::Converged]);
+    assert_eq!(host.events, [ReconcilerEvent::Converged]);
     assert_eq!(host.troubles(), [""; 0]);
 }
 

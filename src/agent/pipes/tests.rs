@@ -39,7 +39,7 @@ fn a_pipe_to_the_kernel_that_panics_takes_the_program_along() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (to_kernel, mut news) = kernel(Panicking);
-            to_kernel.actions.send(Action::Observe).await.unwrap();
+            to_kernel.actions.send(KernelAction::Observe).await.unwrap();
             news.recv().await;
         });
         return;

@@ -13,7 +13,7 @@ use super::ToPump;
 use super::link::Link;
 use super::outbox::Outbox;
 use super::packet::{Kind, kind};
-use super::peers::{Peer, Peers};
+use super::peers::{Peers, RelayedPeer};
 use crate::clock;
 use crate::derp_io::Dialler;
 use warren_core::derp::Client;
@@ -235,7 +235,7 @@ impl Hub {
         });
     }
 
-    fn hand_in(&self, peer: &Peer, packet: &[u8]) {
+    fn hand_in(&self, peer: &RelayedPeer, packet: &[u8]) {
         let outcome = match (peer.direct.get(), peer.loopback()) {
             (Some(direct), _) => {
                 self.flush();
@@ -261,7 +261,7 @@ impl Hub {
         });
     }
 
-    fn tell_traffic(&self, peer: &Peer, now: Instant) {
+    fn tell_traffic(&self, peer: &RelayedPeer, now: Instant) {
         if peer.is_traffic_news(now) {
             self.tell(PumpNews::Traffic { peer: peer.key });
         }

@@ -16,7 +16,7 @@ use tokio::time::{sleep_until, timeout};
 use super::hub::Hub;
 use crate::clock;
 use crate::derp_io::{Connection, Stream};
-use warren_core::derp::{Client, Event};
+use warren_core::derp::{Client, ClientEvent};
 use warren_core::node::{PumpNews, RegionState};
 use warren_core::types::{NodePublic, RegionId};
 use warren_core::wire::control::{DerpNode, DerpRegion};
@@ -310,20 +310,20 @@ impl Link {
         Ok(taken)
     }
 
-    fn handle_event(&self, event: Event<'_>, hub: &Hub, now: Instant) {
+    fn handle_event(&self, event: ClientEvent<'_>, hub: &Hub, now: Instant) {
         let region = self.region;
         match event {
-            Event::Ready => {
+            ClientEvent::Ready => {
                 tracing::info!(%region, "connected to a relay");
                 hub.tell(PumpNews::Region { region, state: RegionState::Connected });
             }
-            Event::Packet { from, payload } => {
+            ClientEvent::Packet { from, payload } => {
                 self.used.set(now);
                 hub.receive(region, &from, payload, now);
             }
-            Event::PeerGone { peer, .. } => hub.handle_gone(region, &peer),
-            Event::Health(text) => hub.tell(PumpNews::Health { region, text: text.to_owned() }),
-            Event::Restarting { reconnect_in, .. } => self.restart.set(Some(reconnect_in.min(LONGEST_RESTART))),
+            ClientEvent::PeerGone { peer, .. } => hub.handle_gone(region, &peer),
+            ClientEvent::Health(text) => hub.tell(PumpNews::Health { region, text: text.to_owned() }),
+            ClientEvent::Restarting { reconnect_in, .. } => self.restart.set(Some(reconnect_in.min(LONGEST_RESTART))),
         }
     }
 

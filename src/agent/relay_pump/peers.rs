@@ -15,12 +15,12 @@ const TRAFFIC: Duration = Duration::from_secs(1);
 /// All peers. None allocates for a packet.
 #[derive(Default)]
 pub(super) struct Peers {
-    by_key: BTreeMap<NodePublic, Rc<Peer>>,
-    by_loopback: BTreeMap<Ipv4Addr, Rc<Peer>>,
+    by_key: BTreeMap<NodePublic, Rc<RelayedPeer>>,
+    by_loopback: BTreeMap<Ipv4Addr, Rc<RelayedPeer>>,
 }
 
 /// One peer.
-pub(super) struct Peer {
+pub(super) struct RelayedPeer {
     pub(super) key: NodePublic,
     /// None where another peer had the address first: this one is reached on direct paths only.
     loopback: Option<Ipv4Addr>,
@@ -49,7 +49,7 @@ impl Peers {
         }
         self.remove(&key);
         let is_free = !self.by_loopback.contains_key(&loopback);
-        let peer = Rc::new(Peer {
+        let peer = Rc::new(RelayedPeer {
             key,
             loopback: is_free.then_some(loopback),
             region: Cell::new(region),
@@ -70,16 +70,16 @@ impl Peers {
         }
     }
 
-    pub(super) fn by_key(&self, key: &NodePublic) -> Option<&Rc<Peer>> {
+    pub(super) fn by_key(&self, key: &NodePublic) -> Option<&Rc<RelayedPeer>> {
         self.by_key.get(key)
     }
 
-    pub(super) fn by_loopback(&self, loopback: Ipv4Addr) -> Option<&Rc<Peer>> {
+    pub(super) fn by_loopback(&self, loopback: Ipv4Addr) -> Option<&Rc<RelayedPeer>> {
         self.by_loopback.get(&loopback)
     }
 }
 
-impl Peer {
+impl RelayedPeer {
     pub(super) fn loopback(&self) -> Option<Ipv4Addr> {
         self.loopback
     }
@@ -133,7 +133,7 @@ mod tests {
         Some(PumpPeer { loopback: Ipv4Addr::new(127, 128, 0, last), region, direct: None })
     }
 
-    fn peer(peers: &Peers, n: u8) -> Rc<Peer> {
+    fn peer(peers: &Peers, n: u8) -> Rc<RelayedPeer> {
         Rc::clone(peers.by_key(&key(n)).unwrap())
     }
 

@@ -68,7 +68,7 @@ pub struct Setup {
 #[derive(Clone, Debug, Default)]
 pub struct Login {
     /// Lets the node in without a person. Without one, and where the coordinator does not know the node key, a
-    /// person has to open [`Event::AuthUrl`].
+    /// person has to open [`SessionEvent::AuthUrl`].
     pub auth_key: Option<AuthKey>,
     /// Whether to change the node key first: what renews one that expires.
     pub renew: bool,
@@ -161,7 +161,7 @@ pub struct Answer {
 
 /// What a session tells its owner.
 #[derive(Debug)]
-pub enum Event {
+pub enum SessionEvent {
     /// A person must open this page and approve the node.
     AuthUrl(String),
     /// Make and store a new node key, and call `handle_node_key`.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::message::limit;
-use super::{Answer, AuthKey, Event, Failure, Login, Received, RequestId, ServerUrl, Setup, Transmit};
+use super::{Answer, AuthKey, Failure, Login, Received, RequestId, ServerUrl, SessionEvent, Setup, Transmit};
 use crate::types::{DiscoPublic, Fingerprint, Gather, IpNet, NodePublic};
 use crate::wire::control::{EndpointType, Hostinfo, RegisterRequest};
 use crate::wire::map_stream::MapStreamDecoder;
@@ -48,7 +48,7 @@ pub struct Session {
     last_ping: String,
     last_id: u64,
     transmits: VecDeque<Transmit>,
-    events: VecDeque<Event>,
+    events: VecDeque<SessionEvent>,
 }
 
 /// What we tell the coordinator of ourselves.
@@ -181,7 +181,7 @@ impl Session {
         self.phase = Phase::LoggingOut { id, deadline: now + LOGOUT_TIMEOUT };
     }
 
-    /// Answers [`Event::NodeKeyWanted`].
+    /// Answers [`SessionEvent::NodeKeyWanted`].
     pub fn handle_node_key(&mut self, key: NodePublic, now: Instant) {
         if key != self.credentials.node_key {
             self.credentials.old_node_key = self.credentials.node_key;
@@ -314,7 +314,7 @@ impl Session {
     }
 
     /// What the owner should know.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub fn poll_event(&mut self) -> Option<SessionEvent> {
         self.events.pop_front()
     }
 
@@ -443,7 +443,7 @@ impl Session {
             }
         };
         self.online = false;
-        self.events.push_back(Event::Failed(failure));
+        self.events.push_back(SessionEvent::Failed(failure));
         pause
     }
 

@@ -61,7 +61,7 @@ pub enum ClientError {
 
 /// What a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event<'a> {
+pub enum ClientEvent<'a> {
     /// The relay took us in: packets flow.
     Ready,
     /// A packet for us, as long as any.
@@ -159,7 +159,7 @@ impl Client {
         &mut self,
         bytes: &'a [u8],
         now: Instant,
-    ) -> Result<Option<(usize, Option<Event<'a>>)>, ClientError> {
+    ) -> Result<Option<(usize, Option<ClientEvent<'a>>)>, ClientError> {
         let Some((kind, length)) = header(bytes, CLIENT_FRAME)? else {
             return Ok(None);
         };
@@ -171,7 +171,7 @@ impl Client {
         Ok(Some((HEADER_LEN + length, event)))
     }
 
-    fn handle_frame<'a>(&mut self, frame: Frame<'a>, now: Instant) -> Result<Option<Event<'a>>, ClientError> {
+    fn handle_frame<'a>(&mut self, frame: Frame<'a>, now: Instant) -> Result<Option<ClientEvent<'a>>, ClientError> {
         match (self.stage, frame) {
             (Stage::Key, Frame::ServerKey(server)) => self.introduce(&server)?,
             // It begins with its key and nothing else.
@@ -179,7 +179,7 @@ impl Client {
             (Stage::Terms(server), Frame::ServerInfo(sealed)) => {
                 let terms = open_server_info(&self.key, &server, sealed)?;
                 self.accept(terms, now);
-                return Ok(Some(Event::Ready));
+                return Ok(Some(ClientEvent::Ready));
             }
             (Stage::Terms(_), _) => {}
             (Stage::Ready, frame) => return Ok(self.handle_word(frame)),
@@ -187,14 +187,14 @@ impl Client {
         Ok(None)
     }
 
-    fn handle_word<'a>(&mut self, frame: Frame<'a>) -> Option<Event<'a>> {
+    fn handle_word<'a>(&mut self, frame: Frame<'a>) -> Option<ClientEvent<'a>> {
         match frame {
-            Frame::RecvPacket { from, packet } => Some(Event::Packet { from, payload: packet }),
-            Frame::PeerGone { peer, reason } => Some(Event::PeerGone { peer, reason }),
-            Frame::Health(text) => Some(Event::Health(text)),
+            Frame::RecvPacket { from, packet } => Some(ClientEvent::Packet { from, payload: packet }),
+            Frame::PeerGone { peer, reason } => Some(ClientEvent::PeerGone { peer, reason }),
+            Frame::Health(text) => Some(ClientEvent::Health(text)),
             Frame::Restarting { reconnect_in_ms, try_for_ms } => {
                 let millis = |ms: u32| Duration::from_millis(ms.into());
-                Some(Event::Restarting { reconnect_in: millis(reconnect_in_ms), try_for: millis(try_for_ms) })
+                Some(ClientEvent::Restarting { reconnect_in: millis(reconnect_in_ms), try_for: millis(try_for_ms) })
             }
             Frame::Ping(data) => {
                 if self.control.len() < CONTROL_BYTES {

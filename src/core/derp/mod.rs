@@ -11,7 +11,7 @@ pub mod presentation;
 mod queue;
 mod server;
 
-pub use client::{Client, ClientDrops, ClientError, Event};
+pub use client::{Client, ClientDrops, ClientError, ClientEvent};
 pub use handshake::{Greeting, Handshake, MeshKey};
 pub use queue::Queue;
 pub use server::{ConnectionId, Counters, Limits, Server};

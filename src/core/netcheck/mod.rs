@@ -36,7 +36,7 @@ use crate::wire::control::{DerpMap, NetInfo};
 use crate::wire::stun::{self, TransactionId};
 
 pub use link::LinkKind;
-pub use news::{Action, Config, Event, Gateway, HttpsTarget, News};
+pub use news::{Action, Config, Gateway, HttpsTarget, NetcheckEvent, News};
 pub use report::{Endpoint, MappingReport, RegionReport, Report};
 
 /// Mappings that lie this near to each other were counted upwards.
@@ -99,7 +99,7 @@ pub struct Netcheck {
     told: Told,
     transmits: VecDeque<(SocketAddr, Vec<u8>)>,
     actions: VecDeque<Action>,
-    events: VecDeque<Event>,
+    events: VecDeque<NetcheckEvent>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,7 +161,7 @@ impl Netcheck {
         } else {
             self.transmits.clear();
             self.mapper.handle_release();
-            self.events.extend(self.look.take().map(|look| Event::Looked { full: look.full }));
+            self.events.extend(self.look.take().map(|look| NetcheckEvent::Looked { full: look.full }));
         }
         self.note_mapping();
     }
@@ -223,12 +223,12 @@ impl Netcheck {
         }
     }
 
-    /// Fresh endpoints are wanted; answered by [`Event::Looked`].
+    /// Fresh endpoints are wanted; answered by [`NetcheckEvent::Looked`].
     pub fn handle_wanted(&mut self, now: Instant) {
         self.want(Wanted::Short, now);
     }
 
-    /// A full look is wanted; answered by [`Event::Looked`].
+    /// A full look is wanted; answered by [`NetcheckEvent::Looked`].
     pub fn handle_full_wanted(&mut self, now: Instant) {
         self.want(Wanted::Full, now);
     }
@@ -331,7 +331,7 @@ impl Netcheck {
     }
 
     /// What has become known.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub fn poll_event(&mut self) -> Option<NetcheckEvent> {
         self.events.pop_front()
     }
 
@@ -362,7 +362,7 @@ impl Netcheck {
             self.begin(wanted, now);
         }
         if self.look.is_none() {
-            self.events.push_back(Event::Looked { full: wanted == Wanted::Full });
+            self.events.push_back(NetcheckEvent::Looked { full: wanted == Wanted::Full });
         }
     }
 

@@ -122,7 +122,7 @@ pub struct Gateway {
 
 /// What has become of the knowledge.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Event {
+pub enum NetcheckEvent {
     /// Where peers may reach us: the whole list, whenever it changes.
     Endpoints(Vec<Endpoint>),
     /// What the coordinator should be told, whenever more than latencies changed.

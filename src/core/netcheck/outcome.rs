@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::look::{Answers, Look};
 use super::relays::Family;
-use super::{Endpoint, Event, NEAR_PORTS, Netcheck, RegionReport, Wanted, limit};
+use super::{Endpoint, NEAR_PORTS, Netcheck, NetcheckEvent, RegionReport, Wanted, limit};
 use crate::types::{IpNet, RegionId, in_overlay};
 use crate::wire::control::{EndpointType, NetInfo};
 
@@ -37,7 +37,7 @@ impl Netcheck {
         let wanted = self.wanted.take().or(escalate.then_some(Wanted::Full));
         // Who waits for a look that began when UDP still worked is told after the full one.
         if !escalate {
-            self.events.push_back(Event::Looked { full });
+            self.events.push_back(NetcheckEvent::Looked { full });
         }
         self.schedule(now);
         if let Some(wanted) = wanted {
@@ -50,7 +50,7 @@ impl Netcheck {
         let may_guess = self.last_full.is_some() || self.relays.regions().count() == 1 || self.home.current().is_some();
         if (may_guess || self.home.is_measured()) && self.home.choose(&self.relays, now) {
             self.report.home = self.home.current();
-            self.events.push_back(Event::Home(self.report.home));
+            self.events.push_back(NetcheckEvent::Home(self.report.home));
             // Peers can reach us through it from here on, whatever else the first look will find.
             self.tell_net_info();
         }
@@ -61,7 +61,7 @@ impl Netcheck {
         let found = self.found_endpoints();
         if found != self.endpoints {
             self.endpoints = found;
-            self.events.push_back(Event::Endpoints(self.endpoints.clone()));
+            self.events.push_back(NetcheckEvent::Endpoints(self.endpoints.clone()));
         }
     }
 
@@ -87,7 +87,7 @@ impl Netcheck {
         self.report.captive = found;
         let found = found.unwrap_or(self.told.captive);
         if std::mem::replace(&mut self.told.captive, found) != found {
-            self.events.push_back(Event::Captive(found));
+            self.events.push_back(NetcheckEvent::Captive(found));
         }
     }
 
@@ -169,7 +169,7 @@ impl Netcheck {
         let is_news = self.told.net_info.as_ref().is_none_or(|told| without_latency(told) != without_latency(&info));
         if is_news {
             self.told.net_info = Some(info.clone());
-            self.events.push_back(Event::NetInfo(info));
+            self.events.push_back(NetcheckEvent::NetInfo(info));
         }
     }
 

@@ -19,7 +19,7 @@ struct Scene {
     on_the_way: Vec<(Instant, SocketAddr, Vec<u8>)>,
     sent: usize,
     actions: Vec<Action>,
-    events: Vec<Event>,
+    events: Vec<NetcheckEvent>,
 }
 
 fn seen() -> SocketAddr {
@@ -112,7 +112,7 @@ impl Scene {
     }
 
     fn looks(&mut self) -> usize {
-        let looked = self.events.iter().filter(|event| matches!(event, Event::Looked { .. })).count();
+        let looked = self.events.iter().filter(|event| matches!(event, NetcheckEvent::Looked { .. })).count();
         self.events.clear();
         looked
     }
@@ -180,7 +180,7 @@ fn a_single_region_is_home_before_anything_was_measured() {
     scene.collect();
     assert_eq!(scene.home(), Some(9));
     let told = scene.events.iter().find_map(|event| match event {
-        Event::NetInfo(info) => Some((info.preferred_derp, info.working_udp)),
+        NetcheckEvent::NetInfo(info) => Some((info.preferred_derp, info.working_udp)),
         _ => None,
     });
     assert_eq!(told, Some((RegionId(9), None)), "nothing is said of what was not looked at");
@@ -211,8 +211,8 @@ fn where_udp_is_blocked_https_decides() {
     assert_eq!(scene.home(), Some(2));
     let info = scene.netcheck.report().net_info();
     assert_eq!((info.working_udp, info.preferred_derp), (Some(false), RegionId(2)));
-    assert!(scene.events.contains(&Event::Captive(true)));
-    assert!(scene.events.contains(&Event::Looked { full: true }));
+    assert!(scene.events.contains(&NetcheckEvent::Captive(true)));
+    assert!(scene.events.contains(&NetcheckEvent::Looked { full: true }));
 
     // While it stays blocked, wishes for fresh endpoints cost a second and no HTTPS.
     scene.actions.clear();
@@ -226,7 +226,7 @@ fn where_udp_is_blocked_https_decides() {
     scene.run(FRESH + Duration::from_secs(3));
     assert!(scene.netcheck.report().udp);
     assert_eq!(scene.home(), Some(1));
-    assert!(scene.events.contains(&Event::Captive(false)));
+    assert!(scene.events.contains(&NetcheckEvent::Captive(false)));
 }
 
 #[test]

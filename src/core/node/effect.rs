@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Answer, CallId, FileContent, Machine, PumpCommand, StateFile};
 use crate::control::{Pin, ServerUrl, Transmit};
 use crate::netcheck::{self, LinkKind};
-use crate::plan::{Action, FirewallOptions, Probes, own};
+use crate::plan::{FirewallOptions, KernelAction, Probes, own};
 use crate::types::{IpNet, MachinePrivate};
 
 /// What an engine is told once.
@@ -67,7 +67,7 @@ pub enum Effect {
     /// Ask the coordinator.
     Transmit(Transmit),
     /// Look at the kernel or change it.
-    Kernel(Action),
+    Kernel(KernelAction),
     /// Ask the kernel what our table holds and has counted.
     Figures,
     /// Ask the kernel where packets to this address go.

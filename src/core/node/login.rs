@@ -2,7 +2,7 @@
 
 use super::calls::{Awaited, Kept};
 use super::{CallId, Effect, Engine, Now, StateFile};
-use crate::control::{self, AuthKey, Event, Failure, ServerUrl, Session, Setup};
+use crate::control::{self, AuthKey, Failure, ServerUrl, Session, SessionEvent, Setup};
 use crate::netmap::Netmap;
 use crate::types::{NodePrivate, Timestamp};
 use crate::wire::control::MapResponse;
@@ -207,9 +207,9 @@ impl Engine {
         }
     }
 
-    fn handle_session_event(&mut self, event: Event, now: Now) {
+    fn handle_session_event(&mut self, event: SessionEvent, now: Now) {
         match event {
-            Event::AuthUrl(url) => {
+            SessionEvent::AuthUrl(url) => {
                 if self.login.next_key.is_none() {
                     if self.try_spare_key(now) {
                         return;
@@ -222,28 +222,28 @@ impl Engine {
                 self.login.auth_url.clone_from(&url);
                 self.notify(&Notify { browse_to_url: Some(url), ..Notify::default() });
             }
-            Event::NodeKeyWanted => {
+            SessionEvent::NodeKeyWanted => {
                 self.login.next_key = Some(NodePrivate::from_random(self.entropy.key()));
                 self.login.next_key_told = false;
                 self.saves.want(StateFile::NodeKey, now);
             }
-            Event::LoggedIn { .. } => self.logged_in(now),
-            Event::FullMap(map) => self.handle_map(*map, true, now),
-            Event::Delta(map) => self.handle_map(*map, false, now),
-            Event::KeyExpired => {
+            SessionEvent::LoggedIn { .. } => self.logged_in(now),
+            SessionEvent::FullMap(map) => self.handle_map(*map, true, now),
+            SessionEvent::Delta(map) => self.handle_map(*map, false, now),
+            SessionEvent::KeyExpired => {
                 self.login.expired = true;
                 self.login.needed = true;
             }
-            Event::LoggedOut { unheard } => {
+            SessionEvent::LoggedOut { unheard } => {
                 self.logged_out(unheard.map(|failure| failure.to_string()).as_deref(), now);
             }
-            Event::Online => {
+            SessionEvent::Online => {
                 self.login.online = true;
                 self.note_confirmed(now);
                 self.health.clear("coordinator");
                 self.forgive_keys();
             }
-            Event::Failed(failure) => self.handle_failure(&failure, now),
+            SessionEvent::Failed(failure) => self.handle_failure(&failure, now),
         }
     }
 

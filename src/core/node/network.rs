@@ -8,7 +8,7 @@ use super::calls::Awaited;
 use super::pump::RegionState;
 use super::tracked::Tracked;
 use super::{Answer, CallId, Effect, Engine, Networks, Now};
-use crate::netcheck::{Event, News};
+use crate::netcheck::{NetcheckEvent, News};
 use crate::types::{Gather, IpNet, NodePublic};
 use crate::wire::control::{EndpointType, Hostinfo, NetInfo, limit};
 use crate::wire::local::{RelayCounters, RelaysReply, Severity};
@@ -146,17 +146,17 @@ impl Engine {
     pub(super) fn handle_netcheck_events(&mut self, now: Now) {
         while let Some(event) = self.netcheck.poll_event() {
             match event {
-                Event::Endpoints(_) => {
+                NetcheckEvent::Endpoints(_) => {
                     self.tell_book_of_endpoints(now);
                     self.surroundings.told.want(now.tick);
                 }
-                Event::NetInfo(info) => {
+                NetcheckEvent::NetInfo(info) => {
                     self.surroundings.net_info = Some(info);
                     self.surroundings.told.want(now.tick);
                 }
-                Event::Home(home) => self.tell_pump_of_home(home),
-                Event::Captive(_) => {}
-                Event::Looked { full } => {
+                NetcheckEvent::Home(home) => self.tell_pump_of_home(home),
+                NetcheckEvent::Captive(_) => {}
+                NetcheckEvent::Looked { full } => {
                     self.surroundings.has_looked = true;
                     self.tell_book_of_endpoints(now);
                     if full {

@@ -12,7 +12,7 @@ use super::calls::{Awaited, Counters};
 use super::pump::{Direct, PumpCommand, PumpCounters, PumpNews, PumpPeer, RegionState};
 use super::{Answer, CallId, Datagram, Effect, Engine, Now};
 use crate::netmap::Peer;
-use crate::path::{Event, Ground, PathView, PeerInfo, Target, Via, Way, Wish};
+use crate::path::{EndpointUpdate, PathEvent, PathView, PeerInfo, Ranking, Selected, Target, Via};
 use crate::plan::{Path, Paths, own};
 use crate::types::text::clean;
 use crate::types::{DiscoPublic, IpNet, NodePrivate, NodePublic, RegionId};
@@ -123,11 +123,11 @@ impl Engine {
         let advertised = self.netmap.peers().flat_map(|peer| peer.routes.iter().copied());
         let advertised: Vec<IpNet> = advertised.chain(self.prefs.advertise_routes.iter().copied()).collect();
         self.netcheck.handle_advertised(advertised.clone());
-        let ground = Ground::new(live.into_iter().collect(), advertised).with_standings(standings);
+        let ranking = Ranking::new(live.into_iter().collect(), advertised).with_standings(standings);
         let mut loopbacks = Loopbacks::new(self.settings.relay_port);
         let peers: Vec<PeerInfo<'_>> =
             self.netmap.peers().filter(|_| is_open).map(|peer| info(peer, loopbacks.of(peer))).collect();
-        self.book.handle_peers(peers.iter().copied(), ground, now.tick);
+        self.book.handle_peers(peers.iter().copied(), ranking, now.tick);
         let relayed: BTreeMap<NodePublic, PumpPeer> =
             peers.iter().filter_map(|info| Some((info.key, relay(info)?))).collect();
         drop(peers);
@@ -139,14 +139,14 @@ impl Engine {
     pub(super) fn handle_book_events(&mut self, now: Now) {
         while let Some(event) = self.book.poll_event() {
             match event {
-                Event::PathChanged { peer } => {
+                PathEvent::PathChanged { peer } => {
                     self.tell_pump(&peer);
                     self.watchers.note_moved(peer, now.tick);
                     self.path_changes.edit();
                 }
-                Event::PingDone { id, answer, .. } => self.handle_pong(id, answer),
-                Event::NeedsLook => self.reconciler.handle_changed(now.tick),
-                Event::NeedsFreshEndpoints => self.netcheck.handle_wanted(now.tick),
+                PathEvent::PingDone { id, answer, .. } => self.handle_pong(id, answer),
+                PathEvent::NeedsLook => self.reconciler.handle_changed(now.tick),
+                PathEvent::NeedsFreshEndpoints => self.netcheck.handle_wanted(now.tick),
             }
         }
         self.netcheck.handle_active(self.book.is_active(), now.tick);
@@ -166,16 +166,18 @@ impl Engine {
 
     /// What the kernel's endpoints should be.
     pub(super) fn paths(&self) -> Paths {
-        let path = |key: &NodePublic, wish| {
-            let (endpoint, moves) = match wish {
-                Wish::Leave => return None,
-                Wish::Initial(endpoint) => (endpoint, false),
-                Wish::Move(endpoint) => (endpoint, true),
+        let path = |key: &NodePublic, update| {
+            let (endpoint, moves) = match update {
+                EndpointUpdate::Leave => return None,
+                EndpointUpdate::Initial(endpoint) => (endpoint, false),
+                EndpointUpdate::Move(endpoint) => (endpoint, true),
             };
             let keepalive = if self.book.begins(key) { BEGIN } else { 0 };
             Some(Path { endpoint, moves, keepalive })
         };
-        Paths { chosen: self.book.wishes().filter_map(|(key, wish)| Some((key, path(&key, wish)?))).collect() }
+        Paths {
+            chosen: self.book.endpoint_updates().filter_map(|(key, update)| Some((key, path(&key, update)?))).collect(),
+        }
     }
 
     /// Asks the pump what passed and was lost; where there is no pump, nothing was.
@@ -306,9 +308,9 @@ fn relay(info: &PeerInfo<'_>) -> Option<PumpPeer> {
 }
 
 fn direct(path: &PathView) -> Option<Direct> {
-    match path.way {
-        Way::Direct { endpoint, local, .. } => Some(Direct { endpoint, local }),
-        Way::None | Way::Relay { .. } => None,
+    match path.selected {
+        Selected::Direct { endpoint, local, .. } => Some(Direct { endpoint, local }),
+        Selected::None | Selected::Relay { .. } => None,
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::paths::home;
 use super::{Answer, Engine, Now, VERSION};
-use crate::path::{SESSION, Way};
+use crate::path::{SESSION, Selected};
 use crate::plan::ObservedPeer;
 use crate::types::{IpNet, NodePublic, is_default_route};
 use crate::wire::control::Node;
@@ -92,10 +92,10 @@ impl Engine {
     /// The way that packets take. Of a peer that is left to the kernel, that is where the kernel sends.
     fn add_path(&self, peer: &mut PeerStatus, seen: &ObservedPeer) {
         let path = self.book.path(&peer.public_key);
-        match path.way {
-            Way::Direct { endpoint, .. } => peer.cur_addr = endpoint.to_string(),
-            Way::Relay { .. } => {}
-            Way::None => {
+        match path.selected {
+            Selected::Direct { endpoint, .. } => peer.cur_addr = endpoint.to_string(),
+            Selected::Relay { .. } => {}
+            Selected::None => {
                 // The loopback stands for a relay.
                 let endpoint = seen.endpoint.filter(|endpoint| !endpoint.ip().is_loopback());
                 peer.cur_addr = endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default();

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::common::Common;
 use super::live::begin::Sign;
-use super::peer::Peer;
-use super::{Event, Evidence, Ground, LINK_LOST, LOOK, PathView, PeerInfo, Target, Transmit, Via, Wish};
+use super::peer::PeerState;
+use super::{EndpointUpdate, Evidence, LINK_LOST, LOOK, PathEvent, PathView, PeerInfo, Ranking, Target, Transmit, Via};
 use crate::types::{DiscoPrivate, DiscoPublic, IpNet, NodePublic, RegionId, Timestamp};
 use crate::wire::disco::{self, Message, TransactionId};
 
@@ -23,7 +23,7 @@ const RELAY_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 3, 3, 40))
 /// The ways to all peers.
 #[derive(Debug)]
 pub struct Book {
-    peers: BTreeMap<NodePublic, Peer>,
+    peers: BTreeMap<NodePublic, PeerState>,
     common: Common,
     /// Whose disco key is which, sorted.
     by_disco: Vec<(DiscoPublic, NodePublic)>,
@@ -62,10 +62,10 @@ impl Book {
     /// Takes what the map says of all peers; a peer that is not named is forgotten.
     ///
     /// Only what changed is looked at closely, so that a change of one peer among thousands costs little.
-    pub fn handle_peers<'a>(&mut self, peers: impl Iterator<Item = PeerInfo<'a>>, ground: Ground, now: Instant) {
+    pub fn handle_peers<'a>(&mut self, peers: impl Iterator<Item = PeerInfo<'a>>, ranking: Ranking, now: Instant) {
         self.handle_now(now);
-        let moved = self.common.ground != ground;
-        self.common.ground = ground;
+        let moved = self.common.ranking != ranking;
+        self.common.ranking = ranking;
         self.round = self.round.wrapping_add(1);
         let mut other_keys = false;
         for info in peers {
@@ -180,7 +180,7 @@ impl Book {
         let (to, source) = match via {
             Via::Relay { from, .. } if from != *key => return,
             Via::Relay { region, from } => (Target::Relay { region, peer: from }, relay_source(region)),
-            Via::Udp { from, .. } if self.common.ground.rank(from).is_none() => return,
+            Via::Udp { from, .. } if self.common.ranking.rank(from).is_none() => return,
             Via::Udp { from, local } => (Target::Udp { to: from, from: local }, from),
         };
         self.common.send(disco, to, &Message::Pong { transaction, source });
@@ -219,7 +219,8 @@ impl Book {
     pub fn handle_observed(&mut self, key: &NodePublic, evidence: Evidence, now: Instant, wall: Timestamp) {
         self.handle_now(now);
         self.common.looked_at = self.looked_at;
-        let act = |peer: &mut Peer, common: &mut Common| peer.handle_observed(*key, &evidence, common, (now, wall));
+        let act =
+            |peer: &mut PeerState, common: &mut Common| peer.handle_observed(*key, &evidence, common, (now, wall));
         self.with_seen(key, evidence.endpoint, now, act);
     }
 
@@ -227,7 +228,7 @@ impl Book {
     pub fn handle_looked(&mut self, now: Instant) {
         self.handle_now(now);
         self.looked_at = Some(now);
-        let wanted = !self.deadlines.is_empty() || self.peers.values().any(Peer::is_undecided);
+        let wanted = !self.deadlines.is_empty() || self.peers.values().any(PeerState::is_undecided);
         self.look_at = wanted.then(|| now + LOOK.saturating_mul(self.share()).min(LOOK_LONGEST));
     }
 
@@ -236,7 +237,7 @@ impl Book {
         u32::try_from(self.peers.len() / 1_000).unwrap_or(u32::MAX).saturating_add(1)
     }
 
-    /// Somebody wants to know how a peer is reached: it ends in [`Event::PingDone`] with this number. It counts as
+    /// Somebody wants to know how a peer is reached: it ends in [`PathEvent::PingDone`] with this number. It counts as
     /// traffic, so a better way is looked for.
     pub fn handle_ping(&mut self, key: &NodePublic, id: u64, now: Instant) {
         self.handle_now(now);
@@ -246,7 +247,7 @@ impl Book {
             Some(())
         });
         if asked.flatten().is_none() {
-            self.common.tell(Event::PingDone { id, peer: *key, answer: None });
+            self.common.tell(PathEvent::PingDone { id, peer: *key, answer: None });
         }
     }
 
@@ -278,7 +279,7 @@ impl Book {
         }
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = Some(now + LOOK_AGAIN);
-            self.common.tell(Event::NeedsLook);
+            self.common.tell(PathEvent::NeedsLook);
         }
     }
 
@@ -294,18 +295,21 @@ impl Book {
     }
 
     /// What has happened.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub fn poll_event(&mut self) -> Option<PathEvent> {
         self.common.poll_event()
     }
 
-    /// What should become of each peer's endpoint, where we have a wish.
-    pub fn wishes(&self) -> impl Iterator<Item = (NodePublic, Wish)> + '_ {
-        self.peers.iter().map(|(key, peer)| (*key, peer.wish())).filter(|(_, wish)| *wish != Wish::Leave)
+    /// What should become of each peer's endpoint, where it should change.
+    pub fn endpoint_updates(&self) -> impl Iterator<Item = (NodePublic, EndpointUpdate)> + '_ {
+        self.peers
+            .iter()
+            .map(|(key, peer)| (*key, peer.endpoint_update()))
+            .filter(|(_, update)| *update != EndpointUpdate::Leave)
     }
 
     /// Whether this side should begin a handshake with a peer, because the peer cannot.
     pub fn begins(&self, key: &NodePublic) -> bool {
-        self.peers.get(key).is_some_and(Peer::begins)
+        self.peers.get(key).is_some_and(PeerState::begins)
     }
 
     /// The peers that are there, and whose WireGuard answers nothing of ours.
@@ -339,7 +343,12 @@ impl Book {
     }
 
     /// Does something with a peer, and whatever follows from it.
-    fn with<R>(&mut self, key: &NodePublic, now: Instant, act: impl FnOnce(&mut Peer, &mut Common) -> R) -> Option<R> {
+    fn with<R>(
+        &mut self,
+        key: &NodePublic,
+        now: Instant,
+        act: impl FnOnce(&mut PeerState, &mut Common) -> R,
+    ) -> Option<R> {
         self.with_seen(key, None, now, act)
     }
 
@@ -349,15 +358,15 @@ impl Book {
         key: &NodePublic,
         kernel: Option<SocketAddr>,
         now: Instant,
-        act: impl FnOnce(&mut Peer, &mut Common) -> R,
+        act: impl FnOnce(&mut PeerState, &mut Common) -> R,
     ) -> Option<R> {
         let peer = self.peers.get_mut(key)?;
-        let (target, wish, local, begins) = (peer.target(), peer.wish(), peer.local(), peer.begins());
+        let (target, update, local, begins) = (peer.target(), peer.endpoint_update(), peer.local(), peer.begins());
         let deadline = peer.live.as_ref().and_then(|live| live.deadline);
         let result = act(peer, &mut self.common);
         peer.settle(target, kernel);
-        if (peer.wish(), peer.local(), peer.begins()) != (wish, local, begins) {
-            self.common.tell(Event::PathChanged { peer: *key });
+        if (peer.endpoint_update(), peer.local(), peer.begins()) != (update, local, begins) {
+            self.common.tell(PathEvent::PathChanged { peer: *key });
         }
         match &mut peer.live {
             None => {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::pace::doubled;
 use super::rank::{Class, Rank};
-use super::{Ground, TRUST};
+use super::{Ranking, TRUST};
 
 /// Candidates taken from each source. Honest nodes have a handful; what liars name costs probes.
 const MAX_TOLD: usize = 16;
@@ -101,10 +101,10 @@ impl Candidates {
         &mut self,
         origin: Origin,
         endpoints: impl Iterator<Item = SocketAddr>,
-        ground: &Ground,
+        ranking: &Ranking,
         now: Instant,
     ) {
-        let named = shared_out(endpoints, ground, origin.most());
+        let named = shared_out(endpoints, ranking, origin.most());
         for (rank, endpoint) in &named {
             let (rank, endpoint) = (*rank, *endpoint);
             match self.get_mut(endpoint) {
@@ -125,8 +125,8 @@ impl Candidates {
     }
 
     /// A probe or a packet came from there: the candidate, unless it may not be one.
-    pub(super) fn see(&mut self, endpoint: SocketAddr, ground: &Ground, now: Instant) -> Option<&mut Candidate> {
-        let rank = ground.rank(endpoint)?;
+    pub(super) fn see(&mut self, endpoint: SocketAddr, ranking: &Ranking, now: Instant) -> Option<&mut Candidate> {
+        let rank = ranking.rank(endpoint)?;
         if self.get_mut(endpoint).is_none() {
             self.0.push(Candidate::new(endpoint, rank, Origin::Seen));
             self.trim(Some(endpoint), now);
@@ -146,8 +146,8 @@ impl Candidates {
     }
 
     /// The host stands elsewhere: some are not what they were.
-    pub(super) fn rank_anew(&mut self, ground: &Ground) {
-        self.0.retain_mut(|candidate| match ground.rank(candidate.endpoint) {
+    pub(super) fn rank_anew(&mut self, ranking: &Ranking) {
+        self.0.retain_mut(|candidate| match ranking.rank(candidate.endpoint) {
             Some(rank) => {
                 candidate.rank = rank;
                 true
@@ -189,10 +189,10 @@ impl Candidates {
 
 /// The endpoints that may be candidates, `most` at most: shared out among the ranks, so that a crowd of one rank does not
 /// push the others out, and within a rank in the order in which they are named, which is the peer's.
-fn shared_out(endpoints: impl Iterator<Item = SocketAddr>, ground: &Ground, most: usize) -> Vec<(Rank, SocketAddr)> {
+fn shared_out(endpoints: impl Iterator<Item = SocketAddr>, ranking: &Ranking, most: usize) -> Vec<(Rank, SocketAddr)> {
     let mut ranked: Vec<(Rank, SocketAddr)> = Vec::new();
     for endpoint in endpoints.take(MAX_NAMED) {
-        if let Some(rank) = ground.rank(endpoint)
+        if let Some(rank) = ranking.rank(endpoint)
             && !ranked.contains(&(rank, endpoint))
         {
             ranked.push((rank, endpoint));
@@ -223,18 +223,18 @@ mod tests {
     }
 
     /// A host on a LAN, with as many bridges of containers.
-    fn ground(bridges: u8) -> Ground {
+    fn ranking(bridges: u8) -> Ranking {
         let bridge = |n: u8| format!("10.{}.0.1/16", 100 + n).parse().unwrap();
         let links = (0..bridges).map(bridge).chain(["192.168.1.2/24".parse().unwrap()]).collect();
         let standings: BTreeMap<_, _> = (0..bridges).map(|n| (bridge(n), LinkKind::Virtual)).collect();
-        Ground::new(links, []).with_standings(standings)
+        Ranking::new(links, []).with_standings(standings)
     }
 
-    fn candidates(ground: &Ground, endpoints: &[SocketAddr]) -> Vec<SocketAddr> {
+    fn candidates(ranking: &Ranking, endpoints: &[SocketAddr]) -> Vec<SocketAddr> {
         #[allow(clippy::disallowed_methods, reason = "any instant will do to count from")]
         let now = Instant::now();
         let mut candidates = Candidates::default();
-        candidates.replace(Origin::Told, endpoints.iter().copied(), ground, now);
+        candidates.replace(Origin::Told, endpoints.iter().copied(), ranking, now);
         candidates.iter().map(|candidate| candidate.endpoint).collect()
     }
 
@@ -245,7 +245,7 @@ mod tests {
         let named: Vec<_> = bridges.chain(others).collect();
 
         for bridges in [0, 17, 30] {
-            let candidates = candidates(&ground(bridges), &named);
+            let candidates = candidates(&ranking(bridges), &named);
             assert_eq!(candidates.len(), MAX_TOLD);
             assert_eq!(candidates[0], endpoint("192.168.1.5:41741"), "probed first");
             // An address beyond a router is one of a crowd where the bridges are not known for what they are.
@@ -263,12 +263,12 @@ mod tests {
             let named: Vec<_> = named.iter().map(|(net, host)| {
                 endpoint(&format!("{}.{host}:41741", nets[usize::from(*net)]))
             }).collect();
-            let ground = ground(3);
-            let taken = shared_out(named.iter().copied(), &ground, MAX_TOLD);
+            let ranking = ranking(3);
+            let taken = shared_out(named.iter().copied(), &ranking, MAX_TOLD);
             prop_assert!(taken.len() <= MAX_TOLD);
             for endpoint in named.iter().take(MAX_NAMED) {
-                let Some(rank) = ground.rank(*endpoint) else { continue };
-                let first = named.iter().find(|other| ground.rank(**other) == Some(rank)).unwrap();
+                let Some(rank) = ranking.rank(*endpoint) else { continue };
+                let first = named.iter().find(|other| ranking.rank(**other) == Some(rank)).unwrap();
                 prop_assert!(taken.contains(&(rank, *first)), "{first} of {rank:?}");
             }
         }

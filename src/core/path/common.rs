@@ -9,7 +9,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::pace::{Bucket, Tick};
 use super::secrets::Secrets;
-use super::{ENDPOINTS_FRESH, Event, FULL_SIZE, Ground, Target, Transmit};
+use super::{ENDPOINTS_FRESH, FULL_SIZE, PathEvent, Ranking, Target, Transmit};
 use crate::types::{DiscoPrivate, DiscoPublic, NodePublic};
 use crate::wire::disco::{Message, PING_LEN, TransactionId};
 
@@ -28,7 +28,7 @@ pub(super) struct Common {
     pub(super) node: NodePublic,
     pub(super) us: DiscoPublic,
     pub(super) secrets: Secrets,
-    pub(super) ground: Ground,
+    pub(super) ranking: Ranking,
     /// Direct paths that carry no packets of full size, by the peer that is engaged.
     pub(super) narrow: BTreeMap<NodePublic, SocketAddr>,
     pub(super) own_endpoints: Vec<SocketAddr>,
@@ -42,7 +42,7 @@ pub(super) struct Common {
     probes: Bucket,
     origin: Option<Instant>,
     transmits: VecDeque<Transmit>,
-    events: VecDeque<Event>,
+    events: VecDeque<PathEvent>,
 }
 
 impl Common {
@@ -51,7 +51,7 @@ impl Common {
             node,
             us: disco.public(),
             secrets: Secrets::new(disco),
-            ground: Ground::default(),
+            ranking: Ranking::default(),
             narrow: BTreeMap::new(),
             own_endpoints: Vec::new(),
             own_endpoints_at: None,
@@ -108,11 +108,11 @@ impl Common {
         self.transmits.pop_front()
     }
 
-    pub(super) fn tell(&mut self, event: Event) {
+    pub(super) fn tell(&mut self, event: PathEvent) {
         self.events.push_back(event);
     }
 
-    pub(super) fn poll_event(&mut self) -> Option<Event> {
+    pub(super) fn poll_event(&mut self) -> Option<PathEvent> {
         let event = self.events.pop_front();
         if event.is_none() {
             // The first map is an event of every peer; that much room is not needed again.
@@ -132,7 +132,7 @@ impl Common {
         let fresh = within(self.own_endpoints_at, ENDPOINTS_FRESH);
         if !fresh && !within(self.fresh_asked, FRESH_PAUSE) {
             self.fresh_asked = Some(now);
-            self.events.push_back(Event::NeedsFreshEndpoints);
+            self.events.push_back(PathEvent::NeedsFreshEndpoints);
         }
         fresh
     }

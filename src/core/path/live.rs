@@ -7,7 +7,7 @@ use super::candidate::{Candidate, Candidates, Origin};
 use super::common::Common;
 use super::direct::{Direct, Progress};
 use super::pace::{Bucket, doubled};
-use super::{ACTIVE, Event, PASSIVE, PING_TIMEOUT, Target, UPGRADE};
+use super::{ACTIVE, PASSIVE, PING_TIMEOUT, PathEvent, Target, UPGRADE};
 use crate::types::{DiscoPublic, NodePublic, RegionId};
 use crate::wire::disco::TransactionId;
 
@@ -20,9 +20,9 @@ const PINGED_BACK: Duration = Duration::from_millis(300);
 /// After the kernel followed the peer away from our choice, we leave it there: doubled each time, and at most.
 const STEADY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
 
-/// Who a peer is.
+/// By which keys a peer is known, and where it listens.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Who {
+pub(super) struct PeerId {
     pub(super) key: NodePublic,
     pub(super) disco: DiscoPublic,
     /// Where it listens, if there is a relay path to it.
@@ -59,7 +59,7 @@ pub(super) struct Live {
     pub(super) candidates: Candidates,
     pub(super) direct: Option<Direct>,
     /// Looks that found the kernel elsewhere although it was to be moved.
-    pub(super) astray: u8,
+    pub(super) misses: u8,
     /// When the kernel last had traffic, as far as is known.
     traffic: Option<Instant>,
     /// When the peer last sent a probe.
@@ -90,7 +90,7 @@ impl Live {
         Self {
             candidates: Candidates::with_banned(banned),
             direct: None,
-            astray: 0,
+            misses: 0,
             traffic: None,
             called: now,
             received: None,
@@ -118,7 +118,7 @@ impl Live {
     // ---- what happens ----
 
     /// The kernel has traffic with the peer.
-    pub(super) fn handle_traffic(&mut self, who: &Who, common: &mut Common, now: Instant) {
+    pub(super) fn handle_traffic(&mut self, who: &PeerId, common: &mut Common, now: Instant) {
         let was_active = self.is_active(now);
         self.traffic = Some(now);
         if !was_active && self.direct.is_none() {
@@ -141,9 +141,9 @@ impl Live {
     }
 
     /// A valid ping came by UDP from an address that may be a candidate.
-    pub(super) fn handle_pinged(&mut self, from: SocketAddr, who: &Who, common: &mut Common, now: Instant) {
+    pub(super) fn handle_pinged(&mut self, from: SocketAddr, who: &PeerId, common: &mut Common, now: Instant) {
         self.called = now;
-        let Some(candidate) = self.candidates.see(from, &common.ground, now) else { return };
+        let Some(candidate) = self.candidates.see(from, &common.ranking, now) else { return };
         let is_news = !candidate.is_banned(now)
             && candidate.verified(now).is_none()
             && !candidate.was_pinged_within(PINGED_BACK, now);
@@ -153,9 +153,9 @@ impl Live {
     }
 
     /// The peer asks through the relay to be probed at these addresses.
-    pub(super) fn handle_call(&mut self, endpoints: Vec<SocketAddr>, who: &Who, common: &mut Common, now: Instant) {
+    pub(super) fn handle_call(&mut self, endpoints: Vec<SocketAddr>, who: &PeerId, common: &mut Common, now: Instant) {
         self.called = now;
-        self.candidates.replace(Origin::Called, endpoints.iter().copied(), &common.ground, now);
+        self.candidates.replace(Origin::Called, endpoints.iter().copied(), &common.ranking, now);
         let wanted = |candidate: &&Candidate| {
             endpoints.contains(&candidate.endpoint)
                 && !candidate.is_banned(now)
@@ -172,7 +172,7 @@ impl Live {
         &mut self,
         transaction: TransactionId,
         from: Target,
-        who: &Who,
+        who: &PeerId,
         common: &mut Common,
         now: Instant,
     ) -> bool {
@@ -192,11 +192,11 @@ impl Live {
         let latency = now.saturating_duration_since(ping.at);
         if let Some(id) = ping.ask {
             self.asks.retain(|(ask, _)| *ask != id);
-            common.tell(Event::PingDone { id, peer: who.key, answer: Some((to, latency)) });
+            common.tell(PathEvent::PingDone { id, peer: who.key, answer: Some((to, latency)) });
         }
         let Target::Udp { to: endpoint, .. } = to else { return true };
         self.called = now;
-        if let Some(candidate) = self.candidates.see(endpoint, &common.ground, now) {
+        if let Some(candidate) = self.candidates.see(endpoint, &common.ranking, now) {
             candidate.narrow &= !ping.full;
             candidate.local = local.or(candidate.local);
             if !candidate.narrow {
@@ -219,7 +219,7 @@ impl Live {
     }
 
     /// Somebody wants to know how the peer is reached.
-    pub(super) fn handle_ask(&mut self, id: u64, who: &Who, common: &mut Common, now: Instant) {
+    pub(super) fn handle_ask(&mut self, id: u64, who: &PeerId, common: &mut Common, now: Instant) {
         let relay = who.region.map(|region| Target::Relay { region, peer: who.key });
         let direct = self.direct.as_ref().map(|direct| Target::Udp { to: direct.endpoint, from: None });
         let targets: Vec<Target> = match direct.or(relay) {
@@ -227,7 +227,7 @@ impl Live {
             None => self.candidates.iter().map(|c| Target::Udp { to: c.endpoint, from: None }).collect(),
         };
         if self.asks.len() >= MAX_ASKS || targets.is_empty() {
-            return common.tell(Event::PingDone { id, peer: who.key, answer: None });
+            return common.tell(PathEvent::PingDone { id, peer: who.key, answer: None });
         }
         self.asks.push((id, now + PING_TIMEOUT));
         for target in targets {
@@ -240,7 +240,7 @@ impl Live {
         &mut self,
         progress: Progress,
         before: Option<Instant>,
-        who: &Who,
+        who: &PeerId,
         common: &mut Common,
         now: Instant,
     ) {
@@ -259,7 +259,7 @@ impl Live {
     }
 
     /// Our own endpoints are known anew: whoever was called with old ones is called again.
-    pub(super) fn handle_own_endpoints(&mut self, who: &Who, common: &mut Common, now: Instant) {
+    pub(super) fn handle_own_endpoints(&mut self, who: &PeerId, common: &mut Common, now: Instant) {
         if std::mem::take(&mut self.call_again) && self.direct.is_none() {
             self.call(who, common, now);
         }
@@ -270,19 +270,19 @@ impl Live {
         &mut self,
         told: impl Iterator<Item = SocketAddr>,
         (moved, restarted): (bool, bool),
-        who: &Who,
+        who: &PeerId,
         common: &mut Common,
         now: Instant,
     ) {
         if moved {
-            self.candidates.rank_anew(&common.ground);
+            self.candidates.rank_anew(&common.ranking);
         }
-        self.candidates.replace(Origin::Told, told, &common.ground, now);
+        self.candidates.replace(Origin::Told, told, &common.ranking, now);
         if restarted {
             self.pings.clear();
         }
         if let Some(direct) = &mut self.direct {
-            match common.ground.rank(direct.endpoint) {
+            match common.ranking.rank(direct.endpoint) {
                 Some(rank) => direct.class = rank.class(),
                 None => return self.fail(Failure::Displaced, who, common, now),
             }
@@ -300,7 +300,7 @@ impl Live {
         &mut self,
         uses_lost: impl Fn(&Direct) -> bool,
         within: Duration,
-        who: &Who,
+        who: &PeerId,
         common: &mut Common,
         now: Instant,
     ) {
@@ -315,7 +315,7 @@ impl Live {
 
     /// The kernel follows the peer to another address than ours, since the look at `looked`; it is kept.
     pub(super) fn adopt(&mut self, endpoint: SocketAddr, looked: Option<Instant>, common: &mut Common, now: Instant) {
-        let Some(candidate) = self.candidates.see(endpoint, &common.ground, now) else { return };
+        let Some(candidate) = self.candidates.see(endpoint, &common.ranking, now) else { return };
         let class = candidate.class();
         if self.direct.is_some() {
             self.steady_until = Some(now + doubled(STEADY.0, self.roams, STEADY.1));
@@ -340,9 +340,9 @@ impl Live {
     }
 
     /// Does what is due; whether there is reason to go on.
-    pub(super) fn handle_timeout(&mut self, who: &Who, common: &mut Common, now: Instant) -> bool {
+    pub(super) fn handle_timeout(&mut self, who: &PeerId, common: &mut Common, now: Instant) -> bool {
         for (id, _) in self.asks.extract_if(.., |(_, until)| *until <= now) {
-            common.tell(Event::PingDone { id, peer: who.key, answer: None });
+            common.tell(PathEvent::PingDone { id, peer: who.key, answer: None });
         }
         if self.ends_at() <= now {
             return false;

@@ -36,8 +36,8 @@ mod secrets;
 mod view;
 
 pub use book::Book;
-pub use rank::Ground;
-pub use view::{Event, Evidence, PathView, PeerInfo, Target, Transmit, Via, Way, Wish};
+pub use rank::Ranking;
+pub use view::{EndpointUpdate, Evidence, PathEvent, PathView, PeerInfo, Selected, Target, Transmit, Via};
 
 use std::time::Duration;
 

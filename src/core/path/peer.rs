@@ -7,17 +7,17 @@ use super::candidate::{Candidate, Origin};
 use super::common::Common;
 use super::direct::Progress;
 use super::live::begin::Sign;
-use super::live::{Live, Who};
+use super::live::{Live, PeerId};
 use super::pace::{Bucket, Tick};
 use super::packed::Packed;
-use super::{Evidence, PATIENCE, PathView, PeerInfo, SESSION, Way, Wish};
+use super::{EndpointUpdate, Evidence, PATIENCE, PathView, PeerInfo, SESSION, Selected};
 use crate::types::{DiscoPublic, NodePublic, RegionId, Timestamp};
 
-/// Looks that a wish may go unfulfilled before the kernel is believed to follow the peer.
-const ASTRAY: u8 = 2;
+/// Looks that may find the kernel elsewhere than it was moved before the kernel is believed to follow the peer.
+const MISSES: u8 = 2;
 
 #[derive(Debug, Default)]
-pub(super) struct Peer {
+pub(super) struct PeerState {
     pub(super) round: u32,
     pub(super) disco: Option<DiscoPublic>,
     /// Where it listens, if there is a relay path to it.
@@ -77,7 +77,7 @@ impl Seen {
     }
 }
 
-impl Peer {
+impl PeerState {
     // ---- the map ----
 
     /// Whether the map says what it said before.
@@ -121,16 +121,16 @@ impl Peer {
         if self.seen.alive && self.rest.is_some() && !lost_relay {
             return;
         }
-        let best = common.ground.candidates(&self.told.to_vec()).first().copied();
+        let best = common.ranking.candidates(&self.told.to_vec()).first().copied();
         if best != self.rest {
             self.rest = best;
             self.tried_since = None;
         }
     }
 
-    /// Who it is to its probes, if it takes any.
-    pub(super) fn who(&self, key: NodePublic) -> Option<Who> {
-        Some(Who { key, disco: self.disco?, region: self.home })
+    /// Its keys, if it takes probes.
+    pub(super) fn who(&self, key: NodePublic) -> Option<PeerId> {
+        Some(PeerId { key, disco: self.disco?, region: self.home })
     }
 
     // ---- something is going on ----
@@ -140,7 +140,7 @@ impl Peer {
         let (told, banned, probes) = (&self.told, &mut self.banned, self.probes);
         self.live.get_or_insert_with(|| {
             let mut live = Live::new(std::mem::take(banned), probes, now);
-            live.candidates.replace(Origin::Told, told.iter(), &common.ground, now);
+            live.candidates.replace(Origin::Told, told.iter(), &common.ranking, now);
             Box::new(live)
         })
     }
@@ -199,7 +199,7 @@ impl Peer {
             (Some(who), Some(endpoint)) if self.home.is_some() || self.is_direct() => {
                 self.compare(&who, endpoint, progress, common, now);
             }
-            (Some(who), Some(endpoint)) if progress.is_news() && common.ground.rank(endpoint).is_some() => {
+            (Some(who), Some(endpoint)) if progress.is_news() && common.ranking.rank(endpoint).is_some() => {
                 self.adopt(&who, endpoint, common.looked_at, common, now);
             }
             (_, Some(endpoint)) => self.rotate(endpoint, progress.sent, common, tick),
@@ -207,11 +207,11 @@ impl Peer {
     }
 
     /// The first look since the start: what carries traffic stays as it is, an idle peer goes to its resting place.
-    fn handle_first(&mut self, who: &Who, endpoint: Option<SocketAddr>, common: &mut Common, now: Instant) {
+    fn handle_first(&mut self, who: &PeerId, endpoint: Option<SocketAddr>, common: &mut Common, now: Instant) {
         let Some(endpoint) = endpoint.filter(|endpoint| Some(*endpoint) != self.rest || self.home.is_none()) else {
             return;
         };
-        if self.seen.alive && common.ground.rank(endpoint).is_some() {
+        if self.seen.alive && common.ranking.rank(endpoint).is_some() {
             self.adopt(who, endpoint, None, common, now);
         } else if self.home.is_some() {
             self.moving = true;
@@ -219,19 +219,19 @@ impl Peer {
     }
 
     /// The kernel has another endpoint than the one it should have: has it followed the peer?
-    fn compare(&mut self, who: &Who, endpoint: SocketAddr, progress: Progress, common: &mut Common, now: Instant) {
+    fn compare(&mut self, who: &PeerId, endpoint: SocketAddr, progress: Progress, common: &mut Common, now: Instant) {
         if Some(endpoint) == self.target() {
             if let Some(live) = &mut self.live {
-                live.astray = 0;
+                live.misses = 0;
             }
             return;
         }
-        let follows = progress.is_news() && common.ground.rank(endpoint).is_some();
+        let follows = progress.is_news() && common.ranking.rank(endpoint).is_some();
         let was_moving = std::mem::replace(&mut self.moving, true);
         let Some(live) = self.live.as_mut().filter(|_| follows) else { return };
         // A move that was wished for is given time; and a path that just failed is not taken back.
-        live.astray = live.astray.saturating_add(1);
-        let is_given_time = was_moving && live.astray <= ASTRAY;
+        live.misses = live.misses.saturating_add(1);
+        let is_given_time = was_moving && live.misses <= MISSES;
         let is_banned = |candidate: &Candidate| candidate.is_banned(now) || candidate.narrow;
         let is_banned = live.candidates.get(endpoint).is_some_and(is_banned);
         if !is_given_time && !is_banned {
@@ -240,7 +240,14 @@ impl Peer {
     }
 
     /// Keeps to where the kernel followed the peer, and asks there at once.
-    fn adopt(&mut self, who: &Who, endpoint: SocketAddr, looked: Option<Instant>, common: &mut Common, now: Instant) {
+    fn adopt(
+        &mut self,
+        who: &PeerId,
+        endpoint: SocketAddr,
+        looked: Option<Instant>,
+        common: &mut Common,
+        now: Instant,
+    ) {
         let spread = common.part_of(super::HEARTBEAT);
         let known = self.seen.known && self.live.is_some();
         let live = self.engage(common, now);
@@ -269,7 +276,7 @@ impl Peer {
         }
         let candidates = match self.home {
             Some(_) => self.rest.into_iter().collect(),
-            None => common.ground.candidates(&self.told.to_vec()),
+            None => common.ranking.candidates(&self.told.to_vec()),
         };
         let Some(place) = candidates.iter().position(|candidate| *candidate == endpoint) else {
             if let Some(best) = candidates.first() {
@@ -327,15 +334,15 @@ impl Peer {
         let target = self.target();
         if target != before && self.seen.known {
             self.moving = kernel != target;
-            self.live.iter_mut().for_each(|live| live.astray = 0);
+            self.live.iter_mut().for_each(|live| live.misses = 0);
         }
     }
 
-    pub(super) fn wish(&self) -> Wish {
+    pub(super) fn endpoint_update(&self) -> EndpointUpdate {
         match self.target() {
-            None => Wish::Leave,
-            Some(target) if self.moving => Wish::Move(target),
-            Some(target) => Wish::Initial(target),
+            None => EndpointUpdate::Leave,
+            Some(target) if self.moving => EndpointUpdate::Move(target),
+            Some(target) => EndpointUpdate::Initial(target),
         }
     }
 
@@ -348,21 +355,21 @@ impl Peer {
     pub(super) fn path(&self, origin: Instant, now: Option<Instant>) -> PathView {
         let live = self.live.as_ref();
         let direct = live.and_then(|live| live.direct.as_ref());
-        let way = match (direct, self.home, self.rest) {
-            (Some(direct), _, _) => Way::Direct {
+        let selected = match (direct, self.home, self.rest) {
+            (Some(direct), _, _) => Selected::Direct {
                 endpoint: direct.endpoint,
                 local: direct.local,
                 latency: direct.latency,
                 since: direct.since,
             },
-            (None, Some(region), _) => Way::Relay { region },
+            (None, Some(region), _) => Selected::Relay { region },
             (None, None, Some(endpoint)) if self.seen.alive => {
-                Way::Direct { endpoint, local: None, latency: None, since: origin }
+                Selected::Direct { endpoint, local: None, latency: None, since: origin }
             }
-            _ => Way::None,
+            _ => Selected::None,
         };
         let active = now.zip(live).is_some_and(|(now, live)| live.is_active(now) && !live.goes_one_way(now));
-        PathView { way, active }
+        PathView { selected, active }
     }
 }
 

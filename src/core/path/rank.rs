@@ -10,7 +10,7 @@ use crate::types::{IpNet, Ipv4Net, Ipv6Net, in_overlay};
 
 /// Where we stand: what decides the rank of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Ground {
+pub struct Ranking {
     /// The addresses of our interfaces outside the overlay, each with the length of its on-link prefix.
     links: Vec<IpNet>,
     standings: BTreeMap<IpNet, LinkKind>,
@@ -48,17 +48,17 @@ impl Rank {
     }
 }
 
-impl Ground {
+impl Ranking {
     /// Takes our own interface addresses, and all subnets that anybody in the network advertises.
     pub fn new(links: Vec<IpNet>, advertised: impl IntoIterator<Item = IpNet>) -> Self {
-        let mut ground = Self { links, ..Self::default() };
+        let mut ranking = Self { links, ..Self::default() };
         for prefix in advertised {
             match prefix {
-                IpNet::V4(prefix) => ground.advertised_v4.insert(prefix),
-                IpNet::V6(prefix) => ground.advertised_v6.insert(prefix),
+                IpNet::V4(prefix) => ranking.advertised_v4.insert(prefix),
+                IpNet::V6(prefix) => ranking.advertised_v6.insert(prefix),
             };
         }
-        ground
+        ranking
     }
 
     /// The same where this is known of the links; of those that are not named, nothing is.
@@ -135,21 +135,21 @@ fn is_unicast(address: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    fn ground(links: &[&str], advertised: &[&str]) -> Ground {
-        Ground::new(links.iter().map(|l| l.parse().unwrap()).collect(), advertised.iter().map(|a| a.parse().unwrap()))
+    fn ranking(links: &[&str], advertised: &[&str]) -> Ranking {
+        Ranking::new(links.iter().map(|l| l.parse().unwrap()).collect(), advertised.iter().map(|a| a.parse().unwrap()))
     }
 
-    fn candidates(ground: &Ground, endpoints: &[&str]) -> Vec<String> {
+    fn candidates(ranking: &Ranking, endpoints: &[&str]) -> Vec<String> {
         let endpoints: Vec<_> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
-        ground.candidates(&endpoints).iter().map(ToString::to_string).collect()
+        ranking.candidates(&endpoints).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn an_endpoint_on_our_link_comes_first_and_private_ones_of_other_places_last() {
-        let ground = ground(&["192.168.1.7/24", "2001:db8:1::7/64"], &[]);
+        let ranking = ranking(&["192.168.1.7/24", "2001:db8:1::7/64"], &[]);
 
         let order =
-            candidates(&ground, &["10.0.0.5:1", "203.0.113.5:1", "[2001:db8:2::5]:1", "192.168.1.5:1", "10.0.0.6:1"]);
+            candidates(&ranking, &["10.0.0.5:1", "203.0.113.5:1", "[2001:db8:2::5]:1", "192.168.1.5:1", "10.0.0.6:1"]);
 
         assert_eq!(order, ["192.168.1.5:1", "[2001:db8:2::5]:1", "203.0.113.5:1", "10.0.0.5:1", "10.0.0.6:1"]);
     }
@@ -158,10 +158,11 @@ mod tests {
     fn what_seems_to_be_on_a_bridge_of_ours_comes_last_unless_the_default_route_leaves_by_it() {
         let link = |text: &str| -> IpNet { text.parse().unwrap() };
         let standings = [(link("172.17.0.1/16"), LinkKind::Virtual), (link("10.0.0.2/24"), LinkKind::Uplink)];
-        let ground = ground(&["172.17.0.1/16", "10.0.0.2/24", "192.168.9.2/24"], &[]).with_standings(standings.into());
+        let ranking =
+            ranking(&["172.17.0.1/16", "10.0.0.2/24", "192.168.9.2/24"], &[]).with_standings(standings.into());
 
         let order =
-            candidates(&ground, &["172.17.0.9:1", "203.0.113.5:1", "10.8.0.1:1", "192.168.9.5:1", "10.0.0.5:1"]);
+            candidates(&ranking, &["172.17.0.9:1", "203.0.113.5:1", "10.8.0.1:1", "192.168.9.5:1", "10.0.0.5:1"]);
 
         assert_eq!(order, ["192.168.9.5:1", "10.0.0.5:1", "203.0.113.5:1", "10.8.0.1:1", "172.17.0.9:1"]);
     }
@@ -169,24 +170,24 @@ mod tests {
     #[test]
     fn a_family_that_we_do_not_have_is_left_out() {
         let endpoints = ["203.0.113.5:1", "[2001:db8:2::5]:1"];
-        assert_eq!(candidates(&ground(&["192.168.1.7/24"], &[]), &endpoints), ["203.0.113.5:1"]);
-        assert_eq!(candidates(&ground(&["2001:db8:1::7/64"], &[]), &endpoints), ["[2001:db8:2::5]:1"]);
-        assert!(candidates(&ground(&[], &[]), &endpoints).is_empty());
+        assert_eq!(candidates(&ranking(&["192.168.1.7/24"], &[]), &endpoints), ["203.0.113.5:1"]);
+        assert_eq!(candidates(&ranking(&["2001:db8:1::7/64"], &[]), &endpoints), ["[2001:db8:2::5]:1"]);
+        assert!(candidates(&ranking(&[], &[]), &endpoints).is_empty());
     }
 
     #[test]
     fn the_overlay_and_advertised_subnets_are_never_candidates_but_our_own_link_is() {
-        let ground = ground(&["10.1.0.7/24"], &["10.0.0.0/8", "198.51.100.0/24", "0.0.0.0/0"]);
+        let ranking = ranking(&["10.1.0.7/24"], &["10.0.0.0/8", "198.51.100.0/24", "0.0.0.0/0"]);
 
         let order =
-            candidates(&ground, &["100.64.0.9:1", "10.2.0.5:1", "198.51.100.5:1", "10.1.0.5:1", "203.0.113.5:1"]);
+            candidates(&ranking, &["100.64.0.9:1", "10.2.0.5:1", "198.51.100.5:1", "10.1.0.5:1", "203.0.113.5:1"]);
 
         assert_eq!(order, ["10.1.0.5:1", "203.0.113.5:1"]);
     }
 
     #[test]
     fn addresses_that_name_no_other_machine_are_left_out() {
-        let ground = ground(&["10.1.0.7/24", "2001:db8:1::7/64"], &[]);
+        let ranking = ranking(&["10.1.0.7/24", "2001:db8:1::7/64"], &[]);
         let endpoints = [
             "0.0.0.0:1",
             "127.0.0.1:1",
@@ -198,14 +199,14 @@ mod tests {
             "[::ffff:10.1.0.5]:1",
             "[ff02::1]:1",
         ];
-        assert!(candidates(&ground, &endpoints).is_empty());
+        assert!(candidates(&ranking, &endpoints).is_empty());
     }
 
     #[test]
     fn an_endpoint_named_twice_is_tried_once() {
-        let ground = ground(&["10.1.0.7/24"], &[]);
+        let ranking = ranking(&["10.1.0.7/24"], &[]);
         assert_eq!(
-            candidates(&ground, &["10.1.0.5:1", "203.0.113.5:1", "10.1.0.5:1"]),
+            candidates(&ranking, &["10.1.0.5:1", "203.0.113.5:1", "10.1.0.5:1"]),
             ["10.1.0.5:1", "203.0.113.5:1"]
         );
     }

@@ -8,7 +8,7 @@ use crate::types::{DiscoPublic, NodePublic, RegionId, Timestamp};
 /// What the map says of a peer, as far as its path is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerInfo<'a> {
-    /// Its WireGuard key.
+    /// Its node key, which WireGuard knows it by.
     pub key: NodePublic,
     /// The key of its probes. Without one there is no discovery: its endpoints are tried in turn.
     pub disco: Option<DiscoPublic>,
@@ -21,21 +21,21 @@ pub struct PeerInfo<'a> {
     pub relay: Option<SocketAddr>,
 }
 
-/// The way a probe came.
+/// How a probe came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
     /// As a datagram to WireGuard's port.
     Udp {
-        /// Its source.
+        /// The datagram's source.
         from: SocketAddr,
         /// The address of ours that it was sent to, where that is known.
         local: Option<IpAddr>,
     },
     /// Through a relay.
     Relay {
-        /// Through which.
+        /// The region of the relay.
         region: RegionId,
-        /// From whom, as the relay says.
+        /// The sender's node key, as the relay says.
         from: NodePublic,
     },
 }
@@ -45,16 +45,16 @@ pub enum Via {
 pub enum Target {
     /// As a datagram from WireGuard's port.
     Udp {
-        /// Its destination.
+        /// The datagram's destination.
         to: SocketAddr,
         /// The address of ours that it must come from: where a probe is answered. `None` leaves it to the routes.
         from: Option<IpAddr>,
     },
     /// Through a relay.
     Relay {
-        /// Through which.
+        /// The region of the relay.
         region: RegionId,
-        /// To whom.
+        /// The recipient's node key.
         peer: NodePublic,
     },
 }
@@ -62,27 +62,27 @@ pub enum Target {
 /// A packet to be sent: a probe, or an initiation of the kernel that is sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
-    /// Where to.
+    /// By UDP or a relay, and to whom.
     pub to: Target,
-    /// The whole payload.
+    /// The datagram's whole content, sealed already.
     pub payload: Vec<u8>,
 }
 
 /// What the book has to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum PathEvent {
     /// The path to a peer, or what the kernel should have as its endpoint, is another one.
     PathChanged {
-        /// Whose.
+        /// The node key of the peer.
         peer: NodePublic,
     },
     /// A ping that was asked for has come to its end.
     PingDone {
-        /// Which.
+        /// The number that the ping was asked for with.
         id: u64,
-        /// Who was pinged.
+        /// The node key of the peer that was pinged.
         peer: NodePublic,
-        /// The way the first answer took, and how long it was on it; `None` when none came in time.
+        /// The path that the first answer took, and the round trip on it; `None` when none came in time.
         answer: Option<(Target, Duration)>,
     },
     /// The kernel should be looked at: [`Book::handle_observed`](super::Book::handle_observed) of every peer, then
@@ -93,26 +93,26 @@ pub enum Event {
     NeedsFreshEndpoints,
 }
 
-/// The way that packets to a peer take.
+/// The path selected for the packets to a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Way {
+pub enum Selected {
     /// There is none.
     #[default]
     None,
     /// Through the relay region where it listens.
     Relay {
-        /// Which.
+        /// The region where the peer listens.
         region: RegionId,
     },
     /// Straight to it.
     Direct {
-        /// Its address.
+        /// Where outer packets go.
         endpoint: SocketAddr,
         /// The address of ours that its packets come to, where that is known.
         local: Option<IpAddr>,
-        /// Of the last probe that it answered there.
+        /// Round trip of the last probe that it answered there.
         latency: Option<Duration>,
-        /// Since when this is the way.
+        /// Since when this path is selected.
         since: Instant,
     },
 }
@@ -120,8 +120,8 @@ pub enum Way {
 /// What is known of the path to a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PathView {
-    /// The way that its packets take.
-    pub way: Way,
+    /// The path that its packets take.
+    pub selected: Selected,
     /// Whether there was traffic of late, so that the path is kept. Handshakes that get no answer are none.
     pub active: bool,
 }
@@ -133,7 +133,7 @@ pub struct Evidence {
     pub endpoint: Option<SocketAddr>,
     /// When its last handshake was completed.
     pub last_handshake: Option<Timestamp>,
-    /// Bytes received from it, by whichever way.
+    /// Bytes received from it, by whichever path.
     pub rx_bytes: u64,
     /// Bytes sent to it, handshake attempts included.
     pub tx_bytes: u64,
@@ -141,7 +141,7 @@ pub struct Evidence {
 
 /// What should become of the kernel's endpoint of a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wish {
+pub enum EndpointUpdate {
     /// It is right, or we know nothing better.
     #[default]
     Leave,

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
-use crate::netmap::{AddressRange, FilterRule, PacketFilter, Peer as MapPeer};
+use crate::netmap::{AddressRange, FilterRule, PacketFilter, Peer};
 use crate::types::IpNet;
 
 use super::firewall::{Admit, Class, ClassId, PortRange, Protocol, RuleId};
@@ -71,7 +71,7 @@ impl Classes {
     }
 
     /// The class of a single address of a peer.
-    pub(super) fn source(&mut self, address: IpAddr, peer: &MapPeer) -> Option<ClassId> {
+    pub(super) fn source(&mut self, address: IpAddr, peer: &Peer) -> Option<ClassId> {
         if !peer.may_open() {
             return None;
         }
@@ -85,7 +85,7 @@ impl Classes {
     }
 
     /// A capability is the node's own: what is behind it does not hold it.
-    fn held_by_capability(&self, range: AddressRange, peer: &MapPeer) -> Vec<RuleId> {
+    fn held_by_capability(&self, range: AddressRange, peer: &Peer) -> Vec<RuleId> {
         if self.by_capability.is_empty() || range.first != range.last || !peer.has_address(range.first) {
             return Vec::new();
         }
@@ -242,13 +242,13 @@ fn before(address: IpAddr) -> Option<IpAddr> {
 }
 
 /// The peers' prefixes as disjoint ranges, ascending: inside a wider prefix the narrower one's peer counts.
-fn disjoint<'a>(peers: &[Accepted<'a>]) -> Vec<(AddressRange, &'a MapPeer)> {
+fn disjoint<'a>(peers: &[Accepted<'a>]) -> Vec<(AddressRange, &'a Peer)> {
     let prefixes = |ipv4: bool| {
         let all = peers.iter().flat_map(|peer| peer.prefixes.iter().map(|prefix| (*prefix, peer.map)));
         all.filter(move |(prefix, _)| matches!(prefix, IpNet::V4(_)) == ipv4)
     };
     // Each family by itself is nearly in order already, which makes sorting cheap.
-    let mut claims: Vec<(IpNet, &MapPeer)> = prefixes(true).collect();
+    let mut claims: Vec<(IpNet, &Peer)> = prefixes(true).collect();
     let ipv6 = claims.len();
     claims.extend(prefixes(false));
     claims[..ipv6].sort_by_key(|(prefix, _)| *prefix);
@@ -256,7 +256,7 @@ fn disjoint<'a>(peers: &[Accepted<'a>]) -> Vec<(AddressRange, &'a MapPeer)> {
 
     let mut pieces = Vec::with_capacity(claims.len());
     // Prefixes that hold the current position, the widest first; each with what is left of it.
-    let mut around: Vec<(AddressRange, &MapPeer)> = Vec::new();
+    let mut around: Vec<(AddressRange, &Peer)> = Vec::new();
     for (prefix, peer) in claims {
         let range = AddressRange::of(prefix);
         while let Some((rest, owner)) = around.pop_if(|(rest, _)| rest.last < range.first) {
@@ -279,7 +279,7 @@ fn disjoint<'a>(peers: &[Accepted<'a>]) -> Vec<(AddressRange, &'a MapPeer)> {
 }
 
 /// A prefix that ended gives way to the one around it, unless that ends there too.
-fn skip_past(around: &mut Vec<(AddressRange, &MapPeer)>, ended: AddressRange) {
+fn skip_past(around: &mut Vec<(AddressRange, &Peer)>, ended: AddressRange) {
     while let Some((rest, _)) = around.last_mut() {
         match ended.next().filter(|next| *next <= rest.last) {
             Some(next) => {

@@ -35,12 +35,12 @@ pub struct Device {
     /// Our own addresses, each as a host prefix.
     pub addresses: BTreeSet<IpNet>,
     /// Who may send to us, by key.
-    pub peers: BTreeMap<NodePublic, Arc<Peer>>,
+    pub peers: BTreeMap<NodePublic, Arc<PeerConfig>>,
 }
 
 /// A WireGuard peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Peer {
+pub struct PeerConfig {
     /// Which inner addresses are this peer's. No prefix belongs to two peers.
     pub allowed_ips: BTreeSet<IpNet>,
     /// Where its outer packets go.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::types::{IpNet, NodePublic};
 
 use super::ability::Ability;
-use super::desired::{Desired, DesiredEndpoint, Device, Peer, Route, RouteTarget, Rule};
+use super::desired::{Desired, DesiredEndpoint, Device, PeerConfig, Route, RouteTarget, Rule};
 use super::firewall::Firewall;
 use super::flows::FlowJudge;
 use super::handover::withheld;
@@ -131,7 +131,7 @@ fn flows_step(device: &Device, desired: &Desired, observed: &Observed, close: Op
 /// How the peers differ. A prefix that another peer gains is *moved*: giving it there takes it from here.
 #[derive(Default)]
 struct PeerChanges<'a> {
-    added: Vec<(NodePublic, &'a Arc<Peer>)>,
+    added: Vec<(NodePublic, &'a Arc<PeerConfig>)>,
     removed: Vec<(NodePublic, &'a ObservedPeer)>,
     changed: Vec<PeerChange<'a>>,
     gained: BTreeSet<IpNet>,
@@ -140,12 +140,15 @@ struct PeerChanges<'a> {
 /// How a peer that stays differs.
 struct PeerChange<'a> {
     key: NodePublic,
-    desired: &'a Peer,
+    desired: &'a PeerConfig,
     observed: &'a ObservedPeer,
 }
 
 impl<'a> PeerChanges<'a> {
-    fn between(desired: &'a BTreeMap<NodePublic, Arc<Peer>>, observed: &'a BTreeMap<NodePublic, ObservedPeer>) -> Self {
+    fn between(
+        desired: &'a BTreeMap<NodePublic, Arc<PeerConfig>>,
+        observed: &'a BTreeMap<NodePublic, ObservedPeer>,
+    ) -> Self {
         let mut changes = Self::default();
         for (key, desired, observed) in union(desired, observed) {
             match (desired, observed) {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::types::IpNet;
 
-use super::desired::{DesiredEndpoint, Peer, Route, RouteTarget, Rule, RuleAction, RulePackets};
+use super::desired::{DesiredEndpoint, PeerConfig, Route, RouteTarget, Rule, RuleAction, RulePackets};
 use super::firewall::Firewall;
 use super::own;
 use super::step::{DeviceStep, FirewallStep, LinkStep, PeerStep, Plan, RouteStep, RuleStep, Step};
@@ -132,7 +132,7 @@ impl LinkStep {
     }
 }
 
-impl fmt::Display for Peer {
+impl fmt::Display for PeerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.allowed_ips.is_empty() {
             write!(f, " with {}", List(&self.allowed_ips))?;

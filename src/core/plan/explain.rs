@@ -6,7 +6,7 @@ use super::classes::{admits, rule_id_of};
 use super::firewall::{Admit, Packet, RuleId};
 use super::observed::ObservedFirewall;
 use super::served::Served;
-use crate::netmap::{FilterRule, PacketFilter, Peer as MapPeer};
+use crate::netmap::{FilterRule, PacketFilter, Peer};
 
 /// What our table holds at one moment, with its counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub fn rights_of(rule: &FilterRule, served: &Served) -> Option<(RuleId, BTreeSet
 pub fn rules_naming<'a>(
     filter: &'a PacketFilter,
     served: &Served,
-    peer: &MapPeer,
+    peer: &Peer,
     packet: &Packet,
 ) -> Vec<(&'a FilterRule, RuleId, BTreeSet<Admit>)> {
     let names = |rule: &&FilterRule| {

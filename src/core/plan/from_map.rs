@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::netmap::{Netmap, Peer as MapPeer, Reason, Rejection, overlap};
+use crate::netmap::{Netmap, Peer, Reason, Rejection, overlap};
 use crate::types::{IpNet, Limit, OVERLAY_V4, OVERLAY_V6, in_overlay};
 
 use super::allowance::Allowance;
 use super::carve::carve;
-use super::desired::{DesiredEndpoint, Peer, Route, RouteTarget, Rule, RuleAction, RulePackets};
+use super::desired::{DesiredEndpoint, PeerConfig, Route, RouteTarget, Rule, RuleAction, RulePackets};
 use super::own;
 use super::prefs::{Host, Path, Prefs};
 use super::served::widest;
@@ -26,7 +26,7 @@ const METRIC_LAST: u32 = 10_000;
 
 /// A peer with the prefixes that this host takes from it.
 pub(super) struct Accepted<'a> {
-    pub(super) map: &'a MapPeer,
+    pub(super) map: &'a Peer,
     /// What it may send from and is sent to: its addresses, and its subnets without what of them is this host's own.
     pub(super) prefixes: Vec<IpNet>,
     /// The subnets whole.
@@ -34,13 +34,13 @@ pub(super) struct Accepted<'a> {
 }
 
 /// A peer as WireGuard should have it.
-pub(super) fn wireguard_peer(allowed_ips: BTreeSet<IpNet>, path: Option<&Path>) -> Arc<Peer> {
+pub(super) fn wireguard_peer(allowed_ips: BTreeSet<IpNet>, path: Option<&Path>) -> Arc<PeerConfig> {
     let endpoint = match path {
         None => DesiredEndpoint::Leave,
         Some(path) if path.moves => DesiredEndpoint::Move(path.endpoint),
         Some(path) => DesiredEndpoint::Initial(path.endpoint),
     };
-    Arc::new(Peer { allowed_ips, endpoint, keepalive: path.map_or(0, |path| path.keepalive) })
+    Arc::new(PeerConfig { allowed_ips, endpoint, keepalive: path.map_or(0, |path| path.keepalive) })
 }
 
 /// The map says what a peer may carry; here the host has its say.

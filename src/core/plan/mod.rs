@@ -33,7 +33,7 @@ mod step;
 mod union;
 
 pub use ability::Ability;
-pub use desired::{Desired, DesiredEndpoint, Device, Peer, Route, RouteTarget, Rule, RuleAction, RulePackets};
+pub use desired::{Desired, DesiredEndpoint, Device, PeerConfig, Route, RouteTarget, Rule, RuleAction, RulePackets};
 pub use diff::diff;
 pub use difference::differences;
 pub use explain::{Count, Figures, rights_of, rules_naming};
@@ -48,6 +48,6 @@ pub use observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, Obs
 pub use planner::{Derived, Planner, desired};
 pub use prefs::{Host, Path, Paths, Prefs};
 pub use probes::Probes;
-pub use reconciler::{Action, Event, Reconciler, Trouble};
+pub use reconciler::{KernelAction, Reconciler, ReconcilerEvent, Trouble};
 pub use served::Served;
 pub use step::{DeviceStep, FirewallStep, LinkStep, PeerStep, Plan, RouteStep, RuleStep, Step};

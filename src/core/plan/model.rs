@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::types::{IpNet, NodePublic};
 
 use super::ability::Ability;
-use super::desired::{DesiredEndpoint, Peer, Route, RouteTarget, Rule, RuleAction};
+use super::desired::{DesiredEndpoint, PeerConfig, Route, RouteTarget, Rule, RuleAction};
 use super::explain::Figures;
 use super::firewall::Packet;
 use super::kernel::{Change, Kernel, KernelError};
@@ -312,7 +312,7 @@ fn change_peer(device: &mut ObservedDevice, key: NodePublic, step: &PeerStep) {
 }
 
 /// A device never has itself as a peer.
-fn add_peer(device: &mut ObservedDevice, key: NodePublic, peer: &Peer) {
+fn add_peer(device: &mut ObservedDevice, key: NodePublic, peer: &PeerConfig) {
     if device.private_key.as_ref().is_some_and(|own| own.public() == key) {
         return;
     }

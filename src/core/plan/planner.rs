@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::netmap::{Netmap, PacketFilter, Peer as MapPeer, Rejection};
+use crate::netmap::{Netmap, PacketFilter, Peer, Rejection};
 use crate::types::{IpNet, NodeId, NodePublic, in_overlay};
 
 use super::classes::{Classes, Sources};
@@ -82,7 +82,7 @@ struct Frame {
 #[derive(Debug)]
 struct Made {
     frame: Frame,
-    peers: BTreeMap<NodeId, Arc<MapPeer>>,
+    peers: BTreeMap<NodeId, Arc<Peer>>,
     paths: BTreeMap<NodePublic, Path>,
     classes: Classes,
     /// How many sources each class has.
@@ -169,7 +169,7 @@ impl Made {
     }
 
     /// All that goes, goes first: keys and addresses may pass from one peer to another.
-    fn replace_peers(&mut self, peers: &[(Option<&MapPeer>, Option<&MapPeer>)], paths: &Paths) -> Option<()> {
+    fn replace_peers(&mut self, peers: &[(Option<&Peer>, Option<&Peer>)], paths: &Paths) -> Option<()> {
         let desired = &mut self.wish.desired;
         let (Some(device), Some(firewall)) = (&mut desired.device, &mut desired.firewall) else { return None };
         let holds_overlay = |prefix: &IpNet| in_overlay(prefix.addr());
@@ -217,13 +217,13 @@ impl Made {
 }
 
 /// Whether a peer is addresses alone, so that it touches neither routes nor other peers' sources.
-fn is_plain(peer: &MapPeer) -> bool {
+fn is_plain(peer: &Peer) -> bool {
     peer.routes.is_empty() && peer.default_routes.is_empty()
 }
 
 /// Whether two states of a peer differ in anything that the wish is made of. Most changes do not: a peer comes
 /// online, or has new endpoints.
-fn differ(before: Option<&MapPeer>, after: Option<&MapPeer>) -> bool {
+fn differ(before: Option<&Peer>, after: Option<&Peer>) -> bool {
     let (Some(before), Some(after)) = (before, after) else { return true };
     before.key() != after.key()
         || before.addresses != after.addresses

@@ -49,7 +49,7 @@ const RUN: usize = 512;
 
 /// What the shell is to do with the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum KernelAction {
     /// Observe, then [`Reconciler::handle_observed`].
     Observe,
     /// Carry out in order, then [`Reconciler::handle_steps`]: one step, or a run of like ones.
@@ -58,7 +58,7 @@ pub enum Action {
 
 /// What the log should say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum ReconcilerEvent {
     /// Everything is as wished.
     Converged,
     /// Something is wrong, or was.
@@ -153,7 +153,7 @@ pub struct Reconciler {
     /// When it was last put back, and how long it had been gone.
     exposed: Option<(Instant, Duration)>,
     observed: Option<Observed>,
-    events: VecDeque<Event>,
+    events: VecDeque<ReconcilerEvent>,
 }
 
 #[derive(Debug, Default)]
@@ -206,7 +206,7 @@ impl Reconciler {
         self.handle_timeout(now);
     }
 
-    /// Takes the answer to [`Action::Observe`].
+    /// Takes the answer to [`KernelAction::Observe`].
     pub fn handle_observed(&mut self, observed: Result<Observed, KernelError>, now: Instant) {
         let (Some(desired), Phase::Observing) = (&self.desired, &self.phase) else { return };
         let observed = match observed {
@@ -248,7 +248,7 @@ impl Reconciler {
         }
     }
 
-    /// Takes the answer to [`Action::Apply`]: how each step went.
+    /// Takes the answer to [`KernelAction::Apply`]: how each step went.
     pub fn handle_steps(&mut self, results: Vec<Result<(), KernelError>>, now: Instant) {
         let Phase::Applying { current, .. } = &mut self.phase else { return };
         let steps = std::mem::take(current);
@@ -282,11 +282,11 @@ impl Reconciler {
     }
 
     /// What to do with the kernel, one thing at a time.
-    pub fn poll_action(&mut self) -> Option<Action> {
+    pub fn poll_action(&mut self) -> Option<KernelAction> {
         match &mut self.phase {
             Phase::Due => {
                 self.phase = Phase::Observing;
-                Some(Action::Observe)
+                Some(KernelAction::Observe)
             }
             Phase::Applying { rest, current, .. } if current.is_empty() => {
                 current.extend(rest.pop_front());
@@ -295,14 +295,14 @@ impl Reconciler {
                 {
                     current.push(next);
                 }
-                (!current.is_empty()).then(|| Action::Apply(current.clone()))
+                (!current.is_empty()).then(|| KernelAction::Apply(current.clone()))
             }
             Phase::Waiting | Phase::Observing | Phase::Applying { .. } => None,
         }
     }
 
     /// What happened, for the log.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub fn poll_event(&mut self) -> Option<ReconcilerEvent> {
         self.events.pop_front()
     }
 
@@ -363,7 +363,7 @@ impl Reconciler {
         self.tried.clear();
         if !self.settled {
             self.settled = true;
-            self.events.push_back(Event::Converged);
+            self.events.push_back(ReconcilerEvent::Converged);
         }
     }
 
@@ -378,7 +378,7 @@ impl Reconciler {
             self.gone_at = None;
             let took = now.saturating_duration_since(at);
             self.exposed = Some((now, took));
-            self.events.push_back(Event::Trouble(Trouble::Exposed { took }));
+            self.events.push_back(ReconcilerEvent::Trouble(Trouble::Exposed { took }));
         }
     }
 
@@ -398,7 +398,8 @@ impl Reconciler {
 
     fn fail(&mut self, what: String, error: String) {
         if self.failing.get(&what) != Some(&error) {
-            self.events.push_back(Event::Trouble(Trouble::Failing { what: what.clone(), error: error.clone() }));
+            self.events
+                .push_back(ReconcilerEvent::Trouble(Trouble::Failing { what: what.clone(), error: error.clone() }));
         }
         self.tried.insert(what, error);
     }
@@ -428,7 +429,7 @@ impl Reconciler {
             if times.len() > CONTEST_REPAIRS {
                 times.pop_front();
             }
-            self.events.push_back(Event::Trouble(Trouble::of_repairs(&what, times, now)));
+            self.events.push_back(ReconcilerEvent::Trouble(Trouble::of_repairs(&what, times, now)));
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::types::{IpNet, NodePrivate, NodePublic};
 
-use super::desired::{Peer, Route, Rule};
+use super::desired::{PeerConfig, Route, Rule};
 use super::firewall::Firewall;
 use super::flows::FlowJudge;
 
@@ -69,7 +69,7 @@ pub enum DeviceStep {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerStep {
     /// Add it whole.
-    Add(Arc<Peer>),
+    Add(Arc<PeerConfig>),
     /// Give it more allowed IPs; each moves here from whoever has it.
     AddAllowedIps(BTreeSet<IpNet>),
     /// Take allowed IPs from it, without a gap for those that stay.

@@ -19,7 +19,7 @@ use super::topology::{is_subnet, overlaps};
 
 /// Another node as one node is to see it.
 #[derive(Clone, Debug)]
-pub struct Peer {
+pub struct VisiblePeer {
     /// Who.
     pub id: NodeId,
     /// Its addresses, as far as the viewer can use them.
@@ -32,7 +32,7 @@ pub struct Peer {
     pub capabilities: CapMap,
 }
 
-impl Peer {
+impl VisiblePeer {
     /// Addresses and routes: the `AllowedIPs` of the wire form.
     pub fn allowed_ips(&self) -> impl Iterator<Item = IpNet> + '_ {
         let addresses = self.addresses.iter().map(|address| IpNet::from(*address));
@@ -104,7 +104,7 @@ impl Compiled {
     }
 
     /// The nodes that the node sees, with what it may use of them, by number.
-    pub fn peers(&self, id: NodeId) -> Vec<Peer> {
+    pub fn peers(&self, id: NodeId) -> Vec<VisiblePeer> {
         let Some((slot, viewer)) = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?))) else {
             return Vec::new();
         };
@@ -117,7 +117,7 @@ impl Compiled {
             .map(|(peer, place)| {
                 let Carried { subnets, exits } = carried_by(peer, place, &carried, &exits);
                 let (addresses, capabilities) = (usable(viewer, place), peer_capabilities(place));
-                Peer { id: place.id, addresses, subnets, exit_routes: exits, capabilities }
+                VisiblePeer { id: place.id, addresses, subnets, exit_routes: exits, capabilities }
             })
             .collect();
         peers.sort_unstable_by_key(|peer| peer.id);

@@ -13,7 +13,7 @@ use netlink_packet_wireguard::{
     WireguardCmd, WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
 };
 
-use warren_core::plan::{DesiredEndpoint, ObservedDevice, ObservedPeer, Peer, own};
+use warren_core::plan::{DesiredEndpoint, ObservedDevice, ObservedPeer, PeerConfig, own};
 use warren_core::types::{IpNet, NodePrivate, NodePublic, Timestamp};
 
 use crate::netlink::first;
@@ -46,7 +46,7 @@ pub(super) fn messages(parts: impl IntoIterator<Item = WireguardPeer>) -> Vec<Wi
 }
 
 /// Adds a peer whole.
-pub(super) fn add(key: &NodePublic, peer: &Peer) -> Vec<WireguardPeer> {
+pub(super) fn add(key: &NodePublic, peer: &PeerConfig) -> Vec<WireguardPeer> {
     let mut attributes = vec![WireguardPeerAttribute::PersistentKeepalive(peer.keepalive)];
     if let DesiredEndpoint::Initial(endpoint) | DesiredEndpoint::Move(endpoint) = peer.endpoint {
         attributes.push(WireguardPeerAttribute::Endpoint(endpoint));
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_peer_with_many_allowed_ips_is_split_and_no_message_outgrows_an_attribute() {
-        let peer = Peer { allowed_ips: many_ips(1_234).into_iter().collect(), ..Peer::default() };
+        let peer = PeerConfig { allowed_ips: many_ips(1_234).into_iter().collect(), ..PeerConfig::default() };
 
         let parts = add(&key(1), &peer);
 
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn many_peers_go_in_few_messages_that_keep_their_order() {
-        let peer = Peer { allowed_ips: many_ips(2).into_iter().collect(), ..Peer::default() };
+        let peer = PeerConfig { allowed_ips: many_ips(2).into_iter().collect(), ..PeerConfig::default() };
         let scattered = |number: u16| NodePublic::from_bytes([number.to_be_bytes(); 16].concat().try_into().unwrap());
         let keys: Vec<NodePublic> = (0..1_000).map(scattered).collect();
 
@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn a_split_peer_is_read_back_as_one() {
-        let peer = Peer { allowed_ips: many_ips(1_234).into_iter().collect(), keepalive: 25, ..Peer::default() };
+        let peer =
+            PeerConfig { allowed_ips: many_ips(1_234).into_iter().collect(), keepalive: 25, ..PeerConfig::default() };
         let mut device = ObservedDevice::default();
 
         for message in messages(add(&key(1), &peer)) {
@@ -296,7 +297,7 @@ mod tests {
 
     #[test]
     fn nothing_ever_replaces_a_list() {
-        let peer = Peer { allowed_ips: many_ips(2).into_iter().collect(), ..Peer::default() };
+        let peer = PeerConfig { allowed_ips: many_ips(2).into_iter().collect(), ..PeerConfig::default() };
         let parts: Vec<_> = add(&key(1), &peer).into_iter().chain(throw_away(&peer.allowed_ips)).collect();
         assert!(!parts.iter().any(|part| flags_of(part).contains(WireguardPeerFlags::ReplaceAllowedIps)));
         for message in messages(parts) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use warren_core::netcheck::Report;
 use warren_core::node::{Engine, FileContent, FoundFile, Machine, Networks, PumpPeer, Settings, StateFile, Stored};
-use warren_core::path::{Book, Way};
+use warren_core::path::{Book, Selected};
 use warren_core::plan::{ModelKernel, ObservedFirewall};
 use warren_core::types::{IpNet, MachinePrivate, NodePrivate, NodePublic, RegionId};
 use warren_core::wire::control::Hostinfo;
@@ -154,7 +154,7 @@ impl Host {
     }
 
     pub(crate) fn is_direct(&self, peer: &NodePublic) -> bool {
-        self.engine.as_ref().is_some_and(|engine| matches!(engine.book().path(peer).way, Way::Direct { .. }))
+        self.engine.as_ref().is_some_and(|engine| matches!(engine.book().path(peer).selected, Selected::Direct { .. }))
     }
 
     /// Whether the firewall diverts probes to the agent.

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use warren_core::control::{Received, RequestId};
 use warren_core::netcheck::News;
 use warren_core::node::{FileContent, Now, StateFile};
-use warren_core::plan::Action;
+use warren_core::plan::KernelAction;
 use warren_core::types::{IpNet, NodePublic, RegionId};
 
 use chance::Chance;
@@ -117,7 +117,7 @@ pub(crate) enum Happening {
     /// WireGuard's time has come.
     Kernel,
     /// The kernel was asked something.
-    Act(Action),
+    Act(KernelAction),
     /// A file is on the disk.
     Written(StateFile, Option<FileContent>),
     /// An application sends a packet, and again after this pause.

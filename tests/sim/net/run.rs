@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use warren_core::node::{Datagram, Effect, PumpNews};
-use warren_core::plan::{Action, KernelError, Observed, Step};
+use warren_core::plan::{KernelAction, KernelError, Observed, Step};
 use warren_core::types::{RegionId, Timestamp};
 use warren_core::wire::{disco, stun};
 
@@ -59,8 +59,8 @@ impl World {
                 self.leave_idle(host);
                 self.after(KERNEL_TICK, host, Happening::Kernel);
             }
-            Happening::Act(Action::Observe) => self.observe(host),
-            Happening::Act(Action::Apply(steps)) => self.apply(host, &steps),
+            Happening::Act(KernelAction::Observe) => self.observe(host),
+            Happening::Act(KernelAction::Apply(steps)) => self.apply(host, &steps),
             Happening::Written(file, content) => {
                 self.hosts[host].write(file, content);
                 if let Some(engine) = &mut self.hosts[host].engine {

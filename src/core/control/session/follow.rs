@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Next, Phase, REQUEST_TIMEOUT, Session, Stream, Update, WATCHDOG};
-use crate::control::{Event, Failure, RequestId, ServerUrl, Transmit};
+use crate::control::{Failure, RequestId, ServerUrl, SessionEvent, Transmit};
 use crate::types::CapabilityVersion;
 use crate::wire::control::{MapRequest, MapResponse, PingRequest};
 use crate::wire::map_stream::{MapStreamDecoder, Packing};
@@ -30,7 +30,7 @@ impl Session {
             Update::Known if matches!(self.phase, Phase::Ready) => self.open_stream(now),
             Update::Known if has_map && !self.online => {
                 self.online = true;
-                self.events.push_back(Event::Online);
+                self.events.push_back(SessionEvent::Online);
             }
             Update::Known | Update::Sent { .. } | Update::Waiting { .. } => {}
         }
@@ -99,9 +99,9 @@ impl Session {
         let expired = message.node.as_ref().is_some_and(|node| node.expired);
         let message = Box::new(message);
         let first = !std::mem::replace(&mut stream.has_map, true);
-        self.events.push_back(if first { Event::FullMap(message) } else { Event::Delta(message) });
+        self.events.push_back(if first { SessionEvent::FullMap(message) } else { SessionEvent::Delta(message) });
         if expired {
-            self.events.push_back(Event::KeyExpired);
+            self.events.push_back(SessionEvent::KeyExpired);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::{Next, Phase, REQUEST_TIMEOUT, Session, Update, cut, failure_of};
-use crate::control::{Answer, Event, Failure, Transmit};
+use crate::control::{Answer, Failure, SessionEvent, Transmit};
 use crate::types::{CapabilityVersion, NodePublic};
 use crate::wire::control::{RegisterAuth, RegisterRequest, RegisterResponse};
 
@@ -63,21 +63,21 @@ impl Session {
         self.credentials.auth_key = None;
         self.credentials.auth_url = None;
         self.credentials.old_node_key = NodePublic::default();
-        self.events.push_back(Event::LoggedIn { user: response.user, login: response.login });
+        self.events.push_back(SessionEvent::LoggedIn { user: response.user, login: response.login });
         self.update = Update::Due;
         self.phase = Phase::Ready;
     }
 
     pub(super) fn want_new_key(&mut self) {
         self.phase = Phase::NewKey;
-        self.events.push_back(Event::NodeKeyWanted);
+        self.events.push_back(SessionEvent::NodeKeyWanted);
     }
 
     /// Shows the page, once, and asks again: the coordinator answers when the page was used.
     fn await_approval(&mut self, url: String, now: Instant) {
         let asked_before = self.credentials.auth_url.replace(url.clone());
         if asked_before.as_ref() != Some(&url) {
-            self.events.push_back(Event::AuthUrl(url));
+            self.events.push_back(SessionEvent::AuthUrl(url));
         }
         if asked_before.is_none() {
             return self.register(now);
@@ -89,7 +89,7 @@ impl Session {
     pub(super) fn logged_out(&mut self, unheard: Option<Failure>) {
         self.disconnect();
         self.online = false;
-        self.events.push_back(Event::LoggedOut { unheard });
+        self.events.push_back(SessionEvent::LoggedOut { unheard });
     }
 }
 

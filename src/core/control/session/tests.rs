@@ -93,21 +93,21 @@ impl Run {
         }
         while let Some(event) = self.session.poll_event() {
             words.push(match event {
-                Event::AuthUrl(url) => format!("open {url}"),
-                Event::NodeKeyWanted => "new key".to_owned(),
-                Event::LoggedIn { .. } => "logged in".to_owned(),
-                Event::FullMap(_) => "full map".to_owned(),
-                Event::Delta(_) => "delta".to_owned(),
-                Event::KeyExpired => "key expired".to_owned(),
-                Event::LoggedOut { unheard } => format!("logged out, told: {}", unheard.is_none()),
-                Event::Online => "online".to_owned(),
-                Event::Failed(Failure::Unreachable(why)) => format!("unreachable: {why}"),
-                Event::Failed(Failure::Silent(time)) => format!("silent {}", time.as_secs()),
-                Event::Failed(Failure::Busy(time)) => format!("busy {}", time.as_secs()),
-                Event::Failed(Failure::Refused(why)) => format!("refused: {why}"),
-                Event::Failed(Failure::Stranger(_)) => "stranger".to_owned(),
-                Event::Failed(Failure::Status { status, .. }) => format!("status {status}"),
-                Event::Failed(Failure::NotUnderstood(_)) => "not understood".to_owned(),
+                SessionEvent::AuthUrl(url) => format!("open {url}"),
+                SessionEvent::NodeKeyWanted => "new key".to_owned(),
+                SessionEvent::LoggedIn { .. } => "logged in".to_owned(),
+                SessionEvent::FullMap(_) => "full map".to_owned(),
+                SessionEvent::Delta(_) => "delta".to_owned(),
+                SessionEvent::KeyExpired => "key expired".to_owned(),
+                SessionEvent::LoggedOut { unheard } => format!("logged out, told: {}", unheard.is_none()),
+                SessionEvent::Online => "online".to_owned(),
+                SessionEvent::Failed(Failure::Unreachable(why)) => format!("unreachable: {why}"),
+                SessionEvent::Failed(Failure::Silent(time)) => format!("silent {}", time.as_secs()),
+                SessionEvent::Failed(Failure::Busy(time)) => format!("busy {}", time.as_secs()),
+                SessionEvent::Failed(Failure::Refused(why)) => format!("refused: {why}"),
+                SessionEvent::Failed(Failure::Stranger(_)) => "stranger".to_owned(),
+                SessionEvent::Failed(Failure::Status { status, .. }) => format!("status {status}"),
+                SessionEvent::Failed(Failure::NotUnderstood(_)) => "not understood".to_owned(),
             });
         }
         words

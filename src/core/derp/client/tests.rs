@@ -50,7 +50,7 @@ impl Scene {
         self.server.handle_connected(id, &greeting, self.now, seconds(0), &mut self.wake).unwrap();
         self.server.handle_bytes(id, &said[taken..], self.now, &mut self.wake).unwrap();
         let welcome = handshake.welcome(&greeting.client, [7; 24], bytes_per_second, 1).unwrap();
-        assert_eq!(client.handle_bytes(&welcome, self.now), Ok(Some((welcome.len(), Some(Event::Ready)))));
+        assert_eq!(client.handle_bytes(&welcome, self.now), Ok(Some((welcome.len(), Some(ClientEvent::Ready)))));
         self.clients.push(client);
         self.inbox.push(Vec::new());
         index
@@ -95,7 +95,7 @@ fn what_one_client_sends_the_other_receives() {
     scene.carry();
 
     let from = private(1).public();
-    assert_eq!(scene.read(bob), [format!("{:?}", Event::Packet { from, payload: b"hello" })]);
+    assert_eq!(scene.read(bob), [format!("{:?}", ClientEvent::Packet { from, payload: b"hello" })]);
     assert_eq!(scene.server.connected(), (2, 1), "the first calls this its home");
     scene.clients[bob].set_home(true);
     scene.clients[bob].set_home(true);
@@ -144,11 +144,11 @@ fn a_peer_that_is_not_there_and_a_restart_are_told() {
     scene.send(alice, 7, &probe);
     scene.carry();
     let peer = private(7).public();
-    assert_eq!(scene.read(alice), [format!("{:?}", Event::PeerGone { peer, reason: GoneReason::NotHere })]);
+    assert_eq!(scene.read(alice), [format!("{:?}", ClientEvent::PeerGone { peer, reason: GoneReason::NotHere })]);
 
     scene.server.handle_shutdown(seconds(2), seconds(30), &mut scene.wake);
     scene.carry();
-    let told = Event::Restarting { reconnect_in: seconds(2), try_for: seconds(30) };
+    let told = ClientEvent::Restarting { reconnect_in: seconds(2), try_for: seconds(30) };
     assert_eq!(scene.read(alice), [format!("{told:?}")]);
 }
 
@@ -164,7 +164,7 @@ fn a_full_queue_loses_the_oldest_and_probes_pass_a_tunnel_that_fills_it() {
     scene.carry();
     let events = scene.read(bob);
     assert_eq!(events.len(), DATA_DEPTH + 1);
-    let oldest = format!("{:?}", Event::Packet { from: private(1).public(), payload: b"3." });
+    let oldest = format!("{:?}", ClientEvent::Packet { from: private(1).public(), payload: b"3." });
     assert_eq!(events[1], oldest, "behind the probe");
 }
 

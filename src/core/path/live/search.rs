@@ -9,7 +9,7 @@ use super::super::direct::Direct;
 use super::super::pace::doubled;
 use super::super::rank::Class;
 use super::super::{DWELL, HEARTBEAT, INITIATION_LIFE, PATIENCE, Target, Transmit, UPGRADE, predict};
-use super::{Failure, Live, Ping, Who};
+use super::{Failure, Live, PeerId, Ping};
 use crate::wire::disco::Message;
 
 /// Probes of candidates, per peer.
@@ -49,7 +49,7 @@ impl Live {
     }
 
     /// One round: a ping to every candidate, and the request to do the same.
-    pub(super) fn search(&mut self, who: &Who, common: &mut Common, now: Instant) {
+    pub(super) fn search(&mut self, who: &PeerId, common: &mut Common, now: Instant) {
         let current = self.direct.as_ref().map(|direct| direct.endpoint);
         if self.is_good_enough() {
             return;
@@ -81,7 +81,7 @@ impl Live {
     }
 
     /// Asks the peer through the relay to probe us.
-    pub(super) fn call(&mut self, who: &Who, common: &mut Common, now: Instant) {
+    pub(super) fn call(&mut self, who: &PeerId, common: &mut Common, now: Instant) {
         let Some(region) = who.region else { return };
         self.call_again = !common.endpoints_are_fresh(now);
         if !common.own_endpoints.is_empty() {
@@ -91,7 +91,7 @@ impl Live {
     }
 
     /// Pings a candidate, if the limits allow it.
-    pub(super) fn probe(&mut self, endpoint: SocketAddr, who: &Who, common: &mut Common, now: Instant) {
+    pub(super) fn probe(&mut self, endpoint: SocketAddr, who: &PeerId, common: &mut Common, now: Instant) {
         let tick = common.tick(now);
         if !self.probes.take(PROBE_BURST, PROBES_PER_SECOND, tick) || !common.may_probe(now) {
             return;
@@ -106,7 +106,7 @@ impl Live {
 
     /// Asks whether the direct path carries packets of full size, once more with a small ping to compare with, and gives it
     /// up where it does not. Without a relay there is nothing to go to instead.
-    pub(super) fn ask_full(&mut self, who: &Who, common: &mut Common, now: Instant) {
+    pub(super) fn ask_full(&mut self, who: &PeerId, common: &mut Common, now: Instant) {
         let Some(direct) = &mut self.direct else { return };
         let (endpoint, again) = (direct.endpoint, direct.is_full_missing());
         if direct.handle_full_due(now) {
@@ -123,7 +123,7 @@ impl Live {
         }
     }
 
-    pub(in crate::path) fn ping_direct(&mut self, who: &Who, common: &mut Common, now: Instant) {
+    pub(in crate::path) fn ping_direct(&mut self, who: &PeerId, common: &mut Common, now: Instant) {
         let Some(direct) = &mut self.direct else { return };
         direct.handle_pinged(now);
         let to = direct.endpoint;
@@ -135,7 +135,7 @@ impl Live {
         &mut self,
         to: Target,
         (ask, full): (Option<u64>, bool),
-        who: &Who,
+        who: &PeerId,
         common: &mut Common,
         now: Instant,
     ) {
@@ -149,7 +149,7 @@ impl Live {
     // ---- choosing ----
 
     /// A candidate answered: is it better than what we have?
-    pub(super) fn consider(&mut self, endpoint: SocketAddr, who: &Who, common: &mut Common, now: Instant) {
+    pub(super) fn consider(&mut self, endpoint: SocketAddr, who: &PeerId, common: &mut Common, now: Instant) {
         let Some(candidate) = self.candidates.get(endpoint) else { return };
         let Some(latency) = candidate.verified(now) else { return };
         let better = match &self.direct {
@@ -166,7 +166,7 @@ impl Live {
         }
     }
 
-    pub(super) fn promote_best(&mut self, who: &Who, common: &mut Common, now: Instant) {
+    pub(super) fn promote_best(&mut self, who: &PeerId, common: &mut Common, now: Instant) {
         if let Some(endpoint) = self.candidates.best(now).map(|best| best.endpoint) {
             self.consider(endpoint, who, common, now);
         }
@@ -192,7 +192,7 @@ impl Live {
     }
 
     /// The direct path has failed: the next best, or the relay.
-    pub(super) fn fail(&mut self, failure: Failure, who: &Who, common: &mut Common, now: Instant) {
+    pub(super) fn fail(&mut self, failure: Failure, who: &PeerId, common: &mut Common, now: Instant) {
         let Some(direct) = self.direct.take() else { return };
         let lasted = now.saturating_duration_since(direct.since);
         let candidate = self.candidates.get_mut(direct.endpoint);

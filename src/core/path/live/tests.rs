@@ -1,6 +1,6 @@
 //! Discovery with one peer, whose part the test plays.
 
-use super::super::{ACTIVE, Book, Evidence, Ground, HEARTBEAT, PeerInfo, TRUST, Via, Way, Wish};
+use super::super::{ACTIVE, Book, EndpointUpdate, Evidence, HEARTBEAT, PeerInfo, Ranking, Selected, TRUST, Via};
 use super::*;
 use crate::types::{DiscoPrivate, Timestamp};
 use crate::wire::disco::{Message, Shared, sender};
@@ -55,12 +55,12 @@ impl Scene {
             home: Some(HOME),
             relay: Some(at(RELAY)),
         };
-        self.book.handle_peers([info].into_iter(), ground(), self.now);
+        self.book.handle_peers([info].into_iter(), ranking(), self.now);
     }
 
     /// The kernel does what is wished, has this much traffic, and is looked at.
     fn look(&mut self, sent: u64, received: u64) {
-        if let Wish::Move(endpoint) = self.wish() {
+        if let EndpointUpdate::Move(endpoint) = self.endpoint_update() {
             self.evidence.endpoint = Some(endpoint);
         }
         self.evidence.tx_bytes += sent;
@@ -73,8 +73,8 @@ impl Scene {
         Timestamp::from_second(1_000_000).unwrap()
     }
 
-    fn wish(&self) -> Wish {
-        self.book.wishes().next().map_or(Wish::Leave, |(_, wish)| wish)
+    fn endpoint_update(&self) -> EndpointUpdate {
+        self.book.endpoint_updates().next().map_or(EndpointUpdate::Leave, |(_, update)| update)
     }
 
     fn wakes(&mut self) {
@@ -118,7 +118,7 @@ impl Scene {
             self.now = at.max(self.now);
             self.book.handle_timeout(self.now);
             while let Some(event) = self.book.poll_event() {
-                if event == Event::NeedsLook {
+                if event == PathEvent::NeedsLook {
                     self.look(sent, received);
                 }
             }
@@ -137,15 +137,15 @@ impl Scene {
     }
 
     fn direct(&self) -> Option<SocketAddr> {
-        match self.book.path(&PEER).way {
-            Way::Direct { endpoint, .. } => Some(endpoint),
+        match self.book.path(&PEER).selected {
+            Selected::Direct { endpoint, .. } => Some(endpoint),
             _ => None,
         }
     }
 }
 
-fn ground() -> Ground {
-    Ground::new(vec!["10.0.0.1/24".parse().unwrap()], ["192.168.7.0/24".parse().unwrap()])
+fn ranking() -> Ranking {
+    Ranking::new(vec!["10.0.0.1/24".parse().unwrap()], ["192.168.7.0/24".parse().unwrap()])
 }
 
 fn at(endpoint: &str) -> SocketAddr {
@@ -171,7 +171,7 @@ fn ping(number: u8) -> Message {
 #[test]
 fn an_idle_peer_rests_on_the_relay_and_costs_nothing() {
     let mut scene = Scene::new(&[FAR, NEAR]);
-    assert_eq!(scene.wish(), Wish::Initial(at(RELAY)));
+    assert_eq!(scene.endpoint_update(), EndpointUpdate::Initial(at(RELAY)));
     assert_eq!(scene.book.poll_timeout(), None);
     assert!(scene.sent().is_empty());
 }
@@ -191,11 +191,11 @@ fn a_pong_moves_the_kernel_and_the_waiting_initiation_is_sent_there() {
     let mut scene = Scene::new(&[FAR]);
     scene.wakes();
     scene.answers(FAR);
-    assert_eq!(scene.wish(), Wish::Move(at(FAR)));
+    assert_eq!(scene.endpoint_update(), EndpointUpdate::Move(at(FAR)));
     let replayed = scene.book.poll_transmit().unwrap();
     assert_eq!((replayed.to, &replayed.payload[..]), (Target::Udp { to: at(FAR), from: None }, &[1, 0, 0, 0][..]));
     scene.look(0, 0);
-    assert_eq!(scene.wish(), Wish::Initial(at(FAR)));
+    assert_eq!(scene.endpoint_update(), EndpointUpdate::Initial(at(FAR)));
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn those_who_claim_a_peers_disco_key_keep_only_themselves_from_a_direct_path() {
     };
     // Before and after the peer in the order of keys.
     let peers = (10..30).map(squatter).chain([PEER]).map(claim);
-    scene.book.handle_peers(peers, ground(), scene.now);
+    scene.book.handle_peers(peers, ranking(), scene.now);
     scene.sent();
     scene.hears(udp(FAR), &ping(1));
     assert!(scene.sent().iter().any(|(_, sent)| matches!(sent, Message::Pong { .. })), "its ping is answered");
@@ -221,7 +221,7 @@ fn those_who_claim_a_peers_disco_key_keep_only_themselves_from_a_direct_path() {
     scene.goes_direct();
 
     // What a squatter is told to have said is not taken for the peer's, nor the reverse.
-    assert!(!matches!(scene.book.path(&squatter(10)).way, Way::Direct { .. }));
+    assert!(!matches!(scene.book.path(&squatter(10)).selected, Selected::Direct { .. }));
 }
 
 #[test]
@@ -320,9 +320,9 @@ fn a_probe_alone_does_not_move_an_idle_peer() {
     let mut scene = Scene::new(&[FAR]);
     scene.hears(udp(FAR), &ping(1));
     scene.answers(FAR);
-    assert_eq!(scene.wish(), Wish::Initial(at(RELAY)));
+    assert_eq!(scene.endpoint_update(), EndpointUpdate::Initial(at(RELAY)));
     scene.book.handle_relayed(&PEER, scene.now);
-    assert_eq!(scene.wish(), Wish::Move(at(FAR)), "with traffic, what was found is used at once");
+    assert_eq!(scene.endpoint_update(), EndpointUpdate::Move(at(FAR)), "with traffic, what was found is used at once");
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn a_direct_path_that_falls_silent_gives_way_to_the_relay_within_seven_seconds()
     scene.passes(Duration::from_secs(20), Some(FAR), (100, 100));
     assert_eq!(scene.direct(), Some(at(FAR)));
     scene.passes(Duration::from_secs(7), None, (100, 0));
-    assert_eq!((scene.direct(), scene.wish()), (None, Wish::Initial(at(RELAY))));
+    assert_eq!((scene.direct(), scene.endpoint_update()), (None, EndpointUpdate::Initial(at(RELAY))));
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn a_direct_path_that_answers_stays_for_as_long_as_there_is_traffic_and_no_longe
     assert!((46..56).contains(&pinged(&sent_two_ways).len()), "{}", pinged(&sent_two_ways).len());
     assert!(!sent.is_empty());
     scene.passes(ACTIVE + 3 * SECOND, Some(FAR), (0, 0));
-    assert_eq!((scene.direct(), scene.wish()), (None, Wish::Initial(at(RELAY))));
+    assert_eq!((scene.direct(), scene.endpoint_update()), (None, EndpointUpdate::Initial(at(RELAY))));
     scene.passes(120 * SECOND, Some(FAR), (0, 0));
     assert_eq!(scene.book.poll_timeout(), None);
 }
@@ -394,7 +394,7 @@ fn when_our_address_is_gone_the_relay_takes_over_at_once_and_other_paths_have_to
     let mut scene = Scene::new(&[FAR]);
     scene.goes_direct();
     scene.book.handle_links_lost(&["10.0.0.1/24".parse().unwrap()], scene.now);
-    assert_eq!(scene.wish(), Wish::Move(at(RELAY)));
+    assert_eq!(scene.endpoint_update(), EndpointUpdate::Move(at(RELAY)));
     let mut scene = Scene::new(&[FAR]);
     scene.goes_direct();
     scene.book.handle_links_lost(&["10.9.9.9/24".parse().unwrap()], scene.now);
@@ -414,12 +414,12 @@ fn the_kernel_is_not_fought_where_it_followed_the_peer_but_never_left_on_a_forei
     for _ in 0..5 {
         scene.evidence.endpoint = Some(at("203.0.113.77:7"));
         scene.look(100, 100);
-        assert_eq!(scene.wish(), Wish::Initial(at("203.0.113.77:7")));
+        assert_eq!(scene.endpoint_update(), EndpointUpdate::Initial(at("203.0.113.77:7")));
         scene.passes(10 * SECOND, Some("203.0.113.77:7"), (100, 100));
     }
     scene.evidence.endpoint = Some(at("127.128.0.77:41742"));
     scene.book.handle_observed(&PEER, scene.evidence, scene.now, scene.wall());
-    assert_eq!(scene.wish(), Wish::Move(at("203.0.113.77:7")));
+    assert_eq!(scene.endpoint_update(), EndpointUpdate::Move(at("203.0.113.77:7")));
 }
 
 #[test]
@@ -439,7 +439,9 @@ fn where_the_kernel_followed_the_peer_is_believed_in_from_the_look_before_on() {
 
 #[test]
 fn after_a_restart_a_peer_in_session_stays_direct_and_is_asked_and_an_idle_one_goes_to_the_relay() {
-    for (handshake, expected) in [(999_990, Wish::Initial(at(FAR))), (999_000, Wish::Move(at(RELAY)))] {
+    for (handshake, expected) in
+        [(999_990, EndpointUpdate::Initial(at(FAR))), (999_000, EndpointUpdate::Move(at(RELAY)))]
+    {
         let mut scene = Scene::new(&[]);
         scene.book = Book::new(DiscoPrivate::from_random([7; 32]), WE, [3; 32]);
         scene.map();
@@ -447,7 +449,7 @@ fn after_a_restart_a_peer_in_session_stays_direct_and_is_asked_and_an_idle_one_g
         scene.evidence.last_handshake = Some(Timestamp::from_second(handshake).unwrap());
         scene.book.handle_observed(&PEER, scene.evidence, scene.now, scene.wall());
         scene.book.handle_looked(scene.now);
-        assert_eq!(scene.wish(), expected);
+        assert_eq!(scene.endpoint_update(), expected);
         let sent = scene.passes(HEARTBEAT, None, (0, 0));
         assert_eq!(pinged(&sent).contains(&at(FAR)), handshake == 999_990);
         scene.passes(TRUST, None, (0, 0));
@@ -468,8 +470,8 @@ fn a_ping_for_people_says_which_way_the_answer_came_or_that_there_was_none() {
     let pong = Message::Pong { transaction: *transaction, source: at("127.3.3.40:900") };
     scene.hears(Via::Relay { region: HOME, from: PEER }, &pong);
     let mut events: Vec<_> = std::iter::from_fn(|| scene.book.poll_event()).collect();
-    events.retain(|event| matches!(event, Event::PingDone { .. }));
-    assert_eq!(events, [Event::PingDone { id: 7, peer: PEER, answer: Some((relay, Duration::from_millis(30))) }]);
+    events.retain(|event| matches!(event, PathEvent::PingDone { .. }));
+    assert_eq!(events, [PathEvent::PingDone { id: 7, peer: PEER, answer: Some((relay, Duration::from_millis(30))) }]);
 
     scene.book.handle_ping(&PEER, 8, scene.now);
     let until = scene.now + 6 * SECOND;
@@ -479,7 +481,7 @@ fn a_ping_for_people_says_which_way_the_answer_came_or_that_there_was_none() {
         scene.book.handle_timeout(at);
     }
     let events: Vec<_> = std::iter::from_fn(|| scene.book.poll_event()).collect();
-    assert!(events.contains(&Event::PingDone { id: 8, peer: PEER, answer: None }), "{events:?}");
+    assert!(events.contains(&PathEvent::PingDone { id: 8, peer: PEER, answer: None }), "{events:?}");
 }
 
 /// What a liar may do.
@@ -536,7 +538,7 @@ proptest! {
             }
             sent.extend(scene.sent());
             for endpoint in pinged(&sent) {
-                prop_assert!(ground().rank(endpoint).is_some(), "{endpoint} was probed");
+                prop_assert!(ranking().rank(endpoint).is_some(), "{endpoint} was probed");
                 probes += 1;
             }
             prop_assert_eq!(scene.direct(), None);
