@@ -3,10 +3,10 @@
 export PATH := $(CURDIR)/target/tools:$(HOME)/.cargo/bin:$(PATH)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build test demo matrix kernels bench captures fuzz fmt lint clean
+.PHONY: help build test packages demo matrix kernels bench captures fuzz fmt lint clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 build: ## build the four programs into target/debug
 	@tests/vm/setup.sh build
@@ -16,6 +16,10 @@ test: ## run all tests; installs what they need and says what
 	@tests/vm/setup.sh
 	cargo test
 	tests/vm/test.sh
+
+packages: ## build .deb and .rpm files of agent, coordinator and relay into target/packages; KINDS=deb for some
+	@tests/vm/setup.sh build packages
+	packaging/build.sh $(KINDS)
 
 demo: ## two nodes join a coordinator and ping each other, here or in a virtual machine
 	@tests/vm/setup.sh build kernel
