@@ -17,8 +17,8 @@ use tracing::error;
 use super::limits;
 use super::store::{CommandError, Job, StoreError, job};
 use warren_core::registry::{
-    Actor, Commands, Decision, MapMessage, MapRefusal, NodeRecord, Outlook, PendingCode, PingId, PolicyRecord, Ready,
-    Refusal, Registered, SessionId, State,
+    Actor, CheckedPolicy, Commands, Decision, MapMessage, MapRefusal, NodeRecord, PendingCode, PingId, PolicyRecord,
+    Refusal, Registered, SessionId, Snapshot, State,
 };
 use warren_core::types::{MachinePublic, NodePublic};
 use warren_core::wire::admin::{JournalQuery, JournalRecord};
@@ -114,7 +114,7 @@ enum Ask {
     Look(Look),
     Command(Box<dyn Job>),
     /// A command that puts this policy in force.
-    Policy(Box<Ready>, Box<dyn Job>),
+    Policy(Box<CheckedPolicy>, Box<dyn Job>),
     /// A machine registers, as the node with this key.
     Register(MachinePublic, NodePublic, Box<dyn Job>),
     Decided(Box<Decided>),
@@ -159,14 +159,14 @@ impl Hub {
     pub(crate) async fn set_policy(
         &self,
         actor: Actor,
-        ready: Ready,
+        ready: CheckedPolicy,
         by: String,
         if_version: Option<u64>,
     ) -> Result<(Arc<PolicyRecord>, Vec<String>), CommandError> {
         let text = Arc::clone(ready.text());
         let (job, answered) = job(actor, move |commands| {
             let set = commands.set_policy(&text, &by, if_version)?;
-            Ok(set.map(|record| (record, commands.tests_in_thought())))
+            Ok(set.map(|record| (record, commands.staged_notes())))
         });
         self.give(Ask::Policy(Box::new(ready), job), answered).await
     }
@@ -250,8 +250,8 @@ impl Hub {
     }
 
     /// The network as it is, to compile policies against.
-    pub(crate) async fn outlook(&self) -> Result<Outlook, Busy> {
-        self.look(State::outlook).await
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot, Busy> {
+        self.look(State::snapshot).await
     }
 
     /// How the registry is. Comes back when the task has come to this question.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use table::{Limit, row};
 use warren_core::policy::Role;
 use warren_core::registry::{
-    Actor, Change, Config, Counters, MapMessage, NodeRecord, Output, Records, Said, State, UserRecord,
+    Actor, Change, Config, Counters, MapMessage, NodeRecord, NodeStatus, Output, Records, State, UserRecord,
 };
 use warren_core::types::{
     CapabilityVersion, DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId, Timestamp, UserId,
@@ -90,7 +90,7 @@ fn under_policy() {
         }
         if number % 100 == 99 {
             node.tags.push("tag:t0".parse().unwrap());
-            node.said.routes = vec![format!("10.{}.0.0/16", number / 100).parse().unwrap()];
+            node.status.routes = vec![format!("10.{}.0.0/16", number / 100).parse().unwrap()];
         }
     }
     let mut state = State::restore(Config::default(), records, now);
@@ -120,9 +120,9 @@ fn under_policy() {
     let set = |state: &mut State, text: &str, now| {
         // The program does this besides the task that owns the state.
         let begun = Instant::now();
-        let ready = state.outlook().compile(text).unwrap();
+        let ready = state.snapshot().compile(text).unwrap();
         row("policy: compiled, while everything else goes on", millis(begun), "ms", Limit::None);
-        state.make_ready(ready).unwrap();
+        state.stage_policy(ready).unwrap();
         let decision = state.by(&Actor::COORDINATOR, now).set_policy(text, "ada", None).unwrap();
         state.apply(decision.changes, now);
     };
@@ -250,7 +250,7 @@ fn node(number: u32, created: Timestamp) -> NodeRecord {
         admitted_by: None,
         approved_routes: Vec::new(),
         version: 0,
-        said: Said {
+        status: NodeStatus {
             disco: DiscoPublic::from_bytes(*keys(NODES + number).1.as_bytes()),
             endpoints: vec![([10, 0, 0, 1], 41641).into(), (Ipv4Addr::from(0xcb00_7100 + number), 41641).into()],
             home_derp: RegionId(1),

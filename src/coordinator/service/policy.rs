@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use super::refused::{Outcome, Refused};
 use crate::hub::Hub;
 use warren_core::policy::{Access, Compiled, Difference, Policy, Protocol, Row};
-use warren_core::registry::{Actor, NodeRecord, Outlook, PolicyRecord, State};
+use warren_core::registry::{Actor, NodeRecord, PolicyRecord, Snapshot, State};
 use warren_core::types::{NodeId, Traffic};
 use warren_core::wire::admin::{PolicyDiffView, PolicyRequest, PolicyView, Reply, RowView, RuleView, WhyView};
 
@@ -19,8 +19,8 @@ pub(super) async fn execute(hub: &Hub, actor: &Actor, request: PolicyRequest) ->
         PolicyRequest::Get { version } => return hub.look(move |state| get(state, version)).await?,
         PolicyRequest::Versions => return Ok(hub.look(versions).await?),
         PolicyRequest::Diff { text } => {
-            let outlook = hub.outlook().await?;
-            return besides(move || difference(&outlook, &text)).await;
+            let snapshot = hub.snapshot().await?;
+            return besides(move || difference(&snapshot, &text)).await;
         }
         PolicyRequest::Set { text, by, if_version } => (text, by, if_version),
         PolicyRequest::Restore { version, by, if_version } => {
@@ -28,8 +28,8 @@ pub(super) async fn execute(hub: &Hub, actor: &Actor, request: PolicyRequest) ->
             (text.await??, by, if_version)
         }
     };
-    let outlook = hub.outlook().await?;
-    let ready = besides(move || Ok(outlook.compile(&text)?)).await?;
+    let snapshot = hub.snapshot().await?;
+    let ready = besides(move || Ok(snapshot.compile(&text)?)).await?;
     let (record, notes) = hub.set_policy(actor.clone(), ready, by, if_version).await?;
     Ok(hub.look(move |state| set(state, &record, notes)).await?)
 }
@@ -81,8 +81,8 @@ fn view(state: &State, policy: &PolicyRecord, with_text: bool) -> PolicyView {
 }
 
 /// Who would gain and lose what.
-fn difference(outlook: &Outlook, text: &str) -> Outcome {
-    let Difference { gained, lost, pairs_gaining, pairs_losing, left_out, notes } = outlook.difference(text)?;
+fn difference(snapshot: &Snapshot, text: &str) -> Outcome {
+    let Difference { gained, lost, pairs_gaining, pairs_losing, left_out, notes } = snapshot.difference(text)?;
     let row = |row: Row| RowView { from: row.sources, to: row.targets, access: row.access };
     Ok(Reply::PolicyDiff(PolicyDiffView {
         gains: gained.into_iter().map(row).collect(),

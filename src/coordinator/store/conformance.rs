@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Batch, Store, StoreError};
 use warren_core::registry::{
     Action, Actor, Audit, Change, Command, Counters, Entry, KeyId, KeyRecord, NodeFields, NodeRecord, NodeReport,
-    Object, ObjectKind, PolicyRecord, Records, Said, UserRecord,
+    NodeStatus, Object, ObjectKind, PolicyRecord, Records, UserRecord,
 };
 use warren_core::types::Role;
 use warren_core::types::{
@@ -198,14 +198,14 @@ async fn a_decision_and_a_report_about_one_node_leave_each_other_alone(place: &i
     keep(&mut store, &[Change::NodeFields(one.id, 3, fields.clone())]).await.unwrap();
     // Whoever reports knows nothing of tags, and calls it what the machine is called.
     let report = |node: &NodeRecord, label: &str| {
-        let said = Said { routes: vec!["10.9.0.0/16".parse().unwrap()], ..node.said.clone() };
-        Box::new(NodeReport { id: node.id, said, last_seen: Some(at(77)), label: label.parse().unwrap() })
+        let status = NodeStatus { routes: vec!["10.9.0.0/16".parse().unwrap()], ..node.status.clone() };
+        Box::new(NodeReport { id: node.id, status, last_seen: Some(at(77)), label: label.parse().unwrap() })
     };
     let reported = report(&one, "called");
     keep(&mut store, &[Change::NodeReport(reported.clone())]).await.unwrap();
     let tags = vec!["tag:b".parse().unwrap()];
-    let (last_seen, said) = (reported.last_seen, reported.said);
-    let changed = NodeRecord { tags, key_expiry: None, last_seen, said, label: reported.label, version: 4, ..one };
+    let (last_seen, status) = (reported.last_seen, reported.status);
+    let changed = NodeRecord { tags, key_expiry: None, last_seen, status, label: reported.label, version: 4, ..one };
     assert_eq!(store.load().await.unwrap().nodes[0], changed);
 
     let late = keep(&mut store, &[Change::NodeFields(changed.id, 3, fields)]).await;
@@ -316,7 +316,7 @@ fn node(id: u8) -> NodeRecord {
         admitted_by: Some(KeyId(1)),
         approved_routes: vec!["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()],
         version: 3,
-        said: Said {
+        status: NodeStatus {
             disco: DiscoPublic::from_bytes([id; 32]),
             endpoints: vec!["192.0.2.1:41641".parse().unwrap(), "[2001:db8::1]:1".parse().unwrap()],
             home_derp: RegionId(900),
@@ -349,7 +349,7 @@ pub(super) fn bare_node(id: u8) -> NodeRecord {
         admitted_by: None,
         approved_routes: Vec::new(),
         version: 0,
-        said: Said { hostinfo: "{}".into(), ..Said::default() },
+        status: NodeStatus { hostinfo: "{}".into(), ..NodeStatus::default() },
     }
 }
 
@@ -367,7 +367,7 @@ fn changed(node: NodeRecord) -> NodeRecord {
         last_seen: Some(at(99)),
         admitted_by: None,
         approved_routes: Vec::new(),
-        said: Said { hostinfo: r#"{"OS":"plan9"}"#.into(), ..Said::default() },
+        status: NodeStatus { hostinfo: r#"{"OS":"plan9"}"#.into(), ..NodeStatus::default() },
         ..node
     }
 }

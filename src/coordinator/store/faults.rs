@@ -144,7 +144,7 @@ fn after_a_full_disk_what_is_acknowledged_is_on_disk_again() {
             assert_eq!(register(&mut ledger, machine, &key).await.unwrap(), "");
             assert_acknowledged(ledger.state(), &disk, &format!("machine {machine}")).await;
         }
-        let ports = |records: &Records| records.nodes[0].said.endpoints[0].port();
+        let ports = |records: &Records| records.nodes[0].status.endpoints[0].port();
         assert_eq!(ports(&disk.after_a_crash().await), 5);
     });
 }
@@ -310,7 +310,7 @@ impl Store for Picky {
 
     async fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let is_bad = |change: &Change| match change {
-            Change::NodeReport(report) => report.id == NodeId(1) && !report.said.endpoints.is_empty(),
+            Change::NodeReport(report) => report.id == NodeId(1) && !report.status.endpoints.is_empty(),
             _ => false,
         };
         match batch.changes.iter().any(is_bad) {

@@ -25,7 +25,7 @@ use super::work::{self, Done, Work};
 use super::{Batch, Store, StoreError};
 #[cfg(test)]
 use warren_core::registry::{Actor, Commands, Decision};
-use warren_core::registry::{Audit, Change, Config, Ready, Refusal, State};
+use warren_core::registry::{Audit, Change, CheckedPolicy, Config, Refusal, State};
 use warren_core::types::Timestamp;
 use warren_core::wire::admin::{JournalQuery, JournalRecord};
 
@@ -101,7 +101,7 @@ enum Purpose {
 
 /// What waits for the store.
 enum Task {
-    Command { job: Box<dyn Job>, ready: Option<Box<Ready>>, tries: u8 },
+    Command { job: Box<dyn Job>, ready: Option<Box<CheckedPolicy>>, tries: u8 },
     Copy(PathBuf, oneshot::Sender<Result<(), StoreError>>),
     Read(JournalQuery, oneshot::Sender<Result<Vec<JournalRecord>, StoreError>>),
 }
@@ -187,7 +187,7 @@ impl<S: Store> Ledger<S> {
     // ---- what is asked for ----
 
     /// Carries out a command, now or when the store is at rest; with the policy that it sets, if that was compiled elsewhere.
-    pub fn submit(&mut self, mut job: Box<dyn Job>, ready: Option<Box<Ready>>, now: Timestamp) {
+    pub fn submit(&mut self, mut job: Box<dyn Job>, ready: Option<Box<CheckedPolicy>>, now: Timestamp) {
         let is_busy = matches!(self.store, Place::AtWork { .. });
         if is_busy && ready.is_none() {
             match job.decide(&self.state, now) {
@@ -359,7 +359,7 @@ impl<S: Store> Ledger<S> {
         match task {
             Task::Command { mut job, ready, tries } => {
                 if let Some(ready) = ready
-                    && let Err(refusal) = self.state.make_ready(*ready)
+                    && let Err(refusal) = self.state.stage_policy(*ready)
                 {
                     return job.answer(Err(refusal.into()));
                 }
@@ -369,11 +369,11 @@ impl<S: Store> Ledger<S> {
                         self.commit(Some(task), changes, audit, now);
                     }
                     Some((changes, _)) => {
-                        self.state.forget_ready();
+                        self.state.unstage_policy();
                         self.state.apply(changes, now);
                         job.answer(Ok(()));
                     }
-                    None => self.state.forget_ready(),
+                    None => self.state.unstage_policy(),
                 }
             }
             Task::Copy(to, answer) => {

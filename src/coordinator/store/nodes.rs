@@ -38,12 +38,12 @@ pub(super) async fn keep(connection: &mut SqliteConnection, node: &NodeRecord) -
     .bind(node.last_seen.map(|at| at.to_string()))
     .bind(node.admitted_by.map(|id| integer(id.0)))
     .bind(json(&node.approved_routes))
-    .bind(node.said.disco.to_string())
-    .bind(json(&node.said.endpoints))
-    .bind(i64::from(node.said.home_derp.0))
-    .bind(i64::from(node.said.cap.0))
-    .bind(json(&node.said.routes))
-    .bind(node.said.hostinfo.to_string())
+    .bind(node.status.disco.to_string())
+    .bind(json(&node.status.endpoints))
+    .bind(i64::from(node.status.home_derp.0))
+    .bind(i64::from(node.status.cap.0))
+    .bind(json(&node.status.routes))
+    .bind(node.status.hostinfo.to_string())
     .bind(integer(node.version))
     .execute(connection)
     .await
@@ -108,17 +108,17 @@ pub(super) async fn change(
 
 /// Keeps what a node reported. Of one that is gone there is nothing to keep.
 pub(super) async fn report(connection: &mut SqliteConnection, report: &NodeReport) -> Result<(), StoreError> {
-    let NodeReport { id, said, last_seen, label } = report;
+    let NodeReport { id, status, last_seen, label } = report;
     sqlx::query(
         "UPDATE nodes SET disco_key = ?, endpoints = ?, home_derp = ?, cap = ?, routes = ?, hostinfo = ?, last_seen = ?,
          label = CASE WHEN label_fixed THEN label ELSE ? END WHERE id = ?",
     )
-    .bind(said.disco.to_string())
-    .bind(json(&said.endpoints))
-    .bind(i64::from(said.home_derp.0))
-    .bind(i64::from(said.cap.0))
-    .bind(json(&said.routes))
-    .bind(said.hostinfo.to_string())
+    .bind(status.disco.to_string())
+    .bind(json(&status.endpoints))
+    .bind(i64::from(status.home_derp.0))
+    .bind(i64::from(status.cap.0))
+    .bind(json(&status.routes))
+    .bind(status.hostinfo.to_string())
     .bind(last_seen.map(|at| at.to_string()))
     .bind(label.to_string())
     .bind(integer(id.0))

@@ -17,7 +17,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::connection::{Connection, close, failed, make_file, open_to_read};
 use super::{Batch, Proven, Store, StoreError, backup, journal, nodes};
 use warren_core::registry::{
-    Change, Counters, KeyId, KeyRecord, NodeRecord, PolicyRecord, Records, Said, UserName, UserRecord,
+    Change, Counters, KeyId, KeyRecord, NodeRecord, NodeStatus, PolicyRecord, Records, UserName, UserRecord,
 };
 use warren_core::types::{CapabilityVersion, NodeId, RegionId, StableNodeId, Timestamp, UserId};
 use warren_core::wire::admin::{JournalQuery, JournalRecord};
@@ -373,7 +373,7 @@ fn node_of(row: &SqliteRow) -> sqlx::Result<NodeRecord> {
         admitted_by: admitted_by.and_then(|id| id.try_into().ok()).map(KeyId),
         approved_routes: list(row, "approved_routes")?,
         version: number(row, "version")?,
-        said: Said {
+        status: NodeStatus {
             disco: parsed(row, "disco_key")?,
             endpoints: list(row, "endpoints")?,
             home_derp: RegionId(number(row, "home_derp")?),

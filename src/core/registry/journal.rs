@@ -200,9 +200,9 @@ fn key_facts(key: &KeyRecord) -> Map<String, Value> {
 fn node_facts(node: &NodeRecord) -> Map<String, Value> {
     let mut facts = facts(json!(node));
     // What it says of itself is hot, but for the routes that it offers: those change the way of others.
-    facts.remove("said");
+    facts.remove("status");
     facts.remove("last_seen");
-    facts.insert("offered_routes".to_owned(), bounded(json!(node.said.routes)));
+    facts.insert("offered_routes".to_owned(), bounded(json!(node.status.routes)));
     facts
 }
 

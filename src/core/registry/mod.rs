@@ -31,7 +31,6 @@ mod directory;
 mod find;
 mod journal;
 mod names;
-mod outlook;
 mod policy;
 mod presence;
 mod record;
@@ -41,6 +40,7 @@ mod rights;
 mod secret;
 mod session;
 mod settle;
+mod snapshot;
 mod state;
 mod update;
 
@@ -53,16 +53,16 @@ pub use broadcast::{Chunk, MapMessage, Part};
 pub use commands::{Command, Commands, Decision};
 pub use config::{Config, limit};
 pub use journal::{Action, Audit, Entry, Object, ObjectKind};
-pub use outlook::{Outlook, Ready};
 pub use presence::{PingId, RouteView, SessionId};
 pub use record::{
-    Change, Counters, KeyId, KeyRecord, NodeFields, NodeRecord, NodeReport, Pending, PendingCode, PolicyRecord,
-    Records, Said, Tag, UserName, UserRecord,
+    Change, Counters, KeyId, KeyRecord, NodeFields, NodeRecord, NodeReport, NodeStatus, Pending, PendingCode,
+    PolicyRecord, Records, Tag, UserName, UserRecord,
 };
 pub use refusal::{MapRefusal, Refusal, RefusalKind};
 pub use register::Registered;
 pub use secret::KeyText;
 pub use session::{Notice, Opened, Output};
+pub use snapshot::{CheckedPolicy, Snapshot};
 pub use state::{NodeView, State};
 pub use update::bound;
 

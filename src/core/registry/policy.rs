@@ -47,20 +47,20 @@ impl State {
 
     /// A policy against the network as it is; refused if it cannot be read or fails its own tests.
     pub fn try_policy(&self, text: &str) -> Result<Compiled, Refusal> {
-        Ok(self.outlook().compile(text)?.compiled)
+        Ok(self.snapshot().compile(text)?.compiled)
     }
 
     /// What policies are compiled against where none is in force.
     pub fn unrestricted(&self) -> Compiled {
         let policy = Policy::allow_all();
-        let topology = self.outlook().topology(&policy);
+        let topology = self.snapshot().topology(&policy);
         Compiled::new(Arc::new(policy), topology)
     }
 }
 
 impl Commands<'_> {
     /// Puts a policy in force, if the one in force is still `if_version` (0 for none); without that, whichever it
-    /// is. It is compiled here unless that was done elsewhere ([`State::make_ready`]).
+    /// is. It is compiled here unless that was done elsewhere ([`State::stage_policy`]).
     pub fn set_policy(
         &self,
         text: &str,
@@ -77,7 +77,7 @@ impl Commands<'_> {
                 "the policy in force is version {version}{who}, not {expected}: look at it and try again"
             )));
         }
-        if self.ready.as_ref().is_none_or(|ready| *ready.text != *text) {
+        if self.staged.as_ref().is_none_or(|checked| *checked.text != *text) {
             self.try_policy(text)?;
         }
         if let Some(current) = current.filter(|current| *current.text == *text && self.policy_fault().is_none()) {
@@ -108,13 +108,13 @@ impl State {
     /// Puts the last version in force.
     pub(super) fn enforce(&mut self) {
         let Some(record) = self.policy().cloned() else { return };
-        let ready = self.ready.take().filter(|ready| ready.text == record.text).map(|ready| {
+        let staged = self.staged.take().filter(|checked| checked.text == record.text).map(|checked| {
             // The network may have changed while the policy was written down.
-            let mut compiled = ready.compiled;
+            let mut compiled = checked.compiled;
             self.catch_up(&mut compiled);
             compiled
         });
-        let compiled = ready.map_or_else(|| self.compile_record(&record), Ok);
+        let compiled = staged.map_or_else(|| self.compile_record(&record), Ok);
         let Some(rules) = self.directory.enforce(compiled) else { return };
         self.broadcast.policy_changed(rules);
         self.judge_all(&self.directory.nodes().map(|record| record.id).collect::<Vec<NodeId>>());
@@ -128,7 +128,7 @@ impl State {
                 record.version
             )
         })?;
-        let topology = self.outlook().topology(&policy);
+        let topology = self.snapshot().topology(&policy);
         Ok(Compiled::new(Arc::new(policy), topology))
     }
 }

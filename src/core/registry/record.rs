@@ -120,7 +120,7 @@ pub struct NodeRecord {
     #[serde(skip)]
     pub version: u64,
     /// What it last said of itself.
-    pub said: Said,
+    pub status: NodeStatus,
 }
 
 /// The fields of a node that somebody decided to be others, and nothing else of it.
@@ -142,7 +142,7 @@ pub struct NodeFields {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeReport {
     pub id: NodeId,
-    pub said: Said,
+    pub status: NodeStatus,
     /// When it was last seen to go offline.
     pub last_seen: Option<Timestamp>,
     /// What it is called after its host name; counts where nobody chose a name for it.
@@ -157,8 +157,8 @@ impl NodeRecord {
 
     /// What it says of itself, structured.
     pub fn hostinfo(&self) -> Hostinfo {
-        let info: Hostinfo = serde_json::from_str(&self.said.hostinfo).unwrap_or_default();
-        Hostinfo { routable_ips: self.said.routes.clone(), ..info }
+        let info: Hostinfo = serde_json::from_str(&self.status.hostinfo).unwrap_or_default();
+        Hostinfo { routable_ips: self.status.routes.clone(), ..info }
     }
 
     /// Whether its key is past its time.
@@ -168,7 +168,7 @@ impl NodeRecord {
 
     /// The routes that are both offered and approved by hand.
     pub(super) fn served_routes(&self) -> impl Iterator<Item = IpNet> + '_ {
-        self.approved_routes.iter().copied().filter(|route| self.said.routes.contains(route))
+        self.approved_routes.iter().copied().filter(|route| self.status.routes.contains(route))
     }
 }
 
@@ -182,7 +182,7 @@ impl KeyRecord {
 
 /// What a node says of itself while it runs. Saved lazily.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Said {
+pub struct NodeStatus {
     /// The key that seals path probes to it.
     pub disco: DiscoPublic,
     /// Where it may be reached.
@@ -230,7 +230,7 @@ pub struct Pending {
     pub requested_tags: Vec<String>,
     /// What it says of itself.
     #[serde(skip)]
-    pub said: Said,
+    pub status: NodeStatus,
     /// When it stops waiting.
     pub expires: Timestamp,
     /// Where it asked from: an IPv4 address or an IPv6 /64.

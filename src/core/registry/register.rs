@@ -16,7 +16,7 @@ use super::commands::{Command, Commands, Decision};
 use super::config::limit;
 use super::names;
 use super::presence::add;
-use super::record::{Change, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, Said, Tag, UserRecord};
+use super::record::{Change, KeyId, KeyRecord, NodeRecord, NodeStatus, Pending, PendingCode, Tag, UserRecord};
 use super::refusal::Refusal;
 use super::state::State;
 use super::{broadcast, rights, secret};
@@ -58,7 +58,7 @@ struct Admission<'a> {
     tags: &'a [Tag],
     ephemeral: bool,
     admitted_by: Option<KeyId>,
-    said: Said,
+    status: NodeStatus,
 }
 
 impl Commands<'_> {
@@ -105,7 +105,7 @@ impl Commands<'_> {
             tags,
             ephemeral: false,
             admitted_by: None,
-            said: pending.said.clone(),
+            status: pending.status.clone(),
         };
         let (record, mut changes) = self.admit(admission, entropy)?;
         changes.push(Change::PendingGone(code.clone()));
@@ -205,7 +205,7 @@ impl Commands<'_> {
             tags: &tags,
             ephemeral: key.ephemeral,
             admitted_by: Some(key.id),
-            said: Said::at_registration(request.version, info),
+            status: NodeStatus::at_registration(request.version, info),
         };
         let (record, mut changes) = self.admit(admission, entropy)?;
         changes.push(Change::KeyUsed(key.id, self.now));
@@ -295,7 +295,7 @@ impl Commands<'_> {
             self.directory.next_address().ok_or_else(|| Refusal::full("the overlay has no address left"))?;
         counters.host = host;
         counters.node += 1;
-        let hostname = hostname_of(&admission.said);
+        let hostname = hostname_of(&admission.status);
         let wanted = names::wanted(&hostname).ok_or_else(|| Refusal::invalid("the machine has no name"))?;
         let stable = data_encoding::BASE32_NOPAD.encode(&entropy[..10]);
         let record = Arc::new(NodeRecord {
@@ -317,7 +317,7 @@ impl Commands<'_> {
             admitted_by: admission.admitted_by,
             approved_routes: Vec::new(),
             version: 0,
-            said: admission.said,
+            status: admission.status,
         });
         let changes = vec![Change::Counters(counters), Change::Node(Arc::clone(&record))];
         Ok((record, changes))
@@ -344,7 +344,7 @@ impl Commands<'_> {
         };
         let is_full = earlier.is_none() && limit::PENDING.check(self.pending_list().len() + 1).is_err();
         let displaced = is_full.then(|| self.longest_waiting_where_most_wait()).flatten();
-        let said = Said::at_registration(request.version, request.hostinfo.as_ref());
+        let status = NodeStatus::at_registration(request.version, request.hostinfo.as_ref());
         let info = request.hostinfo.clone().unwrap_or_default();
         let reply = Registered::Answer(self.send_to_approval(&code));
         let pending = Pending {
@@ -354,7 +354,7 @@ impl Commands<'_> {
             hostname: shorten(info.hostname),
             os: shorten(info.os),
             requested_tags: info.request_tags.into_iter().take(limit::TAGS.most).map(shorten).collect(),
-            said,
+            status,
             expires: add(self.now, PENDING_LIFETIME),
             site,
         };
@@ -409,8 +409,8 @@ impl State {
     }
 }
 
-fn hostname_of(said: &Said) -> String {
-    serde_json::from_str(&said.hostinfo).map(|info: crate::wire::control::Hostinfo| info.hostname).unwrap_or_default()
+fn hostname_of(status: &NodeStatus) -> String {
+    serde_json::from_str(&status.hostinfo).map(|info: crate::wire::control::Hostinfo| info.hostname).unwrap_or_default()
 }
 
 /// What a stranger says of itself, cut to what a list can show.

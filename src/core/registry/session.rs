@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::actor::Actor;
-use super::broadcast::{MapMessage, Sending};
+use super::broadcast::{Delivery, MapMessage};
 use super::commands::{Command, Decision};
-use super::presence::{Asked, Graces, Opening, PingId, SessionId, Timer};
+use super::presence::{Graces, Opening, PingDue, PingId, SessionId, Timer};
 use super::record::{Change, NodeRecord, NodeReport, PendingCode};
 use super::refusal::MapRefusal;
 use super::state::State;
@@ -175,7 +175,7 @@ impl State {
             let source = super::broadcast::Source { directory: &self.directory, config: &self.config };
             let sendings = self.broadcast.flush(&source, now);
             self.outputs
-                .extend(sendings.into_iter().map(|Sending { sessions, message }| Output::Send { sessions, message }));
+                .extend(sendings.into_iter().map(|Delivery { sessions, message }| Output::Send { sessions, message }));
         }
     }
 
@@ -193,7 +193,7 @@ impl State {
     pub fn take_unsaved(&mut self) -> Vec<Change> {
         let reports = self.directory.take_unsaved().into_iter().map(|record| NodeReport {
             id: record.id,
-            said: record.said.clone(),
+            status: record.status.clone(),
             last_seen: record.last_seen,
             label: record.label.clone(),
         });
@@ -227,13 +227,13 @@ impl State {
     /// The time has come to ask a stream, or to judge it.
     fn ask(&mut self, session: SessionId, now: Timestamp) {
         match self.presence.ask(session, now) {
-            Asked::Later => {}
-            Asked::Ask(ping) => {
+            PingDue::Later => {}
+            PingDue::Ask(ping) => {
                 let message = self.broadcast.ping(&ping.request());
                 self.outputs.push_back(Output::Send { sessions: vec![session], message });
             }
             // Another routes in its place from here on, and its stream ends as if it had.
-            Asked::Silent(id) => {
+            PingDue::Silent(id) => {
                 self.elect(id);
                 self.outputs.push_back(Output::Noticed(Notice::Silent(id)));
                 self.outputs.push_back(Output::Close { session });

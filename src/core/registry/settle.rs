@@ -27,7 +27,7 @@ impl State {
         let keys = records.keys.iter().filter(|key| self.directory.key(key.id) != Some(key));
         let nodes = records.nodes.iter().filter_map(|node| match self.directory.node(node.id) {
             Some(known) => {
-                let known_too = NodeRecord { said: known.said.clone(), last_seen: known.last_seen, ..node.clone() };
+                let known_too = NodeRecord { status: known.status.clone(), last_seen: known.last_seen, ..node.clone() };
                 (known_too != **known).then_some(known_too)
             }
             None => Some(node.clone()),

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use super::broadcast::{Broadcast, NodeState, Source};
 use super::config::{Config, limit};
 use super::directory::Directory;
-use super::outlook::Ready;
 use super::presence::{Graces, Presence, RouteView, SessionId};
 use super::record::{Change, KeyRecord, NodeRecord, Pending, PendingCode, Records, UserRecord};
 use super::refusal::Refusal;
 use super::session::Output;
+use super::snapshot::CheckedPolicy;
 use crate::types::{CapabilityVersion, IpNet, NodeId, NodePublic, Timestamp, UserId, is_default_route};
 
 /// The coordinator's model. See the module's documentation for how it is used.
@@ -24,7 +24,7 @@ pub struct State {
     pub(super) presence: Presence,
     pub(super) broadcast: Broadcast,
     /// A policy that was compiled elsewhere and is about to be set.
-    pub(super) ready: Option<Ready>,
+    pub(super) staged: Option<CheckedPolicy>,
     pub(super) outputs: VecDeque<Output>,
 }
 
@@ -52,7 +52,7 @@ impl State {
             directory: Directory::default(),
             presence: Presence::new(graces),
             broadcast: Broadcast::default(),
-            ready: None,
+            staged: None,
             outputs: VecDeque::new(),
         }
     }
@@ -207,13 +207,13 @@ impl State {
     /// The routes that are offered or approved, by node.
     pub fn routes(&self) -> impl Iterator<Item = RouteView> + '_ {
         self.directory.nodes().flat_map(|record| {
-            let all: BTreeSet<IpNet> = record.said.routes.iter().chain(&record.approved_routes).copied().collect();
+            let all: BTreeSet<IpNet> = record.status.routes.iter().chain(&record.approved_routes).copied().collect();
             let primary = self.presence.standing(record.id).primary;
             let served = self.directory.grants(record.id).map(|grants| grants.routes.as_slice()).unwrap_or_default();
             all.into_iter().map(move |prefix| RouteView {
                 prefix,
                 node: record.id,
-                offered: record.said.routes.contains(&prefix),
+                offered: record.status.routes.contains(&prefix),
                 approved: record.approved_routes.contains(&prefix) || served.contains(&prefix),
                 // Of exit nodes there is no first: each is used by those who choose it.
                 primary: primary.contains(&prefix) || is_default_route(&prefix) && served.contains(&prefix),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::broadcast::json_of as json;
 use super::config::limit;
 use super::names;
-use super::record::{NodeRecord, Said};
+use super::record::{NodeRecord, NodeStatus};
 use super::refusal::MapRefusal;
 use super::session::{Notice, Output};
 use super::state::State;
@@ -45,19 +45,19 @@ impl State {
             return Err(MapRefusal::TwoMachines);
         }
         let record = self.directory.node(id).ok_or(MapRefusal::Unknown)?;
-        let known = self.presence.held(id).unwrap_or(&record.said);
-        let mut said = known.clone();
-        said.hear(request);
-        if said == *known {
+        let known = self.presence.held(id).unwrap_or(&record.status);
+        let mut status = known.clone();
+        status.hear(request);
+        if status == *known {
             return Ok(id);
         }
         let disco = known.disco;
-        if let Some(holder) = self.holder_before(id, &said.disco).filter(|_| said.disco != disco) {
-            said.disco = disco;
+        if let Some(holder) = self.holder_before(id, &status.disco).filter(|_| status.disco != disco) {
+            status.disco = disco;
             self.outputs.push_back(Output::Noticed(Notice::DiscoTaken { node: id, holder }));
         }
-        if let Some(said) = self.presence.pace(id, said, now) {
-            self.say(id, said, now);
+        if let Some(status) = self.presence.pace(id, status, now) {
+            self.say(id, status, now);
         }
         Ok(id)
     }
@@ -71,15 +71,15 @@ impl State {
 
     /// What a node said last may be passed on.
     pub(super) fn say_held(&mut self, id: NodeId, now: Timestamp) {
-        if let Some(said) = self.presence.take_held(id, now) {
-            self.say(id, said, now);
+        if let Some(status) = self.presence.take_held(id, now) {
+            self.say(id, status, now);
         }
     }
 
-    fn say(&mut self, id: NodeId, said: Said, now: Timestamp) {
+    fn say(&mut self, id: NodeId, status: NodeStatus, now: Timestamp) {
         let Some(record) = self.directory.node(id).cloned() else { return };
-        let mut next = NodeRecord { said, ..record.as_ref().clone() };
-        if !next.label_fixed && next.said.hostinfo != record.said.hostinfo {
+        let mut next = NodeRecord { status, ..record.as_ref().clone() };
+        if !next.label_fixed && next.status.hostinfo != record.status.hostinfo {
             let wanted = names::wanted(&next.hostinfo().hostname);
             // A node that was `web-1` among several `web` keeps that name while it calls itself `web`.
             if wanted != names::wanted(&record.hostinfo().hostname)
@@ -120,14 +120,14 @@ pub fn bound(info: &mut Option<Hostinfo>) {
     (info.net_info, info.routable_ips, info.request_tags) = (derp, routes, tags);
 }
 
-impl Said {
+impl NodeStatus {
     /// What a node says when it registers.
     pub(super) fn at_registration(cap: CapabilityVersion, info: Option<&Hostinfo>) -> Self {
-        let mut said = Self { cap, hostinfo: "{}".into(), ..Self::default() };
+        let mut status = Self { cap, hostinfo: "{}".into(), ..Self::default() };
         if let Some(info) = info {
-            said.hear_hostinfo(info);
+            status.hear_hostinfo(info);
         }
-        said
+        status
     }
 
     fn hear(&mut self, request: &MapRequest) {

@@ -12,7 +12,7 @@ use warren_core::netmap::Netmap;
 use warren_core::plan::{Desired, Host, Paths, Prefs, Protocol, desired};
 use warren_core::policy::{Protocol as PolicyProtocol, Role};
 use warren_core::registry::{
-    Actor, Change, Config, NodeRecord, Output, PolicyRecord, Records, Said, SessionId, State, UserRecord,
+    Actor, Change, Config, NodeRecord, NodeStatus, Output, PolicyRecord, Records, SessionId, State, UserRecord,
 };
 use warren_core::types::{
     CapabilityVersion, DiscoPublic, IpNet, MachinePublic, NodeId, StableNodeId, Timestamp, UserId, is_default_route,
@@ -287,12 +287,12 @@ fn record(peer: u8, spec: &NodeSpec, created: Timestamp) -> NodeRecord {
         admitted_by: None,
         approved_routes: routes.clone(),
         version: 0,
-        said: Said {
+        status: NodeStatus {
             disco: DiscoPublic::from_bytes([peer + 100; 32]),
             cap: CapabilityVersion::CURRENT,
             routes,
             hostinfo: Arc::from(format!(r#"{{"OS":"{os}","Hostname":"n{number}"}}"#)),
-            ..Said::default()
+            ..NodeStatus::default()
         },
     }
 }

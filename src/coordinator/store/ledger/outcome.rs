@@ -21,7 +21,7 @@ impl<S: Store> Ledger<S> {
             (Ok(()), task) => {
                 self.revision = done.revision;
                 self.state.apply(batch.changes, now);
-                self.state.forget_ready();
+                self.state.unstage_policy();
                 if let Some(Task::Command { job, .. }) = task {
                     job.answer(Ok(()));
                 }
@@ -33,7 +33,7 @@ impl<S: Store> Ledger<S> {
             (Err(StoreError::Conflict(_)), None) => self.start(Purpose::Reload(None), Work::Load, now),
             (Err(error), task) => {
                 self.state.put_back_unsaved(reports);
-                self.state.forget_ready();
+                self.state.unstage_policy();
                 if !is_sound {
                     self.doubtful = Some(batch);
                 }

@@ -1,4 +1,4 @@
-//! How a node is state: to its peers, to itself, and as the difference to what was state before.
+//! How a node is shown: to its peers, to itself, and as the difference to what was shown before.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl NodeState {
     }
 }
 
-/// How what peers are state of a node changed.
+/// How what peers are shown of a node changed.
 #[derive(Clone, Debug)]
 pub(super) enum Difference {
     /// Not at all.
@@ -70,7 +70,7 @@ pub(super) enum Difference {
     Entry,
 }
 
-/// The entry that peers get who are state the node like this.
+/// The entry that peers get who are shown the node like this.
 ///
 /// An expired node stays listed, so that people see why it is unreachable, but with no address to route
 /// to it and no way to find it, whatever a client makes of the flag.
@@ -84,12 +84,12 @@ pub(super) fn peer(state: &NodeState, visibility: &Visibility, config: &Config) 
         user: record.owner(),
         key: record.key,
         key_expiry: record.key_expiry,
-        disco_key: record.said.disco,
+        disco_key: record.status.disco,
         addresses: addresses.clone(),
         allowed_ips: Some(Vec::new()),
         hostinfo: Some(told_to_peers(record.hostinfo())),
         created: Some(record.created),
-        cap: record.said.cap,
+        cap: record.status.cap,
         tags: record.tags.iter().map(|tag| tag.as_str().to_owned()).collect(),
         last_seen: record.last_seen,
         online: Some(state.online),
@@ -105,8 +105,8 @@ pub(super) fn peer(state: &NodeState, visibility: &Visibility, config: &Config) 
         node.primary_routes = carried.subnets;
         // Clients suggest it to their users.
         node.cap_map = exits().take(1).map(|_| ("suggest-exit-node".to_owned(), None)).collect();
-        node.endpoints = record.said.endpoints.clone();
-        node.home_derp = record.said.home_derp;
+        node.endpoints = record.status.endpoints.clone();
+        node.home_derp = record.status.home_derp;
     }
     node
 }
@@ -137,7 +137,7 @@ pub(super) fn concerns_itself(before: &NodeState, after: &NodeState, config: &Co
     told(before) != told(after)
 }
 
-/// Compares what peers were state with what is to be state.
+/// Compares what peers were shown with what they are to be shown.
 pub(super) fn difference(before: &NodeState, after: &NodeState, config: &Config) -> Difference {
     if before.is_same_but_online(after) {
         return if before.online == after.online { Difference::None } else { Difference::Online(after.online) };

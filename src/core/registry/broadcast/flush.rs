@@ -12,7 +12,7 @@ use super::entry::{self, Difference, NodeState};
 use super::full::profiles;
 use super::message::{Builder, Chunk, Items, fields, json};
 use super::views::{Extent, FilterNews, Stale, ViewClass, Visibility};
-use super::{Broadcast, Listing, Sending, Source, Stream};
+use super::{Broadcast, Delivery, Listing, Source, Stream};
 use crate::policy::View;
 use crate::registry::presence::SessionId;
 use crate::types::{NodeId, Timestamp, UserId};
@@ -25,7 +25,7 @@ struct Move {
 }
 
 /// Everything that a flush sends.
-struct News<'a> {
+struct FlushPlan<'a> {
     changes: Vec<Changed<'a>>,
     users: &'a BTreeSet<UserId>,
     before: &'a BTreeMap<NodeId, Option<NodeState>>,
@@ -75,7 +75,7 @@ struct Update {
 
 impl Broadcast {
     /// What every connected node is to be sent that it was not sent yet.
-    pub(in crate::registry) fn flush(&mut self, source: &Source<'_>, now: Timestamp) -> Vec<Sending> {
+    pub(in crate::registry) fn flush(&mut self, source: &Source<'_>, now: Timestamp) -> Vec<Delivery> {
         self.last_flush = Some(now);
         let before = std::mem::take(&mut self.before);
         let users = std::mem::take(&mut self.users);
@@ -90,8 +90,13 @@ impl Broadcast {
             self.write_entries(source, self.nodes.keys().copied().collect::<Vec<_>>().into_iter());
         }
         let globals = Chunk::of_text(&globals);
-        let news =
-            News { changes: self.compare(source, &before), users: &users, before: &before, globals: &globals, moves };
+        let news = FlushPlan {
+            changes: self.compare(source, &before),
+            users: &users,
+            before: &before,
+            globals: &globals,
+            moves,
+        };
         let sendings = self.sendings(source, &news);
         for class in std::mem::take(&mut self.left) {
             if class >= ViewClass::FIRST && !self.viewers.contains_key(&class) {
@@ -159,7 +164,7 @@ impl Broadcast {
         moves
     }
 
-    fn sendings(&self, source: &Source<'_>, news: &News<'_>) -> Vec<Sending> {
+    fn sendings(&self, source: &Source<'_>, news: &FlushPlan<'_>) -> Vec<Delivery> {
         let mut outputs = Vec::new();
         for (transition, viewers) in self.transitions(news) {
             let update = self.update(source, transition, news);
@@ -171,7 +176,7 @@ impl Broadcast {
                     Message::Own(message) if message.is_empty() => {}
                     Message::Own(message) => {
                         let message = Arc::new(message.finish());
-                        outputs.push(Sending { sessions: vec![number], message });
+                        outputs.push(Delivery { sessions: vec![number], message });
                     }
                 }
             }
@@ -179,14 +184,14 @@ impl Broadcast {
             builder.shared_fields(news.globals);
             update.write(&mut builder, None, None);
             if !builder.is_empty() && !alike.is_empty() {
-                outputs.push(Sending { sessions: alike, message: Arc::new(builder.finish().shared()) });
+                outputs.push(Delivery { sessions: alike, message: Arc::new(builder.finish().shared()) });
             }
         }
         outputs
     }
 
     /// Who is to be told anything, by where they come from and go to.
-    fn transitions(&self, news: &News<'_>) -> BTreeMap<Transition, Vec<SessionId>> {
+    fn transitions(&self, news: &FlushPlan<'_>) -> BTreeMap<Transition, Vec<SessionId>> {
         let mut transitions: BTreeMap<Transition, Vec<SessionId>> = BTreeMap::new();
         let mut apart: BTreeSet<SessionId> = news.moves.keys().chain(&self.opened).copied().collect();
         apart.extend(news.before.keys().filter_map(|id| self.nodes.get(id)?.session));
@@ -214,7 +219,7 @@ impl Broadcast {
         number: SessionId,
         session: &Stream,
         update: &Update,
-        news: &News<'_>,
+        news: &FlushPlan<'_>,
     ) -> Message {
         let id = session.node;
         let Some(viewer) = self.nodes.get(&id).map(|member| &member.state) else { return Message::Shared };
@@ -265,7 +270,7 @@ impl Broadcast {
     }
 
     /// The changes of nodes that viewers may know before their transition or after it.
-    fn known<'n, 'a>(&'n self, transition: Transition, news: &'n News<'a>) -> Vec<&'n Changed<'a>> {
+    fn known<'n, 'a>(&'n self, transition: Transition, news: &'n FlushPlan<'a>) -> Vec<&'n Changed<'a>> {
         let (was, class) = (self.views.peers(transition.was), self.views.peers(transition.class));
         let (Some(was), Some(class)) = (was, class) else { return news.changes.iter().collect() };
         let mut known: Vec<&Changed<'a>> = news.among(was).collect();
@@ -276,7 +281,7 @@ impl Broadcast {
     }
 
     /// The nodes that did not change themselves, but are seen differently from one class and from another.
-    fn moved<'a>(&'a self, source: &Source<'_>, transition: Transition, news: &News<'a>) -> Vec<Changed<'a>> {
+    fn moved<'a>(&'a self, source: &Source<'_>, transition: Transition, news: &FlushPlan<'a>) -> Vec<Changed<'a>> {
         let between = self.views.between(transition.was, transition.class);
         let ids = between.unwrap_or_else(|| self.nodes.keys().copied().collect());
         let moved = ids.into_iter().filter(|id| !news.before.contains_key(id));
@@ -284,7 +289,7 @@ impl Broadcast {
     }
 
     /// What viewers are sent who make a transition.
-    fn update(&self, source: &Source<'_>, transition: Transition, news: &News<'_>) -> Update {
+    fn update(&self, source: &Source<'_>, transition: Transition, news: &FlushPlan<'_>) -> Update {
         let Transition { was, class, unsure } = transition;
         if let Some(view) = self.whole(transition) {
             return self.whole_update(source, class, view, news);
@@ -344,7 +349,7 @@ impl Broadcast {
         (was != class && self.views.view(was).is_none()).then_some(view)
     }
 
-    fn whole_update(&self, source: &Source<'_>, class: ViewClass, view: &View, news: &News<'_>) -> Update {
+    fn whole_update(&self, source: &Source<'_>, class: ViewClass, view: &View, news: &FlushPlan<'_>) -> Update {
         let (mut entries, mut owners) = (Vec::new(), BTreeSet::new());
         for member in view.peers.iter().filter_map(|peer| self.nodes.get(peer)) {
             let Some(visibility) = self.views.visibility(class, &member.state) else { continue };
@@ -391,7 +396,7 @@ pub(super) fn write_filter(builder: &mut Builder, filter: &FilterNews) {
     }
 }
 
-impl<'a> News<'a> {
+impl<'a> FlushPlan<'a> {
     /// The changes of some nodes, both in rising order: a look at each of the fewer.
     fn among<'n>(&'n self, ids: &'n [NodeId]) -> impl Iterator<Item = &'n Changed<'a>> {
         let few = self.changes.len() < ids.len();

@@ -42,7 +42,7 @@ pub(super) struct Source<'a> {
 
 /// One message to many.
 #[derive(Debug)]
-pub(super) struct Sending {
+pub(super) struct Delivery {
     pub(super) sessions: Vec<SessionId>,
     pub(super) message: Arc<MapMessage>,
 }

@@ -16,7 +16,7 @@ use crate::policy::Compiled;
 use crate::types::{DiscoPublic, HostLabel, MachinePublic, NodeId, NodePublic, Timestamp, UserId};
 
 pub(super) use nodes::host_number;
-pub(super) use rules::{Grants, Standing, node_of};
+pub(super) use rules::{Grants, PolicyFacts, node_of};
 
 /// Whom tagged nodes belong to: the number that clients know for "no person".
 pub(super) const TAGGED: UserId = UserId(2_147_455_555);

@@ -56,7 +56,7 @@ impl Directory {
         }
         self.by_key.insert(record.key, id);
         self.by_machine.insert((record.machine, id));
-        self.by_disco.insert((record.said.disco, id));
+        self.by_disco.insert((record.status.disco, id));
         self.labels.insert(record.label.clone(), id);
         self.hosts.insert(host);
         match self.nodes.get_mut(&id) {
@@ -82,7 +82,7 @@ impl Directory {
             self.labels.remove(&record.label);
         }
         self.by_machine.remove(&(record.machine, id));
-        self.by_disco.remove(&(record.said.disco, id));
+        self.by_disco.remove(&(record.status.disco, id));
         self.hosts.remove(&host_of(record.ipv4));
     }
 

@@ -26,7 +26,7 @@ pub(in crate::registry) struct Grants {
 
 /// What the policy asks about a node that the directory does not know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::registry) struct Standing {
+pub(in crate::registry) struct PolicyFacts {
     /// Whether its key is past its time.
     pub(in crate::registry) expired: bool,
     /// The subnets that it is the one router of.
@@ -82,7 +82,7 @@ impl Directory {
     }
 
     /// Asks the policy about a node anew. Comes with what that changes for others.
-    pub(in crate::registry) fn judge(&mut self, id: NodeId, standing: &Standing) -> Option<Change> {
+    pub(in crate::registry) fn judge(&mut self, id: NodeId, standing: &PolicyFacts) -> Option<Change> {
         let row = self.nodes.get_mut(&id)?;
         let Some(rules) = &mut self.rules else {
             let routes: Vec<IpNet> = row.record.served_routes().collect();
@@ -134,10 +134,10 @@ fn json(attributes: &impl serde::Serialize) -> Arc<str> {
 }
 
 /// A node the way policies see it. One whose key is past its time serves no routes.
-pub(in crate::registry) fn node_of(record: &NodeRecord, standing: &Standing, policy: &Policy) -> Node {
+pub(in crate::registry) fn node_of(record: &NodeRecord, standing: &PolicyFacts, policy: &Policy) -> Node {
     let (advertised, primary) = match standing.expired {
         true => (Vec::new(), Vec::new()),
-        false => (record.said.routes.clone(), standing.primary.clone()),
+        false => (record.status.routes.clone(), standing.primary.clone()),
     };
     Node {
         name: record.label.to_string(),

@@ -38,9 +38,9 @@ pub struct PingId {
     number: i64,
 }
 
-/// How it goes with the questions to one stream.
+/// The ping of one stream that is open, or the next one.
 #[derive(Debug)]
-pub(super) struct Asking {
+pub(super) struct PingState {
     /// When there is something to do: to ask, or to judge.
     pub(super) at: Timestamp,
     /// The question that is open.
@@ -49,14 +49,14 @@ pub(super) struct Asking {
     is_put_off: bool,
 }
 
-impl Asking {
+impl PingState {
     pub(super) const fn new(at: Timestamp) -> Self {
         Self { at, open: None, is_put_off: false }
     }
 }
 
-/// What the time has come for, with a stream.
-pub(in crate::registry) enum Asked {
+/// What is due with a stream.
+pub(in crate::registry) enum PingDue {
     /// Nothing yet.
     Later,
     /// To ask its node this.
@@ -104,27 +104,27 @@ impl Presence {
     }
 
     /// The time has come to ask a stream, or to judge it.
-    pub(in crate::registry) fn ask(&mut self, session: SessionId, now: Timestamp) -> Asked {
-        let Some(id) = self.streams.get(&session).map(|stream| stream.node) else { return Asked::Later };
+    pub(in crate::registry) fn ask(&mut self, session: SessionId, now: Timestamp) -> PingDue {
+        let Some(id) = self.streams.get(&session).map(|stream| stream.node) else { return PingDue::Later };
         let pace = self.pace_of(id);
-        let Some(node) = self.nodes.get_mut(&id) else { return Asked::Later };
-        node.twins.handle_time(now);
+        let Some(node) = self.nodes.get_mut(&id) else { return PingDue::Later };
+        node.clones.handle_time(now);
         let answers = node.answers;
-        let Some(stream) = self.streams.get_mut(&session) else { return Asked::Later };
+        let Some(stream) = self.streams.get_mut(&session) else { return PingDue::Later };
         let asking = &mut stream.asking;
         if asking.open.is_some() && answers {
             let is_late = now > add(asking.at, LATE);
             if !is_late || std::mem::replace(&mut asking.is_put_off, true) {
                 node.is_silent = true;
-                return Asked::Silent(id);
+                return PingDue::Silent(id);
             }
             self.ask_at(session, add(now, pace.within));
-            return Asked::Later;
+            return PingDue::Later;
         }
         let ping = PingId { session, number: now.as_millisecond() };
         (asking.open, asking.is_put_off) = (Some(ping.number), false);
         self.ask_at(session, add(now, if answers { pace.within } else { pace.every }));
-        Asked::Ask(ping)
+        PingDue::Ask(ping)
     }
 
     fn pace_of(&self, id: NodeId) -> Pace {

@@ -1,28 +1,28 @@
 //! Who is there: the streams of nodes, deadlines, and who routes which subnet. Nothing of it outlives the process.
 //!
 //! All deadlines are times of the one clock that the shell tells, which runs evenly; what it means where that is set says
-//! `clock_set`. It knows of a node what it needs for that ([`Attendance`]), and neither records nor messages.
+//! `clock_set`. It knows of a node what it needs for that ([`NodePresence`]), and neither records nor messages.
 
+mod clones;
 mod liveness;
 mod pace;
 mod routes;
-mod twins;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::directory::Standing;
-use super::record::{NodeRecord, PendingCode, Said};
+use super::directory::PolicyFacts;
+use super::record::{NodeRecord, NodeStatus, PendingCode};
 use crate::types::{DiscoPublic, IpNet, MachinePublic, NodeId, Timestamp};
-use liveness::Asking;
+use clones::CloneDetector;
+use liveness::PingState;
 use pace::Pace;
 use routes::Routes;
-use twins::Twins;
 
+pub(super) use clones::PUT_OFF;
 pub use liveness::PingId;
-pub(super) use liveness::{Asked, INSIDE};
+pub(super) use liveness::{INSIDE, PingDue};
 pub use routes::RouteView;
-pub(super) use twins::PUT_OFF;
 
 /// One map stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +38,7 @@ pub(super) struct Graces {
 /// Who is there, and what is due when.
 #[derive(Debug)]
 pub(super) struct Presence {
-    nodes: BTreeMap<NodeId, Attendance>,
+    nodes: BTreeMap<NodeId, NodePresence>,
     streams: BTreeMap<SessionId, Stream>,
     last_session: u64,
     timers: BTreeSet<(Timestamp, Timer)>,
@@ -57,7 +57,7 @@ pub(super) struct Presence {
 
 /// A node, as far as it is there.
 #[derive(Debug, Default)]
-struct Attendance {
+struct NodePresence {
     /// Whether it follows its map, or did a moment ago.
     online: bool,
     /// Whether its key is past its time.
@@ -74,9 +74,9 @@ struct Attendance {
     /// How often its word is passed on.
     pace: Pace,
     /// What it said last and has yet to be passed on.
-    held: Option<Box<Said>>,
+    held: Option<Box<NodeStatus>>,
     /// Whether it is one machine.
-    twins: Twins,
+    clones: CloneDetector,
     /// Whether its client answers when it is asked whether it is there.
     answers: bool,
     /// It did not the last time, and has not come back since.
@@ -87,7 +87,7 @@ struct Attendance {
 #[derive(Debug)]
 struct Stream {
     node: NodeId,
-    asking: Asking,
+    asking: PingState,
 }
 
 /// What a deadline is for.
@@ -205,10 +205,10 @@ impl Presence {
     }
 
     /// What the policy asks about a node.
-    pub(super) fn standing(&self, id: NodeId) -> Standing {
-        let Some(node) = self.nodes.get(&id) else { return Standing::default() };
+    pub(super) fn standing(&self, id: NodeId) -> PolicyFacts {
+        let Some(node) = self.nodes.get(&id) else { return PolicyFacts::default() };
         let primary = node.serves.iter().filter(|prefix| self.routes.primary(prefix) == Some(id));
-        Standing { expired: node.expired, primary: primary.copied().collect() }
+        PolicyFacts { expired: node.expired, primary: primary.copied().collect() }
     }
 
     /// A node serves these subnets from here on; routers of those and of the ones that it served are elected anew. Gives the
@@ -234,7 +234,7 @@ impl Presence {
     /// A node begins to follow its map.
     pub(super) fn open(&mut self, id: NodeId, now: Timestamp) -> Option<Opening> {
         let node = self.nodes.get_mut(&id)?;
-        let is_second = node.twins.handle_opened(node.session.is_some(), now);
+        let is_second = node.clones.handle_opened(node.session.is_some(), now);
         let was_silent = std::mem::take(&mut node.is_silent);
         self.last_session += 1;
         let session = SessionId(self.last_session);
@@ -249,7 +249,7 @@ impl Presence {
         if came {
             self.plan_reaping(id, now);
         }
-        let asking = Asking::new(self.first_asked_at(id, session, now));
+        let asking = PingState::new(self.first_asked_at(id, session, now));
         self.timers.insert((asking.at, Timer::Ask(session)));
         self.streams.insert(session, Stream { node: id, asking });
         Some(Opening { session, older, came, was_silent, is_second })
@@ -360,37 +360,37 @@ impl Presence {
 
     /// A message of a node came, with this disco key. `true` where that gives a second machine with its key away.
     pub(super) fn hear(&mut self, id: NodeId, disco: DiscoPublic, now: Timestamp) -> bool {
-        self.nodes.get_mut(&id).is_some_and(|node| node.twins.hear(disco, now))
+        self.nodes.get_mut(&id).is_some_and(|node| node.clones.hear(disco, now))
     }
 
     /// Whether a message with this disco key is to be put off, because another machine follows the map.
     pub(super) fn puts_off(&self, id: NodeId, disco: &DiscoPublic, now: Timestamp) -> bool {
-        self.nodes.get(&id).is_some_and(|node| node.session.is_some() && node.twins.puts_off(disco, now))
+        self.nodes.get(&id).is_some_and(|node| node.session.is_some() && node.clones.puts_off(disco, now))
     }
 
     /// What a node said last and has yet to be passed on.
-    pub(super) fn held(&self, id: NodeId) -> Option<&Said> {
+    pub(super) fn held(&self, id: NodeId) -> Option<&NodeStatus> {
         self.nodes.get(&id)?.held.as_deref()
     }
 
     /// Gives what a node says back if it may be passed on now, and keeps it until it may otherwise.
-    pub(super) fn pace(&mut self, id: NodeId, said: Said, now: Timestamp) -> Option<Said> {
+    pub(super) fn pace(&mut self, id: NodeId, status: NodeStatus, now: Timestamp) -> Option<NodeStatus> {
         let node = self.nodes.get_mut(&id)?;
         if node.held.is_none() {
-            let Err(at) = node.pace.take(now) else { return Some(said) };
+            let Err(at) = node.pace.take(now) else { return Some(status) };
             self.timers.insert((at, Timer::Say(id)));
         }
         self.held_back += 1;
-        node.held = Some(Box::new(said));
+        node.held = Some(Box::new(status));
         None
     }
 
     /// What was held may be passed on.
-    pub(super) fn take_held(&mut self, id: NodeId, now: Timestamp) -> Option<Said> {
+    pub(super) fn take_held(&mut self, id: NodeId, now: Timestamp) -> Option<NodeStatus> {
         let node = self.nodes.get_mut(&id)?;
-        let said = node.held.take()?;
+        let status = node.held.take()?;
         let _ = node.pace.take(now);
-        Some(*said)
+        Some(*status)
     }
 
     /// How often a node's word was passed on later than it came, because it had come too often.
@@ -400,12 +400,12 @@ impl Presence {
 
     /// The nodes whose key two machines use, as far as can be told.
     pub(super) fn two_machines(&self, now: Timestamp) -> impl Iterator<Item = NodeId> + '_ {
-        self.nodes.iter().filter(move |(_, node)| node.twins.are_two(now)).map(|(id, _)| *id)
+        self.nodes.iter().filter(move |(_, node)| node.clones.are_two(now)).map(|(id, _)| *id)
     }
 
     /// Whether two machines were found to use a node's key, some time.
     pub(super) fn were_two(&self, id: NodeId) -> bool {
-        self.nodes.get(&id).is_some_and(|node| node.twins.were_two())
+        self.nodes.get(&id).is_some_and(|node| node.clones.were_two())
     }
 
     // ---- time ----
@@ -432,7 +432,7 @@ impl Presence {
             node.offline_at = node.offline_at.map(move_on);
             node.reap_at = node.reap_at.map(move_on);
             node.pace.move_on(move_on);
-            node.twins.move_on(move_on);
+            node.clones.move_on(move_on);
         }
         self.streams.values_mut().for_each(|stream| stream.asking.at = move_on(stream.asking.at));
         self.reaps = self.reaps.iter().map(|(at, id)| (move_on(*at), *id)).collect();

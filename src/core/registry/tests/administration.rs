@@ -230,7 +230,7 @@ fn no_secret_and_nothing_hot_is_in_what_a_decision_says() {
     assert_eq!(kinds, [(ObjectKind::Node, Action::Create), (ObjectKind::Key, Action::Update)]);
     let node = &audit.entries[0].after;
     assert!(node.contains_key("label") && node.contains_key("offered_routes"), "{node:?}");
-    for hot in ["said", "last_seen", "secret_hash"] {
+    for hot in ["status", "last_seen", "secret_hash"] {
         assert!(audit.entries.iter().all(|entry| !entry.after.contains_key(hot)), "{hot}");
     }
     assert!(!format!("{audit:?}").contains(key.rsplit('-').next().unwrap()));

@@ -242,9 +242,9 @@ fn check(world: &mut World) -> Result<(), TestCaseError> {
     prop_assert_eq!(distinct(&|record| record.label.to_string()), records.len());
     prop_assert_eq!(distinct(&|record| record.ipv4.to_string()), records.len());
     prop_assert_eq!(world.state.directory.index_sizes(), [records.len(); 4]);
-    let discos = records.iter().map(|record| record.said.disco).filter(|disco| !disco.is_zero());
+    let discos = records.iter().map(|record| record.status.disco).filter(|disco| !disco.is_zero());
     let mut holders = BTreeMap::new();
-    for (disco, machine) in discos.zip(records.iter().filter(|r| !r.said.disco.is_zero()).map(|r| r.machine)) {
+    for (disco, machine) in discos.zip(records.iter().filter(|r| !r.status.disco.is_zero()).map(|r| r.machine)) {
         prop_assert_eq!(*holders.entry(disco).or_insert(machine), machine, "two machines hold one disco key");
     }
     Ok(())

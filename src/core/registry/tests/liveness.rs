@@ -196,7 +196,7 @@ fn a_disco_key_is_whose_it_was_first_until_that_node_has_another_or_is_gone() {
     let decision = world.by().delete_node(victim).unwrap();
     world.run(decision);
     world.update(3, &says(3, 12));
-    assert_eq!(world.state.node(watcher).unwrap().record.said.disco, disco(12));
+    assert_eq!(world.state.node(watcher).unwrap().record.status.disco, disco(12));
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn one_machine_that_is_several_nodes_keeps_its_disco_key() {
     world.answer(1, &RegisterRequest { node_key: node_key(101), ..request(1, "web", &other) });
     world.update(1, &lite(1, |request| request.node_key = node_key(101)));
     let second = world.state.node_by_key(&node_key(101)).unwrap().record;
-    assert!(second.id != first && second.said.disco == DiscoPublic::from_bytes([1; 32]));
+    assert!(second.id != first && second.status.disco == DiscoPublic::from_bytes([1; 32]));
     assert!(world.notices.is_empty());
 }
 

@@ -213,9 +213,9 @@ fn a_node_that_says_too_much_is_cut_to_its_limits() {
         }),
     );
     let record = world.state.node(web).unwrap().record;
-    assert_eq!(record.said.endpoints.len(), limit::ENDPOINTS.most);
-    assert!(record.said.endpoints.iter().all(|endpoint| !endpoint.ip().is_unspecified()));
-    assert_eq!(record.said.routes.len(), limit::ROUTES.most);
+    assert_eq!(record.status.endpoints.len(), limit::ENDPOINTS.most);
+    assert!(record.status.endpoints.iter().all(|endpoint| !endpoint.ip().is_unspecified()));
+    assert_eq!(record.status.routes.len(), limit::ROUTES.most);
     assert_eq!(record.hostinfo().hostname, "web");
     assert!(record.hostinfo().app.is_empty());
 }

@@ -231,11 +231,11 @@ fn a_test_of_somebody_who_is_not_there_yet_is_tried_with_somebody_made_up() {
                  "tests": [{{"src": "ada@", "accept": ["tag:web:{port}"]}}]}}"#
         )
     };
-    let ready = world.state.outlook().compile(&text(80)).unwrap();
-    world.state.make_ready(ready).unwrap();
-    let notes = world.state.tests_in_thought();
+    let ready = world.state.snapshot().compile(&text(80)).unwrap();
+    world.state.stage_policy(ready).unwrap();
+    let notes = world.state.staged_notes();
     assert_eq!(notes, ["line 2: tried with nodes made up: src \"ada@\": this stands for no address at present"]);
-    let refused = world.state.outlook().compile(&text(22)).unwrap_err().to_string();
+    let refused = world.state.snapshot().compile(&text(22)).unwrap_err().to_string();
     assert!(refused.contains("ada@ -> tag:web:22: expected allowed, got denied"), "{refused}");
 
     // Once there is somebody, they are asked.
@@ -243,9 +243,9 @@ fn a_test_of_somebody_who_is_not_there_yet_is_tried_with_somebody_made_up() {
     world.join(1, "laptop", &mine);
     let web = world.key(ada, |key| key.tags = vec!["tag:web".parse().unwrap()]);
     world.join(2, "web", &web);
-    let ready = world.state.outlook().compile(&text(80)).unwrap();
-    world.state.make_ready(ready).unwrap();
-    assert_eq!(world.state.tests_in_thought(), [""; 0]);
+    let ready = world.state.snapshot().compile(&text(80)).unwrap();
+    world.state.stage_policy(ready).unwrap();
+    assert_eq!(world.state.staged_notes(), [""; 0]);
 }
 
 #[test]

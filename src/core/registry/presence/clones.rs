@@ -25,9 +25,9 @@ const FOUND: Duration = Duration::from_secs(600);
 /// How long the one that is put off should wait: two requests a minute for both.
 pub(in crate::registry) const PUT_OFF: Duration = Duration::from_secs(60);
 
-/// The signs of one node.
+/// The signs that a node is two machines.
 #[derive(Debug, Default)]
-pub(super) struct Twins {
+pub(super) struct CloneDetector {
     /// The disco keys that were heard, the last one last.
     keys: Vec<DiscoPublic>,
     returns: Vec<Timestamp>,
@@ -38,7 +38,7 @@ pub(super) struct Twins {
     found: Option<Timestamp>,
 }
 
-impl Twins {
+impl CloneDetector {
     /// A message of the node came. `true` where it is the one that gives the second machine away.
     pub(super) fn hear(&mut self, key: DiscoPublic, now: Timestamp) -> bool {
         if key.is_zero() || self.keys.last() == Some(&key) {
@@ -121,42 +121,42 @@ mod tests {
 
     #[test]
     fn keys_that_come_back_by_turns_are_two_machines_and_the_one_that_follows_stays() {
-        let mut twins = Twins::default();
+        let mut clones = CloneDetector::default();
         let found: Vec<bool> = (0..6)
             .map(|turn| {
-                let found = twins.hear(key(1 + turn % 2), at(turn.into()));
-                twins.handle_opened(turn > 0, at(turn.into()));
+                let found = clones.hear(key(1 + turn % 2), at(turn.into()));
+                clones.handle_opened(turn > 0, at(turn.into()));
                 found
             })
             .collect();
         assert_eq!(found, [false, false, false, false, false, true]);
-        assert!(twins.are_two(at(6)));
-        assert!(twins.puts_off(&key(1), at(6)) && !twins.puts_off(&key(2), at(6)));
-        assert!(!twins.puts_off(&key(9), at(6)), "a client that starts again is let in");
-        assert!(!twins.are_two(at(5 + 600)));
+        assert!(clones.are_two(at(6)));
+        assert!(clones.puts_off(&key(1), at(6)) && !clones.puts_off(&key(2), at(6)));
+        assert!(!clones.puts_off(&key(9), at(6)), "a client that starts again is let in");
+        assert!(!clones.are_two(at(5 + 600)));
     }
 
     #[test]
     fn a_client_that_starts_again_and_again_is_one_machine() {
-        let mut twins = Twins::default();
+        let mut clones = CloneDetector::default();
         for turn in 0..100 {
-            assert!(!twins.hear(key(1 + turn), at(turn.into())));
-            assert!(!twins.handle_opened(false, at(turn.into())));
+            assert!(!clones.hear(key(1 + turn), at(turn.into())));
+            assert!(!clones.handle_opened(false, at(turn.into())));
         }
         // A message of its former life was on the way still.
-        assert!(!twins.hear(key(99), at(200)) && !twins.hear(key(100), at(201)));
-        assert!(!twins.are_two(at(201)));
+        assert!(!clones.hear(key(99), at(200)) && !clones.hear(key(100), at(201)));
+        assert!(!clones.are_two(at(201)));
     }
 
     #[test]
     fn copies_of_a_running_machine_are_known_by_their_pace_and_slowed() {
-        let mut twins = Twins::default();
-        twins.hear(key(1), at(0));
-        let found = (0..=20).map(|turn| twins.handle_opened(turn > 0, at(turn))).position(|found| found);
+        let mut clones = CloneDetector::default();
+        clones.hear(key(1), at(0));
+        let found = (0..=20).map(|turn| clones.handle_opened(turn > 0, at(turn))).position(|found| found);
         assert_eq!(found, Some(DISPLACED));
-        assert!(twins.puts_off(&key(1), at(21)) && !twins.puts_off(&key(1), at(20 + 60)));
+        assert!(clones.puts_off(&key(1), at(21)) && !clones.puts_off(&key(1), at(20 + 60)));
         // A machine whose network changes every half minute is no two.
-        let mut twins = Twins::default();
-        assert!((0..100).all(|turn| !twins.handle_opened(true, at(turn * 30))));
+        let mut clones = CloneDetector::default();
+        assert!((0..100).all(|turn| !clones.handle_opened(true, at(turn * 30))));
     }
 }

@@ -1,13 +1,13 @@
 //! The network as policies see it at one moment, apart from the state, so that the task that owns the state need not wait
 //! while a policy is compiled.
 //!
-//! What was compiled meanwhile comes back as a [`Ready`] and is brought up to date with whatever changed since: that is
+//! What was compiled meanwhile comes back as a [`CheckedPolicy`] and is brought up to date with whatever changed since: that is
 //! little, and costs little.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::directory::{Standing, node_of};
+use super::directory::{PolicyFacts, node_of};
 use super::record::NodeRecord;
 use super::refusal::Refusal;
 use super::state::State;
@@ -16,36 +16,36 @@ use crate::types::{NodeId, UserId};
 
 /// The network at one moment, and the policy in force.
 #[derive(Clone, Debug)]
-pub struct Outlook {
+pub struct Snapshot {
     users: BTreeMap<UserId, User>,
-    nodes: Vec<(Arc<NodeRecord>, Standing)>,
+    nodes: Vec<(Arc<NodeRecord>, PolicyFacts)>,
     policy: Option<Arc<Policy>>,
 }
 
 /// A policy that can be put in force: it passed its own tests.
 #[derive(Debug)]
-pub struct Ready {
+pub struct CheckedPolicy {
     pub(super) text: Arc<str>,
     pub(super) compiled: Compiled,
     /// Which of its tests could not be asked of the network itself, in words.
     pub(super) notes: Vec<String>,
 }
 
-impl Ready {
+impl CheckedPolicy {
     /// The text that was compiled.
     pub const fn text(&self) -> &Arc<str> {
         &self.text
     }
 }
 
-impl Outlook {
+impl Snapshot {
     /// A policy against the network; refused if it cannot be read or fails its own tests.
-    pub fn compile(&self, text: &str) -> Result<Ready, Refusal> {
+    pub fn compile(&self, text: &str) -> Result<CheckedPolicy, Refusal> {
         let policy = Policy::parse(text.as_bytes()).map_err(|errors| Refusal::invalid(errors.to_string()))?;
         let topology = self.topology(&policy);
         let compiled = Compiled::new(Arc::new(policy), topology);
         let notes = compiled.check_so_far().map_err(|errors| Refusal::invalid(errors.to_string()))?;
-        Ok(Ready { text: text.into(), compiled, notes })
+        Ok(CheckedPolicy { text: text.into(), compiled, notes })
     }
 
     /// Who would gain and lose what by a policy.
@@ -63,8 +63,8 @@ impl Outlook {
 
 impl State {
     /// The network as it is.
-    pub fn outlook(&self) -> Outlook {
-        Outlook {
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
             users: self.directory.policy_users(),
             nodes: self
                 .directory
@@ -77,24 +77,24 @@ impl State {
 
     /// Takes a policy that was compiled elsewhere, for the [`State::set_policy`] that follows. Refused if it fails its own
     /// tests since the network changed.
-    pub fn make_ready(&mut self, mut ready: Ready) -> Result<(), Refusal> {
-        self.ready = None;
-        if self.catch_up(&mut ready.compiled) {
-            let notes = ready.compiled.check_so_far();
-            ready.notes = notes.map_err(|errors| Refusal::invalid(errors.to_string()))?;
+    pub fn stage_policy(&mut self, mut checked: CheckedPolicy) -> Result<(), Refusal> {
+        self.staged = None;
+        if self.catch_up(&mut checked.compiled) {
+            let notes = checked.compiled.check_so_far();
+            checked.notes = notes.map_err(|errors| Refusal::invalid(errors.to_string()))?;
         }
-        self.ready = Some(ready);
+        self.staged = Some(checked);
         Ok(())
     }
 
-    /// What was made ready was for a command that has been carried out, or was not.
-    pub fn forget_ready(&mut self) {
-        self.ready = None;
+    /// Forgets the staged policy: the command that it was for has been carried out, or was not.
+    pub fn unstage_policy(&mut self) {
+        self.staged = None;
     }
 
     /// Which tests of the policy that is about to be set could not be asked of the network itself, in words.
-    pub fn tests_in_thought(&self) -> Vec<String> {
-        self.ready.as_ref().map(|ready| ready.notes.clone()).unwrap_or_default()
+    pub fn staged_notes(&self) -> Vec<String> {
+        self.staged.as_ref().map(|checked| checked.notes.clone()).unwrap_or_default()
     }
 
     /// Tells a policy of the network as it is, and says whether it knew another.
