@@ -29,6 +29,8 @@ const SPELL: Duration = Duration::from_millis(300);
 const ROUNDS: usize = 14;
 /// The same of what takes seconds to set up.
 const FEW_ROUNDS: usize = 3;
+/// How long a packet may take that is awaited.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Connections that are ended at once: from so many ports of one peer to so many of ours.
 const FLOWS: [u16; 2] = [10, 10_000];
 const NEIGHBOUR: &str = "warren-bench-peer";
@@ -87,6 +89,7 @@ async fn established_flows(kernel: &mut LinuxKernel) {
                  prerouting priority -110; }' && nft add rule inet alone p ct state established,related accept";
     let firewall = Arc::new(firewall(10));
     let server = UdpSocket::bind((US, PORT)).unwrap();
+    server.set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let mut rates = [0.0; 2];
@@ -120,6 +123,7 @@ fn established(server: &UdpSocket) -> f64 {
     let client = in_neighbour(|| {
         let client = UdpSocket::bind((Ipv4Addr::new(100, 64, 0, 2), 0)).unwrap();
         client.connect((US, PORT)).unwrap();
+        client.set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
         client
     });
     let mut buffer = [0; 64];

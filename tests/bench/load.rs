@@ -14,17 +14,19 @@ use warren_core::wire::control::{EndpointType, Hostinfo, MapResponse};
 
 /// How many nodes join at a time. A coordinator meets more only after a restart.
 const JOINING: usize = 32;
-/// How long nothing may happen before the coordinator counts as stuck.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a coordinator may take until all nodes are in and know each other.
+const JOIN_WITHIN: Duration = Duration::from_secs(600);
+/// How long it may take to tell all of a change.
+const SPREAD_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a node saw.
 enum Seen {
-    /// The coordinator let it in, and it has its first map.
-    Joined,
+    /// The coordinator let it in, and it has a full map.
+    Joined { node: usize },
     /// It knows this many peers.
     Peers { node: usize, count: usize },
     /// A peer's endpoint with this port came in.
-    Port { port: u16, at: Instant },
+    Port { node: usize, port: u16, at: Instant },
     /// Something went wrong; it tries again.
     Failed(String),
 }
@@ -63,15 +65,17 @@ impl Nodes {
     /// Waits until all are in and know each other. The error says how far they came.
     pub(crate) async fn join(&mut self) -> Result<Joined, String> {
         let (begun, count) = (now(), self.orders.len());
-        let mut joined = 0;
+        let deadline = begun + JOIN_WITHIN;
+        let mut joined = BTreeSet::new();
         let mut last = Duration::ZERO;
         let mut peers = BTreeMap::new();
         let mut failures = 0_u32;
-        while joined < count || peers.len() < count || peers.values().any(|known| *known < count - 1) {
-            match self.seen().await {
-                Some(Seen::Joined) => {
-                    joined += 1;
-                    last = begun.elapsed();
+        while joined.len() < count || peers.len() < count || peers.values().any(|known| *known < count - 1) {
+            match self.seen(deadline).await {
+                Some(Seen::Joined { node }) => {
+                    if joined.insert(node) {
+                        last = begun.elapsed();
+                    }
                 }
                 Some(Seen::Peers { node, count }) => {
                     peers.insert(node, count);
@@ -85,8 +89,9 @@ impl Nodes {
                 Some(Seen::Port { .. }) => {}
                 None => {
                     let whole = peers.values().filter(|known| **known >= count - 1).count();
+                    let limit = JOIN_WITHIN.as_secs();
                     return Err(format!(
-                        "stuck: {joined} of {count} nodes are in, {whole} know all others, {failures} failures"
+                        "not within {limit} s: {whole} of {count} know all others, {failures} failures"
                     ));
                 }
             }
@@ -94,26 +99,34 @@ impl Nodes {
         Ok(Joined { last, failures })
     }
 
-    /// Lets one node move to a port, and gives the times until each other one knew, in order.
+    /// Lets one node move to a port that none was at, and gives the times until each other one knew, in order.
     pub(crate) async fn spread(&mut self, node: usize, port: u16) -> Result<Vec<Duration>, String> {
         let (moved, others) = (now(), self.orders.len() - 1);
-        self.orders[node].send(port).await.expect("the node runs");
-        let mut times = Vec::new();
+        let deadline = moved + SPREAD_WITHIN;
+        self.orders[node].try_send(port).expect("the node runs, and has done what it was told");
+        // By node: one whose stream ended meanwhile is told again.
+        let mut times = BTreeMap::new();
         while times.len() < others {
-            match self.seen().await {
-                Some(Seen::Port { port: seen, at }) if seen == port => times.push(at.saturating_duration_since(moved)),
+            match self.seen(deadline).await {
+                Some(Seen::Port { node, port: seen, at }) if seen == port => {
+                    times.entry(node).or_insert(at.saturating_duration_since(moved));
+                }
                 Some(Seen::Failed(reason)) => eprintln!("a node failed: {reason}"),
                 Some(_) => {}
-                None => return Err(format!("stuck: a new endpoint reached {} of {others} nodes", times.len())),
+                None => {
+                    let (limit, told) = (SPREAD_WITHIN.as_secs(), times.len());
+                    return Err(format!("not within {limit} s: a new endpoint reached {told} of {others} nodes"));
+                }
             }
         }
+        let mut times: Vec<Duration> = times.into_values().collect();
         times.sort_unstable();
         Ok(times)
     }
 
-    /// What any of them saw next.
-    async fn seen(&mut self) -> Option<Seen> {
-        tokio::time::timeout(PATIENCE, self.seen.recv()).await.ok().flatten()
+    /// What any of them saw next, unless it is too late.
+    async fn seen(&mut self, deadline: Instant) -> Option<Seen> {
+        tokio::time::timeout_at(deadline.into(), self.seen.recv()).await.ok().flatten()
     }
 }
 
@@ -176,7 +189,7 @@ impl Node {
             SessionEvent::FullMap(map) => {
                 self.peers.clear();
                 self.handle_map(&map).await;
-                self.tell(Seen::Joined).await;
+                self.tell(Seen::Joined { node: self.number }).await;
             }
             SessionEvent::Delta(map) => self.handle_map(&map).await,
             SessionEvent::Failed(failure) => self.tell(Seen::Failed(failure.to_string())).await,
@@ -193,10 +206,10 @@ impl Node {
         if self.peers.len() != before {
             self.tell(Seen::Peers { node: self.number, count: self.peers.len() }).await;
         }
-        let whole = map.peers_changed.iter().flat_map(|peer| &peer.endpoints);
+        let whole = map.peers.iter().chain(map.peers_changed.iter()).flat_map(|peer| &peer.endpoints);
         let patched = map.peers_changed_patch.iter().flat_map(|patch| patch.endpoints.iter().flatten());
         for endpoint in whole.chain(patched).filter(|endpoint| endpoint.port() > 1) {
-            self.tell(Seen::Port { port: endpoint.port(), at: now() }).await;
+            self.tell(Seen::Port { node: self.number, port: endpoint.port(), at: now() }).await;
         }
     }
 

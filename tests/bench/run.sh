@@ -11,6 +11,9 @@ for group in $groups; do build+=(--bench "$group"); done
 "${build[@]}"
 
 printf '%-64s %10s %-8s %-12s %s\n' what figure unit limit ''
+# Whatever a group waits for, its run ends.
+bounded() { timeout --foreground 5400 cargo bench -q --bench "$1" || { echo "$1: ended with status $? (124: not within 5,400 s)"; failed=1; }; }
+
 # Boots the program of a group, beside ours and these files, with these arguments, where WireGuard is.
 in_guest() {
   local group=$1 files=$2 programs; shift 2
@@ -22,9 +25,10 @@ for group in $groups; do
   case $group in
     kernel) in_guest kernel "" ;;
     beside)
-      cargo bench -q --bench beside
+      bounded beside
       official=$("$here/extra-files.sh" | grep -E '/tailscaled?$' || true)
       if [ "$(wc -w <<<"$official")" = 2 ]; then in_guest beside "$official" tunnels; fi ;;
-    *) cargo bench -q --bench "$group" ;;
+    *) bounded "$group" ;;
   esac
 done
+exit "${failed:-0}"

@@ -29,13 +29,14 @@ pub(crate) fn versus_head() {
 }
 
 /// Prints one line of it: ours, theirs, and ours for each of theirs; or why there is none.
-pub(crate) fn versus(what: &str, unit: &str, figures: Result<(f64, f64), &str>) {
-    match figures {
-        Ok((ours, theirs)) => {
+pub(crate) fn versus(what: &str, unit: &str, ours: Result<f64, &str>, theirs: Result<f64, &str>) {
+    match (ours, theirs) {
+        (Ok(ours), Ok(theirs)) => {
             let ratio = if theirs == 0.0 { "-".to_owned() } else { format!("{:.2}", ours / theirs) };
             println!("{what:<58} {:>10} {:>10} {unit:<8} {ratio:>7}", short(ours), short(theirs));
         }
-        Err(reason) => println!("{what:<58} {reason}"),
+        (Ok(ours), Err(reason)) => println!("{what:<58} {:>10} {unit}, theirs: {reason}", short(ours)),
+        (Err(reason), _) => println!("{what:<58} {reason}"),
     }
 }
 

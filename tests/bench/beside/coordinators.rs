@@ -22,77 +22,105 @@ const NODES: [usize; 3] = [100, 300, 1_000];
 /// Changes that are told.
 const ROUNDS: u16 = 5;
 
-/// One server with a network of one size.
+/// One server with a network of one size, as far as it came within its time.
 struct Figures {
+    join: Result<Join, String>,
+    change: Result<Change, String>,
+}
+
+struct Join {
     /// Until the last node was in, in seconds.
     last_in: f64,
     /// Attempts to join that failed on the way.
     failures: f64,
     /// Until all nodes were in and knew each other, in seconds.
-    join: f64,
+    all: f64,
     /// Processor time of the server for that, in seconds.
-    join_busy: f64,
+    busy: f64,
     /// Memory of the server after it, in MiB.
     memory: f64,
+}
+
+struct Change {
     /// From a node's new endpoint until all others knew, in milliseconds.
-    change: f64,
+    all: f64,
     /// Processor time of the server for one such change, in milliseconds.
-    change_busy: f64,
+    busy: f64,
 }
 
 /// What a row says, its unit, and which figure it is.
-type Row = (&'static str, &'static str, fn(&Figures) -> f64);
+type Row<T> = (&'static str, &'static str, fn(&T) -> f64);
 
-const ROWS: [Row; 7] = [
-    ("join", "s", |figures| figures.last_in),
-    ("attempts that failed", "", |figures| figures.failures),
-    ("join and all know each other", "s", |figures| figures.join),
-    ("processor time of that", "s", |figures| figures.join_busy),
-    ("memory of the coordinator then", "MiB", |figures| figures.memory),
-    ("a change reaches all others, median", "ms", |figures| figures.change),
-    ("processor time of that", "ms", |figures| figures.change_busy),
+const OF_JOIN: [Row<Join>; 5] = [
+    ("join", "s", |join| join.last_in),
+    ("attempts that failed", "", |join| join.failures),
+    ("join and all know each other", "s", |join| join.all),
+    ("processor time of that", "s", |join| join.busy),
+    ("memory of the coordinator then", "MiB", |join| join.memory),
+];
+const OF_CHANGE: [Row<Change>; 2] = [
+    ("a change reaches all others, median", "ms", |change| change.all),
+    ("processor time of that", "ms", |change| change.busy),
 ];
 
 /// Prints the rows of all sizes.
 pub(crate) async fn compare() {
     let program = find("headscale").ok_or("no headscale in WARREN_INTEROP_BIN or on PATH");
     for count in NODES {
-        let figures = match &program {
+        let (ours, theirs) = match &program {
             Ok(program) => both(program, count).await,
-            Err(missing) => Err((*missing).to_owned()),
+            Err(missing) => (Figures::none(missing), Figures::none(missing)),
         };
-        for (what, unit, figure) in ROWS {
-            let pair = figures.as_ref().map(|(ours, theirs)| (figure(ours), figure(theirs)));
-            versus(&format!("{count} nodes: {what}"), unit, pair.map_err(String::as_str));
-        }
+        print(count, &OF_JOIN, &ours.join, &theirs.join);
+        print(count, &OF_CHANGE, &ours.change, &theirs.change);
     }
 }
 
-async fn both(program: &Path, count: usize) -> Result<(Figures, Figures), String> {
-    let own = OwnCoordinator::start();
-    let ours = measure(&own.server, &own.key, own.usage(), count).await?;
-    drop(own);
-    let headscale = Headscale::start(program);
-    let theirs = measure(&headscale.server, &headscale.key, headscale.usage(), count).await;
-    Ok((ours, theirs.map_err(|reason| format!("headscale: {reason}"))?))
+fn print<T>(count: usize, rows: &[Row<T>], ours: &Result<T, String>, theirs: &Result<T, String>) {
+    for (what, unit, figure) in rows {
+        let [ours, theirs] = [ours, theirs].map(|of| of.as_ref().map(figure).map_err(String::as_str));
+        versus(&format!("{count} nodes: {what}"), unit, ours, theirs);
+    }
 }
 
-async fn measure(server: &ServerUrl, key: &AuthKey, usage: Usage, count: usize) -> Result<Figures, String> {
+impl Figures {
+    fn none(reason: &str) -> Self {
+        Self { join: Err(reason.to_owned()), change: Err(reason.to_owned()) }
+    }
+}
+
+async fn both(program: &Path, count: usize) -> (Figures, Figures) {
+    let own = OwnCoordinator::start();
+    let ours = measure(&own.server, &own.key, own.usage(), count).await;
+    drop(own);
+    let headscale = Headscale::start(program);
+    (ours, measure(&headscale.server, &headscale.key, headscale.usage(), count).await)
+}
+
+async fn measure(server: &ServerUrl, key: &AuthKey, usage: Usage, count: usize) -> Figures {
     let (begun, busy) = (now(), usage.busy());
     let mut nodes = Nodes::start(server, key, count);
-    let joined = nodes.join().await?;
-    let join = begun.elapsed().as_secs_f64();
-    let join_busy = (usage.busy() - busy).as_secs_f64();
-    let memory = usage.memory_kib() as f64 / 1024.0;
+    let joined = match nodes.join().await {
+        Ok(joined) => joined,
+        Err(reason) => return Figures::none(&reason),
+    };
+    let join = Join {
+        last_in: joined.last.as_secs_f64(),
+        failures: joined.failures.into(),
+        all: begun.elapsed().as_secs_f64(),
+        busy: (usage.busy() - busy).as_secs_f64(),
+        memory: usage.memory_kib() as f64 / 1024.0,
+    };
+    Figures { join: Ok(join), change: changes(&mut nodes, usage).await }
+}
 
+async fn changes(nodes: &mut Nodes, usage: Usage) -> Result<Change, String> {
     let (busy, mut changes) = (usage.busy(), Vec::new());
     for round in 0..ROUNDS {
         let times = nodes.spread(usize::from(round), 2 + round).await?;
         changes.push(millis(*times.last().expect("there is another node")));
     }
-    let change_busy = millis(usage.busy() - busy) / f64::from(ROUNDS);
-    let (last_in, failures) = (joined.last.as_secs_f64(), joined.failures.into());
-    Ok(Figures { last_in, failures, join, join_busy, memory, change: median(changes), change_busy })
+    Ok(Change { all: median(changes), busy: millis(usage.busy() - busy) / f64::from(ROUNDS) })
 }
 
 fn millis(time: Duration) -> f64 {

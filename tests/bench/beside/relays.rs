@@ -52,8 +52,11 @@ pub(crate) async fn compare() {
             Err(missing) => Err(*missing),
         };
         let print = |what: String, unit: &str, figure: &dyn Fn(&Figures) -> f64| {
-            let pair = figures.as_ref().map(|(ours, theirs)| (figure(ours), figure(theirs)));
-            versus(&format!("relay, {manner}: {what}"), unit, pair.map_err(|missing| *missing));
+            let [ours, theirs] = match &figures {
+                Ok(both) => both.each_ref().map(|of| Ok(figure(of))),
+                Err(missing) => [Err(*missing); 2],
+            };
+            versus(&format!("relay, {manner}: {what}"), unit, ours, theirs);
         };
         print("memory of an idle client".to_owned(), "KiB", &|figures| figures.idle);
         for (place, clients) in CLIENTS.iter().enumerate() {
@@ -65,12 +68,12 @@ pub(crate) async fn compare() {
     }
 }
 
-async fn both(program: &Path, has_tls: bool) -> (Figures, Figures) {
+async fn both(program: &Path, has_tls: bool) -> [Figures; 2] {
     let own = OwnRelay::start(has_tls);
     let ours = measure(&own.url, has_tls.then_some(own.pin.as_str()), own.usage()).await;
     drop(own);
     let derper = Derper::start(program, has_tls);
-    (ours, measure(&derper.url, derper.pin.as_deref(), Usage(derper.process.id())).await)
+    [ours, measure(&derper.url, derper.pin.as_deref(), Usage(derper.process.id())).await]
 }
 
 async fn measure(server: &Uri, pin: Option<&str>, usage: Usage) -> Figures {

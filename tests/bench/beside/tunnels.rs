@@ -48,27 +48,32 @@ pub(crate) fn compare() {
         }
     }
     let ours = median(rates[0].clone());
-    versus(THROUGHPUT, "Mbit/s", Ok((ours, median(rates[1].clone()))));
+    versus(THROUGHPUT, "Mbit/s", Ok(ours), Ok(median(rates[1].clone())));
     let (mut carol, dave) = match theirs {
         Ok(both) => both,
         Err(missing) => return print(&Err(missing)),
     };
     let memory = [alice.memory("VmRSS"), carol.memory()].map(|kib| kib as f64 / 1024.0);
     let lost = [lost_by_ours(&mut alice, &bobs), carol.lost_by_kill(&dave.ip)];
-    print(&Ok([(ours, median(rates[2].clone())), memory.into(), lost.into()]));
+    print(&Ok([[ours, median(rates[2].clone())], memory, lost]));
 }
 
 /// Prints that the rows of a run without tailscaled are missing, and why.
 pub(crate) fn say_what_is_missing() {
     if let Err(missing) = Programs::find() {
-        versus(THROUGHPUT, "Mbit/s", Err("see `make bench NAME=kernel`"));
+        let elsewhere = Err("see `make bench NAME=kernel`");
+        versus(THROUGHPUT, "Mbit/s", elsewhere, elsewhere);
         print(&Err(missing));
     }
 }
 
-fn print(figures: &Result<[(f64, f64); ROWS.len()], &str>) {
+fn print(figures: &Result<[[f64; 2]; ROWS.len()], &str>) {
     for (place, (what, unit)) in ROWS.into_iter().enumerate() {
-        versus(what, unit, figures.as_ref().map(|figures| figures[place]).map_err(|missing| *missing));
+        let [ours, theirs] = match figures {
+            Ok(figures) => figures[place].map(Ok),
+            Err(missing) => [Err(*missing); 2],
+        };
+        versus(what, unit, ours, theirs);
     }
 }
 

@@ -17,6 +17,8 @@ use warren_shell::CertificatePin;
 
 /// Packets that do not arrive for this long are lost.
 const LOST_AFTER: Duration = Duration::from_millis(500);
+/// How long a relay may take to let a client in.
+const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 /// Packets in one write.
 const BURST: u64 = 32;
 const READ: usize = 128 << 10;
@@ -32,6 +34,10 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(server: &Uri, pin: Option<&str>) -> Self {
+        tokio::time::timeout(CONNECT_WITHIN, Self::introduce(server, pin)).await.expect("the relay answers in time")
+    }
+
+    async fn introduce(server: &Uri, pin: Option<&str>) -> Self {
         let mut io = dial(server, pin).await;
         let host = server.authority().expect("a URL has a host");
         let request = format!("GET /derp HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: DERP\r\n\r\n");
