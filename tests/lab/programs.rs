@@ -93,6 +93,11 @@ impl Coordinator {
         self.run(format!("key create --user lab {flags}").trim_end()).trim().to_owned()
     }
 
+    /// The last lines of its log.
+    pub(crate) fn end_of_log(&self, lines: usize) -> String {
+        end_of(&self.dir.join("log"), lines)
+    }
+
     fn try_run(&self, line: &str) -> Output {
         let program = program_path("warren-coordinator");
         Command::new(program).arg("--socket").arg(self.socket()).args(line.split(' ')).output().unwrap()

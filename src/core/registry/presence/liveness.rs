@@ -3,8 +3,9 @@
 //!
 //! Model: a stream is asked by a [`PingRequest`] in a message of its own and answers by a request. Where a subnet has a
 //! router in waiting, its routers are asked every few seconds, so that the one in use is replaced within 15 s whatever
-//! became of it; all others are asked once a minute. A client that has never answered is judged by its connection alone.
-//! An answer that is late because we were is waited for once more.
+//! became of it; all others are asked once a minute. A client that has never answered is judged by its connection alone,
+//! so a router that has a rival is asked at once whether it does. An answer that is late because we were is waited for
+//! once more.
 
 use std::fmt;
 use std::str::FromStr;
@@ -82,6 +83,9 @@ impl Presence {
     /// When a stream that begins now is first asked: those that came together are not asked together.
     pub(super) fn first_asked_at(&self, id: NodeId, session: SessionId, now: Timestamp) -> Timestamp {
         let every = self.pace_of(id).every;
+        if every == OFTEN.every && !self.answers(id) {
+            return now;
+        }
         let seconds = every.as_secs() / 2;
         add(now, every.saturating_sub(Duration::from_secs(session.0 % seconds.max(1))))
     }
@@ -94,7 +98,7 @@ impl Presence {
     /// Nodes that have become routers, or whose subnet has another router from here on, are asked at the new pace.
     pub(in crate::registry) fn ask_contested(&mut self, now: Timestamp) {
         for id in std::mem::take(&mut self.contested) {
-            let at = self.next_asked_at(id, now);
+            let at = if self.answers(id) { self.next_asked_at(id, now) } else { now };
             let Some(session) = self.session_of(id) else { continue };
             let asking = self.streams.get(&session).map(|stream| &stream.asking);
             if asking.is_some_and(|asking| asking.open.is_none() && at < asking.at) {
@@ -125,6 +129,11 @@ impl Presence {
         (asking.open, asking.is_put_off) = (Some(ping.number), false);
         self.ask_at(session, add(now, if answers { pace.within } else { pace.every }));
         PingDue::Ask(ping)
+    }
+
+    /// Whether its client is known to answer.
+    fn answers(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.answers)
     }
 
     fn pace_of(&self, id: NodeId) -> Pace {

@@ -104,6 +104,35 @@ fn a_router_is_asked_often_as_soon_as_another_waits() {
 }
 
 #[test]
+fn a_router_that_falls_silent_right_after_it_got_a_rival_is_replaced() {
+    for follows_before in [true, false] {
+        let (mut world, _, key) = World::with_key();
+        let ids @ [one, two] = [1, 2].map(|machine| world.join(machine, "r", &key));
+        let follow = |world: &mut World| {
+            for id in ids {
+                world.open(id);
+            }
+        };
+        if follows_before {
+            follow(&mut world);
+        }
+        for (machine, id) in (1..).zip(ids) {
+            world.update(machine, &lite(machine, offers));
+            let decision = world.by().approve_routes(id, &[subnet()]).unwrap();
+            world.run(decision);
+        }
+        if !follows_before {
+            follow(&mut world);
+        }
+        assert_eq!(primary(&world), one);
+        pass(&mut world, 1);
+        world.frozen.insert(one);
+        pass(&mut world, 10);
+        assert_eq!(primary(&world), two, "before: {follows_before}");
+    }
+}
+
+#[test]
 fn who_never_answered_is_judged_by_its_connection_and_an_answer_of_another_machine_is_none() {
     let (mut world, _, key) = World::with_key();
     let [one, two] = [1, 2].map(|machine| world.join(machine, "r", &key));
