@@ -1,7 +1,7 @@
 //! The key by which nodes know the server: how it is told, and how it is changed while nodes go on.
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use warren_core::types::{Fingerprint, MachinePublic};
 
 use crate::node::{Machine, eventually, get};
@@ -40,9 +40,18 @@ async fn a_changed_key_is_told_at_once_and_the_former_one_stays_until_it_is_reti
     assert!(server.text(&["status"]).contains(&format!("former key:      {first}, not used since the start")));
 
     assert!(!server.admin(&["server-key", "retire", &second]).status.success(), "the present one");
-    assert_eq!(server.json(&["server-key", "retire", &first])["former"], serde_json::json!([]));
+    assert_eq!(server.json(&["server-key", "retire", &first])["former"], json!([]));
     assert!(!server.admin(&["server-key", "retire"]).status.success(), "nothing to retire");
     assert_eq!(Fingerprint::of(&asked(&server).await).to_string(), second);
+
+    let journal = server.json(&["audit", "--object", "server-key"]);
+    let keys = |present: &str, former: &[&str]| json!({"present": present, "former": former});
+    let (rotated, retired) = (&journal[0], &journal[1]);
+    assert_eq!((&rotated["command"], &retired["command"]), (&json!("rotate-server-key"), &json!("retire-server-key")));
+    assert_eq!((&rotated["before"], &rotated["after"]), (&keys(&first, &[]), &keys(&second, &[&first])));
+    assert_eq!((&retired["before"], &retired["after"]), (&json!({"former": [first]}), &json!({"former": []})));
+    assert_eq!((&rotated["actor"]["kind"], &rotated["door"]), (&json!("account"), &json!("socket")));
+    assert_eq!(journal.as_array().map(Vec::len), Some(2), "what was refused is not in it: {journal}");
 }
 
 #[tokio::test]
@@ -65,11 +74,11 @@ async fn a_former_key_is_not_retired_while_a_node_needs_it() {
     eventually("it is gone", || server.text(&["status"]).contains(away)).await;
     refused("1 away, and came only under it: web");
     machine.connect(server.address).await.map(&[]).await;
-    assert_eq!(server.json(&["server-key", "retire"])["former"], serde_json::json!([]));
+    assert_eq!(server.json(&["server-key", "retire"])["former"], json!([]));
 
     let open = machine.connect(server.address).await;
     let _map = open.map(&[]).await;
     server.json(&["server-key", "rotate"]);
     refused("web");
-    assert_eq!(server.json(&["server-key", "retire", "--force"])["former"], serde_json::json!([]));
+    assert_eq!(server.json(&["server-key", "retire", "--force"])["former"], json!([]));
 }

@@ -12,7 +12,7 @@ pub(crate) struct AuditArgs {
     /// Changes by these alone: a kind (account, user, token, node, machine, coordinator), a name, or both as account:root
     #[arg(long)]
     actor: Option<String>,
-    /// Changes of these alone: a kind (user, key, node, policy, machine), a name or number, or both as node:web
+    /// Changes of these alone: a kind (user, key, node, policy, machine, server-key), a name or number, or both as node:web
     #[arg(long)]
     object: Option<String>,
     /// From this time on: 2026-01-31T12:00:00Z, or so long ago, as 12h or 30d

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::hub::Hub;
 use crate::store::StoreError;
 use crate::{clock, hub};
-use warren_core::registry::{Actor, Area, MapRefusal, PendingCode, PingId};
+use warren_core::registry::{Actor, Area, Command, MapRefusal, PendingCode, PingId};
 use warren_core::types::{MachinePublic, NodePublic};
 use warren_core::wire::admin::{
     FormerKeyView, JournalQuery, NetworkRequest, Reply, Request, ServerKeyRequest, ServerKeyView, StatusView,
@@ -82,12 +82,19 @@ impl Service {
     async fn change_key(&self, actor: &Actor, request: ServerKeyRequest) -> Outcome {
         may(actor.rights.may_change(Area::Server), "change the server's key")?;
         let machines = self.machines().await?;
-        match request {
-            ServerKeyRequest::Rotate => self.keys.rotate(),
-            ServerKeyRequest::Retire { key, force } => self.keys.retire(key, &machines, force).map(drop),
-        }
-        .map_err(Refused::conflict)?;
+        let (command, changed) = match request {
+            ServerKeyRequest::Rotate => (Command::RotateServerKey, self.keys.rotate()),
+            ServerKeyRequest::Retire { key, force } => {
+                (Command::RetireServerKey, self.keys.retire(key, &machines, force))
+            }
+        };
+        let (before, after) = changed.map_err(Refused::conflict)?;
         tracing::info!(by = %actor.who, "the server's keys were changed");
+        let noted =
+            self.hub.command(actor.clone(), move |commands| commands.change_server_keys(command, &before, &after));
+        noted.await.map_err(|error| {
+            Refused::failed(format!("the server's keys were changed, but that is not in the journal: {error}"))
+        })?;
         Ok(Reply::ServerKey(self.server_key(&machines)))
     }
 

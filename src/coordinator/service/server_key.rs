@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::state_dir::KEY_FILE;
+use warren_core::registry::ServerKeyNames;
 use warren_core::types::{Fingerprint, MachinePrivate, MachinePublic, Timestamp};
 use warren_core::wire::noise::{Ephemeral, INITIATION_LEN, NoiseError, ServerHandshake};
 use warren_shell::{keep_private, kept_key, write_secret};
@@ -160,9 +161,10 @@ impl ServerKeys {
         Err(refusal)
     }
 
-    /// Goes by a new key from here on. The error is a sentence; then nothing has changed.
-    pub(crate) fn rotate(&self) -> Result<(), String> {
+    /// Goes by a new key from here on; gives the keys before and after. The error is a sentence; then nothing has changed.
+    pub(crate) fn rotate(&self) -> Result<(ServerKeyNames, ServerKeyNames), String> {
         let mut held = self.held();
+        let before = held.names();
         if held.former.len() == MOST_FORMER {
             return Err(format!("{MOST_FORMER} former keys are served already; retire one first"));
         }
@@ -174,23 +176,23 @@ impl ServerKeys {
         let key = std::mem::replace(&mut held.present, next);
         held.former.insert(0, Former { key, used: None });
         self.announced.send_replace(held.present.public());
-        Ok(())
+        Ok((before, held.names()))
     }
 
     /// Serves nobody any more under this former key, or under any; unless forced, only if none of these nodes needs it.
-    /// Which ones that were. The error is a sentence.
+    /// Gives the keys before and after. The error is a sentence.
     pub(crate) fn retire(
         &self,
         key: Option<Fingerprint>,
         nodes: &BTreeMap<MachinePublic, String>,
         force: bool,
-    ) -> Result<Vec<Fingerprint>, String> {
+    ) -> Result<(ServerKeyNames, ServerKeyNames), String> {
         let mut held = self.held();
+        let before = held.names();
         let goes = |former: &Former| key.is_none_or(|key| key == Fingerprint::of(&former.key.public()));
-        let gone: Vec<_> = held.former.iter().filter(|former| goes(former)).collect();
-        let keys: Vec<MachinePublic> = gone.iter().map(|former| former.key.public()).collect();
-        let gone: Vec<Fingerprint> = keys.iter().map(Fingerprint::of).collect();
-        if gone.is_empty() {
+        let gone = held.former.iter().filter(|former| goes(former));
+        let keys: Vec<MachinePublic> = gone.map(|former| former.key.public()).collect();
+        if keys.is_empty() {
             return Err(key.map_or_else(
                 || "there is no former key".to_owned(),
                 |key| format!("{key} is no former key; the present one is changed by `server-key rotate`"),
@@ -206,7 +208,7 @@ impl ServerKeys {
         self.write(FORMER_KEYS, &lines(stay))?;
         held.former.retain(|former| !goes(former));
         held.machines.retain(|_, came| came.connections > 0 || !keys.contains(&came.under));
-        Ok(gone)
+        Ok((before, held.names()))
     }
 
     fn write(&self, name: &str, content: &[u8]) -> Result<(), String> {
@@ -220,6 +222,11 @@ impl ServerKeys {
 }
 
 impl Held {
+    fn names(&self) -> ServerKeyNames {
+        let former = self.former.iter().map(|former| Fingerprint::of(&former.key.public()));
+        ServerKeyNames { present: Fingerprint::of(&self.present.public()), former: former.collect() }
+    }
+
     /// Which of these nodes came under a key and not under the present one since: the connected ones, or those away.
     fn under<'a>(
         &'a self,
@@ -353,7 +360,11 @@ mod tests {
         assert!(
             keys.retire(Some(Fingerprint::of(&second)), &BTreeMap::new(), false).unwrap_err().contains("no former key")
         );
-        assert_eq!(keys.retire(None, &BTreeMap::new(), false), Ok(vec![Fingerprint::of(&first)]));
+        let names = |former: &[MachinePublic]| ServerKeyNames {
+            present: Fingerprint::of(&second),
+            former: former.iter().map(Fingerprint::of).collect(),
+        };
+        assert_eq!(keys.retire(None, &BTreeMap::new(), false), Ok((names(&[first]), names(&[]))));
         assert!(keys.handshake(&knock(&first), NOW).is_err());
         assert!(keys.retire(None, &BTreeMap::new(), false).is_err());
         let keys = Arc::new(ServerKeys::open(directory.path()).unwrap());
@@ -386,7 +397,8 @@ mod tests {
         let told = come(machine, &keys.public());
         assert_eq!(count(), [(0, 0)], "it knows the new one, whatever else it has open");
         drop((again, told));
-        assert_eq!(keys.retire(None, &nodes, false), Ok(vec![Fingerprint::of(&first)]));
+        let (before, after) = keys.retire(None, &nodes, false).unwrap();
+        assert_eq!((before.former, after.former), (vec![Fingerprint::of(&first)], Vec::new()));
     }
 
     #[test]

@@ -237,7 +237,7 @@ async fn keep(connection: &mut SqliteConnection, change: &Change) -> Result<(), 
         Change::HostReady(host) => sqlx::query("DELETE FROM freed_hosts WHERE host = ?").bind(i64::from(*host)),
         Change::Policy(policy) => return keep_policy(connection, policy).await,
         Change::PolicyGone(version) => sqlx::query("DELETE FROM policies WHERE version = ?").bind(integer(*version)),
-        Change::Pending(_) | Change::PendingGone(_) | Change::Rejected(..) => return Ok(()),
+        Change::Pending(_) | Change::PendingGone(_) | Change::Rejected(..) | Change::ServerKeys(..) => return Ok(()),
     };
     query.execute(connection).await.map(drop).map_err(|error| refused(describe(change), &error))
 }
@@ -444,6 +444,8 @@ fn describe(change: &Change) -> String {
         Change::HostReady(host) => format!("give back the place {host}"),
         Change::Policy(policy) => format!("keep version {} of the policy", policy.version),
         Change::PolicyGone(version) => format!("delete version {version} of the policy"),
-        Change::Pending(_) | Change::PendingGone(_) | Change::Rejected(..) => "keep nothing".to_owned(),
+        Change::Pending(_) | Change::PendingGone(_) | Change::Rejected(..) | Change::ServerKeys(..) => {
+            "keep nothing".to_owned()
+        }
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::actor::{Actor, Area};
 use super::journal::Audit;
-use super::record::Change;
+use super::record::{Change, ServerKeyNames};
 use super::refusal::Refusal;
 use super::state::State;
 use crate::types::Timestamp;
@@ -59,6 +59,8 @@ pub enum Command {
     SetTags,
     ApproveRoutes,
     SetPolicy,
+    RotateServerKey,
+    RetireServerKey,
     /// What is due because of the time.
     CleanUp,
     /// Names that an older release took get the form they have now.
@@ -86,6 +88,17 @@ impl<'a> Commands<'a> {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// The server goes by other keys from here on, which lie elsewhere: it is written down.
+    pub fn change_server_keys(
+        &self,
+        command: Command,
+        before: &ServerKeyNames,
+        after: &ServerKeyNames,
+    ) -> Result<Decision<()>, Refusal> {
+        self.may(command)?;
+        Ok(self.decided(command, (), vec![Change::ServerKeys(before.clone(), after.clone())]))
     }
 
     /// What was decided.
@@ -138,6 +151,8 @@ impl Command {
             Self::SetTags => "set-tags",
             Self::ApproveRoutes => "approve-routes",
             Self::SetPolicy => "set-policy",
+            Self::RotateServerKey => "rotate-server-key",
+            Self::RetireServerKey => "retire-server-key",
             Self::CleanUp => "clean-up",
             Self::SettleNames => "settle-names",
         }
@@ -159,6 +174,7 @@ impl Command {
             | Self::SetTags => Some(Area::Nodes),
             Self::ApproveRoutes => Some(Area::Routes),
             Self::SetPolicy => Some(Area::Policy),
+            Self::RotateServerKey | Self::RetireServerKey => Some(Area::Server),
         }
     }
 }

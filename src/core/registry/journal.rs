@@ -57,6 +57,8 @@ pub enum ObjectKind {
     Policy,
     /// A machine that is no node.
     Machine,
+    /// The server's own keys.
+    ServerKey,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -112,6 +114,10 @@ impl Entry {
                 let policy = state.directory.policy_version(*version)?;
                 Some(Self::gone(policy_object(policy), policy_facts(policy)))
             }
+            Change::ServerKeys(before, after) => {
+                let object = Object { kind: ObjectKind::ServerKey, id: String::new(), name: String::new() };
+                Self::changed(object, Some(facts(json!(before))), facts(json!(after)))
+            }
             Change::Rejected(code, _) => {
                 let waiting = state.pending(code)?;
                 let object = Object {
@@ -155,6 +161,7 @@ impl ObjectKind {
             Self::Node => "node",
             Self::Policy => "policy",
             Self::Machine => "machine",
+            Self::ServerKey => "server-key",
         }
     }
 }

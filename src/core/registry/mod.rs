@@ -56,7 +56,7 @@ pub use journal::{Action, Audit, Entry, Object, ObjectKind};
 pub use presence::{PingId, RouteView, SessionId};
 pub use record::{
     Change, Counters, KeyId, KeyRecord, NodeFields, NodeRecord, NodeReport, NodeStatus, Pending, PendingCode,
-    PolicyRecord, Records, Tag, UserName, UserRecord,
+    PolicyRecord, Records, ServerKeyNames, Tag, UserName, UserRecord,
 };
 pub use refusal::{MapRefusal, Refusal, RefusalKind};
 pub use register::Registered;

@@ -16,8 +16,8 @@ use super::presence::add;
 use super::refusal::Refusal;
 use crate::policy::{BAD_LOGIN, Role, canonical_login, limit};
 use crate::types::{
-    CapabilityVersion, DiscoPublic, HostLabel, IpNet, Limit, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId,
-    Timestamp, UserId,
+    CapabilityVersion, DiscoPublic, Fingerprint, HostLabel, IpNet, Limit, MachinePublic, NodeId, NodePublic, RegionId,
+    StableNodeId, Timestamp, UserId,
 };
 use crate::wire::control::Hostinfo;
 
@@ -269,12 +269,23 @@ pub enum Change {
     Policy(Arc<PolicyRecord>),
     /// A version is kept no longer.
     PolicyGone(u64),
+    /// The server went by the former keys and goes by the latter. Kept beside the store, which keeps that it happened.
+    ServerKeys(ServerKeyNames, ServerKeyNames),
     /// A machine waits. Not kept by a store.
     Pending(Pending),
     /// A machine waits no longer. Not kept by a store.
     PendingGone(PendingCode),
     /// A machine waits no longer and is refused until then, if it asks without a key. Not kept by a store.
     Rejected(PendingCode, Timestamp),
+}
+
+/// The keys that nodes know the server by, in their short forms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerKeyNames {
+    /// The one that it goes by.
+    pub present: Fingerprint,
+    /// Those that it went by before and still serves, the latest first.
+    pub former: Vec<Fingerprint>,
 }
 
 impl NodeFields {

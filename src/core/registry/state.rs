@@ -99,8 +99,8 @@ impl State {
                         self.put_node(Arc::new(next), now);
                     }
                 }
-                // Whoever reported it knows.
-                Change::NodeReport(_) => {}
+                // Whoever reported it knows, as does who changed the keys.
+                Change::NodeReport(_) | Change::ServerKeys(..) => {}
                 Change::NodeGone(id) => self.remove_node(id),
                 Change::HostFreed(host, at) => self.directory.free_host(host, at),
                 Change::HostReady(host) => self.directory.give_back_host(host),

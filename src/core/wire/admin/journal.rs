@@ -99,7 +99,7 @@ impl FromStr for Selector {
 }
 
 /// The kinds of actors and objects.
-const KINDS: &[&str] = &["coordinator", "account", "user", "token", "node", "machine", "key", "policy"];
+const KINDS: &[&str] = &["coordinator", "account", "user", "token", "node", "machine", "key", "policy", "server-key"];
 
 #[cfg(test)]
 mod tests {
