@@ -3,7 +3,7 @@
 export PATH := $(CURDIR)/target/tools:$(HOME)/.cargo/bin:$(PATH)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build test packages demo matrix kernels bench captures fuzz fmt lint clean
+.PHONY: help build test packages repository demo matrix kernels bench captures fuzz fmt lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -20,6 +20,10 @@ test: ## run all tests; installs what they need and says what
 packages: ## build .deb and .rpm files of agent, coordinator and relay into target/packages; KINDS=deb for some
 	@tests/vm/setup.sh build packages
 	packaging/build.sh $(KINDS)
+
+repository: ## sign a repository for apt and dnf of what `make packages` built; packaging/repository.sh says with which key
+	@tests/vm/setup.sh repository
+	packaging/repository.sh
 
 demo: ## two nodes join a coordinator and ping each other, here or in a virtual machine
 	@tests/vm/setup.sh build kernel

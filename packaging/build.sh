@@ -40,7 +40,7 @@ build_programs() {
     built=target/$profile
   fi
   rm -rf "$out/pages"
-  "$built/pages" "$out/pages"
+  "$built/pages" "$out/pages" "$(date -u -d "@$SOURCE_DATE_EPOCH" +%F)"
 }
 
 # ---- files that both kinds have ----
@@ -49,8 +49,7 @@ build_programs() {
 stage() {
   local root=$1 package=$2 program file
   for program in $(programs_of "$package"); do put 755 "$built/$program" "$root/usr/bin/$program"; done
-  # The release profile strips by itself.
-  [ "$profile" != dev ] || strip "$root"/usr/bin/*
+  strip --remove-section=.comment --remove-section=.note "$root"/usr/bin/*
   put 755 packaging/scripts/service "$root/usr/libexec/$package/service"
   for file in "$out/pages/$package"/man/*; do put 644 "$file" "$root/usr/share/man/man${file##*.}/${file##*/}"; done
   for file in $(chapters_of "$package"); do put 644 "packaging/man/$file.7" "$root/usr/share/man/man7/$file.7"; done

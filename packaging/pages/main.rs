@@ -1,7 +1,9 @@
 //! What packages carry beside programs, made from the programs' own account of themselves: manual pages and completions
 //! of each command line, the licences of the crates that are linked, and a bill of these crates (CycloneDX).
 //!
-//!     cargo run -p warren-pages -- FOLDER
+//!     cargo run -p warren-pages -- FOLDER DATE
+//!
+//! The pages bear the date, as 2026-11-30.
 
 mod crates;
 
@@ -23,28 +25,31 @@ fn programs() -> [(Command, &'static str, &'static str); 4] {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let folder = PathBuf::from(std::env::args_os().nth(1).ok_or("the folder to write into is missing")?);
+    let mut arguments = std::env::args().skip(1);
+    let folder = PathBuf::from(arguments.next().ok_or("the folder to write into is missing")?);
+    let date = arguments.next().ok_or("the date is missing")?;
     for (command, section, package) in programs() {
         let folder = folder.join(package);
-        write_manual(&command, section, &folder.join("man"))?;
+        write_manual(&command, section, &date, &folder.join("man"))?;
         write_completions(command, &folder.join("completions"))?;
     }
     crates::write(&folder)
 }
 
 /// A page for the program and one for each command within it, named after both: `warren-status(1)`.
-fn write_manual(command: &Command, section: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
+fn write_manual(command: &Command, section: &str, date: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(folder)?;
     let mut built = command.clone().disable_help_subcommand(true);
     built.build();
-    write_pages(&built, section, folder)
+    write_pages(&built, section, date, folder)
 }
 
-fn write_pages(command: &Command, section: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
+fn write_pages(command: &Command, section: &str, date: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
     for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
-        write_pages(inner, section, folder)?;
+        write_pages(inner, section, date, folder)?;
     }
-    clap_mangen::Man::new(command.clone()).section(section).manual("Warren manual").generate_to(folder)?;
+    let page = clap_mangen::Man::new(command.clone()).section(section).date(date);
+    page.source("Warren").manual("Warren manual").generate_to(folder)?;
     Ok(())
 }
 

@@ -2,13 +2,14 @@
 # Installs what building, testing and the demonstration need, and says what. Does nothing, and asks the
 # network nothing, when all of it is present.
 #
-#   setup.sh [build] [unit] [kernel] [interop] [packages] [lint] [fuzz]    one or more groups; none means the first four
+#   setup.sh [build] [unit] [kernel] [interop] [packages] [repository] [lint] [fuzz]
+#                     one or more groups; none means the first four
 #
 # build: a Rust toolchain and a C compiler. unit: strace, which lets system calls fail, groff, systemd-analyze. kernel:
 # network tools, and for a machine whose kernel has no WireGuard also QEMU and a kernel for it. interop: third-party
-# clients, in a Python environment of their own (target/venv). packages: debhelper and rpmbuild. lint: cargo-deny. fuzz:
-# a C++ compiler. Debian and Ubuntu (apt), and Fedora (dnf). Root rights are asked for (sudo) to install packages of the
-# distribution, and for nothing else.
+# clients, in a Python environment of their own (target/venv). packages: debhelper and rpmbuild. repository: what
+# makes, signs and reads those of apt and dnf. lint: cargo-deny. fuzz: a C++ compiler. Debian and Ubuntu (apt), and
+# Fedora (dnf). Root rights are asked for (sudo) to install packages of the distribution, and for nothing else.
 # WARREN_VM_KERNEL=6.12 fetches that kernel of Debian's for the virtual machine; the lowest that we support is 5.10.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
@@ -27,9 +28,10 @@ main() {
       kernel) need_kernel ;;
       interop) need_interop; need_rust_client ;;
       packages) need_packages ;;
+      repository) need_repository ;;
       lint) need_deny ;;
       fuzz) need_tools "c++ g++ gcc-c++" ;;
-      *) echo "setup.sh: no group '$group': build, unit, kernel, interop, packages, lint or fuzz" >&2; exit 2 ;;
+      *) echo "setup.sh: no group '$group': build, unit, kernel, interop, packages, repository, lint or fuzz" >&2; exit 2 ;;
     esac
   done
 }
@@ -176,6 +178,11 @@ need_rust_client() {
 need_packages() {
   need_tools "rpmbuild rpm rpm-build"
   if has_apt; then need_tools "dh debhelper -" "strip binutils -"; fi
+}
+
+need_repository() {
+  need_tools "rpmsign rpm rpm-sign" "gpg gnupg gnupg2" "createrepo_c createrepo-c createrepo_c" "dnf dnf dnf" "cpio cpio cpio" \
+    "apt-ftparchive apt-utils apt-utils" "dpkg-deb dpkg dpkg"
 }
 
 # ---- what looks at the crates ----
