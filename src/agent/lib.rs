@@ -33,6 +33,7 @@ mod firewall_flags;
 mod host;
 mod logging;
 mod network;
+mod outward;
 mod pipes;
 mod portmap_io;
 mod privilege;

@@ -10,20 +10,16 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::calls::Calls;
 use super::clock::{self, Now};
-use super::control_io::{self, IoConfig};
 use super::host;
 use super::local_api::{self, Operators};
 use super::network::{Network, Transports};
-use super::pipes::{self, FromKernel, ToKernel};
+use super::outward::Outward;
+use super::pipes::{self, FromKernel};
 use super::readiness::Readiness;
-use super::relay_pump::ToPump;
 use super::state::{StateDir, StateError};
-use warren_core::control::{Pin, Received, ServerUrl, Transmit};
-use warren_core::node::{Datagram, Effect, Engine, FileContent, Networks, Settings, StateFile};
+use warren_core::node::{Datagram, Engine, Networks, Settings};
 use warren_core::plan::Kernel;
-use warren_core::types::MachinePrivate;
 use warren_linux::packet;
 use warren_shell::lasting;
 
@@ -116,77 +112,6 @@ pub async fn run<K: Kernel + Send + 'static>(parts: Parts<K>) {
     drop(pipes);
     // The disk's pipe ends once everything is written.
     while saved.recv().await.is_some() {}
-}
-
-/// What the loop sends to, and whoever waits for its answers.
-struct Outward {
-    calls: Calls,
-    kernel: ToKernel,
-    saves: mpsc::Sender<pipes::Save>,
-    mark: Option<u32>,
-    transports: Transports,
-    transmits: Option<mpsc::Sender<Transmit>>,
-    /// The one receiver whose other end changes.
-    received: mpsc::Receiver<Received>,
-    /// Keeps `received` open while there is no coordinator.
-    _open: mpsc::Sender<Received>,
-}
-
-impl Outward {
-    fn new(kernel: ToKernel, saves: mpsc::Sender<pipes::Save>, mark: Option<u32>, transports: Transports) -> Self {
-        let (_open, received) = mpsc::channel(1);
-        Self { calls: Calls::default(), kernel, saves, mark, transports, transmits: None, received, _open }
-    }
-
-    fn carry_out(&mut self, engine: &mut Engine) {
-        while let Some(effect) = engine.poll_effect() {
-            match effect {
-                Effect::Answer(id, answer) => self.calls.answer(id, answer),
-                Effect::Watch(id, first) => self.calls.watch(id, first),
-                Effect::Notice(line) => self.calls.notify(engine, &line),
-                Effect::Connect { server, machine_key, pin } => self.connect(*server, machine_key, pin),
-                Effect::Transmit(transmit) => self.transmit(transmit),
-                // One action at a time is under way, so there is room.
-                Effect::Kernel(action) => report(self.kernel.actions.try_send(action), "kernel"),
-                // One that waits already is for all who ask.
-                Effect::Figures => drop(self.kernel.figures.try_send(())),
-                Effect::LookUpRoute(to) => report(self.kernel.lookups.try_send(to), "kernel"),
-                Effect::Save(file, content) => self.save(engine, file, content),
-                Effect::Datagram { to, from, payload } => self.transports.datagram(to, from, &payload),
-                Effect::Pump(command) => self.transports.commands.push(ToPump::Command(command)),
-                Effect::Counters => self.transports.ask_counters(),
-                Effect::Rebind => self.transports.rebind(),
-                Effect::GiveBackMemory => warren_linux::give_back_memory(),
-                Effect::Netcheck(action) => self.transports.netcheck(action),
-                Effect::Echo(id, address) => self.transports.echo(id, address),
-            }
-        }
-    }
-
-    fn connect(&mut self, server: ServerUrl, machine_key: MachinePrivate, pin: Pin) {
-        let (transmits, received) = control_io::spawn(IoConfig { server, machine_key, mark: self.mark, pin });
-        self.transmits = Some(transmits);
-        self.received = received;
-    }
-
-    /// A pipe that is full of requests nobody carries out loses the newest; the session's deadlines notice.
-    fn transmit(&self, transmit: Transmit) {
-        if let Some(transmits) = &self.transmits {
-            report(transmits.try_send(transmit), "coordinator");
-        }
-    }
-
-    fn save(&self, engine: &mut Engine, file: StateFile, content: Option<FileContent>) {
-        if self.saves.try_send((file, content)).is_err() {
-            engine.handle_saved(file, Err(StateError::busy(file).to_string()), clock::now());
-        }
-    }
-}
-
-fn report<T>(sent: Result<(), mpsc::error::TrySendError<T>>, pipe: &str) {
-    if sent.is_err() {
-        tracing::error!("the pipe to the {pipe} is full or closed");
-    }
 }
 
 /// Takes one thing and those that wait behind it, up to a bound.

@@ -25,12 +25,14 @@ mod entropy;
 mod files;
 mod health;
 mod home;
+mod kernel;
 mod load;
 mod login;
 mod machine;
 mod network;
 mod paths;
 mod ping;
+mod proceed;
 mod pump;
 mod report;
 mod request;
@@ -42,7 +44,7 @@ mod why;
 mod wish;
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
@@ -66,17 +68,14 @@ use watchers::Watchers;
 use crate::control::{Received, Session};
 use crate::netcheck::{self, Netcheck};
 use crate::netmap::Netmap;
-use crate::path::{Book, Evidence};
-use crate::plan::{Change, KernelError, Observed, Planner, Reconciler};
+use crate::path::Book;
+use crate::plan::{Planner, Reconciler};
 use crate::types::{DiscoPrivate, MachinePrivate, NodePrivate, Timestamp};
 use crate::wire::control::Hostinfo;
 use crate::wire::local::{BackendState, Notify, Prefs, Severity};
 
 /// The version that we show to people and to other machines.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// Memory is given back at most this often: with 10,000 peers it takes milliseconds.
-const MEMORY_PACE: Duration = Duration::from_secs(15);
 
 /// Room kept for effects while there are none.
 const IDLE_ROOM: usize = 256;
@@ -211,39 +210,6 @@ impl Engine {
 
     // ---- what happens ----
 
-    /// The kernel was looked at.
-    pub fn handle_observed(&mut self, observed: Result<Observed, KernelError>, now: Now) {
-        self.reconciler.handle_observed(observed, now.tick);
-        let device = self.reconciler.observed().and_then(|observed| observed.device.as_ref());
-        for (key, peer) in device.iter().flat_map(|device| &device.peers) {
-            let evidence = Evidence {
-                endpoint: peer.endpoint,
-                last_handshake: peer.last_handshake,
-                rx_bytes: peer.rx_bytes,
-                tx_bytes: peer.tx_bytes,
-            };
-            self.book.handle_observed(key, evidence, now.tick, now.wall);
-        }
-        self.book.handle_looked(now.tick);
-        self.memory.due.get_or_insert(self.memory.last.map_or(now.tick, |at| now.tick.max(at + MEMORY_PACE)));
-        for (id, _) in self.calls.take(|awaited| matches!(awaited, Awaited::Look).then_some(())) {
-            self.reply(id, self.status_json(true, now));
-        }
-    }
-
-    /// Steps were carried out, or failed.
-    pub fn handle_steps(&mut self, results: Vec<Result<(), KernelError>>, now: Now) {
-        self.reconciler.handle_steps(results, now.tick);
-    }
-
-    /// Something in the kernel may have changed.
-    pub fn handle_kernel_changed(&mut self, change: Change, now: Now) {
-        match change {
-            Change::Something => self.reconciler.handle_changed(now.tick),
-            Change::FirewallGone => self.reconciler.handle_firewall_gone(now.tick),
-        }
-    }
-
     /// The coordinator answered.
     pub fn handle_received(&mut self, received: Received, now: Now) {
         let Some(session) = &mut self.session else { return };
@@ -289,39 +255,6 @@ impl Engine {
     }
 
     // ---- what follows ----
-
-    /// Brings everything in step.
-    pub fn proceed(&mut self, now: Now) {
-        self.begin_login(now);
-        self.handle_session_events(now);
-        self.renew_peers(now);
-        self.handle_netcheck_events(now);
-        self.handle_book_events(now);
-        self.handle_netcheck_events(now);
-        self.renew_facts(now);
-        self.renew_wish(now);
-        self.send_probes();
-        self.send_netcheck();
-        while let Some(event) = self.reconciler.poll_event() {
-            tracing::info!("kernel: {event:?}");
-        }
-        if let Some(action) = self.reconciler.poll_action() {
-            self.effects.push_back(Effect::Kernel(action));
-        }
-        if let Some(session) = &mut self.session {
-            while let Some(transmit) = session.poll_transmit() {
-                self.effects.push_back(Effect::Transmit(transmit));
-            }
-        }
-        while let Some(file) = self.saves.poll(now) {
-            let content = self.content(file, now);
-            self.effects.push_back(Effect::Save(file, content));
-        }
-        self.renew_health(now);
-        self.tell_settled(now);
-        self.tell_kept(now);
-        self.tell_watchers(now);
-    }
 
     /// What to do next.
     pub fn poll_effect(&mut self) -> Option<Effect> {
@@ -400,42 +333,6 @@ impl Engine {
 
     fn notify(&mut self, notice: &Notify) {
         self.effects.extend(self.watchers.notice(notice).map(Effect::Notice));
-    }
-
-    fn give_back_memory(&mut self, now: Now) {
-        if self.memory.due.take_if(|at| *at <= now.tick).is_some() {
-            self.memory.last = Some(now.tick);
-            self.effects.push_back(Effect::GiveBackMemory);
-        }
-    }
-
-    /// Answers who waits for kernel and disk to hold what they should.
-    fn tell_settled(&mut self, now: Now) {
-        // What could not be had is health's matter where the rest works.
-        let works = self.is_wish_current() && self.reconciler.works();
-        self.login.has_run |= works && self.login.was_open && self.netmap.node().is_some();
-        if self.is_settled() && self.saves.is_quiet(now) {
-            for (id, _) in self.calls.take(|awaited| matches!(awaited, Awaited::Settled).then_some(())) {
-                self.reply(id, self.status_json(false, now));
-            }
-        }
-    }
-
-    fn tell_watchers(&mut self, now: Now) {
-        let state = self.state(now);
-        if state != self.told_state {
-            self.told_state = state;
-            tracing::info!("state: {state}");
-            self.notify(&Notify { state: Some(state.number()), ..Notify::default() });
-        }
-        let moved = self.watchers.take_moved(now.tick);
-        if !moved.is_empty() {
-            let paths = moved.iter().filter_map(|key| self.peer_path(key, now)).collect();
-            self.notify(&Notify { paths, ..Notify::default() });
-        }
-        if self.health.take_changed() {
-            self.notify(&Notify { health: Some(self.health.state()), ..Notify::default() });
-        }
     }
 }
 
