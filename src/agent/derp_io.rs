@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::relay_tls::RelayTls;
 use warren_core::wire::control::{DerpNode, DerpRegion};
-use warren_shell::{Place, chain};
+use warren_shell::{DialTarget, chain};
 
 /// How long one node of a region has for a TCP connection, before the next is tried: one packet may be lost. Its name
 /// has time of its own.
@@ -126,8 +126,8 @@ impl Dialler {
 }
 
 /// The addresses that the map gives, and where it gives none of a family those of the name.
-fn place(node: &DerpNode) -> Result<Place, String> {
-    let mut place = Place::new(&node.host_name, port(node)?);
+fn place(node: &DerpNode) -> Result<DialTarget, String> {
+    let mut place = DialTarget::new(&node.host_name, port(node)?);
     let (mut known, mut named) = (Vec::new(), [false; 2]);
     for (told, named) in [&node.ipv4, &node.ipv6].into_iter().zip(&mut named) {
         match told.as_str() {

@@ -23,14 +23,14 @@ use tokio::time::timeout;
 use super::clock;
 use super::portmap_io;
 use super::relay_tls::RelayTls;
-use warren_core::netcheck::{Action, Gateway, HttpsTarget, News, limit};
+use warren_core::netcheck::{Action, Gateway, HttpsTarget, Input, limit};
 use warren_core::types::RegionId;
 use warren_linux::DefaultRoute;
-use warren_shell::{Dialler, Place, chain, vital};
+use warren_shell::{DialTarget, Dialler, chain, vital};
 
 /// Actions that wait: the names of a whole map, and what is asked over HTTPS.
 const ACTIONS: usize = limit::REGIONS * limit::NODES + 2 * limit::HTTPS;
-/// News that wait for the loop.
+/// Inputs that wait for the loop.
 const NEWS: usize = 64;
 /// Actions under way at a time.
 const AT_ONCE: usize = 32;
@@ -48,7 +48,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub fn spawn(
     dialler: Dialler,
     mut gateways: mpsc::Receiver<Option<Gateway>>,
-) -> (mpsc::Sender<Action>, mpsc::Receiver<News>) {
+) -> (mpsc::Sender<Action>, mpsc::Receiver<Input>) {
     let (actions_in, mut actions) = mpsc::channel(ACTIONS);
     let (out, news) = mpsc::channel(NEWS);
     let (to_gateway, mut from_gateway) = portmap_io::spawn(dialler.clone());
@@ -57,7 +57,7 @@ pub fn spawn(
         let mut tasks = JoinSet::new();
         let mut watching = true;
         let os_has_ipv6 = tokio::net::UdpSocket::bind("[::1]:0").await.is_ok();
-        if out.send(News::OsHasIpv6(os_has_ipv6)).await.is_err() {
+        if out.send(Input::OsHasIpv6(os_has_ipv6)).await.is_err() {
             return;
         }
         loop {
@@ -78,9 +78,9 @@ pub fn spawn(
                     Ok(news) => news,
                     Err(_) => continue,
                 },
-                Some(news) = from_gateway.recv() => News::Map(news),
+                Some(news) = from_gateway.recv() => Input::Map(news),
                 gateway = gateways.recv(), if watching => match gateway {
-                    Some(gateway) => News::Gateway(gateway),
+                    Some(gateway) => Input::Gateway(gateway),
                     None => {
                         watching = false;
                         continue;
@@ -133,24 +133,24 @@ struct NetcheckIo {
 }
 
 impl NetcheckIo {
-    fn start(&self, action: Action, tasks: &mut JoinSet<News>) {
+    fn start(&self, action: Action, tasks: &mut JoinSet<Input>) {
         let io = self.clone();
         match action {
             Action::Resolve { host } => {
-                tasks.spawn(async move { News::Resolved { addresses: io.resolve(&host).await, host } });
+                tasks.spawn(async move { Input::Resolved { addresses: io.resolve(&host).await, host } });
             }
             Action::MeasureHttps(target) => {
                 tasks.spawn(async move {
                     let region: RegionId = target.region;
                     let measured = timeout(HTTPS_TIMEOUT, io.measure(&target)).await;
                     let late = |_| Err(format!("no answer in {} s", HTTPS_TIMEOUT.as_secs()));
-                    News::Https { region, outcome: measured.unwrap_or_else(late) }
+                    Input::Https { region, outcome: measured.unwrap_or_else(late) }
                 });
             }
             Action::CheckCaptive { host, addresses, port, challenge } => {
                 tasks.spawn(async move {
                     let checked = timeout(CAPTIVE_TIMEOUT, io.is_captive(&host, &addresses, port, &challenge)).await;
-                    News::Captive(checked.ok().and_then(Result::ok))
+                    Input::Captive(checked.ok().and_then(Result::ok))
                 });
             }
             Action::Map(_) => {}
@@ -204,8 +204,8 @@ impl NetcheckIo {
 }
 
 /// A host whose addresses were looked up already, unless there are none.
-fn place(host: &str, addresses: &[IpAddr], port: u16) -> Place {
-    let place = Place::new(host, port);
+fn place(host: &str, addresses: &[IpAddr], port: u16) -> DialTarget {
+    let place = DialTarget::new(host, port);
     if addresses.is_empty() { place } else { place.at(addresses.to_vec(), [false; 2]) }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::relay_pump::{self, Pump, PumpConfig, ToPump};
 use super::{clock, netcheck_io};
-use warren_core::netcheck::{Action, News};
+use warren_core::netcheck::{Action, Input};
 use warren_core::node::{CallId, Engine, PumpCommand, PumpCounters, PumpNews, PumpPeer, Settings};
 use warren_core::plan::own;
 use warren_core::types::{NodePublic, Timestamp};
@@ -60,7 +60,7 @@ pub struct Network {
     /// The relays.
     pub pump: Option<(mpsc::Sender<ToPump>, mpsc::Receiver<PumpNews>)>,
     /// Names, gateways, HTTPS.
-    pub netcheck: Option<(mpsc::Sender<Action>, mpsc::Receiver<News>)>,
+    pub netcheck: Option<(mpsc::Sender<Action>, mpsc::Receiver<Input>)>,
 }
 
 /// What could not be opened: a code, and what it means for people.
@@ -110,7 +110,7 @@ pub(super) type Echoed = (CallId, Result<Duration, String>);
 pub(super) struct Transports {
     pub(super) datagrams: mpsc::Receiver<Datagram>,
     pub(super) pump_news: mpsc::Receiver<PumpNews>,
-    pub(super) netcheck_news: mpsc::Receiver<News>,
+    pub(super) netcheck_news: mpsc::Receiver<Input>,
     pub(super) echoes: mpsc::Receiver<Echoed>,
     pub(super) counters: mpsc::Receiver<PumpCounters>,
     pub(super) commands: Commands,
@@ -119,7 +119,7 @@ pub(super) struct Transports {
     echoes_in: mpsc::Sender<Echoed>,
     counters_in: mpsc::Sender<PumpCounters>,
     /// Keeps the receivers open that nothing comes from.
-    _open: (mpsc::Sender<Datagram>, mpsc::Sender<PumpNews>, mpsc::Sender<News>),
+    _open: (mpsc::Sender<Datagram>, mpsc::Sender<PumpNews>, mpsc::Sender<Input>),
 }
 
 impl Transports {

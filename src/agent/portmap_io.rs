@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use warren_core::netcheck::portmap::{Action, News};
+use warren_core::netcheck::portmap::{Action, Input};
 use warren_core::wire::portmap::{MAX_DATAGRAM, MAX_XML};
-use warren_shell::{Dialler, Place, chain, vital};
+use warren_shell::{DialTarget, Dialler, chain, vital};
 
 /// Actions and news that wait.
 const CHANNEL: usize = 32;
@@ -32,7 +32,7 @@ const HTTP_TIMEOUT: Duration = Duration::from_secs(3);
 const MULTICAST_TTL: u32 = 2;
 
 /// Starts the task; it ends when the sender is dropped and what was asked for is done.
-pub(super) fn spawn(dialler: Dialler) -> (mpsc::Sender<Action>, mpsc::Receiver<News>) {
+pub(super) fn spawn(dialler: Dialler) -> (mpsc::Sender<Action>, mpsc::Receiver<Input>) {
     let (actions_in, actions) = mpsc::channel(CHANNEL);
     let (out, news) = mpsc::channel(CHANNEL);
     tokio::spawn(vital("port mapper", PortmapIo { dialler, socket: None, tasks: JoinSet::new() }.run(actions, out)));
@@ -42,11 +42,11 @@ pub(super) fn spawn(dialler: Dialler) -> (mpsc::Sender<Action>, mpsc::Receiver<N
 struct PortmapIo {
     dialler: Dialler,
     socket: Option<(Ipv4Addr, UdpSocket)>,
-    tasks: JoinSet<News>,
+    tasks: JoinSet<Input>,
 }
 
 impl PortmapIo {
-    async fn run(mut self, mut actions: mpsc::Receiver<Action>, out: mpsc::Sender<News>) {
+    async fn run(mut self, mut actions: mpsc::Receiver<Action>, out: mpsc::Sender<Input>) {
         let mut datagram = vec![0; MAX_DATAGRAM + 1];
         loop {
             let news = tokio::select! {
@@ -62,7 +62,7 @@ impl PortmapIo {
                     Err(_) => continue,
                 },
                 received = receive(self.socket.as_ref(), &mut datagram) => match received {
-                    Ok((length, from)) => News::Datagram { from, payload: datagram[..length].to_vec() },
+                    Ok((length, from)) => Input::Datagram { from, payload: datagram[..length].to_vec() },
                     Err(error) => {
                         // What an earlier datagram met on its way; a socket that is broken for good is made anew.
                         tracing::debug!(%error, "word from the gateway");
@@ -91,7 +91,7 @@ impl PortmapIo {
                 self.tasks.spawn(async move {
                     let asked = timeout(HTTP_TIMEOUT, ask(&dialler, to, &path, call)).await;
                     let late = |_| Err(format!("{to}: no answer in {} s", HTTP_TIMEOUT.as_secs()));
-                    News::Http { id, outcome: asked.unwrap_or_else(late) }
+                    Input::Http { id, outcome: asked.unwrap_or_else(late) }
                 });
             }
         }
@@ -135,7 +135,7 @@ async fn ask(
     call: Option<(String, String)>,
 ) -> Result<Vec<u8>, String> {
     // The gateway is on our link: no proxy is.
-    let stream = dialler.dial_straight(&Place::new(&to.ip().to_string(), to.port()).plain()).await?;
+    let stream = dialler.dial_straight(&DialTarget::new(&to.ip().to_string(), to.port()).plain()).await?;
     let request = Request::builder().uri(path).header(header::HOST, to.to_string()).header(header::CONNECTION, "close");
     let request = match call {
         None => request.body(Full::new(Bytes::new())),

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::admin::{self, AuditArgs, KeyCommand, NodeCommand, RouteCommand, ServerKeyCommand, UserCommand};
 use super::clock;
-use super::config::{ConfigError, Options, Places, Settings};
+use super::config::{ConfigError, GlobalOptions, Options, Settings};
 use super::policy_cli::PolicyCommand;
 use super::reload::Reload;
 use super::state_dir::StateDir;
@@ -33,7 +33,7 @@ const USAGE: u8 = 2;
 #[command(name = "warren-coordinator", version)]
 pub struct Cli {
     #[command(flatten)]
-    places: Places,
+    places: GlobalOptions,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
@@ -162,7 +162,7 @@ fn without_places(mut error: clap::Error) -> clap::Error {
     error
 }
 
-fn run_server(options: Options, places: Places) -> ExitCode {
+fn run_server(options: Options, places: GlobalOptions) -> ExitCode {
     let settings = match places.complete(options.clone()).and_then(Settings::of) {
         Ok(settings) => settings,
         Err(error) => return misconfigured(&error),
@@ -181,7 +181,7 @@ fn run_server(options: Options, places: Places) -> ExitCode {
     }
 }
 
-fn check(options: Options, places: Places) -> ExitCode {
+fn check(options: Options, places: GlobalOptions) -> ExitCode {
     match places.complete(options).and_then(Settings::of) {
         Ok(settings) => match log_to_stderr(&settings.log.filter) {
             Ok(_) => {
@@ -194,7 +194,7 @@ fn check(options: Options, places: Places) -> ExitCode {
     }
 }
 
-fn examine(options: Options, places: Places, json: bool) -> ExitCode {
+fn examine(options: Options, places: GlobalOptions, json: bool) -> ExitCode {
     let settings = match places.complete(options).and_then(Settings::of) {
         Ok(settings) => settings,
         Err(error) => return misconfigured(&error),
@@ -207,7 +207,7 @@ fn examine(options: Options, places: Places, json: bool) -> ExitCode {
 
 /// Does something to the state as a whole, and says what.
 fn keep(
-    places: Places,
+    places: GlobalOptions,
     json: bool,
     work: impl AsyncFnOnce(&StateDir, &Path) -> Result<String, String>,
 ) -> Result<ExitCode, ConfigError> {
@@ -230,7 +230,7 @@ fn keep(
     })
 }
 
-fn administer(places: Places, request: Request, json: bool) -> Result<ExitCode, ConfigError> {
+fn administer(places: GlobalOptions, request: Request, json: bool) -> Result<ExitCode, ConfigError> {
     let (_, socket) = places.find()?;
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

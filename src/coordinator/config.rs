@@ -32,7 +32,7 @@ pub(crate) type Options = <Config as confique::Config>::Layer;
 
 /// The options that every command needs to find the server.
 #[derive(Args, Clone, Debug, Default)]
-pub(crate) struct Places {
+pub(crate) struct GlobalOptions {
     /// Configuration file [default: /etc/warren/coordinator.toml, which need not exist]
     #[arg(long, global = true, env = "WARREN_COORDINATOR_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -48,10 +48,10 @@ pub(crate) struct Places {
 #[derive(Clone, Debug, confique::Config)]
 #[config(layer_attr(derive(Clone, Debug, clap::Args, serde::Serialize)))]
 pub(crate) struct Config {
-    /// See [`Places`].
+    /// See [`GlobalOptions`].
     #[config(layer_attr(arg(skip)))]
     pub(crate) state_dir: Option<PathBuf>,
-    /// See [`Places`].
+    /// See [`GlobalOptions`].
     #[config(layer_attr(arg(skip)))]
     pub(crate) socket: Option<PathBuf>,
     /// Address and port to serve on [default: [::]:8080]
@@ -287,7 +287,7 @@ pub(crate) enum ConfigError {
     },
 }
 
-impl Places {
+impl GlobalOptions {
     /// What was given, completed from a file: the named one, or the usual one where it exists.
     pub(crate) fn complete(&self, given: Options) -> Result<Options, ConfigError> {
         let given = Options { state_dir: self.state_dir.clone(), socket: self.socket.clone(), ..given };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::config::{Certificate, Options, Places, Settings};
+use super::config::{Certificate, GlobalOptions, Options, Settings};
 use super::face::SiteRate;
 use super::hub::Hub;
 use super::service::RelayMap;
@@ -28,7 +28,7 @@ pub(crate) struct Reload {
     /// As given on the command line and in the environment.
     pub(crate) options: Options,
     /// See `options`.
-    pub(crate) places: Places,
+    pub(crate) places: GlobalOptions,
     /// What is logged.
     pub(crate) log: LogFilter,
 }

@@ -161,16 +161,16 @@ impl Relay {
     }
 
     /// A connection's place in the core, until it is dropped.
-    fn enter(&self) -> Place<'_> {
+    fn enter(&self) -> Registered<'_> {
         let id = ConnectionId(self.next.fetch_add(1, Ordering::Relaxed));
         let notify = Arc::new(Notify::new());
         self.lock().wakers.insert(id, Arc::clone(&notify));
-        Place { relay: self, id, notify }
+        Registered { relay: self, id, notify }
     }
 
     async fn pump<S>(
         &self,
-        place: &Place<'_>,
+        place: &Registered<'_>,
         reader: ReadHalf<S>,
         mut writer: WriteHalf<S>,
         unread: Vec<u8>,
@@ -356,13 +356,13 @@ async fn read_some<S: AsyncRead>(reader: &mut ReadHalf<S>, most: usize, bytes: &
 }
 
 /// Takes the connection out of the core however its task ends.
-struct Place<'a> {
+struct Registered<'a> {
     relay: &'a Relay,
     id: ConnectionId,
     notify: Arc<Notify>,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Registered<'_> {
     fn drop(&mut self) {
         self.relay.with(|server, wake| server.handle_closed(self.id, wake));
         self.relay.lock().wakers.remove(&self.id);

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tracing::warn;
 
-use warren_shell::{Dialler, Place, tune};
+use warren_shell::{DialTarget, Dialler, tune};
 
 /// With TLS or without.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -48,7 +48,7 @@ impl Target {
 
     /// Connects, with TLS where the URL says so.
     pub async fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
-        let place = Place::new(&self.host, self.port);
+        let place = DialTarget::new(&self.host, self.port);
         let place = if self.tls.is_some() { place } else { place.plain() };
         let stream = self.dialler.dial(&place).await.map_err(std::io::Error::other)?;
         tune(&stream)?;

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use warren_agent::{clock, netcheck_io};
 use warren_core::netcheck::portmap;
-use warren_core::netcheck::{Action, Config, Gateway, HttpsTarget, Netcheck, NetcheckEvent, News};
+use warren_core::netcheck::{Action, Config, Gateway, HttpsTarget, Input, Netcheck, NetcheckEvent};
 use warren_core::types::RegionId;
 use warren_core::wire::control::EndpointType;
 use warren_shell::CertificatePin;
@@ -207,12 +207,12 @@ async fn mapped_by(speaks: Speaks) -> (SocketAddr, Netcheck) {
                 biased;
                 told = news.recv() => {
                     let told = match told.unwrap() {
-                        News::Map(portmap::News::Datagram { from, payload }) => {
-                            News::Map(portmap::News::Datagram { from: router.seen(from), payload })
+                        Input::Map(portmap::Input::Datagram { from, payload }) => {
+                            Input::Map(portmap::Input::Datagram { from: router.seen(from), payload })
                         }
                         other => other,
                     };
-                    netcheck.handle_news(told, now);
+                    netcheck.handle_input(told, now);
                 }
                 () = tokio::time::sleep(5 * until.saturating_duration_since(now)) => {
                     now = now.max(until);
@@ -259,18 +259,18 @@ fn no_proxy() -> Matcher {
     Matcher::builder().build()
 }
 
-async fn ask(action: Action) -> News {
+async fn ask(action: Action) -> Input {
     ask_through(no_proxy(), action).await
 }
 
-async fn ask_through(proxies: Matcher, action: Action) -> News {
+async fn ask_through(proxies: Matcher, action: Action) -> Input {
     let (_gateway, gateways) = mpsc::channel(1);
     let (actions, mut news) = netcheck_io::spawn(Dialler::new(None).with_proxies(proxies), gateways);
     actions.send(action).await.unwrap();
     let told = async {
         loop {
             match news.recv().await.unwrap() {
-                News::OsHasIpv6(_) => {}
+                Input::OsHasIpv6(_) => {}
                 other => return other,
             }
         }
@@ -279,16 +279,16 @@ async fn ask_through(proxies: Matcher, action: Action) -> News {
 }
 
 /// The same, again where the machine was too slow for the bounds of a measurement.
-async fn ask_in_time(action: impl Fn() -> Action) -> News {
+async fn ask_in_time(action: impl Fn() -> Action) -> Input {
     in_time(async || ask(action()).await).await
 }
 
-async fn in_time(ask: impl AsyncFn() -> News) -> News {
+async fn in_time(ask: impl AsyncFn() -> Input) -> Input {
     loop {
         match ask().await {
-            News::Https { outcome: Err(error), .. } if error.contains("no answer in") || error.contains("deadline") => {
-            }
-            News::Captive(None) => {}
+            Input::Https { outcome: Err(error), .. }
+                if error.contains("no answer in") || error.contains("deadline") => {}
+            Input::Captive(None) => {}
             told => return told,
         }
     }
@@ -355,7 +355,7 @@ async fn the_https_latency_of_a_relay_is_measured_where_its_certificate_is_the_m
         (&other, false, false),
     ] {
         let told = ask_in_time(|| measure(cert_name, port, insecure)).await;
-        let News::Https { region, outcome } = told else { panic!("other news") };
+        let Input::Https { region, outcome } = told else { panic!("other news") };
         assert_eq!(region, RegionId(900));
         match outcome {
             Ok((latency, address)) => {
@@ -392,7 +392,7 @@ async fn the_https_latency_is_measured_through_a_proxy_where_the_environment_nam
     };
     let told = in_time(through).await;
 
-    let News::Https { outcome, .. } = told else { panic!("{told:?}") };
+    let Input::Https { outcome, .. } = told else { panic!("{told:?}") };
     assert_eq!(outcome.unwrap().1, IpAddr::V4(Ipv4Addr::LOCALHOST));
     let head = asked.recv().await.unwrap();
     assert!(head.starts_with(&format!("CONNECT relay.test:{port} HTTP/1.1\r\n")), "{head}");
@@ -415,7 +415,7 @@ async fn who_answers_in_a_relays_name_without_knowing_the_challenge_is_a_captive
             port,
             challenge: "abc".to_owned(),
         };
-        assert_eq!(ask_in_time(check).await, News::Captive(Some(captive)), "{answer}");
+        assert_eq!(ask_in_time(check).await, Input::Captive(Some(captive)), "{answer}");
         serving.abort();
     }
     let closed = place();
@@ -425,16 +425,16 @@ async fn who_answers_in_a_relays_name_without_knowing_the_challenge_is_a_captive
         port: closed.port(),
         challenge: "abc".to_owned(),
     };
-    assert_eq!(ask(check).await, News::Captive(None));
+    assert_eq!(ask(check).await, Input::Captive(None));
 }
 
 #[tokio::test]
 async fn a_name_is_looked_up_and_one_that_leads_nowhere_has_no_address() {
     let resolve = |host: &str| Action::Resolve { host: host.to_owned() };
-    let News::Resolved { host, addresses } = ask(resolve("localhost")).await else { panic!("other news") };
+    let Input::Resolved { host, addresses } = ask(resolve("localhost")).await else { panic!("other news") };
     assert_eq!(host, "localhost");
     assert!(addresses.iter().all(IpAddr::is_loopback) && !addresses.is_empty());
     // Longer than a label may be (RFC 1035 §2.3.4): no resolver asks the network for it.
     let host = "a".repeat(64) + ".test";
-    assert_eq!(ask(resolve(&host)).await, News::Resolved { host, addresses: Vec::new() });
+    assert_eq!(ask(resolve(&host)).await, Input::Resolved { host, addresses: Vec::new() });
 }

@@ -37,7 +37,7 @@ use warren_core::wire::control::{
 use warren_core::wire::local;
 use warren_core::wire::map_stream::{MapStreamDecoder, Packing};
 use warren_core::wire::noise::{ClientHandshake, EarlyDecoder, Ephemeral, ServerHandshake};
-use warren_core::wire::portmap::{Place, igd, nat_pmp, pcp, ssdp};
+use warren_core::wire::portmap::{Location, igd, nat_pmp, pcp, ssdp};
 use warren_core::wire::{derp, disco, stun};
 use warren_linux::decoders as linux;
 use warren_relay::{certificate_validity, decoders as relay};
@@ -189,8 +189,8 @@ pub(crate) fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-fn router() -> Place {
-    Place::read("http://192.168.1.1:5000/rootDesc.xml").unwrap()
+fn router() -> Location {
+    Location::read("http://192.168.1.1:5000/rootDesc.xml").unwrap()
 }
 
 fn opens(theirs: &warren_core::types::DiscoPublic, bytes: &[u8]) -> bool {

@@ -86,14 +86,14 @@ fn a_gateway_that_says_anything_at_all_is_asked_a_bounded_number_of_times() {
                 let from = SocketAddrV4::new(gateway.address, [5_351, 1_900][chance.below(2)]);
                 let bytes = &datagrams[chance.below(datagrams.len())];
                 let payload = if chance.below(2) == 0 { bytes.clone() } else { chance.change(bytes) };
-                mapper.handle_news(portmap::News::Datagram { from, payload }, now);
+                mapper.handle_input(portmap::Input::Datagram { from, payload }, now);
                 while let Some(action) = mapper.poll_action() {
                     asked += 1;
                     let portmap::Action::Http { id, to, .. } = action else { continue };
                     assert_eq!(*to.ip(), gateway.address);
                     let body = &bodies[chance.below(bodies.len())];
                     let body = chance.change(body);
-                    mapper.handle_news(portmap::News::Http { id, outcome: Ok(body) }, now);
+                    mapper.handle_input(portmap::Input::Http { id, outcome: Ok(body) }, now);
                 }
             }
         }

@@ -25,7 +25,8 @@ async fn a_client_in_a_browser_comes_by_websocket() {
     assert_eq!(response.headers()["sec-websocket-protocol"], "derp");
     let key = NodePrivate::from_random([2; 32]);
     let first = socket.next().await.unwrap().unwrap().into_data();
-    let Ok(Frame::ServerKey(relay)) = Frame::decode(warren_core::wire::derp::Kind::SERVER_KEY, &first[HEADER_LEN..])
+    let Ok(Frame::ServerKey(relay)) =
+        Frame::decode(warren_core::wire::derp::FrameType::SERVER_KEY, &first[HEADER_LEN..])
     else {
         panic!("the relay's first frame is its key")
     };

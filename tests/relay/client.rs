@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use warren_core::types::{NodePrivate, NodePublic};
 use warren_core::wire::derp::{
-    CLIENT_FRAME, ClientInfo, Frame, HEADER_LEN, Kind, VERSION, header, open_server_info, seal_client_info,
+    CLIENT_FRAME, ClientInfo, Frame, FrameType, HEADER_LEN, VERSION, header, open_server_info, seal_client_info,
 };
 
 use super::server::PATIENCE;
@@ -71,13 +71,13 @@ impl Client {
     /// Waits until the relay has read all that was said.
     pub(crate) fn settle(&mut self) {
         self.say(Frame::Ping(*b"settled?"));
-        while self.frame().expect("the connection stays").0 != Kind::PONG {}
+        while self.frame().expect("the connection stays").0 != FrameType::PONG {}
     }
 
     /// Reads the relay's terms.
     pub(crate) fn admitted(mut self) -> Self {
         let (kind, terms) = self.frame().expect("the relay's terms");
-        assert_eq!(kind, Kind::SERVER_INFO);
+        assert_eq!(kind, FrameType::SERVER_INFO);
         assert_eq!(open_server_info(&self.key, &self.server, &terms).unwrap().version, VERSION);
         self
     }
@@ -89,7 +89,7 @@ impl Client {
     }
 
     /// The next frame; `None` when the relay closed.
-    pub(crate) fn frame(&mut self) -> Option<(Kind, Vec<u8>)> {
+    pub(crate) fn frame(&mut self) -> Option<(FrameType, Vec<u8>)> {
         let mut head = [0; HEADER_LEN];
         match self.io.read_exact(&mut head) {
             Ok(()) => {}
@@ -109,12 +109,12 @@ impl Client {
         let mut bytes = Vec::new();
         Frame::Ping(*b"answers?").encode(&mut bytes);
         self.io.write_all(&bytes).ok()?;
-        while self.frame_or_end()?.0 != Kind::PONG {}
+        while self.frame_or_end()?.0 != FrameType::PONG {}
         Some(())
     }
 
     /// The next frame; `None` at the end, however it came.
-    pub(crate) fn frame_or_end(&mut self) -> Option<(Kind, Vec<u8>)> {
+    pub(crate) fn frame_or_end(&mut self) -> Option<(FrameType, Vec<u8>)> {
         let mut head = [0; HEADER_LEN];
         self.io.read_exact(&mut head).ok()?;
         let (kind, length) = header(&head, CLIENT_FRAME).unwrap().unwrap();

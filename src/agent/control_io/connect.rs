@@ -25,7 +25,7 @@ use warren_core::control::{Pin, REQUEST_TIMEOUT, Scheme, ServerUrl, limit};
 use warren_core::types::{CapabilityVersion, MachinePublic};
 use warren_core::wire::control::{OverTlsPublicKeys, ServerKey};
 use warren_core::wire::noise::{ClientHandshake, Ephemeral};
-use warren_shell::{DIAL_TIME, NoiseStream, Place, chain, client_config, tune};
+use warren_shell::{DIAL_TIME, DialTarget, NoiseStream, chain, client_config, tune};
 
 /// How long each step may take once there is a connection: TLS, the key, the upgrade, the handshake.
 const STEP_TIMEOUT: Duration = Duration::from_secs(8);
@@ -252,7 +252,7 @@ impl Dialler {
 
     async fn dial(&self, server: &ServerUrl) -> Result<(Box<dyn Stream>, IpAddr), String> {
         let what = format!("connect to {} port {}", server.host(), server.port());
-        let place = Place::new(server.host(), server.port());
+        let place = DialTarget::new(server.host(), server.port());
         let place = if server.scheme() == Scheme::Http { place.plain() } else { place };
         let tcp = self.dialler.dial(&place).await.map_err(|error| format!("{what}: {error}"))?;
         // That the other end is gone is noticed all the same, only later.

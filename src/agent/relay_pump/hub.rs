@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::ToPump;
 use super::link::Link;
 use super::outbox::Outbox;
-use super::packet::{Kind, kind};
+use super::packet::{PacketKind, kind};
 use super::peers::{Peers, RelayedPeer};
 use crate::clock;
 use crate::derp_io::Dialler;
@@ -102,13 +102,13 @@ impl Hub {
             self.count(|counters| counters.dropped_unknown_peer += 1);
             return;
         };
-        if !matches!(kind, Kind::Initiation | Kind::Wireguard) {
+        if !matches!(kind, PacketKind::Initiation | PacketKind::Wireguard) {
             self.count(|counters| counters.dropped_malformed += 1);
             return;
         }
         let region = peer.route(|region| self.links.borrow().get(&region).is_some_and(|link| link.is_ready()));
         self.send(region, &peer.key, packet, now);
-        if kind == Kind::Initiation {
+        if kind == PacketKind::Initiation {
             self.tell(PumpNews::Initiation { peer: peer.key, packet: packet.to_vec() });
         }
         self.tell_traffic(&peer, now);
@@ -127,16 +127,16 @@ impl Hub {
             return;
         };
         match kind(packet) {
-            Kind::Disco => {
+            PacketKind::Disco => {
                 peer.handle_heard(region);
                 self.tell(PumpNews::Disco { region, from: *from, payload: packet.to_vec() });
             }
-            Kind::Initiation | Kind::Wireguard => {
+            PacketKind::Initiation | PacketKind::Wireguard => {
                 peer.handle_heard(region);
                 self.hand_in(&peer, packet);
                 self.tell_traffic(&peer, now);
             }
-            Kind::Other => self.count(|counters| counters.dropped_malformed += 1),
+            PacketKind::Other => self.count(|counters| counters.dropped_malformed += 1),
         }
     }
 

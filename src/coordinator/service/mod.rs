@@ -27,7 +27,7 @@ use warren_core::wire::control::{MapRequest, RegisterRequest};
 use warren_core::wire::noise::{INITIATION_LEN, NoiseError, ServerHandshake};
 
 pub(crate) use hub::{Busy, Health, Registration, Subscription, Waiting};
-pub(crate) use refused::{Outcome, Refused, RefusedKind};
+pub(crate) use refused::{Refused, RefusedKind, ServiceResult};
 pub(crate) use relay_map::{Own, RelayMap};
 pub(crate) use server_key::{FORMER_KEYS, ServerKeys, Under};
 
@@ -47,7 +47,7 @@ impl Service {
     }
 
     /// Carries out a request on somebody's behalf.
-    pub(crate) async fn administer(&self, actor: &Actor, request: Request) -> Outcome {
+    pub(crate) async fn administer(&self, actor: &Actor, request: Request) -> ServiceResult {
         match request {
             Request::Status => self.status(actor).await,
             Request::ServerKey(request) => self.change_key(actor, request).await,
@@ -56,7 +56,7 @@ impl Service {
         }
     }
 
-    async fn of_network(&self, actor: &Actor, request: NetworkRequest) -> Outcome {
+    async fn of_network(&self, actor: &Actor, request: NetworkRequest) -> ServiceResult {
         let mut reply = network::execute(&self.hub, actor, request).await?;
         if let Reply::NewKey(new) = &mut reply {
             new.coordinator_key = Some(self.keys.fingerprint());
@@ -65,7 +65,7 @@ impl Service {
         Ok(reply)
     }
 
-    async fn status(&self, actor: &Actor) -> Outcome {
+    async fn status(&self, actor: &Actor) -> ServiceResult {
         may(actor.rights.may_look(Area::Server), "look at the server")?;
         let Health { nodes, fault, warnings, held_back: _ } = self.hub.health().await?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -73,13 +73,13 @@ impl Service {
         Ok(Reply::Status(StatusView { version, nodes, fault, warnings, server_key }))
     }
 
-    async fn audit(&self, actor: &Actor, query: JournalQuery) -> Outcome {
+    async fn audit(&self, actor: &Actor, query: JournalQuery) -> ServiceResult {
         may(actor.rights.may_look(Area::Journal), "look at the journal")?;
         let read = self.hub.journal(query).await?;
         Ok(Reply::Audit(read.map_err(|error| Refused::failed(error.to_string()))?))
     }
 
-    async fn change_key(&self, actor: &Actor, request: ServerKeyRequest) -> Outcome {
+    async fn change_key(&self, actor: &Actor, request: ServerKeyRequest) -> ServiceResult {
         may(actor.rights.may_change(Area::Server), "change the server's key")?;
         let machines = self.machines().await?;
         let (command, changed) = match request {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::policy;
-use super::refused::{Outcome, Refused};
+use super::refused::{Refused, ServiceResult};
 use crate::clock;
 use crate::hub::Hub;
 use warren_core::registry::{
@@ -19,7 +19,7 @@ use warren_core::wire::admin::{
 use warren_core::wire::control::Hostinfo;
 
 /// Carries out one request. What the reply tells is on disk.
-pub(super) async fn execute(hub: &Hub, actor: &Actor, request: NetworkRequest) -> Outcome {
+pub(super) async fn execute(hub: &Hub, actor: &Actor, request: NetworkRequest) -> ServiceResult {
     match request {
         NetworkRequest::User(request) => user(hub, actor, request).await,
         NetworkRequest::Key(request) => key(hub, actor, request).await,
@@ -32,7 +32,7 @@ pub(super) async fn execute(hub: &Hub, actor: &Actor, request: NetworkRequest) -
     }
 }
 
-async fn user(hub: &Hub, by: &Actor, request: UserRequest) -> Outcome {
+async fn user(hub: &Hub, by: &Actor, request: UserRequest) -> ServiceResult {
     let actor = by.clone();
     let user = match request {
         UserRequest::List => {
@@ -60,7 +60,7 @@ async fn user(hub: &Hub, by: &Actor, request: UserRequest) -> Outcome {
     Ok(hub.look(move |state| Reply::User(user_view(state, &user))).await?)
 }
 
-async fn delete_user(hub: &Hub, actor: &Actor, user: String) -> Outcome {
+async fn delete_user(hub: &Hub, actor: &Actor, user: String) -> ServiceResult {
     let delete = move |by: &Commands<'_>| {
         let notes = of_the_users(by, &user);
         Ok(by.delete_user(by.find_user(&user)?.id)?.map(|gone| (gone, notes)))
@@ -84,7 +84,7 @@ fn of_the_users(state: &State, user: &str) -> Vec<String> {
     notes
 }
 
-async fn key(hub: &Hub, actor: &Actor, request: KeyRequest) -> Outcome {
+async fn key(hub: &Hub, actor: &Actor, request: KeyRequest) -> ServiceResult {
     match request {
         KeyRequest::List => {
             let list = |state: &State| {
@@ -148,7 +148,7 @@ fn of_its_nodes(state: &State, id: KeyId, nodes: WithNodes) -> Vec<String> {
     }]
 }
 
-async fn node(hub: &Hub, actor: &Actor, request: NodeRequest) -> Outcome {
+async fn node(hub: &Hub, actor: &Actor, request: NodeRequest) -> ServiceResult {
     match request {
         NodeRequest::List => {
             let list = |state: &State| Reply::Nodes(state.nodes().map(|node| node_view(state, node)).collect());
@@ -187,7 +187,7 @@ async fn node(hub: &Hub, actor: &Actor, request: NodeRequest) -> Outcome {
     }
 }
 
-async fn approve(hub: &Hub, actor: &Actor, code: &str, user: Option<String>, tags: &[String]) -> Outcome {
+async fn approve(hub: &Hub, actor: &Actor, code: &str, user: Option<String>, tags: &[String]) -> ServiceResult {
     let code: PendingCode = code.parse()?;
     let tags = parse_tags(tags)?;
     // Checked before a user is made for a machine that does not wait.
@@ -217,7 +217,7 @@ async fn approve(hub: &Hub, actor: &Actor, code: &str, user: Option<String>, tag
     hub.look(view).await?
 }
 
-async fn reject(hub: &Hub, actor: &Actor, code: &str) -> Outcome {
+async fn reject(hub: &Hub, actor: &Actor, code: &str) -> ServiceResult {
     let code: PendingCode = code.parse()?;
     let asked = code.clone();
     let rejected = hub.command(actor.clone(), move |by| by.reject(&asked)).await?;
@@ -231,7 +231,7 @@ async fn change_node(
     name: String,
     change: impl Fn(&Commands<'_>, NodeId) -> Result<Decision<Arc<NodeRecord>>, Refusal> + Send + 'static,
     besides: impl FnOnce(&State, &NodeRecord) -> Vec<String> + Send + 'static,
-) -> Outcome {
+) -> ServiceResult {
     let change = move |by: &Commands<'_>| {
         let before = Arc::clone(by.find_node(&name)?.record);
         Ok(change(by, before.id)?.map(|changed| (changed, before)))
@@ -245,7 +245,7 @@ async fn change_node(
     hub.look(view).await?
 }
 
-async fn delete_node(hub: &Hub, actor: &Actor, node: String) -> Outcome {
+async fn delete_node(hub: &Hub, actor: &Actor, node: String) -> ServiceResult {
     let gone = hub.command(actor.clone(), move |by| by.delete_node(node_named(by, &node)?)).await?;
     let view = move |state: &State| {
         let notes = who_lets_it_in(state, &gone, clock::now(), true).into_iter().collect();
@@ -266,7 +266,7 @@ fn who_lets_it_in(state: &State, record: &NodeRecord, now: Timestamp, deleted: b
     })
 }
 
-async fn route(hub: &Hub, actor: &Actor, request: RouteRequest) -> Outcome {
+async fn route(hub: &Hub, actor: &Actor, request: RouteRequest) -> ServiceResult {
     let (node, prefixes, approve) = match request {
         RouteRequest::List => return Ok(hub.look(|state| Reply::Routes(routes(state, |_| true))).await?),
         RouteRequest::Approve { node, prefixes } => (node, prefixes, true),
@@ -351,7 +351,7 @@ fn parse_tags(tags: &[String]) -> Result<Vec<Tag>, Refused> {
 
 // ---- views ----
 
-fn show(state: &State, id: NodeId, notes: Vec<String>) -> Outcome {
+fn show(state: &State, id: NodeId, notes: Vec<String>) -> ServiceResult {
     let node = state.node(id).map(|node| NodeView { notes, ..node_view(state, node) });
     let gone = || Refused::not_found(format!("node {id} is gone"));
     node.map(|node| Reply::Node(Box::new(node))).ok_or_else(gone)

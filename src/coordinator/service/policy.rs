@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use super::refused::{Outcome, Refused};
+use super::refused::{Refused, ServiceResult};
 use crate::hub::Hub;
 use warren_core::policy::{Access, Compiled, Difference, Policy, Protocol, Row};
 use warren_core::registry::{Actor, NodeRecord, PolicyRecord, Snapshot, State};
@@ -14,7 +14,7 @@ use warren_core::types::{NodeId, Traffic};
 use warren_core::wire::admin::{PolicyDiffView, PolicyRequest, PolicyView, Reply, RowView, RuleView, WhyView};
 
 /// Carries out one request. What the reply tells is on disk.
-pub(super) async fn execute(hub: &Hub, actor: &Actor, request: PolicyRequest) -> Outcome {
+pub(super) async fn execute(hub: &Hub, actor: &Actor, request: PolicyRequest) -> ServiceResult {
     let (text, by, if_version) = match request {
         PolicyRequest::Get { version } => return hub.look(move |state| get(state, version)).await?,
         PolicyRequest::Versions => return Ok(hub.look(versions).await?),
@@ -50,7 +50,7 @@ fn versions(state: &State) -> Reply {
     Reply::Policies(state.policies().rev().map(|policy| view(state, policy, false)).collect())
 }
 
-fn get(state: &State, version: Option<u64>) -> Outcome {
+fn get(state: &State, version: Option<u64>) -> ServiceResult {
     let policy = match version {
         Some(version) => Some(state.policy_version(version)?),
         None => state.policy(),
@@ -81,7 +81,7 @@ fn view(state: &State, policy: &PolicyRecord, with_text: bool) -> PolicyView {
 }
 
 /// Who would gain and lose what.
-fn difference(snapshot: &Snapshot, text: &str) -> Outcome {
+fn difference(snapshot: &Snapshot, text: &str) -> ServiceResult {
     let Difference { gained, lost, pairs_gaining, pairs_losing, left_out, notes } = snapshot.difference(text)?;
     let row = |row: Row| RowView { from: row.sources, to: row.targets, access: row.access };
     Ok(Reply::PolicyDiff(PolicyDiffView {
@@ -104,7 +104,7 @@ struct End {
 }
 
 /// Whether a packet may pass, by which rules, or why not.
-pub(super) fn why(state: &State, from: &str, to: &str, traffic: &Traffic) -> Outcome {
+pub(super) fn why(state: &State, from: &str, to: &str, traffic: &Traffic) -> ServiceResult {
     let port = traffic.port;
     let protocol: Option<Protocol> =
         traffic.protocol.as_deref().map(str::parse).transpose().map_err(Refused::invalid)?;

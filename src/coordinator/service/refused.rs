@@ -6,7 +6,7 @@ use warren_core::registry::{Refusal, RefusalKind};
 use warren_core::wire::admin::Reply;
 
 /// The reply, or a sentence that says why not.
-pub(crate) type Outcome = Result<Reply, Refused>;
+pub(crate) type ServiceResult = Result<Reply, Refused>;
 
 /// Why not.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use warren_core::types::{
 use warren_core::wire::admin::{JournalQuery, Selector};
 
 /// A place where stores can be opened, closed and opened again; empty at first.
-pub(super) trait Place {
+pub(super) trait Backend {
     type Store: Store;
 
     async fn open(&self) -> Self::Store;
@@ -22,7 +22,7 @@ pub(super) trait Place {
 }
 
 /// Runs every test, each in a fresh place.
-pub(super) async fn all<P: Place>(fresh: impl Fn() -> P) {
+pub(super) async fn all<P: Backend>(fresh: impl Fn() -> P) {
     a_new_store_is_empty(&fresh()).await;
     everything_committed_is_there_after_reopening(&fresh()).await;
     the_last_value_counts_and_the_deleted_is_gone(&fresh()).await;
@@ -37,13 +37,13 @@ pub(super) async fn all<P: Place>(fresh: impl Fn() -> P) {
     a_decision_and_a_report_about_one_node_leave_each_other_alone(&fresh()).await;
 }
 
-async fn a_new_store_is_empty(place: &impl Place) {
+async fn a_new_store_is_empty(place: &impl Backend) {
     let mut store = place.open().await;
     assert_eq!(store.load().await.unwrap(), Records::default());
     place.close(store).await;
 }
 
-async fn everything_committed_is_there_after_reopening(place: &impl Place) {
+async fn everything_committed_is_there_after_reopening(place: &impl Backend) {
     let records = Records {
         revision: 0,
         counters: Counters { user: 2, key: 2, node: 2, host: 7 },
@@ -63,7 +63,7 @@ async fn everything_committed_is_there_after_reopening(place: &impl Place) {
     place.close(store).await;
 }
 
-async fn the_last_value_counts_and_the_deleted_is_gone(place: &impl Place) {
+async fn the_last_value_counts_and_the_deleted_is_gone(place: &impl Backend) {
     let mut store = place.open().await;
     let renamed = UserRecord { display_name: "Ada".to_owned(), ..user(1, "countess") };
     let moved = NodeRecord { id: NodeId(1), stable_id: node(1).stable_id, ..changed(node(1)) };
@@ -86,7 +86,7 @@ async fn the_last_value_counts_and_the_deleted_is_gone(place: &impl Place) {
     place.close(store).await;
 }
 
-async fn a_transaction_that_fails_leaves_no_trace(place: &impl Place) {
+async fn a_transaction_that_fails_leaves_no_trace(place: &impl Backend) {
     let mut store = place.open().await;
     let no_such_key = Change::KeyUsed(KeyId(9), at(1));
     let result = keep(&mut store, &[Change::User(user(1, "ada")), no_such_key]).await;
@@ -97,7 +97,7 @@ async fn a_transaction_that_fails_leaves_no_trace(place: &impl Place) {
     place.close(store).await;
 }
 
-async fn a_one_off_key_is_used_once_and_a_reusable_one_often(place: &impl Place) {
+async fn a_one_off_key_is_used_once_and_a_reusable_one_often(place: &impl Backend) {
     let mut store = place.open().await;
     let keys = [Change::User(user(1, "ada")), Change::Key(key(1, false)), Change::Key(key(2, true))];
     keep(&mut store, &keys).await.unwrap();
@@ -112,7 +112,7 @@ async fn a_one_off_key_is_used_once_and_a_reusable_one_often(place: &impl Place)
     place.close(store).await;
 }
 
-async fn counters_never_fall(place: &impl Place) {
+async fn counters_never_fall(place: &impl Backend) {
     let mut store = place.open().await;
     let high = Counters { user: 5, key: 6, node: 7, host: 8 };
     keep(&mut store, &[Change::Counters(high)]).await.unwrap();
@@ -121,7 +121,7 @@ async fn counters_never_fall(place: &impl Place) {
     place.close(store).await;
 }
 
-async fn two_nodes_cannot_have_one_address_key_or_name(place: &impl Place) {
+async fn two_nodes_cannot_have_one_address_key_or_name(place: &impl Backend) {
     let mut store = place.open().await;
     keep(&mut store, &[Change::User(user(1, "ada")), Change::Node(Arc::new(node(1)))]).await.unwrap();
     for double in [NodeRecord { key: node(1).key, ..node(2) }, NodeRecord { ipv4: node(1).ipv4, ..node(2) }] {
@@ -135,7 +135,7 @@ async fn two_nodes_cannot_have_one_address_key_or_name(place: &impl Place) {
     place.close(store).await;
 }
 
-async fn a_version_of_the_policy_is_written_once(place: &impl Place) {
+async fn a_version_of_the_policy_is_written_once(place: &impl Backend) {
     let mut store = place.open().await;
     let first = Change::Policy(Arc::new(policy(1, "{}")));
     keep(&mut store, std::slice::from_ref(&first)).await.unwrap();
@@ -148,7 +148,7 @@ async fn a_version_of_the_policy_is_written_once(place: &impl Place) {
     place.close(store).await;
 }
 
-async fn the_journal_is_numbered_without_gaps_and_says_who_did_what(place: &impl Place) {
+async fn the_journal_is_numbered_without_gaps_and_says_who_did_what(place: &impl Backend) {
     let mut store = place.open().await;
     store.commit(&batch(0, vec![audit("ada", 2)], &[Change::User(user(1, "ada"))])).await.unwrap();
     // What does not arrive leaves no number behind.
@@ -172,7 +172,7 @@ async fn the_journal_is_numbered_without_gaps_and_says_who_did_what(place: &impl
     place.close(store).await;
 }
 
-async fn whoever_decided_on_an_older_journal_changes_nothing(place: &impl Place) {
+async fn whoever_decided_on_an_older_journal_changes_nothing(place: &impl Backend) {
     let mut store = place.open().await;
     store.commit(&batch(0, vec![audit("ada", 1)], &[Change::User(user(1, "ada"))])).await.unwrap();
     for revision in [0, 2] {
@@ -187,7 +187,7 @@ async fn whoever_decided_on_an_older_journal_changes_nothing(place: &impl Place)
     place.close(store).await;
 }
 
-async fn a_decision_and_a_report_about_one_node_leave_each_other_alone(place: &impl Place) {
+async fn a_decision_and_a_report_about_one_node_leave_each_other_alone(place: &impl Backend) {
     let mut store = place.open().await;
     let (one, mut two) = (NodeRecord { label_fixed: false, ..node(1) }, bare_node(2));
     let made = [&one, &two].map(|node| Change::Node(Arc::new(node.clone())));
@@ -220,7 +220,7 @@ async fn a_decision_and_a_report_about_one_node_leave_each_other_alone(place: &i
     place.close(store).await;
 }
 
-async fn a_page_of_the_journal_is_what_was_asked_for(place: &impl Place) {
+async fn a_page_of_the_journal_is_what_was_asked_for(place: &impl Backend) {
     let mut store = place.open().await;
     let late = Audit { at: at(100), actor: Actor::COORDINATOR, ..audit("bob", 1) };
     store.commit(&batch(0, vec![audit("ada", 3), late], &[])).await.unwrap();

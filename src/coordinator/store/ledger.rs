@@ -48,7 +48,7 @@ const TRIES: u8 = 5;
 #[derive(Debug)]
 pub struct Ledger<S> {
     state: State,
-    store: Place<S>,
+    store: StoreState<S>,
     /// The number of the last entry of the journal that the state knows of.
     revision: u64,
     waiting: VecDeque<Task>,
@@ -70,7 +70,7 @@ pub struct Written<S> {
 
 /// Where the store is.
 #[derive(Debug)]
-enum Place<S> {
+enum StoreState<S> {
     AtRest(S),
     /// In a task of its own since then, and what for.
     AtWork {
@@ -159,7 +159,7 @@ impl<S: Store> Ledger<S> {
         let state = State::restore(config, records, now);
         let mut ledger = Self {
             state,
-            store: Place::AtRest(store),
+            store: StoreState::AtRest(store),
             revision,
             waiting: VecDeque::new(),
             save_at: None,
@@ -188,7 +188,7 @@ impl<S: Store> Ledger<S> {
 
     /// Carries out a command, now or when the store is at rest; with the policy that it sets, if that was compiled elsewhere.
     pub fn submit(&mut self, mut job: Box<dyn Job>, ready: Option<Box<CheckedPolicy>>, now: Timestamp) {
-        let is_busy = matches!(self.store, Place::AtWork { .. });
+        let is_busy = matches!(self.store, StoreState::AtWork { .. });
         if is_busy && ready.is_none() {
             match job.decide(&self.state, now) {
                 None => return,
@@ -240,7 +240,7 @@ impl<S: Store> Ledger<S> {
         self.save_at = self.save_at.map(shifted);
         self.retry_at = self.retry_at.map(shifted);
         self.kept_at = shifted(self.kept_at);
-        if let Place::AtWork { since, .. } = &mut self.store {
+        if let StoreState::AtWork { since, .. } = &mut self.store {
             *since = shifted(*since);
         }
         self.state.handle_clock_set(by, now);
@@ -249,8 +249,10 @@ impl<S: Store> Ledger<S> {
     /// When [`Ledger::handle_timeout`] wants to be called again.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let writes = match self.store {
-            Place::AtRest(_) => self.retry_at.or([self.state.next_due(), self.save_at].into_iter().flatten().min()),
-            Place::AtWork { .. } | Place::Moving => None,
+            StoreState::AtRest(_) => {
+                self.retry_at.or([self.state.next_due(), self.save_at].into_iter().flatten().min())
+            }
+            StoreState::AtWork { .. } | StoreState::Moving => None,
         };
         self.state.poll_timeout().into_iter().chain(writes).min()
     }
@@ -265,17 +267,19 @@ impl<S: Store> Ledger<S> {
     /// What is wrong with it at this moment, in words.
     pub fn complaint(&self, now: Timestamp) -> Option<String> {
         match &self.store {
-            Place::AtWork { since, .. } if later(*since, SLOW) < now => {
+            StoreState::AtWork { since, .. } if later(*since, SLOW) < now => {
                 Some("the database has not answered for more than ten seconds; what is to be kept waits".to_owned())
             }
-            Place::AtWork { .. } | Place::AtRest(_) | Place::Moving => self.fault.as_ref().map(ToString::to_string),
+            StoreState::AtWork { .. } | StoreState::AtRest(_) | StoreState::Moving => {
+                self.fault.as_ref().map(ToString::to_string)
+            }
         }
     }
 
     /// Tries to write where nothing was written lately. `true` where [`Ledger::complaint`] knows more once that is done.
     pub fn examine(&mut self, now: Timestamp) -> bool {
         let is_old = self.fault.is_none() && later(self.kept_at, FRESH) <= now;
-        if let (true, Place::AtRest(_)) = (is_old, &self.store) {
+        if let (true, StoreState::AtRest(_)) = (is_old, &self.store) {
             self.retry_at = None;
             let reports = self.state.take_unsaved();
             match reports.is_empty() {
@@ -283,7 +287,7 @@ impl<S: Store> Ledger<S> {
                 false => self.save(reports, now),
             }
         }
-        matches!(self.store, Place::AtWork { .. }) && is_old
+        matches!(self.store, StoreState::AtWork { .. }) && is_old
     }
 
     // ---- the store ----
@@ -291,7 +295,7 @@ impl<S: Store> Ledger<S> {
     /// Waits until the store has done what it is at work for; for ever where it is at rest. May be given up at any time.
     pub async fn written(&mut self) -> Written<S> {
         match &mut self.store {
-            Place::AtWork { task, .. } => match task.await {
+            StoreState::AtWork { task, .. } => match task.await {
                 Ok((store, done)) => Written { store, done },
                 Err(error) => match error.try_into_panic() {
                     // It happened elsewhere, and takes along the same.
@@ -299,15 +303,15 @@ impl<S: Store> Ledger<S> {
                     Err(_) => std::future::pending().await,
                 },
             },
-            Place::AtRest(_) | Place::Moving => std::future::pending().await,
+            StoreState::AtRest(_) | StoreState::Moving => std::future::pending().await,
         }
     }
 
     /// The store has done what it was at work for.
     pub fn handle_written(&mut self, written: Written<S>, now: Timestamp) {
         let Written { store, done } = written;
-        let was = std::mem::replace(&mut self.store, Place::AtRest(store));
-        let Place::AtWork { purpose, .. } = was else { return };
+        let was = std::mem::replace(&mut self.store, StoreState::AtRest(store));
+        let StoreState::AtWork { purpose, .. } = was else { return };
         if matches!(*purpose, Purpose::Commit { .. } | Purpose::Save | Purpose::Prove) {
             self.note(&done.result, now);
         }
@@ -334,7 +338,7 @@ impl<S: Store> Ledger<S> {
 
     /// Begins what is to be done next, if the store is at rest.
     fn go_on(&mut self, now: Timestamp) {
-        while let Place::AtRest(store) = &self.store {
+        while let StoreState::AtRest(store) = &self.store {
             let is_sound = store.is_sound();
             let may_try = self.retry_at.is_none_or(|at| at <= now);
             // Before what waits, which may never end.
@@ -431,12 +435,12 @@ impl<S: Store> Ledger<S> {
     }
 
     fn start(&mut self, purpose: Purpose, work: Work, now: Timestamp) {
-        match std::mem::replace(&mut self.store, Place::Moving) {
-            Place::AtRest(store) => {
+        match std::mem::replace(&mut self.store, StoreState::Moving) {
+            StoreState::AtRest(store) => {
                 let task = tokio::spawn(work::carry_out(store, work, self.revision));
-                self.store = Place::AtWork { task, purpose: Box::new(purpose), since: now };
+                self.store = StoreState::AtWork { task, purpose: Box::new(purpose), since: now };
             }
-            busy @ (Place::AtWork { .. } | Place::Moving) => self.store = busy,
+            busy @ (StoreState::AtWork { .. } | StoreState::Moving) => self.store = busy,
         }
     }
 }
@@ -452,23 +456,23 @@ impl<S: Store> Ledger<S> {
         let reports = self.state.take_unsaved();
         self.save(reports, now);
         let saved = match &mut self.store {
-            Place::AtWork { .. } => {
+            StoreState::AtWork { .. } => {
                 let written = self.written().await;
                 let saved = written.done.result.clone();
-                self.store = Place::AtRest(written.store);
+                self.store = StoreState::AtRest(written.store);
                 saved
             }
-            Place::AtRest(_) | Place::Moving => Ok(()),
+            StoreState::AtRest(_) | StoreState::Moving => Ok(()),
         };
         match self.store {
-            Place::AtRest(store) => (Some(store), saved),
-            Place::AtWork { .. } | Place::Moving => (None, saved),
+            StoreState::AtRest(store) => (Some(store), saved),
+            StoreState::AtWork { .. } | StoreState::Moving => (None, saved),
         }
     }
 
     /// Finds out what is on disk, where that is not known. `false` where that cannot be.
     async fn know(&mut self, now: Timestamp) -> bool {
-        let is_sound = |store: &Place<S>| matches!(store, Place::AtRest(store) if store.is_sound());
+        let is_sound = |store: &StoreState<S>| matches!(store, StoreState::AtRest(store) if store.is_sound());
         if !is_sound(&self.store) {
             self.start(Purpose::Prove, Work::Prove, now);
             self.settle(now).await;
@@ -478,7 +482,7 @@ impl<S: Store> Ledger<S> {
 
     /// Goes on until the store is at rest.
     pub async fn settle(&mut self, now: Timestamp) {
-        while matches!(self.store, Place::AtWork { .. }) {
+        while matches!(self.store, StoreState::AtWork { .. }) {
             let written = self.written().await;
             self.handle_written(written, now);
         }
@@ -489,15 +493,15 @@ impl<S: Store> Ledger<S> {
 impl<S: Store> Ledger<S> {
     pub(super) fn store(&self) -> &S {
         match &self.store {
-            Place::AtRest(store) => store,
-            Place::AtWork { .. } | Place::Moving => panic!("the store is at work"),
+            StoreState::AtRest(store) => store,
+            StoreState::AtWork { .. } | StoreState::Moving => panic!("the store is at work"),
         }
     }
 
     pub(super) fn store_mut(&mut self) -> &mut S {
         match &mut self.store {
-            Place::AtRest(store) => store,
-            Place::AtWork { .. } | Place::Moving => panic!("the store is at work"),
+            StoreState::AtRest(store) => store,
+            StoreState::AtWork { .. } | StoreState::Moving => panic!("the store is at work"),
         }
     }
 

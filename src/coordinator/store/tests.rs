@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 
-use super::conformance::{self, Place, at, bare_node, keep, user};
+use super::conformance::{self, Backend, at, bare_node, keep, user};
 use super::connection::MIGRATIONS;
 use super::*;
 use warren_core::registry::{Actor, Commands, Config, Counters, NewKey, NodeRecord, Output, Registered, State};
@@ -28,7 +28,7 @@ impl File {
     }
 }
 
-impl Place for File {
+impl Backend for File {
     type Store = SqliteStore;
 
     async fn open(&self) -> SqliteStore {

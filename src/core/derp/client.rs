@@ -15,8 +15,8 @@ use thiserror::Error;
 
 use crate::types::{NodePrivate, NodePublic, TokenBucket};
 use crate::wire::derp::{
-    CLIENT_FRAME, ClientInfo, DerpError, Frame, GoneReason, HEADER_LEN, Kind, MAX_PACKET, ServerInfo, VERSION, header,
-    open_server_info, seal_client_info,
+    CLIENT_FRAME, ClientInfo, DerpError, Frame, FrameType, GoneReason, HEADER_LEN, MAX_PACKET, ServerInfo, VERSION,
+    header, open_server_info, seal_client_info,
 };
 use crate::wire::disco;
 
@@ -252,7 +252,7 @@ impl Client {
             return;
         }
         let [a, b, c, d] = (length as u32).to_be_bytes();
-        let head = [Kind::SEND_PACKET.0, a, b, c, d];
+        let head = [FrameType::SEND_PACKET.0, a, b, c, d];
         let queue = if packet.starts_with(&disco::MAGIC) { &mut self.disco } else { &mut self.data };
         self.drops.queue_full += queue.push(&[&head, to.as_bytes(), packet]) as u64;
         self.unanswered.get_or_insert(now);

@@ -5,8 +5,8 @@ use zeroize::Zeroizing;
 
 use crate::types::{NodePrivate, NodePublic};
 use crate::wire::derp::{
-    self, CLIENT_INFO, ClientInfo, DerpError, Frame, HEADER_LEN, Kind, ServerInfo, VERSION, header, open_client_info,
-    seal_server_info,
+    self, CLIENT_INFO, ClientInfo, DerpError, Frame, FrameType, HEADER_LEN, ServerInfo, VERSION, header,
+    open_client_info, seal_server_info,
 };
 
 /// The secret that the relays of one region share.
@@ -75,7 +75,7 @@ impl<'a> Handshake<'a> {
         let Some((kind, length)) = header(bytes, CLIENT_INFO)? else {
             return Ok(None);
         };
-        if kind != Kind::CLIENT_INFO {
+        if kind != FrameType::CLIENT_INFO {
             return Err(DerpError::Sealed);
         }
         let Some(body) = bytes.get(HEADER_LEN..HEADER_LEN + length) else {

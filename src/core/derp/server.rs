@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::types::{Limit, NodePublic, TokenBucket};
-use crate::wire::derp::{CLIENT_FRAME, DerpError, Frame, GoneReason, HEADER_LEN, Kind, SERVER_FRAME, header};
+use crate::wire::derp::{CLIENT_FRAME, DerpError, Frame, FrameType, GoneReason, HEADER_LEN, SERVER_FRAME, header};
 
 use super::handshake::Greeting;
 use super::queue::Queue;
@@ -207,7 +207,7 @@ impl Server {
             let Some(body) = bytes.get(start..start + length) else { break };
             if is_link {
                 self.route_of_link(id, Frame::decode(kind, body)?, wake);
-            } else if kind == Kind::SEND_PACKET {
+            } else if kind == FrameType::SEND_PACKET {
                 // At least this frame, which is whole.
                 taken += self.send(id, key, &bytes[taken..], now, wake)?;
                 continue;

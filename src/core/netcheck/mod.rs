@@ -36,7 +36,7 @@ use crate::wire::control::{DerpMap, NetInfo};
 use crate::wire::stun::{self, TransactionId};
 
 pub use link::LinkKind;
-pub use news::{Action, Config, Gateway, HttpsTarget, NetcheckEvent, News};
+pub use news::{Action, Config, Gateway, HttpsTarget, Input, NetcheckEvent};
 pub use report::{Endpoint, MappingReport, RegionReport, Report};
 
 /// Mappings that lie this near to each other were counted upwards.
@@ -96,7 +96,7 @@ pub struct Netcheck {
     mapper: PortMapper,
     report: Report,
     endpoints: Vec<Endpoint>,
-    told: Told,
+    reported: LastReported,
     transmits: VecDeque<(SocketAddr, Vec<u8>)>,
     actions: VecDeque<Action>,
     events: VecDeque<NetcheckEvent>,
@@ -110,7 +110,7 @@ enum Wanted {
 
 /// What was said last, so that only news is news.
 #[derive(Debug, Default)]
-struct Told {
+struct LastReported {
     net_info: Option<NetInfo>,
     captive: bool,
 }
@@ -140,7 +140,7 @@ impl Netcheck {
             mapper,
             report: Report::default(),
             endpoints: Vec::new(),
-            told: Told::default(),
+            reported: LastReported::default(),
             transmits: VecDeque::new(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
@@ -256,9 +256,9 @@ impl Netcheck {
     }
 
     /// Takes what the shell has found out.
-    pub fn handle_news(&mut self, news: News, now: Instant) {
+    pub fn handle_input(&mut self, news: Input, now: Instant) {
         match news {
-            News::Resolved { host, addresses } => {
+            Input::Resolved { host, addresses } => {
                 self.relays.handle_resolved(&host, &addresses, now);
                 match &mut self.look {
                     Some(look) => look.handle_resolved(&self.relays, now),
@@ -268,21 +268,21 @@ impl Netcheck {
                 }
                 self.proceed(now);
             }
-            News::Https { region, outcome } => {
+            Input::Https { region, outcome } => {
                 let answered = outcome.is_ok();
                 if self.look.as_mut().is_some_and(|look| look.handle_https(region, answered, now)) {
                     self.note_https(region, outcome, now);
                     self.proceed(now);
                 }
             }
-            News::Captive(found) => {
+            Input::Captive(found) => {
                 if self.look.as_mut().is_some_and(Look::handle_captive) {
                     self.note_captive(found);
                     self.proceed(now);
                 }
             }
-            News::OsHasIpv6(has) => self.report.os_has_ipv6 = Some(has),
-            News::Gateway(gateway) => {
+            Input::OsHasIpv6(has) => self.report.os_has_ipv6 = Some(has),
+            Input::Gateway(gateway) => {
                 self.mapper.handle_gateway(gateway);
                 if self.on {
                     self.mapper.handle_wanted(now);
@@ -292,7 +292,7 @@ impl Netcheck {
                     self.restart(now);
                 }
             }
-            News::Map(news) => self.mapper.handle_news(news, now),
+            Input::Map(news) => self.mapper.handle_input(news, now),
         }
         self.note_mapping();
     }

@@ -42,7 +42,7 @@ impl std::fmt::Debug for Config {
     }
 }
 
-/// What the shell is asked to do. Each but [`Action::Map`] is answered by the [`News`] of the same name.
+/// What the shell is asked to do. Each but [`Action::Map`] is answered by the [`Input`] of the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Look up a relay's host name.
@@ -86,7 +86,7 @@ pub struct HttpsTarget {
 
 /// What the shell has found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum Input {
     /// A name's addresses; none where the look-up failed.
     Resolved {
         /// The name.
@@ -108,7 +108,7 @@ pub enum News {
     /// Whether the system can use IPv6 at all.
     OsHasIpv6(bool),
     /// Word from the gateway.
-    Map(portmap::News),
+    Map(portmap::Input),
 }
 
 /// The router of the main table's IPv4 default route, and our address on its link.

@@ -85,8 +85,8 @@ impl Netcheck {
     /// Word of a captive portal came.
     pub(super) fn note_captive(&mut self, found: Option<bool>) {
         self.report.captive = found;
-        let found = found.unwrap_or(self.told.captive);
-        if std::mem::replace(&mut self.told.captive, found) != found {
+        let found = found.unwrap_or(self.reported.captive);
+        if std::mem::replace(&mut self.reported.captive, found) != found {
             self.events.push_back(NetcheckEvent::Captive(found));
         }
     }
@@ -166,9 +166,10 @@ impl Netcheck {
 
     fn tell_net_info(&mut self) {
         let info = self.report.net_info();
-        let is_news = self.told.net_info.as_ref().is_none_or(|told| without_latency(told) != without_latency(&info));
+        let is_news =
+            self.reported.net_info.as_ref().is_none_or(|told| without_latency(told) != without_latency(&info));
         if is_news {
-            self.told.net_info = Some(info.clone());
+            self.reported.net_info = Some(info.clone());
             self.events.push_back(NetcheckEvent::NetInfo(info));
         }
     }

@@ -57,8 +57,8 @@ pub(super) struct Region {
 struct Relay {
     host: String,
     cert_name: String,
-    v4: Place,
-    v6: Place,
+    v4: RelayAddress,
+    v6: RelayAddress,
     /// STUN goes there in place of the relay's own address.
     stun_test: Option<IpAddr>,
     stun_port: Option<u16>,
@@ -69,7 +69,7 @@ struct Relay {
 
 /// Where a relay is, in one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum RelayAddress {
     At(IpAddr),
     /// Wherever its name leads.
     Named,
@@ -202,9 +202,11 @@ impl Relays {
 
     fn address(&self, node: &Relay, family: Family) -> Option<IpAddr> {
         match node.place(family) {
-            Place::At(address) => Some(address),
-            Place::Named => self.names.get(&node.host)?.addresses.iter().find(|a| Family::of(**a) == family).copied(),
-            Place::Nowhere => None,
+            RelayAddress::At(address) => Some(address),
+            RelayAddress::Named => {
+                self.names.get(&node.host)?.addresses.iter().find(|a| Family::of(**a) == family).copied()
+            }
+            RelayAddress::Nowhere => None,
         }
     }
 }
@@ -244,8 +246,8 @@ impl Relay {
         Self {
             host: node.host_name.clone(),
             cert_name: node.cert_name.clone(),
-            v4: Place::read(&node.ipv4, &node.host_name, Family::V4),
-            v6: Place::read(&node.ipv6, &node.host_name, Family::V6),
+            v4: RelayAddress::read(&node.ipv4, &node.host_name, Family::V4),
+            v6: RelayAddress::read(&node.ipv6, &node.host_name, Family::V6),
             stun_test: node.stun_test_ip.parse().ok().filter(|ip| is_usable(*ip)),
             stun_port: port(node.stun_port, STUN_PORT),
             https_port: port(node.derp_port, HTTPS_PORT).filter(|_| !node.stun_only),
@@ -256,10 +258,10 @@ impl Relay {
 
     /// The name that has to be looked up.
     fn name(&self) -> Option<&str> {
-        (self.v4 == Place::Named || self.v6 == Place::Named).then_some(&self.host)
+        (self.v4 == RelayAddress::Named || self.v6 == RelayAddress::Named).then_some(&self.host)
     }
 
-    fn place(&self, family: Family) -> Place {
+    fn place(&self, family: Family) -> RelayAddress {
         match family {
             Family::V4 => self.v4,
             Family::V6 => self.v6,
@@ -267,7 +269,7 @@ impl Relay {
     }
 }
 
-impl Place {
+impl RelayAddress {
     /// An address, nothing for "look the name up", or any other text (`none` by custom) for "not in this family".
     fn read(text: &str, host: &str, family: Family) -> Self {
         let is_named = text.is_empty();

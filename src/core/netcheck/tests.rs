@@ -202,10 +202,10 @@ fn where_udp_is_blocked_https_decides() {
     assert_eq!(asked, [1, 2]);
 
     let answer = |ms| Ok((MS * ms, "192.0.2.2".parse().unwrap()));
-    scene.netcheck.handle_news(News::Https { region: RegionId(2), outcome: answer(30) }, scene.now);
+    scene.netcheck.handle_input(Input::Https { region: RegionId(2), outcome: answer(30) }, scene.now);
     assert_eq!(scene.home(), Some(2), "the first answer will do for a start");
-    scene.netcheck.handle_news(News::Https { region: RegionId(1), outcome: Err("refused".into()) }, scene.now);
-    scene.netcheck.handle_news(News::Captive(Some(true)), scene.now);
+    scene.netcheck.handle_input(Input::Https { region: RegionId(1), outcome: Err("refused".into()) }, scene.now);
+    scene.netcheck.handle_input(Input::Captive(Some(true)), scene.now);
     scene.run(Duration::from_secs(4));
 
     assert_eq!(scene.home(), Some(2));
@@ -248,7 +248,7 @@ fn an_idle_node_whose_network_was_only_on_its_way_up_finds_out_soon() {
     // A default route that appears is another network.
     scene.distance = distance;
     let gateway = Gateway { address: "192.168.1.1".parse().unwrap(), local: "192.168.1.5".parse().unwrap() };
-    scene.netcheck.handle_news(News::Gateway(Some(gateway)), scene.now);
+    scene.netcheck.handle_input(Input::Gateway(Some(gateway)), scene.now);
     scene.run(Duration::from_secs(1));
     assert!(scene.netcheck.report().udp);
 }
@@ -369,11 +369,11 @@ fn names_are_looked_up_and_their_servers_asked_once_they_are_known() {
     assert_eq!(scene.sent, 0);
 
     let resolved =
-        |host: &str, address: &str| News::Resolved { host: host.into(), addresses: vec![address.parse().unwrap()] };
-    scene.netcheck.handle_news(resolved("other.example.net", "192.0.2.8"), scene.now);
-    scene.netcheck.handle_news(resolved("relay1.example.net", "100.64.0.9"), scene.now);
+        |host: &str, address: &str| Input::Resolved { host: host.into(), addresses: vec![address.parse().unwrap()] };
+    scene.netcheck.handle_input(resolved("other.example.net", "192.0.2.8"), scene.now);
+    scene.netcheck.handle_input(resolved("relay1.example.net", "100.64.0.9"), scene.now);
     assert!(scene.netcheck.poll_transmit().is_none(), "a relay is not inside the overlay");
-    scene.netcheck.handle_news(resolved("relay1.example.net", "192.0.2.8"), scene.now);
+    scene.netcheck.handle_input(resolved("relay1.example.net", "192.0.2.8"), scene.now);
     assert_eq!(scene.netcheck.poll_transmit().unwrap().0, "192.0.2.8:5000".parse().unwrap());
 }
 

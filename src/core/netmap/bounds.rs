@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Netmap;
-use super::told::Told;
+use super::merged::MergedMap;
 use crate::types::{DiscoPublic, NodeId, NodePublic, RegionId, Timestamp, UserId};
 use crate::wire::control::{
     DerpMap, DerpNode, DerpRegion, DnsConfig, DnsRecord, FilterRule, Hostinfo, Listed, MapResponse, NetPortRange, Node,
@@ -213,7 +213,8 @@ fn a_part_of_the_filter_for_which_there_is_no_room_gives_nothing() {
 /// A list that is added has its row in the table above: without one, this does not compile.
 #[test]
 fn the_table_has_every_list() {
-    let Told { node, peers, users, filters, dns, derp, domain, health, refused, overfull, sums: _ } = Told::default();
+    let MergedMap { node, peers, users, filters, dns, derp, domain, health, refused, overfull, sums: _ } =
+        MergedMap::default();
     let lists = [node.is_none(), peers.is_empty(), users.is_empty(), filters.is_empty(), refused.is_empty()];
     assert!(lists.into_iter().all(|is_empty| is_empty) && overfull.is_empty() && health.is_empty());
     assert!(dns == DnsConfig::default() && derp == DerpMap::default() && domain.is_empty());

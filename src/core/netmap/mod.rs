@@ -12,11 +12,11 @@
 //! address is a single one of the overlay; none is ours; no route covers part of the overlay but for the
 //! range made for that.
 
+mod claims;
 mod filter;
-mod judge;
+mod merged;
 mod peers;
 mod rejection;
-mod told;
 
 #[cfg(test)]
 mod bounds;
@@ -29,20 +29,20 @@ use std::sync::Arc;
 use crate::types::{IpNet, NodeId, NodePublic, Timestamp, UserId};
 use crate::wire::control::{DerpMap, DnsConfig, MapResponse, Node, UserProfile};
 
+pub use claims::overlap;
 pub use filter::{AddressRange, Destination, FilterRule, PacketFilter};
-pub use judge::overlap;
 pub use peers::Peer;
 pub use rejection::{Reason, Rejection};
 
-use judge::Ourselves;
+use claims::SelfNode;
+use merged::{MergedMap, Touched};
 use peers::Peers;
-use told::{Told, Touched};
 
 /// The map: what was told, and what we make of it. The default is the map of a node that was told nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Netmap {
-    told: Told,
-    ours: Ourselves,
+    merged: MergedMap,
+    ours: SelfNode,
     peers: Peers,
     filter: Arc<PacketFilter>,
     filter_rejections: Vec<Rejection>,
@@ -51,7 +51,7 @@ pub struct Netmap {
 impl Netmap {
     /// Merges one message of the stream.
     pub fn apply(&mut self, message: MapResponse, now: Timestamp) {
-        let touched = self.told.apply(message, now);
+        let touched = self.merged.apply(message, now);
         self.judge(&touched, now);
     }
 
@@ -59,16 +59,16 @@ impl Netmap {
     ///
     /// A node that is alone gets no list of peers at all, so this is not the same as [`Netmap::apply`].
     pub fn replace(&mut self, message: MapResponse, now: Timestamp) {
-        let mut told = Told::default();
-        told.apply(message, now);
-        *self = Self::from_told(told, now);
+        let mut merged = MergedMap::default();
+        merged.apply(message, now);
+        *self = Self::from_merged(merged, now);
     }
 
     /// Drops the peers whose keys ran out by `now`, and takes those back of which that is not so: the clock by which they
     /// were judged was ahead. Says whether there were any.
     pub fn expire(&mut self, now: Timestamp) -> bool {
         let peers = self.peers.misjudged(now);
-        self.peers.update(&peers, &self.told.peers, &self.ours, now);
+        self.peers.update(&peers, &self.merged.peers, &self.ours, now);
         !peers.is_empty()
     }
 
@@ -79,7 +79,7 @@ impl Netmap {
 
     /// Ourselves, as the coordinator describes us.
     pub fn node(&self) -> Option<&Node> {
-        self.told.node.as_deref()
+        self.merged.node.as_deref()
     }
 
     /// Our own addresses, each a host prefix of the overlay.
@@ -122,17 +122,17 @@ impl Netmap {
 
     /// Every peer as told, the expired and the unusable too: for people to look at.
     pub fn told_peers(&self) -> impl ExactSizeIterator<Item = &Arc<Node>> {
-        self.told.peers.values()
+        self.merged.peers.values()
     }
 
     /// A user's names.
     pub fn user(&self, id: UserId) -> Option<&UserProfile> {
-        self.told.users.get(&id)
+        self.merged.users.get(&id)
     }
 
     /// All users that were told of.
     pub fn users(&self) -> impl ExactSizeIterator<Item = &UserProfile> {
-        self.told.users.values()
+        self.merged.users.values()
     }
 
     /// Who may open what here.
@@ -142,39 +142,39 @@ impl Netmap {
 
     /// What to do with names.
     pub fn dns(&self) -> &DnsConfig {
-        &self.told.dns
+        &self.merged.dns
     }
 
     /// Where the relays are.
     pub fn derp(&self) -> &DerpMap {
-        &self.told.derp
+        &self.merged.derp
     }
 
     /// The network's name.
     pub fn domain(&self) -> &str {
-        &self.told.domain
+        &self.merged.domain
     }
 
     /// What the coordinator finds wrong with us.
     pub fn health(&self) -> &[String] {
-        &self.told.health
+        &self.merged.health
     }
 
     /// Everything that was left out, and why.
     pub fn rejections(&self) -> impl Iterator<Item = &Rejection> {
-        let of_peers = self.told.overfull.values().chain(self.told.refused.values()).chain(self.peers.rejections());
+        let of_peers = self.merged.overfull.values().chain(self.merged.refused.values()).chain(self.peers.rejections());
         self.ours.rejections.iter().chain(of_peers).chain(&self.filter_rejections)
     }
 
     /// The map for the disk: the one message that tells all of it. Give it to [`Netmap::replace`] to have the
     /// map back, judged anew.
     pub fn to_message(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(&self.told)
+        serde_json::to_vec(&self.merged)
     }
 
-    fn from_told(told: Told, now: Timestamp) -> Self {
-        let mut map = Self { told, ..Self::default() };
-        let peers = map.told.peers.keys().copied().collect();
+    fn from_merged(merged: MergedMap, now: Timestamp) -> Self {
+        let mut map = Self { merged, ..Self::default() };
+        let peers = map.merged.peers.keys().copied().collect();
         map.judge(&Touched { node: true, filter: true, peers }, now);
         map
     }
@@ -182,21 +182,21 @@ impl Netmap {
     /// Brings what we make of the map up to date with what was told.
     fn judge(&mut self, touched: &Touched, now: Timestamp) {
         if touched.filter {
-            let (filter, rejections) = PacketFilter::read(&self.told.filters);
+            let (filter, rejections) = PacketFilter::read(&self.merged.filters);
             self.filter_rejections = rejections;
             if filter != *self.filter {
                 self.filter = Arc::new(filter);
             }
         }
-        let ours = match (&self.told.node, touched.node) {
-            (Some(node), true) => Ourselves::read(node),
+        let ours = match (&self.merged.node, touched.node) {
+            (Some(node), true) => SelfNode::read(node),
             _ => self.ours.clone(),
         };
         if ours == self.ours {
-            self.peers.update(&touched.peers, &self.told.peers, &self.ours, now);
+            self.peers.update(&touched.peers, &self.merged.peers, &self.ours, now);
         } else {
             self.ours = ours;
-            self.peers = Peers::judged(&self.told.peers, &self.ours, now);
+            self.peers = Peers::judged(&self.merged.peers, &self.ours, now);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::judge::{Candidate, Ourselves, Rank, is_overlay_host};
+use super::claims::{ClaimRank, Claims, SelfNode, is_overlay_host};
 use super::rejection::{Reason, Rejection, is_past};
 use crate::types::{IpNet, Limit, LimitError, NodeId, NodePublic, Timestamp};
 use crate::wire::control::Node;
@@ -62,10 +62,10 @@ pub(super) struct Peers {
     peers: BTreeMap<NodeId, Arc<Peer>>,
     rejections: BTreeMap<NodeId, Vec<Rejection>>,
     /// Each usable node with all that it claims, won or lost.
-    candidates: BTreeMap<NodeId, Candidate>,
+    candidates: BTreeMap<NodeId, Claims>,
     keys: BTreeSet<(NodePublic, NodeId)>,
     /// The prefixes claimed by nodes that have their key.
-    prefixes: BTreeSet<(IpNet, Rank, NodeId)>,
+    prefixes: BTreeSet<(IpNet, ClaimRank, NodeId)>,
     /// When the keys of peers run out, the first one first.
     expiries: BTreeSet<(Timestamp, NodeId)>,
     /// Nodes that are left out because their keys have run out, and when that was.
@@ -74,18 +74,18 @@ pub(super) struct Peers {
     cutoff: Option<NodeId>,
 }
 
-type Told = BTreeMap<NodeId, Arc<Node>>;
+type Nodes = BTreeMap<NodeId, Arc<Node>>;
 
 impl Peers {
     /// Judges a whole map.
-    pub(super) fn judged(told: &Told, ours: &Ourselves, now: Timestamp) -> Self {
+    pub(super) fn judged(told: &Nodes, ours: &SelfNode, now: Timestamp) -> Self {
         let mut peers = Self { cutoff: cutoff(told), ..Self::default() };
         for (id, node) in told {
             let candidate = peers.judge(node, ours, now);
             peers.note_time(*id, Some(node), now);
             peers.replace_candidate(*id, Some(candidate));
         }
-        let have_key = |(id, candidate): &(&NodeId, &Candidate)| peers.has_key(**id, candidate);
+        let have_key = |(id, candidate): &(&NodeId, &Claims)| peers.has_key(**id, candidate);
         let winners = peers.candidates.iter().filter(have_key);
         let claims =
             winners.flat_map(|(id, candidate)| candidate.claims.iter().map(|(prefix, rank)| (*prefix, *rank, *id)));
@@ -97,7 +97,7 @@ impl Peers {
     }
 
     /// Judges what changed.
-    pub(super) fn update(&mut self, touched: &BTreeSet<NodeId>, told: &Told, ours: &Ourselves, now: Timestamp) {
+    pub(super) fn update(&mut self, touched: &BTreeSet<NodeId>, told: &Nodes, ours: &SelfNode, now: Timestamp) {
         if cutoff(told) == self.cutoff {
             self.look_again(touched, told, ours, now);
         } else {
@@ -141,7 +141,7 @@ impl Peers {
     }
 
     /// Keys first, then prefixes: a node without its key claims no prefix.
-    fn look_again(&mut self, touched: &BTreeSet<NodeId>, told: &Told, ours: &Ourselves, now: Timestamp) {
+    fn look_again(&mut self, touched: &BTreeSet<NodeId>, told: &Nodes, ours: &SelfNode, now: Timestamp) {
         let mut judged = BTreeMap::new();
         let mut ids = touched.clone();
         for id in touched {
@@ -178,7 +178,7 @@ impl Peers {
         }
     }
 
-    fn judge(&self, node: &Node, ours: &Ourselves, now: Timestamp) -> Result<Candidate, Option<Rejection>> {
+    fn judge(&self, node: &Node, ours: &SelfNode, now: Timestamp) -> Result<Claims, Option<Rejection>> {
         if self.cutoff.is_some_and(|cutoff| node.id >= cutoff) {
             let error = LimitError { limit: PEERS, found: PEERS.most + 1 };
             return Err(Some(Rejection::peer(node, Reason::TooMany(error))));
@@ -186,7 +186,7 @@ impl Peers {
         ours.judge(node, now)
     }
 
-    fn replace_candidate(&mut self, id: NodeId, judged: Option<Result<Candidate, Option<Rejection>>>) {
+    fn replace_candidate(&mut self, id: NodeId, judged: Option<Result<Claims, Option<Rejection>>>) {
         if let Some(before) = self.candidates.remove(&id) {
             self.keys.remove(&(before.key, id));
         }
@@ -220,7 +220,7 @@ impl Peers {
     }
 
     /// Gives a node what it won, and says of the rest who has it.
-    fn settle(&mut self, id: NodeId, told: &Told) {
+    fn settle(&mut self, id: NodeId, told: &Nodes) {
         if let Some(before) = self.peers.remove(&id)
             && let Some(at) = before.node.key_expiry
         {
@@ -261,7 +261,7 @@ impl Peers {
         }
     }
 
-    fn has_key(&self, id: NodeId, candidate: &Candidate) -> bool {
+    fn has_key(&self, id: NodeId, candidate: &Claims) -> bool {
         self.key_claimants(candidate.key).next() == Some(id)
     }
 
@@ -272,12 +272,12 @@ impl Peers {
 
     /// Who claims a prefix, the one that has it first.
     fn prefix_claimants(&self, prefix: IpNet) -> impl Iterator<Item = NodeId> {
-        let (first, last) = ((prefix, Rank::Address, NodeId(0)), (prefix, Rank::Router, NodeId(u64::MAX)));
+        let (first, last) = ((prefix, ClaimRank::Address, NodeId(0)), (prefix, ClaimRank::Router, NodeId(u64::MAX)));
         self.prefixes.range(first..=last).map(|(_, _, id)| *id)
     }
 }
 
 /// The number of the first node past the limit.
-fn cutoff(told: &Told) -> Option<NodeId> {
+fn cutoff(told: &Nodes) -> Option<NodeId> {
     PEERS.check(told.len()).is_err().then(|| told.keys().nth(PEERS.most).copied()).flatten()
 }

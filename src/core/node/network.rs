@@ -8,7 +8,7 @@ use super::calls::Awaited;
 use super::pump::RegionState;
 use super::tracked::Tracked;
 use super::{Answer, CallId, Effect, Engine, Networks, Now};
-use crate::netcheck::{NetcheckEvent, News};
+use crate::netcheck::{Input, NetcheckEvent};
 use crate::types::{Gather, IpNet, NodePublic};
 use crate::wire::control::{EndpointType, Hostinfo, NetInfo, limit};
 use crate::wire::local::{RelayCounters, RelaysReply, Severity};
@@ -127,11 +127,11 @@ impl Engine {
     }
 
     /// Something was found out about the network.
-    pub fn handle_netcheck(&mut self, news: News, now: Now) {
-        if matches!(news, News::Gateway(_)) {
+    pub fn handle_netcheck(&mut self, news: Input, now: Now) {
+        if matches!(news, Input::Gateway(_)) {
             self.effects.push_back(Effect::Rebind);
         }
-        self.netcheck.handle_news(news, now.tick);
+        self.netcheck.handle_input(news, now.tick);
     }
 
     /// Whether to find out about the network. Answers arrive only once the firewall diverts them, so that is awaited,

@@ -64,8 +64,8 @@ impl Compiled {
     pub fn check_so_far(&self) -> Result<Vec<String>, PolicyErrors> {
         let (mut faults, mut notes, mut completed) = (Vec::new(), Vec::new(), None);
         let policy = self.policy();
-        let tests = policy.tests.iter().map(|test| (test.at, self.run(test), Asked::Test(test)));
-        let ssh_tests = policy.ssh_tests.iter().map(|test| (test.at, self.run_ssh(test), Asked::Ssh(test)));
+        let tests = policy.tests.iter().map(|test| (test.at, self.run(test), AnyTest::Test(test)));
+        let ssh_tests = policy.ssh_tests.iter().map(|test| (test.at, self.run_ssh(test), AnyTest::Ssh(test)));
         for (at, findings, test) in tests.chain(ssh_tests) {
             if !findings.wrong.is_empty() || findings.nobody.is_empty() {
                 faults.extend(findings.fault(at));
@@ -73,8 +73,8 @@ impl Compiled {
             }
             let with_others: &Self = completed.get_or_insert_with(|| self.completed());
             let imagined = match test {
-                Asked::Test(test) => with_others.run(test),
-                Asked::Ssh(test) => with_others.run_ssh(test),
+                AnyTest::Test(test) => with_others.run(test),
+                AnyTest::Ssh(test) => with_others.run_ssh(test),
             };
             match imagined.wrong.is_empty() {
                 true => notes.push(format!(
@@ -134,7 +134,7 @@ impl Compiled {
                 findings.wrong.push("proto must be tcp, udp or sctp".to_owned());
             }
             (Ok(sources), Ok(protocol)) => {
-                let expectations = [(&test.accept, Outcome::Allowed), (&test.deny, Outcome::Denied)];
+                let expectations = [(&test.accept, TestResult::Allowed), (&test.deny, TestResult::Denied)];
                 for (probe, expected) in expectations.iter().flat_map(|(list, to)| list.iter().map(move |p| (p, *to))) {
                     let to = &probe.text;
                     match self.probe(&sources, test, protocol, probe) {
@@ -154,7 +154,7 @@ impl Compiled {
         test: &Test,
         protocol: Option<Protocol>,
         probe: &Probe,
-    ) -> Result<Outcome, Unclear> {
+    ) -> Result<TestResult, Unclear> {
         let (selector, port) = probe.target.clone().map_err(Unclear::Wrong)?;
         let targets = self.addresses_of(&Named { text: probe.text.clone(), selector: Ok(selector) })?;
         let pairs = sources.iter().flat_map(|from| targets.iter().map(move |to| (from, to)));
@@ -164,9 +164,9 @@ impl Compiled {
         let allowed: BTreeSet<bool> =
             packets.map(|packet| self.allowing(packet, attributes).next().is_some()).collect();
         match (allowed.contains(&true), allowed.contains(&false)) {
-            (true, false) => Ok(Outcome::Allowed),
-            (false, true) => Ok(Outcome::Denied),
-            (true, true) => Ok(Outcome::Partly),
+            (true, false) => Ok(TestResult::Allowed),
+            (false, true) => Ok(TestResult::Denied),
+            (true, true) => Ok(TestResult::Partly),
             (false, false) => Err(Unclear::Wrong("source and destination have no addresses of one family".to_owned())),
         }
     }
@@ -280,21 +280,21 @@ impl Compiled {
 
 /// A test of either kind.
 #[derive(Clone, Copy, Debug)]
-enum Asked<'t> {
+enum AnyTest<'t> {
     Test(&'t Test),
     Ssh(&'t SshTest),
 }
 
 /// How a test came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+enum TestResult {
     Allowed,
     Denied,
     /// Some of the connections are allowed and some are not.
     Partly,
 }
 
-impl std::fmt::Display for Outcome {
+impl std::fmt::Display for TestResult {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Allowed => "allowed",

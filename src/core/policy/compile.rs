@@ -12,7 +12,7 @@ use crate::types::{NodeId, UserId};
 use crate::wire::control::{CapMap, RuleOrigin};
 
 use super::document::{Policy, Rule};
-use super::index::{Index, Place, SelectorId, Touched};
+use super::index::{Index, NodeEntry, SelectorId, Touched};
 use super::nodeset::NodeSet;
 use super::ports::{PortRange, Protocol};
 use super::roles::Roles;
@@ -317,7 +317,7 @@ impl Compiled {
         &self.lists[flow.list]
     }
 
-    pub(super) fn place_of(&self, id: NodeId) -> Option<&Place> {
+    pub(super) fn place_of(&self, id: NodeId) -> Option<&NodeEntry> {
         self.index.place(self.index.slot(id)?)
     }
 

@@ -14,7 +14,7 @@ use super::compile::Compiled;
 use super::document::Policy;
 use super::filter::{Destination, What};
 use super::nodeset::NodeSet;
-use super::peers::Kind;
+use super::peers::NodeKind;
 use super::ports::{PortRange, Protocol};
 use super::selector::{Autogroup, Selector};
 use super::sources::show;
@@ -59,7 +59,7 @@ impl Difference {
         // Compiled afresh, both number the nodes alike.
         let old = Compiled::new(Arc::clone(old), topology.clone());
         let new = Compiled::new(Arc::clone(new), topology.clone());
-        let mut kinds: BTreeMap<(Option<Kind>, Option<Kind>), NodeSet> = BTreeMap::new();
+        let mut kinds: BTreeMap<(Option<NodeKind>, Option<NodeKind>), NodeSet> = BTreeMap::new();
         for id in topology.nodes.keys() {
             let slot = new.index.slot(*id).into_iter();
             let same = kinds.entry((old.kind(*id), new.kind(*id))).or_default();
@@ -89,7 +89,7 @@ impl Difference {
 
 /// Where access leads: to the node itself, or to a prefix behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
+enum Scope {
     Node,
     Behind(IpNet),
 }
@@ -103,14 +103,14 @@ enum Service {
 
 /// Who has some access.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Who {
+struct Actors {
     nodes: NodeSet,
     nets: BTreeSet<IpNet>,
     world: bool,
 }
 
 /// What one policy opens on a node.
-type Opened = BTreeMap<(Place, Service), Who>;
+type Opened = BTreeMap<(Scope, Service), Actors>;
 
 struct Comparison<'c> {
     old: &'c Compiled,
@@ -122,7 +122,7 @@ struct Comparison<'c> {
 /// Differences of one sort; those that are alike for several targets are one.
 #[derive(Default)]
 struct Found {
-    by_target: BTreeMap<(Who, BTreeSet<Service>, Place), NodeSet>,
+    by_target: BTreeMap<(Actors, BTreeSet<Service>, Scope), NodeSet>,
 }
 
 impl Comparison<'_> {
@@ -135,9 +135,9 @@ impl Comparison<'_> {
         let cuts = cuts(old.keys().chain(new.keys()));
         let (old, new) = (cut(old, &cuts), cut(new, &cuts));
         for (found, more, less) in [(&mut self.gained, &new, &old), (&mut self.lost, &old, &new)] {
-            let mut by_who: BTreeMap<(Who, Place), BTreeSet<Service>> = BTreeMap::new();
+            let mut by_who: BTreeMap<(Actors, Scope), BTreeSet<Service>> = BTreeMap::new();
             for ((place, service), who) in more {
-                let nobody = Who::default();
+                let nobody = Actors::default();
                 let mut who = who.without(less.get(&(*place, service.clone())).unwrap_or(&nobody));
                 if targets.iter().count() == 1 {
                     who.nodes.remove(slot);
@@ -153,7 +153,7 @@ impl Comparison<'_> {
     }
 }
 
-impl Who {
+impl Actors {
     fn without(&self, other: &Self) -> Self {
         Self {
             nodes: self.nodes.iter().filter(|slot| !other.nodes.contains(*slot)).collect(),
@@ -172,16 +172,16 @@ impl Who {
 fn opened(compiled: &Compiled, id: NodeId) -> Opened {
     let mut opened = Opened::new();
     let own: BTreeSet<IpNet> = compiled.addresses(id).iter().map(|address| IpNet::from(*address)).collect();
-    let place = |net: &IpNet| if own.contains(net) { Place::Node } else { Place::Behind(*net) };
+    let place = |net: &IpNet| if own.contains(net) { Scope::Node } else { Scope::Behind(*net) };
     for opening in &compiled.filter(id).openings {
         let who = opening.sources.who(&compiled.index);
-        let who = Who { nodes: who.0, nets: who.1, world: who.2 };
+        let who = Actors { nodes: who.0, nets: who.1, world: who.2 };
         let mut add = |place, service| opened.entry((place, service)).or_default().add(&who);
         match &opening.what {
             What::Ports(protocol, ports) => {
                 for (destination, range) in ports {
                     let place = match destination {
-                        Destination::Any => Place::Node,
+                        Destination::Any => Scope::Node,
                         Destination::Net(net) => place(net),
                     };
                     for protocol in protocol.map_or_else(|| Protocol::DEFAULT.to_vec(), |one| vec![one]) {
@@ -203,7 +203,7 @@ fn opened(compiled: &Compiled, id: NodeId) -> Opened {
 }
 
 /// Where ports of each place and protocol begin anew.
-fn cuts<'o>(keys: impl Iterator<Item = &'o (Place, Service)>) -> BTreeMap<(Place, Protocol), BTreeSet<u32>> {
+fn cuts<'o>(keys: impl Iterator<Item = &'o (Scope, Service)>) -> BTreeMap<(Scope, Protocol), BTreeSet<u32>> {
     let mut cuts: BTreeMap<_, BTreeSet<u32>> = BTreeMap::new();
     for (place, service) in keys {
         if let Service::Ports(protocol, range) = service {
@@ -214,7 +214,7 @@ fn cuts<'o>(keys: impl Iterator<Item = &'o (Place, Service)>) -> BTreeMap<(Place
 }
 
 /// The same, with no range of ports across a cut.
-fn cut(opened: Opened, cuts: &BTreeMap<(Place, Protocol), BTreeSet<u32>>) -> Opened {
+fn cut(opened: Opened, cuts: &BTreeMap<(Scope, Protocol), BTreeSet<u32>>) -> Opened {
     let mut pieces = Opened::new();
     for ((place, service), who) in opened {
         let Service::Ports(protocol, range) = &service else {
@@ -246,12 +246,12 @@ impl Found {
     }
 
     fn rows(self, compiled: &Compiled) -> Vec<Row> {
-        let row = |((who, services, place), targets): ((Who, BTreeSet<Service>, Place), NodeSet)| {
+        let row = |((who, services, place), targets): ((Actors, BTreeSet<Service>, Scope), NodeSet)| {
             let mut sources = names(compiled, &who.nodes);
             sources.extend(who.nets.iter().take(NAMES).map(show));
             sources.extend(Some("any address".to_owned()).filter(|_| who.world));
             let mut names = names(compiled, &targets);
-            if let Place::Behind(net) = place {
+            if let Scope::Behind(net) = place {
                 names.iter_mut().for_each(|name| *name = format!("{} via {name}", show(&net)));
             }
             Row { sources, targets: names, access: access(&services) }

@@ -12,7 +12,7 @@ use crate::types::{IpNet, NodeId};
 use crate::wire::control::{CapGrant, CapMap, FilterRule, NetPortRange, RuleOrigin};
 
 use super::compile::{Compiled, Flow, RuleSet, companions};
-use super::index::{Place, SelectorId};
+use super::index::{NodeEntry, SelectorId};
 use super::internet;
 use super::nodeset::NodeSet;
 use super::ports::{PortRange, Protocol};
@@ -182,7 +182,7 @@ impl Compiled {
     }
 
     /// The part of a rule that is about each user's own nodes.
-    fn filter_self(&self, flow: &Flow, place: &Place, slot: usize, own: &[usize], builder: &mut Builder<'_>) {
+    fn filter_self(&self, flow: &Flow, place: &NodeEntry, slot: usize, own: &[usize], builder: &mut Builder<'_>) {
         let reach = &self.sources_of(flow).reach;
         let from: NodeSet = own.iter().copied().filter(|own| reach.contains(*own)).collect();
         let is_source = from.contains(slot);
@@ -207,7 +207,7 @@ impl Compiled {
     }
 
     /// What some targets of a rule are on this node.
-    fn destinations(&self, flow: &Flow, targets: &[SelectorId], place: &Place, slot: usize) -> Vec<Destination> {
+    fn destinations(&self, flow: &Flow, targets: &[SelectorId], place: &NodeEntry, slot: usize) -> Vec<Destination> {
         let mut destinations = Vec::new();
         let via = flow.via.is_some();
         for target in targets {
@@ -235,7 +235,7 @@ impl Compiled {
     }
 
     /// Where capabilities of a rule are given on this node: its own addresses, and prefixes it routes to.
-    fn granted(&self, flow: &Flow, place: &Place, slot: usize) -> BTreeSet<IpNet> {
+    fn granted(&self, flow: &Flow, place: &NodeEntry, slot: usize) -> BTreeSet<IpNet> {
         let mut granted = BTreeSet::new();
         for target in &flow.targets {
             let nets = self.index.prefixes(*target);
@@ -251,16 +251,16 @@ impl Compiled {
     }
 }
 
-fn own_nets(place: &Place) -> impl Iterator<Item = IpNet> + '_ {
+fn own_nets(place: &NodeEntry) -> impl Iterator<Item = IpNet> + '_ {
     place.addresses.iter().map(|address| IpNet::from(*address))
 }
 
-fn is_behind(place: &Place, net: &IpNet) -> bool {
+fn is_behind(place: &NodeEntry, net: &IpNet) -> bool {
     place.subnets().any(|route| overlaps(route, net))
 }
 
 /// Whether packets to `net` arrive at the node; those steered to it come by its routes alone.
-fn carries(place: &Place, net: &IpNet, via: bool) -> bool {
+fn carries(place: &NodeEntry, net: &IpNet, via: bool) -> bool {
     let direct = || place.has_address_in(net) || place.is_exit() && internet::contains(net);
     is_behind(place, net) || !via && direct()
 }

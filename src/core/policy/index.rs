@@ -19,7 +19,7 @@ pub(super) type SelectorId = usize;
 
 /// A node with what the policy makes of it.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct NodeEntry {
     pub(super) id: NodeId,
     pub(super) node: Node,
     /// The addresses it goes by: without IPv4 where the policy disables that.
@@ -34,7 +34,7 @@ pub(super) struct Place {
     pub(super) postures: Vec<usize>,
 }
 
-impl Place {
+impl NodeEntry {
     /// Whether traffic to the internet may leave through the node.
     pub(super) fn is_exit(&self) -> bool {
         self.routes.iter().any(is_default_route)
@@ -63,7 +63,7 @@ impl Touched {
         selectors.iter().any(|selector| self.selectors.contains(selector))
     }
 
-    fn add(&mut self, place: &Place) {
+    fn add(&mut self, place: &NodeEntry) {
         self.selectors.extend(place.selected.iter().chain(&place.behind));
         self.exits |= place.is_exit();
     }
@@ -82,7 +82,7 @@ pub(super) struct Index {
     pub(super) posture_names: Vec<String>,
 
     /// Boxed, so that making room for one more moves pointers and not nodes.
-    pub(super) places: Vec<Option<Box<Place>>>,
+    pub(super) places: Vec<Option<Box<NodeEntry>>>,
     free: Vec<usize>,
     slots: BTreeMap<NodeId, usize>,
     selected: Vec<NodeSet>,
@@ -188,7 +188,7 @@ impl Index {
         self.slots.get(&id).copied()
     }
 
-    pub(super) fn place(&self, slot: usize) -> Option<&Place> {
+    pub(super) fn place(&self, slot: usize) -> Option<&NodeEntry> {
         self.places.get(slot)?.as_deref()
     }
 
@@ -266,7 +266,7 @@ impl Index {
         touched
     }
 
-    fn examine(&self, id: NodeId, node: Node, policy: &Policy) -> Place {
+    fn examine(&self, id: NodeId, node: Node, policy: &Policy) -> NodeEntry {
         let mut selected: BTreeSet<SelectorId> = self.owner_selectors(&node).collect();
         for (number, nets) in &self.address_selectors {
             if nets.iter().any(|net| node.addresses.iter().any(|address| net.contains(address))) {
@@ -284,7 +284,7 @@ impl Index {
         };
         let behind = self.address_selectors.iter().filter(|(_, nets)| is_behind(nets)).map(|(number, _)| *number);
         let postures = policy.postures.values().enumerate().filter(|(_, posture)| posture.holds(&node.attributes));
-        Place {
+        NodeEntry {
             behind: behind.collect(),
             postures: postures.map(|(number, _)| number).collect(),
             selected: selected.into_iter().collect(),

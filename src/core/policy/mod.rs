@@ -76,7 +76,7 @@ pub use error::{PolicyError, Span};
 pub use filter::{Filter, FilterPart};
 pub use login::{BAD_LOGIN, canonical_login, looks_like, nearest_login};
 pub use nodeset::NodeSet;
-pub use peers::{Carried, Kind, View, VisiblePeer};
+pub use peers::{Carried, NodeKind, View, VisiblePeer};
 pub use ports::{PortRange, Protocol};
 pub use posture::{Attribute, Posture};
 pub use selector::{Autogroup, Selector};

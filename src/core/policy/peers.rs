@@ -12,7 +12,7 @@ use crate::types::{IpNet, NodeId, UserId};
 use crate::wire::control::CapMap;
 
 use super::compile::{Compiled, Flow};
-use super::index::{Place, SelectorId};
+use super::index::{NodeEntry, SelectorId};
 use super::nodeset::NodeSet;
 use super::selector::{Autogroup, Selector};
 use super::topology::{is_subnet, overlaps};
@@ -62,7 +62,7 @@ pub struct Carried {
 
 /// What a node is to the policy. Nodes of one kind see the same, and the same nodes see them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Kind {
+pub struct NodeKind {
     selected: Vec<SelectorId>,
     behind: Vec<SelectorId>,
     postures: Vec<usize>,
@@ -74,10 +74,10 @@ pub struct Kind {
 
 impl Compiled {
     /// What the node is to the policy.
-    pub fn kind(&self, id: NodeId) -> Option<Kind> {
+    pub fn kind(&self, id: NodeId) -> Option<NodeKind> {
         let place = self.place_of(id)?;
         let to_self = !self.roles.to_self().is_empty();
-        Some(Kind {
+        Some(NodeKind {
             selected: place.selected.clone(),
             behind: place.behind.clone(),
             postures: place.postures.clone(),
@@ -144,7 +144,7 @@ impl Compiled {
     }
 
     /// Whom a node sees; itself as well where the others of its kind do.
-    fn visible(&self, slot: usize, viewer: &Place) -> NodeSet {
+    fn visible(&self, slot: usize, viewer: &NodeEntry) -> NodeSet {
         let mut visible = NodeSet::default();
         let own = self.index.owned.get(&viewer.node.user).filter(|_| !viewer.node.is_tagged());
         let own: Vec<usize> = own.into_iter().flat_map(NodeSet::iter).collect();
@@ -237,7 +237,7 @@ impl Compiled {
     }
 }
 
-fn carried_by(slot: usize, place: &Place, carried: &BTreeSet<(usize, IpNet)>, exits: &NodeSet) -> Carried {
+fn carried_by(slot: usize, place: &NodeEntry, carried: &BTreeSet<(usize, IpNet)>, exits: &NodeSet) -> Carried {
     let is_exit = |route: &&IpNet| !is_subnet(route) && exits.contains(slot);
     Carried {
         subnets: place.subnets().filter(|route| carried.contains(&(slot, **route))).copied().collect(),
@@ -245,18 +245,18 @@ fn carried_by(slot: usize, place: &Place, carried: &BTreeSet<(usize, IpNet)>, ex
     }
 }
 
-fn lacks_ipv4(place: &Place) -> bool {
+fn lacks_ipv4(place: &NodeEntry) -> bool {
     !place.addresses.iter().any(IpAddr::is_ipv4)
 }
 
 /// A viewer without an IPv4 address has no use for those of others.
-fn usable(viewer: &Place, peer: &Place) -> Vec<IpAddr> {
+fn usable(viewer: &NodeEntry, peer: &NodeEntry) -> Vec<IpAddr> {
     let without_ipv4 = lacks_ipv4(viewer);
     peer.addresses.iter().filter(|address| address.is_ipv6() || !without_ipv4).copied().collect()
 }
 
 /// Exit nodes are suggested to those who see them.
-fn peer_capabilities(peer: &Place) -> CapMap {
+fn peer_capabilities(peer: &NodeEntry) -> CapMap {
     let suggested = peer.is_exit().then(|| ("suggest-exit-node".to_owned(), None));
     suggested.into_iter().collect()
 }

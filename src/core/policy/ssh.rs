@@ -9,7 +9,7 @@ use crate::types::{NodeId, UserId};
 
 use super::compile::Compiled;
 use super::document::{CheckPeriod, SshRule};
-use super::index::Place;
+use super::index::NodeEntry;
 use super::nodeset::NodeSet;
 use super::selector::{Autogroup, Selector};
 
@@ -175,7 +175,7 @@ impl<'c> SshCompiler<'c> {
         Self { compiled, rule, sources, action, users, domains }
     }
 
-    fn rules_for(&self, slot: usize, place: &Place, rules: &mut Vec<SshAccess>) {
+    fn rules_for(&self, slot: usize, place: &NodeEntry, rules: &mut Vec<SshAccess>) {
         let owner = (!place.node.is_tagged()).then_some(place.node.user);
         if let Some(owner) = owner.filter(|_| self.is_to_self()) {
             self.push(&self.owned_sources(owner), Some(owner), rules);

@@ -34,10 +34,10 @@ const TAG_LEN: usize = 16;
 
 /// A frame's type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kind(pub u8);
+pub struct FrameType(pub u8);
 
 #[allow(missing_docs, reason = "each is documented at its frame")]
-impl Kind {
+impl FrameType {
     pub const SERVER_KEY: Self = Self(0x01);
     pub const CLIENT_INFO: Self = Self(0x02);
     pub const SERVER_INFO: Self = Self(0x03);
@@ -124,7 +124,7 @@ pub enum Frame<'a> {
         try_for_ms: u32,
     },
     /// A type that this version does not know.
-    Unknown(Kind),
+    Unknown(FrameType),
 }
 
 /// Why a peer cannot be reached through this relay.
@@ -198,53 +198,53 @@ pub enum DerpError {
 }
 
 /// The next frame's type and body length, once its header has arrived. The length is within `limit`.
-pub fn header(bytes: &[u8], limit: Limit) -> Result<Option<(Kind, usize)>, DerpError> {
+pub fn header(bytes: &[u8], limit: Limit) -> Result<Option<(FrameType, usize)>, DerpError> {
     let Some(&[kind, a, b, c, d]) = bytes.first_chunk::<HEADER_LEN>() else {
         return Ok(None);
     };
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
     limit.check(length)?;
-    Ok(Some((Kind(kind), length)))
+    Ok(Some((FrameType(kind), length)))
 }
 
 impl<'a> Frame<'a> {
     /// Reads a body.
-    pub fn decode(kind: Kind, body: &'a [u8]) -> Result<Self, DerpError> {
+    pub fn decode(kind: FrameType, body: &'a [u8]) -> Result<Self, DerpError> {
         Self::read(kind, body)?.ok_or(DerpError::Short(kind.0))
     }
 
-    fn read(kind: Kind, body: &'a [u8]) -> Result<Option<Self>, DerpError> {
+    fn read(kind: FrameType, body: &'a [u8]) -> Result<Option<Self>, DerpError> {
         let key = |at: usize| body.get(at..)?.first_chunk().copied().map(NodePublic::from_bytes);
         let eight = || body.first_chunk().copied().filter(|_| body.len() <= MAX_PING);
         Ok(match kind {
-            Kind::SERVER_KEY => {
+            FrameType::SERVER_KEY => {
                 if !body.starts_with(MAGIC) {
                     return Err(DerpError::Magic);
                 }
                 key(MAGIC.len()).map(Self::ServerKey)
             }
-            Kind::CLIENT_INFO => key(0).map(|client| Self::ClientInfo { client, sealed: &body[KEY_LEN..] }),
-            Kind::SERVER_INFO => Some(Self::ServerInfo(body)),
-            Kind::SEND_PACKET => key(0).map(|to| Self::SendPacket { to, packet: &body[KEY_LEN..] }),
-            Kind::RECV_PACKET => key(0).map(|from| Self::RecvPacket { from, packet: &body[KEY_LEN..] }),
-            Kind::KEEP_ALIVE => Some(Self::KeepAlive),
-            Kind::NOTE_PREFERRED => body.first().map(|home| Self::NotePreferred(*home != 0)),
-            Kind::PEER_GONE => {
+            FrameType::CLIENT_INFO => key(0).map(|client| Self::ClientInfo { client, sealed: &body[KEY_LEN..] }),
+            FrameType::SERVER_INFO => Some(Self::ServerInfo(body)),
+            FrameType::SEND_PACKET => key(0).map(|to| Self::SendPacket { to, packet: &body[KEY_LEN..] }),
+            FrameType::RECV_PACKET => key(0).map(|from| Self::RecvPacket { from, packet: &body[KEY_LEN..] }),
+            FrameType::KEEP_ALIVE => Some(Self::KeepAlive),
+            FrameType::NOTE_PREFERRED => body.first().map(|home| Self::NotePreferred(*home != 0)),
+            FrameType::PEER_GONE => {
                 let reason = GoneReason::from_byte(body.get(KEY_LEN).copied().unwrap_or_default());
                 key(0).map(|peer| Self::PeerGone { peer, reason })
             }
-            Kind::PEER_PRESENT => key(0).map(Self::PeerPresent),
-            Kind::FORWARD_PACKET => key(0).zip(key(KEY_LEN)).map(|(from, to)| Self::ForwardPacket {
+            FrameType::PEER_PRESENT => key(0).map(Self::PeerPresent),
+            FrameType::FORWARD_PACKET => key(0).zip(key(KEY_LEN)).map(|(from, to)| Self::ForwardPacket {
                 from,
                 to,
                 packet: &body[2 * KEY_LEN..],
             }),
-            Kind::WATCH_CONNS => Some(Self::WatchConns),
-            Kind::CLOSE_PEER => key(0).map(Self::ClosePeer),
-            Kind::PING => eight().map(Self::Ping),
-            Kind::PONG => eight().map(Self::Pong),
-            Kind::HEALTH => std::str::from_utf8(body).ok().map(Self::Health),
-            Kind::RESTARTING => body.first_chunk::<8>().map(|&[a, b, c, d, e, f, g, h]| Self::Restarting {
+            FrameType::WATCH_CONNS => Some(Self::WatchConns),
+            FrameType::CLOSE_PEER => key(0).map(Self::ClosePeer),
+            FrameType::PING => eight().map(Self::Ping),
+            FrameType::PONG => eight().map(Self::Pong),
+            FrameType::HEALTH => std::str::from_utf8(body).ok().map(Self::Health),
+            FrameType::RESTARTING => body.first_chunk::<8>().map(|&[a, b, c, d, e, f, g, h]| Self::Restarting {
                 reconnect_in_ms: u32::from_be_bytes([a, b, c, d]),
                 try_for_ms: u32::from_be_bytes([e, f, g, h]),
             }),
@@ -253,24 +253,24 @@ impl<'a> Frame<'a> {
     }
 
     /// The frame's type.
-    pub const fn kind(&self) -> Kind {
+    pub const fn kind(&self) -> FrameType {
         match self {
-            Self::ServerKey(_) => Kind::SERVER_KEY,
-            Self::ClientInfo { .. } => Kind::CLIENT_INFO,
-            Self::ServerInfo(_) => Kind::SERVER_INFO,
-            Self::SendPacket { .. } => Kind::SEND_PACKET,
-            Self::RecvPacket { .. } => Kind::RECV_PACKET,
-            Self::KeepAlive => Kind::KEEP_ALIVE,
-            Self::NotePreferred(_) => Kind::NOTE_PREFERRED,
-            Self::PeerGone { .. } => Kind::PEER_GONE,
-            Self::PeerPresent(_) => Kind::PEER_PRESENT,
-            Self::ForwardPacket { .. } => Kind::FORWARD_PACKET,
-            Self::WatchConns => Kind::WATCH_CONNS,
-            Self::ClosePeer(_) => Kind::CLOSE_PEER,
-            Self::Ping(_) => Kind::PING,
-            Self::Pong(_) => Kind::PONG,
-            Self::Health(_) => Kind::HEALTH,
-            Self::Restarting { .. } => Kind::RESTARTING,
+            Self::ServerKey(_) => FrameType::SERVER_KEY,
+            Self::ClientInfo { .. } => FrameType::CLIENT_INFO,
+            Self::ServerInfo(_) => FrameType::SERVER_INFO,
+            Self::SendPacket { .. } => FrameType::SEND_PACKET,
+            Self::RecvPacket { .. } => FrameType::RECV_PACKET,
+            Self::KeepAlive => FrameType::KEEP_ALIVE,
+            Self::NotePreferred(_) => FrameType::NOTE_PREFERRED,
+            Self::PeerGone { .. } => FrameType::PEER_GONE,
+            Self::PeerPresent(_) => FrameType::PEER_PRESENT,
+            Self::ForwardPacket { .. } => FrameType::FORWARD_PACKET,
+            Self::WatchConns => FrameType::WATCH_CONNS,
+            Self::ClosePeer(_) => FrameType::CLOSE_PEER,
+            Self::Ping(_) => FrameType::PING,
+            Self::Pong(_) => FrameType::PONG,
+            Self::Health(_) => FrameType::HEALTH,
+            Self::Restarting { .. } => FrameType::RESTARTING,
             Self::Unknown(kind) => *kind,
         }
     }
@@ -447,7 +447,7 @@ mod tests {
     #[test]
     fn a_frame_past_the_limit_is_refused_by_its_header_alone() {
         assert_eq!(header(b"\x04\x00\x01", SERVER_FRAME), Ok(None));
-        assert_eq!(header(b"\x04\x00\x01\x00\x40", SERVER_FRAME), Ok(Some((Kind::SEND_PACKET, 0x1_0040))));
+        assert_eq!(header(b"\x04\x00\x01\x00\x40", SERVER_FRAME), Ok(Some((FrameType::SEND_PACKET, 0x1_0040))));
         assert!(matches!(header(b"\x04\x00\x01\x00\x41", SERVER_FRAME), Err(DerpError::Limit(_))));
     }
 
@@ -457,7 +457,7 @@ mod tests {
             kind: u8,
             body in prop::collection::vec(any::<u8>(), 0..200),
         ) {
-            if let Ok(frame) = Frame::decode(Kind(kind), &body) {
+            if let Ok(frame) = Frame::decode(FrameType(kind), &body) {
                 let bytes = bytes_of(frame);
                 let (again, length) = header(&bytes, CLIENT_FRAME).unwrap().unwrap();
                 prop_assert_eq!(length, bytes.len() - HEADER_LEN);

@@ -5,7 +5,7 @@ use warren_core::types::{IpNet, OVERLAY_V4, OVERLAY_V6};
 
 use super::cut;
 use super::expression::{Expression, Limited};
-use super::object::{Base, Chain, Hook, Kind, Object, Policy};
+use super::object::{Base, Chain, ChainType, Hook, Object, Policy};
 use super::rule::{Condition, Field, ICMP, ICMPV6, accept, count, drop_it, jump, rule};
 use super::table::{
     DENIED_ANSWER, DENIED_ASTRAY, DENIED_DESTINATION, DENIED_POLICY, DENIED_SOURCE, DENIED_SPOOFED, DENIED_UNASKED,
@@ -200,7 +200,7 @@ impl Rules<'_> {
 }
 
 pub(super) fn base_chain(name: &str, hook: Hook, priority: i32) -> Object {
-    let base = Base { kind: Kind::Filter, hook, priority, policy: Policy::Accept };
+    let base = Base { kind: ChainType::Filter, hook, priority, policy: Policy::Accept };
     Object::Chain(Chain { name: name.to_owned(), base: Some(base) })
 }
 

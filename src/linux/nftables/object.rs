@@ -89,7 +89,7 @@ pub(super) struct Chain {
 /// Where a chain is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Base {
-    pub(super) kind: Kind,
+    pub(super) kind: ChainType,
     pub(super) hook: Hook,
     pub(super) priority: i32,
     pub(super) policy: Policy,
@@ -97,7 +97,7 @@ pub(super) struct Base {
 
 /// What a base chain is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ChainType {
     Filter,
     Nat,
     Route,
@@ -195,7 +195,7 @@ impl Chain {
                 TABLE | CHAIN_NAME => {}
                 CHAIN_HOOK => hook = Some(read_hook(value)?),
                 CHAIN_POLICY => policy = Some(Policy::of(number(value)?)?),
-                CHAIN_TYPE => kind = Some(Kind::of(text(value)?)?),
+                CHAIN_TYPE => kind = Some(ChainType::of(text(value)?)?),
                 CHAIN_FLAGS if number(value)? & !CHAIN_IS_BASE == 0 => {}
                 bookkeeping if CHAIN_BOOKKEEPING.contains(&bookkeeping) => {}
                 _ => return None,
@@ -221,7 +221,7 @@ fn read_hook(nest: &[u8]) -> Option<(Hook, i32)> {
     Some((hook?, priority?))
 }
 
-impl Kind {
+impl ChainType {
     const ALL: [Self; 3] = [Self::Filter, Self::Nat, Self::Route];
 
     fn name(self) -> &'static str {

@@ -17,7 +17,7 @@ use super::expression::{
     Route, SetChange, Translated, Verdict,
 };
 use super::object::{
-    self, ANONYMOUS_NAME, AnonymousSet, AnySet, Chain, Counter, Hook, Kind, Object, Part, Policy, Rule, Set,
+    self, ANONYMOUS_NAME, AnonymousSet, AnySet, Chain, ChainType, Counter, Hook, Object, Part, Policy, Rule, Set,
 };
 use super::read::{self, Listing};
 use super::socket::NftSocket;
@@ -355,9 +355,9 @@ fn every_object_is_read_as_it_was_written() {
     let base = |kind, hook, policy| Some(object::Base { kind, hook, priority: -150, policy });
     for base in [
         None,
-        base(Kind::Filter, Hook::Prerouting, Policy::Accept),
-        base(Kind::Nat, Hook::Postrouting, Policy::Accept),
-        base(Kind::Route, Hook::Output, Policy::Drop),
+        base(ChainType::Filter, Hook::Prerouting, Policy::Accept),
+        base(ChainType::Nat, Hook::Postrouting, Policy::Accept),
+        base(ChainType::Route, Hook::Output, Policy::Drop),
     ] {
         let chain = Chain { name: "nat".to_owned(), base };
         assert_eq!(Chain::read(&written(|message| chain.write(message))), Ok(chain));
@@ -401,13 +401,13 @@ fn an_object_of_a_kind_we_never_write_is_named() {
 /// A table with what gateways say in a rule, each in a chain of the kind that a kernel takes it in.
 fn gateway_table() -> (Vec<Chain>, Vec<Rule>) {
     let chains = [
-        ("arrive", Kind::Filter, Hook::Prerouting, -150),
-        ("forward", Kind::Filter, Hook::Forward, -150),
-        ("rename_in", Kind::Nat, Hook::Prerouting, -100),
-        ("rename_out", Kind::Nat, Hook::Postrouting, 100),
-        ("own", Kind::Route, Hook::Output, -150),
+        ("arrive", ChainType::Filter, Hook::Prerouting, -150),
+        ("forward", ChainType::Filter, Hook::Forward, -150),
+        ("rename_in", ChainType::Nat, Hook::Prerouting, -100),
+        ("rename_out", ChainType::Nat, Hook::Postrouting, 100),
+        ("own", ChainType::Route, Hook::Output, -150),
     ];
-    let chain = |(name, kind, hook, priority): (&str, Kind, Hook, i32)| Chain {
+    let chain = |(name, kind, hook, priority): (&str, ChainType, Hook, i32)| Chain {
         name: name.to_owned(),
         base: Some(object::Base { kind, hook, priority, policy: Policy::Accept }),
     };

@@ -29,7 +29,8 @@ impl Client {
         tokio::spawn(async move { relay.serve(theirs, None, || ()).await });
         let mut client = Self { key: NodePrivate::from_random([n; 32]), io, unread: Vec::new() };
         let (_, body) = client.frame().await.unwrap();
-        let Frame::ServerKey(server) = Frame::decode(warren_core::wire::derp::Kind::SERVER_KEY, &body).unwrap() else {
+        let Frame::ServerKey(server) = Frame::decode(warren_core::wire::derp::FrameType::SERVER_KEY, &body).unwrap()
+        else {
             panic!("the relay's first frame is its key")
         };
         let info = ClientInfo { version: VERSION, ..ClientInfo::default() };
@@ -57,7 +58,7 @@ impl Client {
     }
 
     /// The next frame; `None` when the relay closed.
-    async fn frame(&mut self) -> Option<(warren_core::wire::derp::Kind, Vec<u8>)> {
+    async fn frame(&mut self) -> Option<(warren_core::wire::derp::FrameType, Vec<u8>)> {
         loop {
             if let Some((kind, length)) = header(&self.unread, CLIENT_FRAME).unwrap()
                 && self.unread.len() >= HEADER_LEN + length

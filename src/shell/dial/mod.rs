@@ -37,7 +37,7 @@ const ADDRESSES: usize = 16;
 
 /// Where to.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct DialTarget {
     host: String,
     port: u16,
     secure: bool,
@@ -47,7 +47,7 @@ pub struct Place {
     named: [bool; 2],
 }
 
-impl Place {
+impl DialTarget {
     /// A name, or an address in its place (an IPv6 one with or without brackets).
     pub fn new(host: &str, port: u16) -> Self {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -124,12 +124,12 @@ impl Dialler {
     }
 
     /// Whether a proxy of the environment is on the way.
-    pub fn is_proxied(&self, place: &Place) -> bool {
+    pub fn is_proxied(&self, place: &DialTarget) -> bool {
         place.uri().is_ok_and(|uri| proxy::towards(&self.proxies, &uri).is_some())
     }
 
     /// Connects to a place, or to a proxy that passes on to it.
-    pub async fn dial(&self, place: &Place) -> Result<TcpStream, String> {
+    pub async fn dial(&self, place: &DialTarget) -> Result<TcpStream, String> {
         let uri = place.uri()?;
         let Some(proxy) = proxy::towards(&self.proxies, &uri) else { return self.dial_straight(place).await };
         let dialler = self.clone();
@@ -145,7 +145,7 @@ impl Dialler {
     }
 
     /// The same, whatever the environment says of proxies.
-    pub async fn dial_straight(&self, place: &Place) -> Result<TcpStream, String> {
+    pub async fn dial_straight(&self, place: &DialTarget) -> Result<TcpStream, String> {
         let known = match place.known.is_empty() {
             true => Err(String::new()),
             false => self.connect(place, &place.known).await,
@@ -160,7 +160,7 @@ impl Dialler {
         }
     }
 
-    async fn dial_by_name(&self, place: &Place) -> Result<TcpStream, String> {
+    async fn dial_by_name(&self, place: &DialTarget) -> Result<TcpStream, String> {
         let found = self.names.look_up(&place.host).await?;
         let [v4, v6] = place.named;
         let found: Vec<IpAddr> = found.into_iter().filter(|found| if found.is_ipv4() { v4 } else { v6 }).collect();
@@ -180,7 +180,7 @@ impl Dialler {
         self.names.look_up(name).await
     }
 
-    async fn connect(&self, place: &Place, addresses: &[IpAddr]) -> Result<TcpStream, String> {
+    async fn connect(&self, place: &DialTarget, addresses: &[IpAddr]) -> Result<TcpStream, String> {
         let addresses = addresses.iter().map(|address| SocketAddr::new(*address, place.port));
         let raced = race(addresses.take(ADDRESSES), |address| self.connect_to(address));
         let late = |_| format!("{}: no answer within {} ms", place.authority(), self.connect_time.as_millis());

@@ -46,7 +46,7 @@ impl LookUp for System {
     }
 }
 
-type Outcome = Option<Result<Vec<IpAddr>, String>>;
+type Resolved = Option<Result<Vec<IpAddr>, String>>;
 
 #[derive(Clone)]
 pub(super) struct Names(Arc<Shared>);
@@ -63,7 +63,7 @@ struct Name {
     /// When they were found; never, where they are doubted.
     found: Option<Instant>,
     asked: Option<Instant>,
-    under_way: Option<watch::Receiver<Outcome>>,
+    under_way: Option<watch::Receiver<Resolved>>,
 }
 
 impl Default for Names {
@@ -122,7 +122,7 @@ impl Names {
     }
 
     /// Looks a name up, or joins whoever does.
-    fn ask(&self, name: &str) -> watch::Receiver<Outcome> {
+    fn ask(&self, name: &str) -> watch::Receiver<Resolved> {
         let mut names = self.names();
         make_room(&mut names, name);
         let known = names.entry(name.to_owned()).or_default();
@@ -143,7 +143,7 @@ impl Names {
         under_way
     }
 
-    fn note_found(&self, name: String, found: io::Result<Vec<IpAddr>>, out: &watch::Sender<Outcome>) {
+    fn note_found(&self, name: String, found: io::Result<Vec<IpAddr>>, out: &watch::Sender<Resolved>) {
         let found = match found {
             Ok(found) if found.is_empty() => Err("it has no address".to_owned()),
             Ok(found) => Ok(found),

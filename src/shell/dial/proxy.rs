@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower::Service;
 
-use super::Place;
+use super::DialTarget;
 use crate::chain;
 
 const HTTP_PORT: u16 = 80;
@@ -26,10 +26,10 @@ pub(super) fn towards(proxies: &Matcher, to: &Uri) -> Option<Intercept> {
 }
 
 /// Where a proxy is.
-pub(super) fn place(proxy: &Uri) -> Result<Place, String> {
+pub(super) fn place(proxy: &Uri) -> Result<DialTarget, String> {
     let host = proxy.host().ok_or_else(|| format!("{proxy}: names no proxy"))?;
     let port = if proxy.scheme_str() == Some("http") { HTTP_PORT } else { SOCKS_PORT };
-    Ok(Place::new(host, proxy.port_u16().unwrap_or(port)))
+    Ok(DialTarget::new(host, proxy.port_u16().unwrap_or(port)))
 }
 
 /// Asks a proxy for a tunnel (RFC 9110 §9.3.6, RFC 1928). The name is the proxy's to look up.

@@ -88,7 +88,7 @@ async fn a_name_that_takes_longer_than_a_connection_may_is_waited_for() {
     let slow = Late(Duration::from_millis(301), vec![[127, 0, 0, 1].into()]);
     let dialler = direct().with_names(slow).within(Duration::from_millis(300));
 
-    assert_eq!(greeting(dialler.dial(&Place::new("greeter.example", port)).await.unwrap()).await, "hello");
+    assert_eq!(greeting(dialler.dial(&DialTarget::new("greeter.example", port)).await.unwrap()).await, "hello");
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn a_name_that_leads_into_the_void_in_one_family_is_reached_by_the_other()
     let mixed = Told(vec!["100::1".parse().unwrap(), [127, 0, 0, 1].into()]);
     let dialler = direct().with_names(mixed);
 
-    assert_eq!(greeting(dialler.dial(&Place::new("greeter.example", port)).await.unwrap()).await, "hello");
+    assert_eq!(greeting(dialler.dial(&DialTarget::new("greeter.example", port)).await.unwrap()).await, "hello");
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn known_addresses_need_no_name_and_a_family_that_is_not_wanted_is_not_use
     let port = greeter().await;
     let wrong = Told(vec!["::1".parse().unwrap()]);
     let dialler = direct().with_names(wrong);
-    let place = Place::new("greeter.example", port);
+    let place = DialTarget::new("greeter.example", port);
 
     let known = place.clone().at(vec![[127, 0, 0, 1].into()], [false, true]);
     assert_eq!(greeting(dialler.dial(&known).await.unwrap()).await, "hello");
@@ -123,17 +123,17 @@ async fn the_proxy_that_the_environment_names_is_asked_for_a_tunnel_and_looks_th
     let proxies = Matcher::builder().all(format!("http://me:secret@127.0.0.1:{proxy}")).no("direct.example").build();
     let dialler = Dialler::new(None).with_proxies(proxies).with_names(Told(Vec::new()));
 
-    for place in [Place::new("greeter.example", port), Place::new("greeter.example", port).plain()] {
+    for place in [DialTarget::new("greeter.example", port), DialTarget::new("greeter.example", port).plain()] {
         assert!(dialler.is_proxied(&place));
         assert_eq!(greeting(dialler.dial(&place).await.unwrap()).await, "hello");
     }
     let head = asked.lock().unwrap()[0].to_ascii_lowercase();
     assert!(head.contains("proxy-authorization: basic bwu6c2vjcmv0"), "{head}");
 
-    let error = dialler.dial(&Place::new("other.example", port)).await.unwrap_err();
+    let error = dialler.dial(&DialTarget::new("other.example", port)).await.unwrap_err();
     assert!(error.starts_with(&format!("proxy 127.0.0.1:{proxy}: ")), "{error}");
     for straight in ["direct.example", "127.0.0.1", "::1", "localhost"] {
-        assert!(!dialler.is_proxied(&Place::new(straight, port)), "{straight}");
+        assert!(!dialler.is_proxied(&DialTarget::new(straight, port)), "{straight}");
     }
 }
 
@@ -159,7 +159,7 @@ async fn a_proxy_that_speaks_socks_is_asked_by_name() {
     let proxies = Matcher::builder().all(format!("socks5h://127.0.0.1:{proxy}")).build();
     let dialler = Dialler::new(None).with_proxies(proxies);
 
-    assert_eq!(greeting(dialler.dial(&Place::new("greeter.example", port)).await.unwrap()).await, "hello");
+    assert_eq!(greeting(dialler.dial(&DialTarget::new("greeter.example", port)).await.unwrap()).await, "hello");
 }
 
 #[tokio::test]
@@ -167,6 +167,6 @@ async fn a_place_is_written_as_an_authority() {
     for (host, authority) in
         [("a.example", "a.example:1"), ("192.0.2.1", "192.0.2.1:1"), ("[::1]", "[::1]:1"), ("::1", "[::1]:1")]
     {
-        assert_eq!(Place::new(host, 1).authority(), authority);
+        assert_eq!(DialTarget::new(host, 1).authority(), authority);
     }
 }

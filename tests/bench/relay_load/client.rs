@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use warren_core::derp::presentation;
 use warren_core::types::{NodePrivate, NodePublic};
-use warren_core::wire::derp::{CLIENT_FRAME, Frame, HEADER_LEN, Kind, header};
+use warren_core::wire::derp::{CLIENT_FRAME, Frame, FrameType, HEADER_LEN, header};
 use warren_shell::CertificatePin;
 
 /// Packets that do not arrive for this long are lost.
@@ -53,7 +53,7 @@ impl Client {
         let (relay, _) = presentation::read_key(&hello).unwrap().unwrap();
         io.write_all(&presentation::introduce(&key, &relay, rand::random(), None).unwrap()).await.unwrap();
         io.flush().await.unwrap();
-        assert_eq!(frame(&mut io).await.0, Kind::SERVER_INFO, "the relay admits strangers");
+        assert_eq!(frame(&mut io).await.0, FrameType::SERVER_INFO, "the relay admits strangers");
         Self { key: key.public(), io }
     }
 }
@@ -79,7 +79,7 @@ async fn dial(server: &Uri, pin: Option<&str>) -> Box<dyn Stream> {
     Box::new(TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS"))
 }
 
-async fn frame(io: &mut Box<dyn Stream>) -> (Kind, Vec<u8>) {
+async fn frame(io: &mut Box<dyn Stream>) -> (FrameType, Vec<u8>) {
     let mut bytes = vec![0; HEADER_LEN];
     io.read_exact(&mut bytes).await.unwrap();
     let (kind, length) = header(&bytes, CLIENT_FRAME).unwrap().unwrap();
@@ -167,7 +167,7 @@ async fn receive(mut io: ReadHalf<Box<dyn Stream>>, flight: Arc<Flight>, arrived
             if bytes.len() < taken + HEADER_LEN + length {
                 break;
             }
-            packets += u64::from(kind == Kind::RECV_PACKET);
+            packets += u64::from(kind == FrameType::RECV_PACKET);
             taken += HEADER_LEN + length;
         }
         bytes.drain(..taken);

@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use warren_core::control::{Received, RequestId};
-use warren_core::netcheck::News;
+use warren_core::netcheck::Input;
 use warren_core::node::{FileContent, Now, StateFile};
 use warren_core::plan::KernelAction;
 use warren_core::types::{IpNet, NodePublic, RegionId};
@@ -102,7 +102,7 @@ pub(crate) enum Happening {
         network: usize,
         answer: Vec<u8>,
     },
-    News(News),
+    Input(Input),
     /// The coordinator answers.
     Coordinator(Received),
     /// The coordinator tells the map, or of one other host.

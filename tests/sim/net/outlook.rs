@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use warren_core::netcheck::{Action, News};
+use warren_core::netcheck::{Action, Input};
 use warren_core::wire::stun;
 
 use super::{Happening, World};
@@ -36,7 +36,7 @@ impl World {
             None => Err("connection refused".to_owned()),
         };
         // TCP, TLS and the question.
-        self.after_for_agent(3 * round, host, Happening::News(News::Https { region, outcome }));
+        self.after_for_agent(3 * round, host, Happening::Input(Input::Https { region, outcome }));
     }
 
     /// How a STUN server sees a host.

@@ -38,7 +38,7 @@ impl World {
                     self.divert(host, from, None, answer);
                 }
             }
-            Happening::News(news) => {
+            Happening::Input(news) => {
                 if let Some(engine) = &mut self.hosts[host].engine {
                     engine.handle_netcheck(news, now);
                 }

@@ -1,6 +1,6 @@
 //! What became of what a store was at work for, and what follows from that.
 
-use super::{Ledger, Place, Purpose, RETRY_AFTER, TRIES, Task, later};
+use super::{Ledger, Purpose, RETRY_AFTER, StoreState, TRIES, Task, later};
 use crate::store::work::{Done, Work};
 use crate::store::{Batch, Proven, Store, StoreError};
 use warren_core::registry::Change;
@@ -15,7 +15,7 @@ impl<S: Store> Ledger<S> {
         done: Done,
         now: Timestamp,
     ) {
-        let is_sound = matches!(&self.store, Place::AtRest(store) if store.is_sound());
+        let is_sound = matches!(&self.store, StoreState::AtRest(store) if store.is_sound());
         self.state.put_back_unsaved(&done.unkept);
         match (done.result, task) {
             (Ok(()), task) => {

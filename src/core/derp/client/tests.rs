@@ -251,5 +251,5 @@ fn a_server_that_pings_without_end_costs_bounded_memory() {
     }
     let mut out = Vec::new();
     scene.clients[alice].poll_transmit(&mut out);
-    assert!(out.len() <= CONTROL_BYTES + 13 && out.starts_with(&[Kind::PONG.0]));
+    assert!(out.len() <= CONTROL_BYTES + 13 && out.starts_with(&[FrameType::PONG.0]));
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::{Connection, ConnectionId, Counters, Server, push_frame};
 use crate::derp::queue::Queue;
 use crate::types::NodePublic;
-use crate::wire::derp::{DerpError, Frame, GoneReason, HEADER_LEN, Kind, SERVER_FRAME, header};
+use crate::wire::derp::{DerpError, Frame, FrameType, GoneReason, HEADER_LEN, SERVER_FRAME, header};
 use crate::wire::disco;
 
 /// Keys that hear when a key leaves; those beyond it find out by their own time-outs.
@@ -93,10 +93,10 @@ impl Server {
         let Some(mut row) = Row::begin(bytes)? else { return Ok(0) };
         let to = row.to;
         match self.hop(id, from, to) {
-            Hop::Here(at) => self.deliver(&mut row, at, Kind::RECV_PACKET, &[from], wake)?,
+            Hop::Here(at) => self.deliver(&mut row, at, FrameType::RECV_PACKET, &[from], wake)?,
             Hop::There(link) => {
                 let before = self.counters.packets_in;
-                self.deliver(&mut row, link, Kind::FORWARD_PACKET, &[from, to], wake)?;
+                self.deliver(&mut row, link, FrameType::FORWARD_PACKET, &[from, to], wake)?;
                 self.counters.forwarded_out += self.counters.packets_in - before;
             }
             Hop::Nowhere => {
@@ -114,7 +114,7 @@ impl Server {
         &mut self,
         row: &mut Row<'_>,
         at: ConnectionId,
-        kind: Kind,
+        kind: FrameType,
         keys: &[NodePublic],
         wake: &mut BTreeSet<ConnectionId>,
     ) -> Result<(), DerpError> {
@@ -141,7 +141,7 @@ impl Server {
         self.counters.forwarded_in += 1;
         let Some(active) = self.active(to) else { return self.refuse(id, to, packet, now, wake) };
         if let Some(connection) = self.connections.get_mut(&active) {
-            let packet = Packet { kind: Kind::RECV_PACKET, keys: &[from], packet };
+            let packet = Packet { kind: FrameType::RECV_PACKET, keys: &[from], packet };
             connection.deliver(&packet, &mut self.store, &mut self.counters);
         }
         self.listen(from, to);
@@ -248,15 +248,15 @@ impl<'a> Row<'a> {
 
 /// The first frame, where it is whole and a packet: whom it is for, and what it says.
 fn first(bytes: &[u8]) -> Result<Option<(NodePublic, &[u8])>, DerpError> {
-    let Some((Kind::SEND_PACKET, length)) = header(bytes, SERVER_FRAME)? else { return Ok(None) };
+    let Some((FrameType::SEND_PACKET, length)) = header(bytes, SERVER_FRAME)? else { return Ok(None) };
     let Some(body) = bytes.get(HEADER_LEN..HEADER_LEN + length) else { return Ok(None) };
-    let Frame::SendPacket { to, packet } = Frame::decode(Kind::SEND_PACKET, body)? else { return Ok(None) };
+    let Frame::SendPacket { to, packet } = Frame::decode(FrameType::SEND_PACKET, body)? else { return Ok(None) };
     Ok(Some((to, packet)))
 }
 
 /// A packet as it is written to whom it goes.
 struct Packet<'a> {
-    kind: Kind,
+    kind: FrameType,
     keys: &'a [NodePublic],
     packet: &'a [u8],
 }

@@ -22,18 +22,18 @@ pub(super) enum Protocol {
 
 /// The protocols without what is known of the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ProtocolKind {
     Pcp,
     NatPmp,
     Upnp,
 }
 
 impl Protocol {
-    pub(super) fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> ProtocolKind {
         match self {
-            Self::Pcp => Kind::Pcp,
-            Self::NatPmp => Kind::NatPmp,
-            Self::Upnp(_) => Kind::Upnp,
+            Self::Pcp => ProtocolKind::Pcp,
+            Self::NatPmp => ProtocolKind::NatPmp,
+            Self::Upnp(_) => ProtocolKind::Upnp,
         }
     }
 }
@@ -59,7 +59,7 @@ enum State {
 
 /// What came of a step.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum Progress {
     Pending,
     Mapped {
         protocol: Protocol,
@@ -88,11 +88,11 @@ impl Attempt {
         Self { state: State::Upnp(Talk::search()), sent: 0, next: now }
     }
 
-    pub(super) fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> ProtocolKind {
         match &self.state {
-            State::Pcp => Kind::Pcp,
-            State::NatPmp { .. } => Kind::NatPmp,
-            State::Upnp(_) => Kind::Upnp,
+            State::Pcp => ProtocolKind::Pcp,
+            State::NatPmp { .. } => ProtocolKind::NatPmp,
+            State::Upnp(_) => ProtocolKind::Upnp,
         }
     }
 
@@ -101,15 +101,15 @@ impl Attempt {
     }
 
     /// Asks, asks again, or gives up.
-    pub(super) fn handle_timeout(&mut self, context: &mut Context<'_>) -> Outcome {
+    pub(super) fn handle_timeout(&mut self, context: &mut Context<'_>) -> Progress {
         if context.now < self.next {
-            return Outcome::Pending;
+            return Progress::Pending;
         }
         if let State::Upnp(talk) = &mut self.state {
             return talk.handle_timeout(&mut self.next, context);
         }
         if self.sent > RETRIES.len() {
-            return Outcome::Failed { answered: false };
+            return Progress::Failed { answered: false };
         }
         let gateway = SocketAddrV4::new(context.gateway.address, PORT);
         let request = context.request;
@@ -127,14 +127,19 @@ impl Attempt {
         }
         self.next = context.now + RETRIES.get(self.sent).copied().unwrap_or(PATIENCE);
         self.sent += 1;
-        Outcome::Pending
+        Progress::Pending
     }
 
     /// Takes a datagram of the gateway.
-    pub(super) fn handle_datagram(&mut self, from: SocketAddrV4, payload: &[u8], context: &mut Context<'_>) -> Outcome {
+    pub(super) fn handle_datagram(
+        &mut self,
+        from: SocketAddrV4,
+        payload: &[u8],
+        context: &mut Context<'_>,
+    ) -> Progress {
         match &mut self.state {
             State::Upnp(talk) => return talk.handle_datagram(payload, &mut self.next, context),
-            _ if from.port() != PORT => return Outcome::Pending,
+            _ if from.port() != PORT => return Progress::Pending,
             State::Pcp => {}
             State::NatPmp { address, mapped } => {
                 match nat_pmp::read(payload) {
@@ -144,14 +149,14 @@ impl Attempt {
                     {
                         *mapped = Some((external, Duration::from_secs(lifetime.into()), epoch));
                     }
-                    Ok(nat_pmp::Response::Refused { .. }) => return Outcome::Failed { answered: true },
-                    _ => return Outcome::Pending,
+                    Ok(nat_pmp::Response::Refused { .. }) => return Progress::Failed { answered: true },
+                    _ => return Progress::Pending,
                 }
                 return match (*address, *mapped) {
                     (Some(address), Some((port, lifetime, epoch))) => {
                         mapped_at(Protocol::NatPmp, SocketAddr::new(address.into(), port), lifetime, Some(epoch))
                     }
-                    _ => Outcome::Pending,
+                    _ => Progress::Pending,
                 };
             }
         }
@@ -159,21 +164,21 @@ impl Attempt {
     }
 
     /// Takes the answer to a question over HTTP; nothing where none came.
-    pub(super) fn handle_http(&mut self, id: u64, body: Option<&[u8]>, context: &mut Context<'_>) -> Outcome {
+    pub(super) fn handle_http(&mut self, id: u64, body: Option<&[u8]>, context: &mut Context<'_>) -> Progress {
         match &mut self.state {
             State::Upnp(talk) => talk.handle_http(id, body, &mut self.next, context),
-            State::Pcp | State::NatPmp { .. } => Outcome::Pending,
+            State::Pcp | State::NatPmp { .. } => Progress::Pending,
         }
     }
 
-    fn handle_pcp(&self, payload: &[u8], context: &Context<'_>) -> Outcome {
+    fn handle_pcp(&self, payload: &[u8], context: &Context<'_>) -> Progress {
         // A gateway that knows only NAT-PMP says so in its own format (RFC 6886 §3.5).
         if payload.len() >= 4 && payload[0] == nat_pmp::VERSION {
-            return Outcome::Failed { answered: false };
+            return Progress::Failed { answered: false };
         }
-        let Ok(response) = pcp::read(payload) else { return Outcome::Pending };
+        let Ok(response) = pcp::read(payload) else { return Progress::Pending };
         if response.result == pcp::UNSUPPORTED_VERSION {
-            return Outcome::Failed { answered: false };
+            return Progress::Failed { answered: false };
         }
         let request = &context.request;
         let ours = |map: &pcp::Mapping| map.nonce == request.nonce && map.internal == request.internal;
@@ -182,19 +187,19 @@ impl Attempt {
                 let lifetime = Duration::from_secs(response.lifetime.into());
                 mapped_at(Protocol::Pcp, map.external, lifetime, Some(response.epoch))
             }
-            (pcp::SUCCESS, _) => Outcome::Pending,
-            (_, Some(map)) if !ours(&map) => Outcome::Pending,
-            _ => Outcome::Failed { answered: true },
+            (pcp::SUCCESS, _) => Progress::Pending,
+            (_, Some(map)) if !ours(&map) => Progress::Pending,
+            _ => Progress::Failed { answered: true },
         }
     }
 }
 
 /// A mapping, where it leads somewhere and lasts.
-pub(super) fn mapped_at(protocol: Protocol, external: SocketAddr, lifetime: Duration, epoch: Option<u32>) -> Outcome {
+pub(super) fn mapped_at(protocol: Protocol, external: SocketAddr, lifetime: Duration, epoch: Option<u32>) -> Progress {
     let ip = external.ip();
     let nowhere = ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || external.port() == 0;
     if nowhere || lifetime.is_zero() || matches!(ip, IpAddr::V4(v4) if v4.is_broadcast()) {
-        return Outcome::Failed { answered: true };
+        return Progress::Failed { answered: true };
     }
-    Outcome::Mapped { protocol, external, lifetime: lifetime.min(LIFETIME * 12), epoch }
+    Progress::Mapped { protocol, external, lifetime: lifetime.min(LIFETIME * 12), epoch }
 }

@@ -16,12 +16,12 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-pub use news::{Action, News};
+pub use news::{Action, Input};
 
-use self::attempt::{Attempt, Kind, Outcome, Protocol};
+use self::attempt::{Attempt, Progress, Protocol, ProtocolKind};
 use super::{Gateway, MappingReport};
 use crate::types::OVERLAY_V4;
-use crate::wire::portmap::{PORT, Place, nat_pmp, pcp};
+use crate::wire::portmap::{Location, PORT, nat_pmp, pcp};
 
 /// How long a mapping is asked for: what RFC 6886 §3.3 recommends.
 const LIFETIME: Duration = Duration::from_secs(7_200);
@@ -131,15 +131,15 @@ impl PortMapper {
     }
 
     /// Takes what came from the network; what others than the gateway say is passed over.
-    pub fn handle_news(&mut self, news: News, now: Instant) {
+    pub fn handle_input(&mut self, news: Input, now: Instant) {
         let Some(gateway) = self.gateway else { return };
         match news {
-            News::Datagram { from, payload } if *from.ip() == gateway.address => {
+            Input::Datagram { from, payload } if *from.ip() == gateway.address => {
                 self.note_epoch(&payload, from, now);
                 self.step(now, |attempt, context| attempt.handle_datagram(from, &payload, context));
             }
-            News::Datagram { .. } => {}
-            News::Http { id, outcome } => {
+            Input::Datagram { .. } => {}
+            Input::Http { id, outcome } => {
                 self.step(now, |attempt, context| attempt.handle_http(id, outcome.as_deref().ok(), context));
             }
         }
@@ -190,19 +190,19 @@ impl PortMapper {
     }
 
     /// Lets the attempt take a step, and does what comes of it.
-    fn step(&mut self, now: Instant, step: impl FnOnce(&mut Attempt, &mut Context<'_>) -> Outcome) {
+    fn step(&mut self, now: Instant, step: impl FnOnce(&mut Attempt, &mut Context<'_>) -> Progress) {
         let (Some(mut attempt), Some(gateway)) = (self.attempt.take(), self.gateway) else { return };
         let wanted = self.held.as_ref().map_or(self.port, |held| held.external.port());
         let request = self.pcp_request(gateway, wanted, LIFETIME.as_secs() as u32);
         let mut context = Context { now, gateway, request, questions: &mut self.questions, actions: &mut self.actions };
         let outcome = step(&mut attempt, &mut context);
         match outcome {
-            Outcome::Pending => self.attempt = Some(attempt),
-            Outcome::Mapped { protocol, external, lifetime, epoch } => {
+            Progress::Pending => self.attempt = Some(attempt),
+            Progress::Mapped { protocol, external, lifetime, epoch } => {
                 self.note_presence(protocol.kind(), true);
                 self.hold(protocol, external, lifetime, epoch, now);
             }
-            Outcome::Failed { answered } => self.handle_failed(attempt.kind(), answered, now),
+            Progress::Failed { answered } => self.handle_failed(attempt.kind(), answered, now),
         }
     }
 
@@ -222,7 +222,7 @@ impl PortMapper {
     }
 
     /// The next protocol; where a renewal failed, another try after half the time that is left.
-    fn handle_failed(&mut self, kind: Kind, answered: bool, now: Instant) {
+    fn handle_failed(&mut self, kind: ProtocolKind, answered: bool, now: Instant) {
         if let Some(held) = &mut self.held {
             let left = held.expires.saturating_duration_since(now);
             if !answered {
@@ -236,20 +236,20 @@ impl PortMapper {
         }
         self.note_presence(kind, answered);
         match kind {
-            Kind::Pcp => self.begin(Protocol::NatPmp, now),
-            Kind::NatPmp => {
+            ProtocolKind::Pcp => self.begin(Protocol::NatPmp, now),
+            ProtocolKind::NatPmp => {
                 self.attempt = Some(Attempt::search(now));
                 self.step(now, Attempt::handle_timeout);
             }
-            Kind::Upnp => self.failed = Some(now),
+            ProtocolKind::Upnp => self.failed = Some(now),
         }
     }
 
-    fn note_presence(&mut self, kind: Kind, present: bool) {
+    fn note_presence(&mut self, kind: ProtocolKind, present: bool) {
         let noted = match kind {
-            Kind::Pcp => &mut self.report.pcp,
-            Kind::NatPmp => &mut self.report.pmp,
-            Kind::Upnp => &mut self.report.upnp,
+            ProtocolKind::Pcp => &mut self.report.pcp,
+            ProtocolKind::NatPmp => &mut self.report.pmp,
+            ProtocolKind::Upnp => &mut self.report.upnp,
         };
         *noted = Some(present);
     }
@@ -292,7 +292,7 @@ impl PortMapper {
         self.actions.push_back(Action::Send { from: gateway.local, to, payload });
     }
 
-    fn ask(&mut self, place: Place, call: Option<(String, String)>) {
+    fn ask(&mut self, place: Location, call: Option<(String, String)>) {
         self.questions += 1;
         self.actions.push_back(Action::Http { id: self.questions, to: place.to, path: place.path, call });
     }
@@ -314,7 +314,7 @@ impl Context<'_> {
     }
 
     /// Asks a place on the gateway; the number of the question.
-    fn ask(&mut self, place: &Place, call: Option<(String, String)>) -> u64 {
+    fn ask(&mut self, place: &Location, call: Option<(String, String)>) -> u64 {
         *self.questions += 1;
         let id = *self.questions;
         self.actions.push_back(Action::Http { id, to: place.to, path: place.path.clone(), call });

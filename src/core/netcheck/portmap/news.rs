@@ -14,7 +14,7 @@ pub enum Action {
         /// The datagram.
         payload: Vec<u8>,
     },
-    /// Ask over HTTP; answered by [`News::Http`].
+    /// Ask over HTTP; answered by [`Input::Http`].
     Http {
         /// Names the question.
         id: u64,
@@ -29,7 +29,7 @@ pub enum Action {
 
 /// What came from there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum Input {
     /// A datagram.
     Datagram {
         /// Where it came from.

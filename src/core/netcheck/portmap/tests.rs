@@ -56,7 +56,7 @@ impl Scene {
         loop {
             while let Some(action) = self.mapper.poll_action() {
                 if let Some(news) = self.answer(action) {
-                    self.mapper.handle_news(news, self.now);
+                    self.mapper.handle_input(news, self.now);
                 }
             }
             let Some(next) = self.mapper.poll_timeout().filter(|next| *next <= end) else { break };
@@ -66,20 +66,20 @@ impl Scene {
         self.now = end;
     }
 
-    fn answer(&mut self, action: Action) -> Option<News> {
+    fn answer(&mut self, action: Action) -> Option<Input> {
         match action {
             Action::Send { from, to, payload } => {
                 assert_eq!(from, gateway().local);
                 let payload = self.answer_datagram(to, &payload)?;
                 let port = if to.port() == PORT { PORT } else { 49_152 };
-                Some(News::Datagram { from: SocketAddrV4::new(gateway().address, port), payload })
+                Some(Input::Datagram { from: SocketAddrV4::new(gateway().address, port), payload })
             }
             Action::Http { id, to, path, call } => {
                 assert_eq!(to, "192.168.1.1:5000".parse().unwrap());
                 if !self.speaks.2 {
-                    return Some(News::Http { id, outcome: Err("refused".into()) });
+                    return Some(Input::Http { id, outcome: Err("refused".into()) });
                 }
-                Some(News::Http { id, outcome: Ok(self.answer_http(&path, call).into_bytes()) })
+                Some(Input::Http { id, outcome: Ok(self.answer_http(&path, call).into_bytes()) })
             }
         }
     }
@@ -317,7 +317,7 @@ fn only_the_gateway_is_believed() {
         let mut payload = answer.clone();
         change(&mut payload);
         let from = from.parse().unwrap();
-        scene.mapper.handle_news(News::Datagram { from, payload }, scene.now);
+        scene.mapper.handle_input(Input::Datagram { from, payload }, scene.now);
         scene.mapper.report().external
     };
     assert_eq!(with("192.168.1.66:5351", &|_| ()), None, "somebody else");
@@ -336,11 +336,11 @@ fn a_description_elsewhere_than_on_the_gateway_is_not_fetched() {
     let answer = |place: &str| {
         let text = format!("HTTP/1.1 200 OK\r\nST: {}\r\nLOCATION: http://{place}/d.xml\r\n\r\n", ssdp::GATEWAY);
         let from = SocketAddrV4::new(gateway().address, 1900);
-        News::Datagram { from, payload: text.into_bytes() }
+        Input::Datagram { from, payload: text.into_bytes() }
     };
-    scene.mapper.handle_news(answer("169.254.169.254"), scene.now);
+    scene.mapper.handle_input(answer("169.254.169.254"), scene.now);
     assert!(!std::iter::from_fn(|| scene.mapper.poll_action()).any(|action| matches!(action, Action::Http { .. })));
-    scene.mapper.handle_news(answer("192.168.1.1:5000"), scene.now);
+    scene.mapper.handle_input(answer("192.168.1.1:5000"), scene.now);
     assert!(std::iter::from_fn(|| scene.mapper.poll_action()).any(|action| matches!(action, Action::Http { .. })));
 }
 

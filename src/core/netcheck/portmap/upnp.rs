@@ -3,9 +3,9 @@
 use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use super::attempt::{Outcome, Protocol, mapped_at};
+use super::attempt::{Progress, Protocol, mapped_at};
 use super::{Context, LIFETIME};
-use crate::wire::portmap::{Place, PortmapError, igd, ssdp};
+use crate::wire::portmap::{Location, PortmapError, igd, ssdp};
 
 /// How often it is looked for, and how far apart.
 const SEARCHES: u32 = 3;
@@ -28,7 +28,7 @@ pub(super) struct Talk {
 #[derive(Debug)]
 enum Step {
     Search { sent: u32 },
-    Describe(Place),
+    Describe(Location),
     Open(igd::Service),
     Address(igd::Service, u16),
 }
@@ -47,7 +47,7 @@ impl Talk {
         Self { step, waiting: None, answered: false, conflicts: 0, lease: LIFETIME.as_secs() as u32 }
     }
 
-    pub(super) fn handle_timeout(&mut self, next: &mut Instant, context: &mut Context<'_>) -> Outcome {
+    pub(super) fn handle_timeout(&mut self, next: &mut Instant, context: &mut Context<'_>) -> Progress {
         match &mut self.step {
             Step::Search { sent } if *sent < SEARCHES => {
                 *sent += 1;
@@ -55,27 +55,32 @@ impl Talk {
                 context.send(ssdp::GROUP, ssdp::search());
                 context.send(SocketAddrV4::new(context.gateway.address, ssdp::PORT), ssdp::search());
                 *next = context.now + if last { PATIENCE } else { SEARCH_EVERY };
-                Outcome::Pending
+                Progress::Pending
             }
             Step::Open(_) if self.waiting.is_none() => self.open(next, context),
             Step::Search { .. } | Step::Describe(_) | Step::Open(_) | Step::Address(..) => {
-                Outcome::Failed { answered: self.answered }
+                Progress::Failed { answered: self.answered }
             }
         }
     }
 
     /// Takes an answer of the gateway to the search.
-    pub(super) fn handle_datagram(&mut self, payload: &[u8], next: &mut Instant, context: &mut Context<'_>) -> Outcome {
-        let Step::Search { .. } = self.step else { return Outcome::Pending };
-        let Ok(place) = ssdp::read(payload) else { return Outcome::Pending };
+    pub(super) fn handle_datagram(
+        &mut self,
+        payload: &[u8],
+        next: &mut Instant,
+        context: &mut Context<'_>,
+    ) -> Progress {
+        let Step::Search { .. } = self.step else { return Progress::Pending };
+        let Ok(place) = ssdp::read(payload) else { return Progress::Pending };
         if *place.to.ip() != context.gateway.address {
-            return Outcome::Pending;
+            return Progress::Pending;
         }
         self.answered = true;
         self.waiting = Some(context.ask(&place, None));
         self.step = Step::Describe(place);
         *next = context.now + PATIENCE;
-        Outcome::Pending
+        Progress::Pending
     }
 
     /// Takes the answer to a question over HTTP.
@@ -85,20 +90,20 @@ impl Talk {
         body: Option<&[u8]>,
         next: &mut Instant,
         context: &mut Context<'_>,
-    ) -> Outcome {
+    ) -> Progress {
         if self.waiting != Some(id) {
-            return Outcome::Pending;
+            return Progress::Pending;
         }
         self.waiting = None;
-        let Some(body) = body else { return Outcome::Failed { answered: self.answered } };
+        let Some(body) = body else { return Progress::Failed { answered: self.answered } };
         match &self.step {
-            Step::Search { .. } => Outcome::Pending,
+            Step::Search { .. } => Progress::Pending,
             Step::Describe(place) => match igd::Service::find(body, place) {
                 Ok(service) if *service.control.to.ip() == context.gateway.address => {
                     self.step = Step::Open(service);
                     self.open(next, context)
                 }
-                _ => Outcome::Failed { answered: true },
+                _ => Progress::Failed { answered: true },
             },
             Step::Open(service) => self.handle_opened(&service.clone(), igd::read(body), next, context),
             Step::Address(service, port) => match igd::read(body) {
@@ -106,7 +111,7 @@ impl Talk {
                     let external = SocketAddr::new(address.into(), *port);
                     mapped_at(Protocol::Upnp(Box::new(service.clone())), external, LIFETIME, None)
                 }
-                _ => Outcome::Failed { answered: true },
+                _ => Progress::Failed { answered: true },
             },
         }
     }
@@ -117,14 +122,14 @@ impl Talk {
         answer: Result<igd::Answer, PortmapError>,
         next: &mut Instant,
         context: &mut Context<'_>,
-    ) -> Outcome {
+    ) -> Progress {
         match answer {
             Ok(igd::Answer::Done { .. }) => {
                 let port = self.port(context);
                 self.waiting = Some(context.ask(&service.control, Some(service.get_external_address())));
                 self.step = Step::Address(service.clone(), port);
                 *next = context.now + PATIENCE;
-                Outcome::Pending
+                Progress::Pending
             }
             Ok(igd::Answer::Fault(igd::CONFLICT)) if self.conflicts + 1 < PORTS => {
                 self.conflicts += 1;
@@ -134,17 +139,17 @@ impl Talk {
                 self.lease = 0;
                 self.open(next, context)
             }
-            _ => Outcome::Failed { answered: true },
+            _ => Progress::Failed { answered: true },
         }
     }
 
-    fn open(&mut self, next: &mut Instant, context: &mut Context<'_>) -> Outcome {
+    fn open(&mut self, next: &mut Instant, context: &mut Context<'_>) -> Progress {
         let port = self.port(context);
-        let Step::Open(service) = &self.step else { return Outcome::Failed { answered: self.answered } };
+        let Step::Open(service) = &self.step else { return Progress::Failed { answered: self.answered } };
         let call = service.add_port_mapping(port, context.request.internal, context.gateway.local, self.lease);
         self.waiting = Some(context.ask(&service.control, Some(call)));
         *next = context.now + PATIENCE;
-        Outcome::Pending
+        Progress::Pending
     }
 
     /// The port to open: the one that is held, our own, or one that follows from this machine's nonce, so that two

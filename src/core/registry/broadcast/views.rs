@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::entry::NodeState;
 use super::message::{Chunk, json};
-use crate::policy::{Carried, Change, Compiled, Kind, RuleSet, SshKind, View};
+use crate::policy::{Carried, Change, Compiled, NodeKind, RuleSet, SshKind, View};
 use crate::registry::presence::INSIDE;
 use crate::types::{NodeId, is_default_route};
 use crate::wire::control::{RuleOrigin, match_all};
@@ -24,7 +24,7 @@ pub(super) struct Views {
     /// The class that was given last; nothing where a policy never gave one.
     last: Option<ViewClass>,
     /// The classes of kinds, as long as nothing changes.
-    kinds: BTreeMap<Kind, ViewClass>,
+    kinds: BTreeMap<NodeKind, ViewClass>,
     /// The classes after a few changes, by the class before and who of the changed nodes is seen; for one flush.
     after: BTreeMap<(ViewClass, Vec<NodeId>), ViewClass>,
     /// The SSH rules of kinds of nodes, as long as nothing changes.

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use roxmltree::{Document, Node, ParsingOptions};
 
-use super::{MAX_XML, Place, PortmapError};
+use super::{Location, MAX_XML, PortmapError};
 
 /// The port is somebody else's (`ConflictInMappingEntry`).
 pub const CONFLICT: u16 = 718;
@@ -32,7 +32,7 @@ pub struct Service {
     /// Which one, of [`WANTED`].
     kind: &'static str,
     /// Where it is called.
-    pub control: Place,
+    pub control: Location,
 }
 
 /// A call: the `SOAPAction` header and the body.
@@ -52,11 +52,11 @@ pub enum Answer {
 
 impl Service {
     /// Finds the best service in the description that was read at a place.
-    pub fn find(description: &[u8], place: &Place) -> Result<Self, PortmapError> {
+    pub fn find(description: &[u8], place: &Location) -> Result<Self, PortmapError> {
         let text = text(description)?;
         let document = parse(&text)?;
         let base = document.descendants().find(|node| named(node, "URLBase")).and_then(|node| node.text());
-        let base = base.and_then(|base| Place::read(base.trim()).ok()).unwrap_or_else(|| place.clone());
+        let base = base.and_then(|base| Location::read(base.trim()).ok()).unwrap_or_else(|| place.clone());
         let services = document.descendants().filter(|node| named(node, "service")).take(SERVICES);
         let mut found: Vec<(usize, &str)> = services
             .filter_map(|service| {
@@ -163,8 +163,8 @@ mod tests {
 <service><serviceType>urn:schemas-upnp-org:service:WANIPConnection:1</serviceType><controlURL>/ctl/IPConn</controlURL>
 </service></serviceList></device></deviceList></device></deviceList></device></root>"#;
 
-    fn place() -> Place {
-        Place::read("http://192.168.1.1:5000/rootDesc.xml").unwrap()
+    fn place() -> Location {
+        Location::read("http://192.168.1.1:5000/rootDesc.xml").unwrap()
     }
 
     #[test]

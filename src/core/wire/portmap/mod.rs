@@ -34,32 +34,32 @@ pub enum PortmapError {
     Xml,
     /// It leads elsewhere than to an IPv4 literal over plain HTTP.
     #[error("the answer names no place that can be asked")]
-    Place,
+    Location,
 }
 
 /// A place that can be asked over HTTP: an IPv4 literal, a port, path and query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     /// The host.
     pub to: SocketAddrV4,
     /// Begins with `/`.
     pub path: String,
 }
 
-impl Place {
+impl Location {
     /// The longest path.
     pub const PATH: usize = 1_024;
 
     /// Reads an absolute URL.
     pub fn read(url: &str) -> Result<Self, PortmapError> {
         let scheme = url.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://"));
-        let rest = scheme.and_then(|_| url.get(7..)).ok_or(PortmapError::Place)?;
+        let rest = scheme.and_then(|_| url.get(7..)).ok_or(PortmapError::Location)?;
         let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
         let to = match authority.split_once(':') {
             Some((host, port)) => host.parse().ok().zip(port.parse().ok().filter(|port| *port != 0)),
             None => authority.parse().ok().map(|host: Ipv4Addr| (host, 80)),
         };
-        let (host, port) = to.ok_or(PortmapError::Place)?;
+        let (host, port) = to.ok_or(PortmapError::Location)?;
         Ok(Self { to: SocketAddrV4::new(host, port), path: checked(path)?.to_owned() })
     }
 
@@ -76,8 +76,8 @@ impl Place {
 }
 
 fn checked(path: &str) -> Result<&str, PortmapError> {
-    let plain = path.len() <= Place::PATH && path.bytes().all(|byte| byte.is_ascii_graphic());
-    plain.then_some(path).ok_or(PortmapError::Place)
+    let plain = path.len() <= Location::PATH && path.bytes().all(|byte| byte.is_ascii_graphic());
+    plain.then_some(path).ok_or(PortmapError::Location)
 }
 
 #[cfg(test)]
@@ -86,10 +86,10 @@ mod tests {
 
     #[test]
     fn a_place_is_an_ipv4_literal_over_plain_http() {
-        let place = Place::read("http://192.168.1.1:5000/rootDesc.xml?x=1").unwrap();
+        let place = Location::read("http://192.168.1.1:5000/rootDesc.xml?x=1").unwrap();
         assert_eq!(place.to, "192.168.1.1:5000".parse().unwrap());
         assert_eq!(place.path, "/rootDesc.xml?x=1");
-        assert_eq!(Place::read("HTTP://10.0.0.1").unwrap().to.port(), 80);
+        assert_eq!(Location::read("HTTP://10.0.0.1").unwrap().to.port(), 80);
         for bad in [
             "",
             "http",
@@ -103,14 +103,14 @@ mod tests {
             "http://10.0.0.1/\r\nHost: x",
             "htt\u{20ac}://10.0.0.1/",
         ] {
-            assert_eq!(Place::read(bad), Err(PortmapError::Place), "{bad:?}");
+            assert_eq!(Location::read(bad), Err(PortmapError::Location), "{bad:?}");
         }
-        assert!(Place::read(&format!("http://10.0.0.1/{}", "a".repeat(2_000))).is_err());
+        assert!(Location::read(&format!("http://10.0.0.1/{}", "a".repeat(2_000))).is_err());
     }
 
     #[test]
     fn a_path_in_a_document_belongs_to_the_documents_host() {
-        let place = Place::read("http://192.168.1.1:5000/rootDesc.xml").unwrap();
+        let place = Location::read("http://192.168.1.1:5000/rootDesc.xml").unwrap();
         assert_eq!(place.join("ctl/IPConn").unwrap().path, "/ctl/IPConn");
         assert_eq!(place.join("/ctl/IPConn").unwrap().to, place.to);
         assert_eq!(place.join("http://10.0.0.9/x").unwrap().to, "10.0.0.9:80".parse().unwrap());

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::{MAX_DATAGRAM, Place, PortmapError};
+use super::{Location, MAX_DATAGRAM, PortmapError};
 
 /// The group that devices listen to.
 pub const GROUP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(239, 255, 255, 250), 1900);
@@ -21,7 +21,7 @@ pub fn search() -> Vec<u8> {
 }
 
 /// Reads an answer: where the description of a gateway is.
-pub fn read(bytes: &[u8]) -> Result<Place, PortmapError> {
+pub fn read(bytes: &[u8]) -> Result<Location, PortmapError> {
     if bytes.len() > MAX_DATAGRAM {
         return Err(PortmapError::Length);
     }
@@ -41,7 +41,7 @@ pub fn read(bytes: &[u8]) -> Result<Place, PortmapError> {
     if !kind.contains(":InternetGatewayDevice:") {
         return Err(PortmapError::Foreign);
     }
-    Place::read(header("LOCATION").ok_or(PortmapError::Place)?)
+    Location::read(header("LOCATION").ok_or(PortmapError::Location)?)
 }
 
 #[cfg(test)]

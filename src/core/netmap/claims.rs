@@ -15,7 +15,7 @@ const RESOLVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 
 
 /// What every peer is held against: ourselves, and the time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ourselves {
+pub(super) struct SelfNode {
     pub(super) id: NodeId,
     pub(super) key: NodePublic,
     pub(super) addresses: BTreeSet<IpNet>,
@@ -24,7 +24,7 @@ pub(super) struct Ourselves {
 
 /// How well a claim to a prefix is founded. Lower wins; among equals the lower node number does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Rank {
+pub(super) enum ClaimRank {
     /// It is the node's own address.
     Address,
     /// The coordinator named the node the primary router of it.
@@ -35,18 +35,18 @@ pub(super) enum Rank {
 
 /// What a node would get if no other asked for the same.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Candidate {
+pub(super) struct Claims {
     /// The key it claims.
     pub(super) key: NodePublic,
     /// The usable prefixes.
-    pub(super) claims: Vec<(IpNet, Rank)>,
+    pub(super) claims: Vec<(IpNet, ClaimRank)>,
     /// The default routes it offers as an exit node.
     pub(super) default_routes: Vec<IpNet>,
     /// What is wrong with the rest of it.
     pub(super) rejections: Vec<Rejection>,
 }
 
-impl Ourselves {
+impl SelfNode {
     /// Reads our own node: only single addresses of the overlay become ours.
     pub(super) fn read(node: &Node) -> Self {
         let mut ours = Self { id: node.id, key: node.key, ..Self::default() };
@@ -62,7 +62,7 @@ impl Ourselves {
     }
 
     /// Judges a peer; `None` where it is nobody to talk to, with the reason where that is a fault.
-    pub(super) fn judge(&self, node: &Node, now: Timestamp) -> Result<Candidate, Option<Rejection>> {
+    pub(super) fn judge(&self, node: &Node, now: Timestamp) -> Result<Claims, Option<Rejection>> {
         let refuse = |reason| Err(Some(Rejection::peer(node, reason)));
         if node.expired || is_past(node.key_expiry, now) {
             return Err(None);
@@ -79,16 +79,16 @@ impl Ourselves {
         if node.is_wireguard_only {
             return refuse(Reason::PlainWireGuard);
         }
-        let mut candidate = Candidate { key: node.key, ..Candidate::default() };
+        let mut candidate = Claims { key: node.key, ..Claims::default() };
         for prefix in node.allowed_ips.as_ref().unwrap_or(&node.addresses) {
             let is_address = node.addresses.contains(prefix);
             let prefix = prefix.trunc();
             if is_default_route(&prefix) {
                 candidate.default_routes.push(prefix);
             } else if is_address {
-                candidate.take("address", prefix, Rank::Address, node, self.judge_address(prefix));
+                candidate.take("address", prefix, ClaimRank::Address, node, self.judge_address(prefix));
             } else if !node.unsigned_peer_api_only {
-                let rank = if node.primary_routes.contains(&prefix) { Rank::Primary } else { Rank::Router };
+                let rank = if node.primary_routes.contains(&prefix) { ClaimRank::Primary } else { ClaimRank::Router };
                 candidate.take("route", prefix, rank, node, self.judge_route(prefix));
             }
         }
@@ -121,8 +121,8 @@ impl Ourselves {
     }
 }
 
-impl Candidate {
-    fn take(&mut self, what: &str, prefix: IpNet, rank: Rank, node: &Node, fault: Option<Reason>) {
+impl Claims {
+    fn take(&mut self, what: &str, prefix: IpNet, rank: ClaimRank, node: &Node, fault: Option<Reason>) {
         match fault {
             Some(reason) => self.rejections.push(Rejection::prefix(what, prefix, node, reason)),
             None if self.claims.iter().any(|(claimed, _)| *claimed == prefix) => {}

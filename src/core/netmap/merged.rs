@@ -46,7 +46,7 @@ const UNNAMED_PART: &str = "base";
 /// Everything that the coordinator told us. Serialises as the message that would tell it all at once.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Told {
+pub(super) struct MergedMap {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) node: Option<Arc<Node>>,
     #[serde(serialize_with = "values", skip_serializing_if = "BTreeMap::is_empty")]
@@ -91,7 +91,7 @@ pub(super) struct Touched {
     pub(super) peers: BTreeSet<NodeId>,
 }
 
-impl Told {
+impl MergedMap {
     /// Merges one message, in the order that the protocol gives.
     pub(super) fn apply(&mut self, message: MapResponse, now: Timestamp) -> Touched {
         let mut touched = Touched { node: message.node.is_some(), ..Touched::default() };
