@@ -30,8 +30,69 @@
 //! modules of `core` it is `tests/tidy.rs`'s. A member declares the tests that drive it alone, and cargo builds its
 //! programs for them; this package declares those that join several. All of them lie in `tests`.
 //!
-//! Vocabulary: a *node* is a machine in the network; its *machine key* names it to the coordinator, its
-//! *node key* is its WireGuard key. The *map* is what the coordinator tells a node of itself and its
-//! *peers*. The *overlay* is the network the addresses of 100.64.0.0/10 and fd7a:115c:a1e0::/48 make.
+//! # From a `MapResponse` to a netlink message
+//!
+//! The coordinator lets a peer in, or takes its address away. This is where that news goes in each agent, file by file,
+//! each of them once; `tests/tidy.rs` holds that they are there and that none comes twice.
+//!
+//! | file | what becomes of it there |
+//! | --- | --- |
+//! | `src/agent/control_io/mod.rs` | `follow`: bytes of the long answer to `/machine/map` become `Received::Bytes` |
+//! | `src/agent/run.rs` | `run`: the loop takes them in, and says what time it is |
+//! | `src/core/node/mod.rs` | `Engine::handle_received`: given to the session with the coordinator |
+//! | `src/core/control/session.rs` | `Session::handle_received`: whose answer it is |
+//! | `src/core/control/session/follow.rs` | `handle_bytes`, `handle_message`: a `SessionEvent`, `FullMap` or `Delta` |
+//! | `src/core/wire/map_stream.rs` | `MapStreamDecoder::next`: the frame, unpacked |
+//! | `src/core/wire/control/map.rs` | `MapResponse::read`: the JSON, with limits |
+//! | `src/core/node/proceed.rs` | `Engine::proceed`: what follows from what came in, in order |
+//! | `src/core/node/login.rs` | `handle_session_event`: the event goes into the map |
+//! | `src/core/netmap/mod.rs` | `Netmap::apply`: merged, and judged anew where it was touched |
+//! | `src/core/netmap/merged.rs` | `MergedMap::apply`: as it was told, right or wrong |
+//! | `src/core/netmap/peers.rs` | `Peers::update`: which peer has which key and prefix |
+//! | `src/core/netmap/claims.rs` | `SelfNode::judge`: what one node may ask for at all |
+//! | `src/core/node/wish.rs` | `renew_wish`: map, preferences, paths and host are brought together |
+//! | `src/core/plan/planner.rs` | `Planner::desired`: anew, or only what changed |
+//! | `src/core/plan/from_map.rs` | `accepted_peers`, `wireguard_peer`, `routes`: what of the map this host takes |
+//! | `src/core/plan/desired.rs` | `Desired`: all that should be in the kernel, the peer's keys and prefixes with it |
+//! | `src/core/plan/reconciler.rs` | kept until the kernel has been looked at (`Observed`, read by `linux`), then compared |
+//! | `src/core/plan/diff.rs` | `diff`: the `Plan`, safe at every prefix |
+//! | `src/core/plan/step.rs` | one line of it: `Step::Peer(key, PeerStep::Add(peer))` |
+//! | `src/core/node/kernel.rs` | `send_kernel_actions`: `KernelAction::Apply` becomes an `Effect` |
+//! | `src/agent/outward.rs` | `carry_out`: the effect goes into the kernel's pipe |
+//! | `src/agent/pipes.rs` | `kernel`: taken out by the task that waits for the kernel |
+//! | `src/linux/lib.rs` | `LinuxKernel::apply`: which socket a step is for |
+//! | `src/linux/wireguard/mod.rs` | `apply`, `send`: the request, and its acknowledgement |
+//! | `src/linux/wireguard/peers.rs` | `add`, `messages`: the netlink message |
+//!
+//! What the step came to goes back by the pipe to `Engine::handle_steps`, and the kernel is looked at again.
+//!
+//! # Words
+//!
+//! A word that WireGuard, nftables, Tailscale's protocol or RFCs have is used as they use it (peer, allowed IPs, endpoint,
+//! home relay, DERP, disco, verdict). Where there is none:
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | *node* | a machine in the network; its *machine key* names it to the coordinator, its *node key* is its WireGuard key |
+//! | *map* | what the coordinator tells a node of itself, of its *peers*, of the packet filter, names and relays |
+//! | *overlay* | the network that the addresses of 100.64.0.0/10 and fd7a:115c:a1e0::/48 make |
+//! | *wish* | the whole of what should be in the kernel, as one value: `plan::Desired` |
+//! | *look* | reading back all of ours from the kernel (`plan::Observed`), or asking all relays about our network (netcheck) |
+//! | *ours*, *strange* | what carries our name, number or mark; what carries it and is nothing that we would make |
+//! | *settled* | the last look found everything as wished |
+//! | *book* | the paths to all peers, and the probes that find them: `path::Book` |
+//! | *candidate*, *selected* | an endpoint that may lead to a peer; the path that its packets take now |
+//! | *narrow* | of a path: small probes pass and packets of full size do not |
+//! | *begin* | to open a WireGuard handshake from this side, because the peer's own come to nothing |
+//! | *pump* | the tasks that carry relayed packets between the kernel and the relays, past the engine |
+//! | *engine*, *effect* | all that one agent decides, as one value; one thing that it wants done outside |
+//! | *served*, *carried* | the prefixes that this host routes for others; those that a peer routes for us |
+//! | *class* | of a firewall: sources with the same rights; of a broadcast: viewers who see the same peers |
+//! | *status* | what a node reports of itself while it runs, saved late; not what an administrator decided |
+//! | *presence* | who follows its map now, and what is due when |
+//! | *clones* | two machines that use one node key |
+//! | *journal* | every lasting change of the coordinator, numbered without gaps, with who made it by which door |
+//! | *face*, *door* | a way into the coordinator, as code (`face/`); the same as the journal names it |
+//! | *site* | those who count as one asker: an IPv4 address, or an IPv6 /64 |
 
 #![forbid(unsafe_code)]

@@ -8,6 +8,8 @@ mod manual;
 mod modules;
 #[path = "tidy/outside_text.rs"]
 mod outside_text;
+#[path = "tidy/walk.rs"]
+mod walk;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -3,14 +3,15 @@
 //! ```text
 //!   coordinator <─> control_io ─┐                       ┌─> pipes::disk    (state files)
 //!        warren <─> local_api ──┤                       │
-//!    interfaces ──> pipes ──────┼──> run: node ─────────┼─> pipes::kernel  (observe, apply)
+//!    interfaces ──> pipes ──────┼──> run: node::Engine ─┼─> pipes::kernel  (observe, apply)
 //!        kernel ──> pipes ──────┤   (one task, by value)├─> control_io, local_api
-//!        probes ──> network ────┤                       ├─> network        (probes out)
+//!        probes ──> network ────┤          outward ─────├─> network        (probes out)
 //!        relays <─> relay_pump ─┘                       └─> netcheck_io    (names, gateways, HTTPS)
 //! ```
 //!
-//! [`Engine`](crate::node::Engine) decides and waits for nothing; [`run`] waits and decides nothing. The kernel's objects outlive the agent:
-//! it can be killed at any moment, and the next one looks, compares, and goes on.
+//! [`Engine`](warren_core::node::Engine) decides and waits for nothing; [`run`] waits and decides nothing; `outward`
+//! hands what is to be done to the pipe that does it. The kernel's objects outlive the agent: it can be killed at any
+//! moment, and the next one looks, compares, and goes on.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
