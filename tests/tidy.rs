@@ -124,6 +124,63 @@ fn each_file_says_what_it_is_and_is_short_enough_to_read_from_the_top() {
     assert!(errors.is_empty(), "{}", errors.join("\n"));
 }
 
+/// What repeats the protocol's own names says what it is by them.
+const MIRRORS: &[&str] = &["src/core/wire/control", "src/core/wire/local", "src/core/wire/admin"];
+
+#[test]
+fn what_is_public_says_what_it_is_and_a_field_only_what_its_name_does_not() {
+    let mut errors = Vec::new();
+
+    for file in rust_files(Path::new("src")).into_iter().filter(|file| !is_unit_tests(file)) {
+        let mirrors = MIRRORS.iter().any(|folder| file.starts_with(folder));
+        let text = fs::read_to_string(&file).unwrap();
+        let mut is_said = false;
+        for (number, line) in text.split("#[cfg(test)]\nmod tests").next().unwrap().lines().enumerate() {
+            let code = line.trim();
+            let item =
+                code.strip_prefix("pub ").map(|item| item.trim_start_matches("const ").trim_start_matches("async "));
+            let kind = item.and_then(|item| item.split(' ').next()).unwrap_or_default();
+            let is_type = ["struct", "enum", "trait", "type"].contains(&kind);
+            if !is_said && (kind == "fn" || is_type && !mirrors) {
+                errors.push(format!("{}:{}: `{code}` says not what it is", file.display(), number + 1));
+            }
+            if HOLLOW.contains(&code) {
+                errors.push(format!("{}:{}: `{code}` says nothing", file.display(), number + 1));
+            }
+            // Attributes stand between a sentence and its item; a macro's are said where it is called.
+            let goes_on = is_said && !code.is_empty() && !code.ends_with([',', ';', '{', '}']);
+            is_said = code.starts_with("///") || code.starts_with("$(#[") || goes_on;
+        }
+    }
+
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+/// Sentences that only repeat the name below them.
+const HOLLOW: &[&str] = &[
+    "/// Who.",
+    "/// What.",
+    "/// Which.",
+    "/// How.",
+    "/// Why.",
+    "/// When.",
+    "/// Where.",
+    "/// To whom.",
+    "/// From whom.",
+    "/// Its name.",
+    "/// The name.",
+    "/// Its number.",
+    "/// The number.",
+    "/// Its path.",
+    "/// The path.",
+    "/// Its key.",
+    "/// The key.",
+    "/// Its address.",
+    "/// The text.",
+    "/// The value.",
+    "/// Its body.",
+];
+
 /// Unit tests are about the module that they stand beside.
 fn is_unit_tests(file: &Path) -> bool {
     file.starts_with("src")

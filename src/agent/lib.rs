@@ -80,7 +80,6 @@ pub enum StartError {
     /// The local socket cannot be made.
     #[error("listen on {path}: {reason}")]
     Socket {
-        /// Where.
         path: String,
         /// What the system said.
         reason: std::io::Error,

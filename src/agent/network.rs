@@ -57,7 +57,7 @@ pub struct Network {
     pub datagrams: Option<mpsc::Receiver<Datagram>>,
     /// The way out from that port.
     pub send: Option<Box<dyn DatagramSender>>,
-    /// The relays.
+    /// The relay pump: what it is told, and what it tells. Without it no relay is used.
     pub pump: Option<(mpsc::Sender<ToPump>, mpsc::Receiver<PumpNews>)>,
     /// Names, gateways, HTTPS.
     pub netcheck: Option<(mpsc::Sender<Action>, mpsc::Receiver<Input>)>,

@@ -30,11 +30,9 @@ const BATCH: usize = 64;
 
 /// What the loop is given.
 pub struct Parts<K> {
-    /// The state, loaded.
     pub engine: Engine,
     /// Where it is kept.
     pub dir: StateDir,
-    /// The kernel.
     pub kernel: K,
     /// The host's own addresses, whenever they change.
     pub networks: mpsc::Receiver<Networks>,
@@ -46,7 +44,6 @@ pub struct Parts<K> {
     pub operators: Operators,
     /// The mark on packets to the coordinator.
     pub mark: Option<u32>,
-    /// Ends the loop.
     pub stop: oneshot::Receiver<()>,
 }
 

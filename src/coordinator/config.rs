@@ -260,7 +260,6 @@ pub(crate) enum ConfigError {
     /// A file that was named cannot be read.
     #[error("{file}: {source}", file = file.display())]
     Read {
-        /// The file.
         file: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -268,9 +267,8 @@ pub(crate) enum ConfigError {
     /// The file is not TOML.
     #[error("{file}: line {line}: {reason}", file = file.display())]
     Syntax {
-        /// The file.
         file: PathBuf,
-        /// Where, from 1.
+        /// Counted from 1.
         line: usize,
         /// What is wrong there.
         reason: String,
@@ -280,7 +278,6 @@ pub(crate) enum ConfigError {
     Key {
         /// The file, or `configuration` where several options do not fit each other.
         place: String,
-        /// The option.
         key: String,
         /// What is wrong with it.
         reason: String,

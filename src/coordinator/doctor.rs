@@ -25,9 +25,8 @@ pub(super) enum Verdict {
 /// What was looked at, and how it is.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Finding {
-    /// What.
+    /// What was examined, as the table shows it.
     what: String,
-    /// How it is.
     verdict: Verdict,
     /// In words, with what to do where something is wrong.
     text: String,

@@ -29,7 +29,6 @@ pub(crate) struct Reload {
     pub(crate) options: Options,
     /// See `options`.
     pub(crate) places: GlobalOptions,
-    /// What is logged.
     pub(crate) log: LogFilter,
 }
 

@@ -16,7 +16,6 @@ use super::{Attempt, attempt, link, route};
 /// The main table's default route, as far as port mapping needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gateway {
-    /// The router.
     pub address: Ipv4Addr,
     /// Our own address on its link.
     pub local: Ipv4Addr,

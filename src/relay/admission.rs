@@ -11,7 +11,6 @@ use warren_core::types::NodePublic;
 /// A client that has proved its key and wants in.
 #[derive(Clone, Copy, Debug)]
 pub struct Applicant {
-    /// Its node key.
     pub node: NodePublic,
     /// Where it connects from, if the transport tells.
     pub source: Option<IpAddr>,

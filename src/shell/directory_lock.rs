@@ -25,7 +25,6 @@ pub enum DirectoryLockError {
     /// Another program works on it.
     #[error("state directory {} is in use by {holder}: each needs a directory of its own, or the other one has to end first", path.display())]
     Held {
-        /// The directory.
         path: PathBuf,
         /// Who has it, in words.
         holder: String,
@@ -33,7 +32,6 @@ pub enum DirectoryLockError {
     /// It cannot be opened.
     #[error("lock state directory {}: {reason}", path.display())]
     Failed {
-        /// The directory.
         path: PathBuf,
         /// What the system said.
         reason: io::Error,

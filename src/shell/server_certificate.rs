@@ -19,7 +19,6 @@ pub struct ServerCertificate<'a> {
     pub others: &'a [CertificateDer<'a>],
     /// Its authority's word that it is not revoked, or nothing.
     pub ocsp: &'a [u8],
-    /// When that is.
     pub now: UnixTime,
 }
 

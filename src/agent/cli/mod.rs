@@ -49,7 +49,7 @@ pub enum Error {
         "no answer at {socket}: {reason}; start the agent with `systemctl start warrend`, or name its socket with --socket"
     )]
     NoAgent {
-        /// Its path.
+        /// The path that was tried.
         socket: String,
         /// What the system said.
         reason: String,
@@ -57,17 +57,15 @@ pub enum Error {
     /// The connection broke, or the answer makes no sense.
     #[error("{call}: {reason}")]
     Broken {
-        /// What was asked.
+        /// Method and path.
         call: String,
-        /// What went wrong.
         reason: String,
     },
     /// The agent says no.
     #[error("{text}{}", hint(*status))]
     Refused {
-        /// The HTTP status.
         status: u16,
-        /// The agent's reason.
+        /// What the agent says, in a sentence.
         text: String,
     },
     /// A file named by a flag cannot be read, or a flag has no usable value.

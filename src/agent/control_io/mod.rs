@@ -37,7 +37,6 @@ const LOAD_BALANCE: &str = "ts-lb";
 /// How to reach the coordinator.
 #[derive(Clone, Debug)]
 pub struct IoConfig {
-    /// Where it is.
     pub server: ServerUrl,
     /// Who this machine is to it.
     pub machine_key: MachinePrivate,

@@ -23,9 +23,7 @@ use warren_core::node::{Answer, Caller, Request};
 /// A request with its asker and the place for its answer.
 #[derive(Debug)]
 pub struct Call {
-    /// Who asks.
     pub caller: Caller,
-    /// What is asked.
     pub request: Request,
     /// Where the answer goes. Nobody may be waiting any more.
     pub reply: oneshot::Sender<Reply>,

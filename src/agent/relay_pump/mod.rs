@@ -66,7 +66,6 @@ pub enum ToPump {
 pub struct Pump {
     /// What it is told. It ends when this is dropped.
     pub commands: mpsc::Sender<ToPump>,
-    /// What it tells.
     pub news: mpsc::Receiver<PumpNews>,
     /// The port that peers' loopback addresses have.
     pub relay_port: u16,

@@ -26,11 +26,9 @@ pub(crate) struct RelayPlace {
 /// The embedded relay.
 #[derive(Clone, Debug)]
 pub(crate) struct RelaySettings {
-    /// Its region's number.
     pub(crate) region: RegionId,
     /// Its region's short name.
     pub(crate) code: &'static str,
-    /// Its region's name.
     pub(crate) name: String,
     /// A TLS port of its own; `None` for the coordinator's.
     pub(crate) listen: Option<SocketAddr>,

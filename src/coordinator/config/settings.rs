@@ -28,19 +28,16 @@ pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
     /// How nodes reach this server; `None` for "as they ask for it".
     pub(crate) server_url: Option<ServerUrl>,
-    /// What makes HTTPS.
     pub(crate) certificate: Certificate,
     /// The embedded relay; `None` where it is off.
     pub(crate) relay: Option<RelaySettings>,
-    /// Further relays.
+    /// Relays beside the embedded one.
     pub(crate) derp_map: DerpMap,
-    /// Names.
     pub(crate) dns: Dns,
     /// What holds for all nodes.
     pub(crate) nodes: Nodes,
     /// How much is taken from others.
     pub(crate) limits: Limits,
-    /// The log.
     pub(crate) log: Log,
     /// Where metrics are served.
     pub(crate) metrics: Option<LoopbackAddress>,
@@ -55,9 +52,8 @@ pub(crate) enum Certificate {
     None,
     /// Two files in PEM.
     Files {
-        /// The chain.
+        /// PEM, with what leads to the root.
         cert: PathBuf,
-        /// The private key.
         key: PathBuf,
     },
     /// An ACME server.

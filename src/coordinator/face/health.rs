@@ -29,7 +29,6 @@ pub(crate) fn routes(face: HealthFace) -> Router {
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
-    /// What is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<String>,
     /// What is not as it should be, and stops nothing.

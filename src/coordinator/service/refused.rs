@@ -12,7 +12,6 @@ pub(crate) type ServiceResult = Result<Reply, Refused>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) kind: RefusedKind,
-    /// The sentence.
     pub(crate) message: String,
 }
 

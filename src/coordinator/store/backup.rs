@@ -19,7 +19,6 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 pub struct KeptFile {
     /// Its name in the state directory.
     pub name: String,
-    /// What it holds.
     pub content: Vec<u8>,
 }
 

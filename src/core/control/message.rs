@@ -50,7 +50,6 @@ impl fmt::Debug for AuthKey {
 /// What a session begins with.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// The coordinator.
     pub server: ServerUrl,
     /// The node key that this node holds.
     pub node_key: NodePublic,
@@ -81,27 +80,12 @@ pub struct RequestId(pub u64);
 /// What the shell is to do.
 pub enum Transmit {
     /// `POST /machine/register`, answered by [`Received::Answer`].
-    Register {
-        /// Names the request.
-        id: RequestId,
-        /// Its body.
-        request: Box<RegisterRequest>,
-    },
+    Register { id: RequestId, request: Box<RegisterRequest> },
     /// `POST /machine/map` whose answer's body does not matter, answered by [`Received::Answer`].
-    Update {
-        /// Names the request.
-        id: RequestId,
-        /// Its body.
-        request: Box<MapRequest>,
-    },
+    Update { id: RequestId, request: Box<MapRequest> },
     /// `POST /machine/map` whose answer never ends: [`Received::Opened`] and [`Received::Bytes`], or, where the
     /// status is not 200, [`Received::Answer`].
-    Stream {
-        /// Names the request.
-        id: RequestId,
-        /// Its body.
-        request: Box<MapRequest>,
-    },
+    Stream { id: RequestId, request: Box<MapRequest> },
     /// `HEAD` of this URL; nobody waits for the answer.
     Ping {
         /// On the coordinator's own host.
@@ -151,7 +135,6 @@ pub enum Received {
 /// A whole answer to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// The HTTP status.
     pub status: u16,
     /// What [`retry_after`](super::retry_after) made of the header of that name.
     pub retry_after: Option<Duration>,
@@ -211,7 +194,6 @@ pub enum Failure {
     /// It answers with an error.
     #[error("the coordinator answered {status}: {text}; tried again later. Its log says more")]
     Status {
-        /// The HTTP status.
         status: u16,
         /// The beginning of what it said.
         text: String,

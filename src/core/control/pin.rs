@@ -14,7 +14,6 @@ pub enum Pin {
     Told(Fingerprint),
     /// This is it.
     Known {
-        /// The key.
         key: MachinePublic,
         /// Whether a person's word stands behind it, and not the first meeting alone.
         vouched: bool,

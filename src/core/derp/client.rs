@@ -68,16 +68,11 @@ pub enum ClientEvent<'a> {
     Packet {
         /// Who sent it, as the relay says.
         from: NodePublic,
-        /// What.
+        /// As it was sealed for us: the relay cannot read it.
         payload: &'a [u8],
     },
     /// A peer cannot be reached by this relay.
-    PeerGone {
-        /// Who.
-        peer: NodePublic,
-        /// Why.
-        reason: GoneReason,
-    },
+    PeerGone { peer: NodePublic, reason: GoneReason },
     /// What is wrong with our connection, in the relay's words; empty once it is right again.
     Health(&'a str),
     /// The relay is about to restart.

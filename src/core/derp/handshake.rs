@@ -40,7 +40,6 @@ impl MeshKey {
 /// Who a client has proved to be.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Greeting {
-    /// Its node key.
     pub client: NodePublic,
     /// Whether it is a relay of our region.
     pub is_mesh: bool,

@@ -54,7 +54,6 @@ impl Default for Limits {
 
 /// What the relay did, for its metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "each is its name")]
 pub struct Counters {
     pub packets_in: u64,
     pub bytes_in: u64,

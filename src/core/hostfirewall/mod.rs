@@ -37,7 +37,6 @@ const FOLLOWED: usize = 100_000;
 pub struct ChainName {
     /// The address family of its table.
     pub family: String,
-    /// Its table.
     pub table: String,
     /// Its own name.
     pub name: String,

@@ -46,10 +46,7 @@ impl std::fmt::Debug for Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Look up a relay's host name.
-    Resolve {
-        /// The name.
-        host: String,
-    },
+    Resolve { host: String },
     /// Find out how long a relay takes to answer over HTTPS.
     MeasureHttps(HttpsTarget),
     /// Ask `http://HOST:PORT/generate_204`, and see whether the answer is the relay's own.
@@ -70,7 +67,6 @@ pub enum Action {
 /// A relay whose HTTPS is asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpsTarget {
-    /// Its region.
     pub region: RegionId,
     /// Its host name, for TLS and HTTP.
     pub host: String,
@@ -78,7 +74,6 @@ pub struct HttpsTarget {
     pub cert_name: String,
     /// Where it is; empty where its name has to be looked up.
     pub addresses: Vec<IpAddr>,
-    /// The TCP port.
     pub port: u16,
     /// Whether any certificate will do.
     pub insecure: bool,
@@ -89,14 +84,12 @@ pub struct HttpsTarget {
 pub enum Input {
     /// A name's addresses; none where the look-up failed.
     Resolved {
-        /// The name.
         host: String,
-        /// Its addresses.
+        /// None where the look-up failed.
         addresses: Vec<IpAddr>,
     },
     /// How long a relay took to answer, from which address; or why it did not.
     Https {
-        /// Its region.
         region: RegionId,
         /// The time of one request on an open connection.
         outcome: Result<(Duration, IpAddr), String>,
@@ -114,7 +107,7 @@ pub enum Input {
 /// The router of the main table's IPv4 default route, and our address on its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gateway {
-    /// The router.
+    /// Its router.
     pub address: Ipv4Addr,
     /// Our own address there.
     pub local: Ipv4Addr,

@@ -36,7 +36,6 @@ pub struct Report {
     pub seen: BTreeMap<SocketAddr, u32>,
     /// What each relay region answered.
     pub regions: BTreeMap<RegionId, RegionReport>,
-    /// The home region.
     pub home: Option<RegionId>,
     /// What the gateway does for us.
     pub mapping: MappingReport,
@@ -45,9 +44,7 @@ pub struct Report {
 /// What a region answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegionReport {
-    /// Its short name.
     pub code: String,
-    /// Its long name.
     pub name: String,
     /// The fastest STUN answer over IPv4.
     pub v4: Option<Duration>,

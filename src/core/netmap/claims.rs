@@ -38,7 +38,6 @@ pub(super) enum ClaimRank {
 pub(super) struct Claims {
     /// The key it claims.
     pub(super) key: NodePublic,
-    /// The usable prefixes.
     pub(super) claims: Vec<(IpNet, ClaimRank)>,
     /// The default routes it offers as an exit node.
     pub(super) default_routes: Vec<IpNet>,

@@ -39,20 +39,17 @@ pub struct FilterRule {
 /// Addresses of one family, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AddressRange {
-    /// The lowest.
     pub first: IpAddr,
-    /// The highest.
+    /// Itself in it.
     pub last: IpAddr,
 }
 
 /// Where to, and which ports, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Destination {
-    /// The addresses.
     pub prefix: IpNet,
-    /// The lowest port.
     pub first_port: u16,
-    /// The highest port.
+    /// Itself in it.
     pub last_port: u16,
 }
 

@@ -57,7 +57,6 @@ pub enum Effect {
     Notice(Vec<u8>),
     /// Talk to this coordinator from here on, and to no other.
     Connect {
-        /// Its address.
         server: Box<ServerUrl>,
         /// Who we are to it.
         machine_key: MachinePrivate,
@@ -76,11 +75,9 @@ pub enum Effect {
     Save(StateFile, Option<FileContent>),
     /// Send a datagram from WireGuard's port.
     Datagram {
-        /// Where to.
         to: SocketAddr,
         /// From which address of ours, where that matters.
         from: Option<IpAddr>,
-        /// What it holds.
         payload: Vec<u8>,
     },
     /// Tell the relay pump.
@@ -113,10 +110,8 @@ pub struct Networks {
 /// A datagram that the firewall diverted from WireGuard's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
-    /// Who sent it.
     pub from: SocketAddr,
     /// The address of ours that it came to, where that is known.
     pub local: Option<IpAddr>,
-    /// What it holds.
     pub payload: Vec<u8>,
 }

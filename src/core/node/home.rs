@@ -18,7 +18,7 @@ pub(super) struct Home {
     /// The coordinator's address, as the preferences had it.
     #[serde(rename = "URL")]
     pub(super) url: String,
-    /// Its key.
+    /// Who the coordinator must be.
     pub(super) pin: Pin,
 }
 

@@ -16,18 +16,15 @@ pub enum PumpCommand {
     Home(Option<RegionId>),
     /// How to reach a peer; none where it is no peer any more. Say so before the kernel is told.
     Peer {
-        /// Who.
         key: NodePublic,
-        /// How.
+        /// `None` where it is to be forgotten.
         entry: Option<PumpPeer>,
     },
     /// Send this probe to a peer by this region.
     Disco {
-        /// By which relay.
         region: RegionId,
-        /// To whom.
         peer: NodePublic,
-        /// The sealed probe.
+        /// A probe, sealed.
         payload: Vec<u8>,
     },
     /// Who we are, from here on. Without, nothing is connected.
@@ -62,36 +59,25 @@ pub struct Direct {
 pub enum PumpNews {
     /// A probe came over a relay, from a peer that the pump knows.
     Disco {
-        /// By which relay.
         region: RegionId,
         /// From whom, as the relay says.
         from: NodePublic,
-        /// The sealed probe.
+        /// A probe, sealed.
         payload: Vec<u8>,
     },
     /// The kernel begins a handshake with a peer by the relay. The packet has been sent there; it may be sent again
     /// on a direct path.
     Initiation {
-        /// With whom.
         peer: NodePublic,
-        /// The handshake initiation.
+        /// WireGuard's first message, as the kernel sent it.
         packet: Vec<u8>,
     },
     /// Packets pass between WireGuard and this peer by a relay. Said once a second at most.
-    Traffic {
-        /// Which.
-        peer: NodePublic,
-    },
+    Traffic { peer: NodePublic },
     /// How the connection to a region stands.
-    Region {
-        /// Which.
-        region: RegionId,
-        /// How.
-        state: RegionState,
-    },
+    Region { region: RegionId, state: RegionState },
     /// What a relay says is wrong with our connection; empty once it is right again.
     Health {
-        /// Which.
         region: RegionId,
         /// In the relay's words.
         text: String,
@@ -116,11 +102,9 @@ pub enum RegionState {
 pub struct PumpCounters {
     /// Packets given to relays.
     pub sent: u64,
-    /// Their bytes.
     pub sent_bytes: u64,
     /// Packets taken from relays and handed in.
     pub received: u64,
-    /// Their bytes.
     pub received_bytes: u64,
     /// Of those, with a direct path's source.
     pub received_forged: u64,

@@ -115,7 +115,6 @@ pub enum Subject {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{text}")]
 pub struct Refusal {
-    /// The HTTP status.
     pub status: u16,
     /// The reason, for people.
     pub text: String,

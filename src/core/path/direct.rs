@@ -47,9 +47,7 @@ pub(super) struct Direct {
 /// What a look at the kernel's counters showed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
-    /// Packets went out.
     pub(super) sent: bool,
-    /// Packets came in.
     pub(super) received: bool,
     /// A handshake was completed.
     pub(super) handshake: bool,

@@ -17,14 +17,12 @@ pub struct Desired {
     pub routes: BTreeSet<Route>,
     /// Policy rules with our priorities.
     pub rules: BTreeSet<Rule>,
-    /// Our nftables table.
     pub firewall: Option<Arc<Firewall>>,
 }
 
 /// The WireGuard link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// Our node key.
     pub private_key: NodePrivate,
     /// The UDP port of the outer packets.
     pub listen_port: u16,
@@ -64,7 +62,6 @@ pub enum DesiredEndpoint {
 /// A route in our table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
-    /// Where to.
     pub destination: IpNet,
     /// What happens to a packet.
     pub target: RouteTarget,
@@ -103,14 +100,12 @@ pub enum RulePackets {
     All,
     /// Those whose mark, under a mask, is this.
     Marked {
-        /// The mark.
         mark: u32,
         /// The bits of it that count.
         mask: u32,
     },
     /// All but those.
     NotMarked {
-        /// The mark.
         mark: u32,
         /// The bits of it that count.
         mask: u32,

@@ -11,7 +11,6 @@ use crate::netmap::{FilterRule, PacketFilter, Peer};
 /// What our table holds at one moment, with its counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// The table.
     pub firewall: ObservedFirewall,
     /// What each rule let in.
     pub rules: BTreeMap<RuleId, Count>,
@@ -22,9 +21,7 @@ pub struct Figures {
 /// Packets that opened something, or were dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// How many.
     pub packets: u64,
-    /// Their sum.
     pub bytes: u64,
 }
 

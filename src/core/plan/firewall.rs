@@ -99,11 +99,8 @@ content_name!(
 /// A packet that would open a connection, or stand alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Packet {
-    /// Who sends it.
     pub source: IpAddr,
-    /// To whom.
     pub destination: IpAddr,
-    /// With which protocol.
     pub protocol: Protocol,
     /// To which port; 0 where the protocol has none.
     pub port: u16,
@@ -166,7 +163,6 @@ pub struct Class {
 pub struct Admit {
     /// Where to; a prefix of length 0 stands for everything we serve in its family.
     pub destination: IpNet,
-    /// Which protocol.
     pub protocol: Protocol,
     /// Which ports, where the protocol has ports; all of them otherwise.
     pub ports: PortRange,
@@ -248,9 +244,8 @@ impl fmt::Display for Protocol {
 /// Ports, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortRange {
-    /// The lowest.
     pub first: u16,
-    /// The highest.
+    /// Itself in it.
     pub last: u16,
 }
 

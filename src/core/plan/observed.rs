@@ -26,7 +26,6 @@ pub struct Observed {
     pub routes: BTreeSet<Route>,
     /// Rules with our priorities, duplicates included.
     pub rules: Vec<Rule>,
-    /// Our nftables table.
     pub firewall: ObservedFirewall,
     /// Whether every flow that the table accepts as known was judged by the table as it is.
     pub flows_judged: bool,

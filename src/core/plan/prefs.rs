@@ -42,7 +42,6 @@ impl Default for Prefs {
 /// What the host brings along.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// Our node key.
     pub key: NodePrivate,
     /// The networks it is attached to, but for our own link: no peer may carry those, nor a part of one.
     pub networks: BTreeSet<IpNet>,
@@ -58,7 +57,7 @@ pub struct Host {
 /// Which way to each peer was chosen, by node key. A peer that is not here keeps what the kernel has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Paths {
-    /// The chosen ways.
+    /// By node key.
     pub chosen: BTreeMap<NodePublic, Path>,
 }
 

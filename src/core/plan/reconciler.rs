@@ -70,16 +70,12 @@ pub enum ReconcilerEvent {
 pub enum Trouble {
     /// Something is not as wished and could not be made so.
     Failing {
-        /// What was tried.
         what: String,
         /// What the kernel said.
         error: String,
     },
     /// Somebody else changed an object of ours; it is put back.
-    Repaired {
-        /// Which object.
-        what: String,
-    },
+    Repaired { what: String },
     /// Somebody else deleted our nftables table, and for a while nothing was filtered.
     Exposed {
         /// From the kernel's word of it to the table's return; the last time.
@@ -87,7 +83,6 @@ pub enum Trouble {
     },
     /// Somebody else keeps changing an object of ours.
     Contested {
-        /// Which object.
         what: String,
         /// How often of late.
         times: usize,

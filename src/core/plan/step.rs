@@ -13,7 +13,6 @@ use super::flows::FlowJudge;
 /// Steps in the order in which they are applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The steps.
     pub steps: Vec<Step>,
 }
 

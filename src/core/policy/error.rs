@@ -7,7 +7,7 @@ use thiserror::Error;
 /// A piece of the policy text, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
-    /// The first byte.
+    /// The first byte, counted from 0.
     pub start: u32,
     /// The byte after the last.
     pub end: u32,

@@ -20,7 +20,6 @@ use super::topology::{is_subnet, overlaps};
 /// Another node as one node is to see it.
 #[derive(Clone, Debug)]
 pub struct VisiblePeer {
-    /// Who.
     pub id: NodeId,
     /// Its addresses, as far as the viewer can use them.
     pub addresses: Vec<IpAddr>,
@@ -54,7 +53,6 @@ pub struct View {
 /// The routes that one node carries for another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Carried {
-    /// Subnets.
     pub subnets: Vec<IpNet>,
     /// Exit routes.
     pub exits: Vec<IpNet>,

@@ -8,9 +8,8 @@ use crate::wire::control::Ports;
 /// A run of ports, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {
-    /// The lowest port.
     pub first: u16,
-    /// The highest port.
+    /// Itself in it.
     pub last: u16,
 }
 

@@ -24,7 +24,6 @@ pub struct SshPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SshAccess {
-    /// Who connects.
     pub principals: Vec<SshPrincipal>,
     /// Requested account to local account: `*` is any, `=` the same name, empty none.
     pub ssh_users: BTreeMap<String, String>,
@@ -39,7 +38,7 @@ pub struct SshAccess {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SshPrincipal {
-    /// Its overlay address.
+    /// One of its overlay addresses.
     #[serde(rename = "nodeIP")]
     pub node_ip: IpAddr,
 }
@@ -49,10 +48,8 @@ pub struct SshPrincipal {
 #[serde(rename_all = "camelCase")]
 pub struct SshAction {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    #[allow(missing_docs, reason = "the name says it")]
     pub accept: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    #[allow(missing_docs, reason = "the name says it")]
     pub reject: bool,
     /// What the user at the other end is told.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -61,13 +58,10 @@ pub struct SshAction {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hold_and_delegate: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    #[allow(missing_docs, reason = "the name says it")]
     pub allow_agent_forwarding: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    #[allow(missing_docs, reason = "the name says it")]
     pub allow_local_port_forwarding: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    #[allow(missing_docs, reason = "the name says it")]
     pub allow_remote_port_forwarding: bool,
 }
 

@@ -31,7 +31,6 @@ pub struct Access {
     pub origin: Option<Arc<RuleOrigin>>,
     /// The protocol; none for the usual ones ([`Protocol::DEFAULT`]).
     pub protocol: Option<Protocol>,
-    /// The ports.
     pub ports: Vec<PortRange>,
 }
 

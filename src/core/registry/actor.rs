@@ -194,10 +194,12 @@ impl Rights {
         Self { look: self.look | area.bit(), change: self.change | area.bit() }
     }
 
+    /// Whether they reach so far as to see an area.
     pub const fn may_look(self, area: Area) -> bool {
         self.look & area.bit() != 0
     }
 
+    /// Whether they reach so far as to change an area.
     pub const fn may_change(self, area: Area) -> bool {
         self.change & area.bit() != 0
     }

@@ -47,6 +47,7 @@ pub struct Object {
     pub name: String,
 }
 
+/// What a record of the journal is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectKind {
@@ -61,6 +62,7 @@ pub enum ObjectKind {
     ServerKey,
 }
 
+/// What became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {

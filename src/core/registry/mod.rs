@@ -17,8 +17,6 @@
 //! unique; a one-off key admits one node; a map with its deltas applied equals the full map; what a node is shown
 //! and lets in is what the policy in force says, and everything only while nobody set one.
 
-#![allow(missing_docs, reason = "a field or variant whose name says everything needs no sentence")]
-
 mod actor;
 mod admin;
 mod advice;

@@ -24,7 +24,6 @@ use crate::wire::control::Hostinfo;
 /// Someone whom nodes belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UserRecord {
-    /// The number.
     pub id: UserId,
     /// The unique login name.
     pub name: UserName,
@@ -45,7 +44,6 @@ pub struct PolicyRecord {
     pub text: Arc<str>,
     /// Who set it, as far as the coordinator knows.
     pub by: String,
-    /// When.
     pub at: Timestamp,
 }
 
@@ -81,7 +79,6 @@ pub struct KeyRecord {
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NodeRecord {
-    /// The number.
     pub id: NodeId,
     /// The public text identifier.
     pub stable_id: StableNodeId,
@@ -104,7 +101,6 @@ pub struct NodeRecord {
     pub label: HostLabel,
     /// An administrator chose the label, so that it does not follow the host name.
     pub label_fixed: bool,
-    /// Its tags.
     pub tags: Vec<Tag>,
     /// Deleted some time after it goes offline.
     pub ephemeral: bool,
@@ -350,11 +346,8 @@ pub struct Records {
     pub revision: u64,
     /// Where the counters stand.
     pub counters: Counters,
-    /// The users.
     pub users: Vec<UserRecord>,
-    /// The keys.
     pub keys: Vec<KeyRecord>,
-    /// The nodes.
     pub nodes: Vec<NodeRecord>,
     /// Host numbers that may not be given again yet, each with when it was freed.
     pub freed: Vec<(u32, Timestamp)>,
@@ -386,7 +379,7 @@ impl PendingCode {
         Self(format!("{left}-{right}"))
     }
 
-    /// The text.
+    /// As people type it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -426,7 +419,7 @@ impl UserName {
         Self(text)
     }
 
-    /// The text.
+    /// As people type it.
     pub fn as_str(&self) -> &str {
         &self.0
     }

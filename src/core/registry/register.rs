@@ -38,7 +38,6 @@ pub enum Registered {
     /// Hold the request until this code is settled, then ask again; when holding takes too long, answer
     /// `meanwhile`, and the client will come back.
     Wait {
-        /// The code.
         code: PendingCode,
         /// The answer for the time being.
         meanwhile: RegisterResponse,

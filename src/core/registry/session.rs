@@ -17,7 +17,6 @@ use crate::wire::control::{DerpMap, Resolver};
 /// A stream that was opened, and its first message: the full map.
 #[derive(Clone, Debug)]
 pub struct Opened {
-    /// The stream.
     pub session: SessionId,
     /// The full map.
     pub message: Arc<MapMessage>,
@@ -30,14 +29,10 @@ pub enum Output {
     Send {
         /// To these, in no particular order.
         sessions: Vec<SessionId>,
-        /// This.
         message: Arc<MapMessage>,
     },
     /// End a stream, after whatever was sent to it before.
-    Close {
-        /// This one.
-        session: SessionId,
-    },
+    Close { session: SessionId },
     /// A machine waits no longer: ask [`Commands::register`](super::Commands::register) again on behalf of whoever held its
     /// request.
     Settled {
@@ -47,10 +42,7 @@ pub enum Output {
     /// Tell the operator.
     Noticed(Notice),
     /// A node key is good for nothing from here on: whoever admitted it to something has to end that.
-    Withdrawn {
-        /// The key.
-        key: NodePublic,
-    },
+    Withdrawn { key: NodePublic },
 }
 
 /// What an operator should know.

@@ -23,7 +23,6 @@ pub struct Limit {
 pub struct LimitError {
     /// The bound that was passed.
     pub limit: Limit,
-    /// What was found.
     pub found: usize,
 }
 

@@ -51,7 +51,7 @@ impl HostLabel {
         (!label.is_empty()).then(|| Self(label.to_owned()))
     }
 
-    /// The text.
+    /// The label as DNS has it.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -25,7 +25,7 @@ pub enum Role {
 pub struct RoleError;
 
 impl Role {
-    /// The name.
+    /// As commands and stores write it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Member => "member",

@@ -36,7 +36,6 @@ const TAG_LEN: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameType(pub u8);
 
-#[allow(missing_docs, reason = "each is documented at its frame")]
 impl FrameType {
     pub const SERVER_KEY: Self = Self(0x01);
     pub const CLIENT_INFO: Self = Self(0x02);
@@ -71,41 +70,19 @@ pub enum Frame<'a> {
     /// Server to client: its terms; open with [`open_server_info`].
     ServerInfo(&'a [u8]),
     /// Client to server: relay this.
-    SendPacket {
-        /// To whom.
-        to: NodePublic,
-        /// What.
-        packet: &'a [u8],
-    },
+    SendPacket { to: NodePublic, packet: &'a [u8] },
     /// Server to client: this came for you.
-    RecvPacket {
-        /// From whom.
-        from: NodePublic,
-        /// What.
-        packet: &'a [u8],
-    },
+    RecvPacket { from: NodePublic, packet: &'a [u8] },
     /// Server to client, about once a minute.
     KeepAlive,
     /// Client to server: whether this is the client's home.
     NotePreferred(bool),
     /// Server to client: do not send to this one here.
-    PeerGone {
-        /// Who.
-        peer: NodePublic,
-        /// Why.
-        reason: GoneReason,
-    },
+    PeerGone { peer: NodePublic, reason: GoneReason },
     /// Server to a mesh peer: this one is connected here.
     PeerPresent(NodePublic),
     /// From a mesh peer: relay this for a client of mine.
-    ForwardPacket {
-        /// From whom.
-        from: NodePublic,
-        /// To whom.
-        to: NodePublic,
-        /// What.
-        packet: &'a [u8],
-    },
+    ForwardPacket { from: NodePublic, to: NodePublic, packet: &'a [u8] },
     /// From a mesh peer: tell me who comes and goes.
     WatchConns,
     /// From a mesh peer: close this one's connection.
@@ -142,7 +119,6 @@ pub enum GoneReason {
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClientInfo {
-    /// The protocol version.
     pub version: u32,
     /// The secret that relays of one region share; empty for a node.
     #[serde(rename = "meshKey", skip_serializing_if = "String::is_empty")]
@@ -159,7 +135,6 @@ pub struct ClientInfo {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServerInfo {
-    /// The protocol version.
     pub version: u32,
     /// How fast the client may send, in bytes a second; 0 for no limit. More than that the client drops.
     #[serde(rename = "TokenBucketBytesPerSecond", skip_serializing_if = "is_zero")]

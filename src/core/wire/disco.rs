@@ -62,7 +62,7 @@ pub enum Message {
     },
     /// A type that this version does not act on: peer relays, and whatever comes.
     Other {
-        /// Its number.
+        /// The byte that says which message it is.
         kind: u8,
     },
 }

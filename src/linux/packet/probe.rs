@@ -21,7 +21,6 @@ pub struct Datagram {
     pub from: SocketAddr,
     /// At which of our addresses it arrived.
     pub local: Option<IpAddr>,
-    /// What it holds.
     pub payload: Vec<u8>,
 }
 

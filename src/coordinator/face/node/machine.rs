@@ -38,7 +38,6 @@ pub(super) struct Machine {
     pub(crate) base_url: Box<str>,
     /// Turns true when the program ends.
     pub(crate) ending: Ending,
-    /// The connection's place.
     pub(crate) place: Arc<HeldPlace>,
     /// The machine's share in what one machine may have, from its first request on: only then is it sure who asks.
     pub(crate) claim: OnceLock<Claim>,

@@ -40,7 +40,7 @@ const EPOCH_SLACK: u64 = 2;
 /// The mapping, and the way to it.
 #[derive(Debug)]
 pub struct PortMapper {
-    /// WireGuard's port.
+    /// WireGuard's, which is to be mapped.
     port: u16,
     nonce: [u8; 12],
     gateway: Option<Gateway>,

@@ -11,16 +11,13 @@ pub enum Action {
         from: Ipv4Addr,
         /// The gateway, or the group of UPnP's discovery.
         to: SocketAddrV4,
-        /// The datagram.
         payload: Vec<u8>,
     },
     /// Ask over HTTP; answered by [`Input::Http`].
     Http {
-        /// Names the question.
+        /// Comes back with the answer.
         id: u64,
-        /// The gateway.
         to: SocketAddrV4,
-        /// Path and query.
         path: String,
         /// A SOAP call: the `SOAPAction` header and the body, sent by POST. Without it, a GET.
         call: Option<(String, String)>,
@@ -34,12 +31,11 @@ pub enum Input {
     Datagram {
         /// Where it came from.
         from: SocketAddrV4,
-        /// What it holds.
         payload: Vec<u8>,
     },
     /// The answer to [`Action::Http`].
     Http {
-        /// Names the question.
+        /// Comes back with the answer.
         id: u64,
         /// The body, of error answers too; or why there is none.
         outcome: Result<Vec<u8>, String>,

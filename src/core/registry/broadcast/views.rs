@@ -152,9 +152,7 @@ pub(super) enum Extent<'r> {
 /// The nodes to ask about again.
 #[derive(Debug, Default)]
 pub(super) struct Stale {
-    /// Their classes.
     pub(super) viewers: Vec<NodeId>,
-    /// Their filters.
     pub(super) filters: Vec<NodeId>,
     /// Of those, the ones that may have changed in any part.
     pub(super) whole: BTreeSet<NodeId>,

@@ -13,7 +13,6 @@ use crate::types::{IpNet, NodeId};
 /// A route, for administrators.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RouteView {
-    /// The subnet.
     pub prefix: IpNet,
     /// Who offers it, or is approved for it.
     pub node: NodeId,

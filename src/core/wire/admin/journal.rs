@@ -1,7 +1,5 @@
 //! The journal of a coordinator: who changed what, and which entries somebody wants to see.
 
-#![allow(missing_docs, reason = "a field whose name says everything needs no sentence")]
-
 use std::convert::Infallible;
 use std::fmt;
 use std::net::IpAddr;

@@ -1,5 +1,4 @@
 //! Answers about the policy.
-#![allow(missing_docs, reason = "most fields say by their name what they are; the others are documented")]
 
 use serde::{Deserialize, Serialize};
 

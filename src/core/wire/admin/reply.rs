@@ -1,5 +1,4 @@
 //! What a coordinator answers to an administrator.
-#![allow(missing_docs, reason = "most fields say by their name what they are; the others are documented")]
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -66,7 +65,6 @@ impl Reply {
 pub struct StatusView {
     pub version: String,
     pub nodes: usize,
-    /// What is wrong.
     pub fault: Option<String>,
     /// What is not as it should be, and stops nothing.
     pub warnings: Vec<String>,

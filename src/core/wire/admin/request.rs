@@ -55,7 +55,6 @@ pub enum NetworkRequest {
     Why {
         /// Where it comes from.
         from: String,
-        /// Where it goes.
         to: String,
         /// What it carries; anything where nothing is said.
         #[serde(default)]
@@ -77,29 +76,17 @@ pub enum UserRequest {
     /// All of them.
     List,
     /// One of them.
-    Show {
-        /// Name or number.
-        user: String,
-    },
+    Show { user: String },
     /// Give one another login name.
     Rename {
-        /// Name or number.
         user: String,
         /// The new login name.
         name: String,
     },
     /// Say what the policy's autogroups make of one.
-    Role {
-        /// Name or number.
-        user: String,
-        /// The role.
-        role: Role,
-    },
+    Role { user: String, role: Role },
     /// Delete one that has no nodes.
-    Delete {
-        /// Name or number.
-        user: String,
-    },
+    Delete { user: String },
 }
 
 /// What concerns pre-authentication keys.
@@ -124,20 +111,15 @@ pub enum KeyRequest {
     /// All of them, without their secrets.
     List,
     /// One of them, without its secret.
-    Show {
-        /// Its number.
-        id: u64,
-    },
+    Show { id: u64 },
     /// Let one admit nobody from here on.
     Expire {
-        /// Its number.
         id: u64,
         /// What becomes of the nodes that it admitted.
         nodes: WithNodes,
     },
     /// Expire one and forget it.
     Delete {
-        /// Its number.
         id: u64,
         /// What becomes of the nodes that it admitted.
         nodes: WithNodes,
@@ -176,7 +158,6 @@ pub enum NodeRequest {
         code: String,
         /// Whose it is: made where there is no such user; without a word, the only one that there is.
         user: Option<String>,
-        /// Its tags.
         tags: Vec<String>,
     },
     /// Turn a machine away.
@@ -200,7 +181,6 @@ pub enum NodeRequest {
     Extend {
         /// Name, number or address.
         node: String,
-        /// How long.
         life: Life,
     },
     /// Make one another user's.
@@ -246,14 +226,12 @@ pub enum RouteRequest {
     Approve {
         /// Name, number or address.
         node: String,
-        /// The prefixes.
         prefixes: Vec<IpNet>,
     },
     /// No longer let a node route these prefixes.
     Unapprove {
         /// Name, number or address.
         node: String,
-        /// The prefixes.
         prefixes: Vec<IpNet>,
     },
 }
@@ -269,9 +247,8 @@ pub enum PolicyRequest {
     },
     /// Put a text in force.
     Set {
-        /// The text.
         text: String,
-        /// Who asks.
+        /// As the journal names them.
         by: String,
         /// Refused where another version than this is in force; 0 is none.
         if_version: Option<u64>,
@@ -280,16 +257,12 @@ pub enum PolicyRequest {
     Versions,
     /// Put an earlier version in force again.
     Restore {
-        /// Its number.
         version: u64,
-        /// Who asks.
+        /// As the journal names them.
         by: String,
         /// Refused where another version than this is in force.
         if_version: Option<u64>,
     },
     /// Who would gain and lose what if a text were put in force.
-    Diff {
-        /// The text.
-        text: String,
-    },
+    Diff { text: String },
 }

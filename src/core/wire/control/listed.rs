@@ -15,7 +15,6 @@ use super::limit;
 /// A coordinator that is newer than we are, or wrong about one machine, must not cut a node off from all.
 #[derive(Clone, Debug)]
 pub struct Listed<T> {
-    /// What was read.
     pub entries: Vec<T>,
     /// What was not, the first [`limit::SMALL`] of it.
     pub unreadable: Vec<Unreadable>,

@@ -4,7 +4,6 @@
 //! fields that neither our agent nor our coordinator reads are left out, and unknown ones are ignored. In a
 //! [`MapResponse`] an absent field means "unchanged" and an empty list means "none", so every list there is
 //! an `Option`. Every list has a limit, checked before memory is asked for.
-#![allow(missing_docs, reason = "the fields mirror the protocol; a repeated name explains nothing")]
 
 mod derp_map;
 mod dns;

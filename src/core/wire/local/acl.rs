@@ -49,7 +49,7 @@ pub struct DeniedCount {
 pub struct WhyQuestion {
     /// A node's name, an address, or `self`.
     pub src: String,
-    /// The same.
+    /// The same of the destination.
     pub dst: String,
     /// `tcp`, `udp`, `icmp`, … or a number.
     #[serde(default)]

@@ -4,7 +4,6 @@
 //! LocalAPI (ipn, ipnstate and client/local in tailscale/tailscale hold the reference), so that programs written for
 //! that socket work here; fields that we have nothing to say about are left out where readers allow it. Those under
 //! [`path::WARREN`] are our own and are kept small.
-#![allow(missing_docs, reason = "the fields mirror the protocol; a repeated name explains nothing")]
 
 mod acl;
 mod dns_query;

@@ -106,7 +106,6 @@ pub struct Status<P: Default = BTreeMap<NodePublic, PeerStatus>> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct AgentStatus {
-    /// The coordinator's address.
     pub coordinator: String,
     /// The short form of its key, once that is known.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -40,7 +40,6 @@ pub enum PortmapError {
 /// A place that can be asked over HTTP: an IPv4 literal, a port, path and query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
-    /// The host.
     pub to: SocketAddrV4,
     /// Begins with `/`.
     pub path: String,

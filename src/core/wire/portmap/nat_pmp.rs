@@ -23,7 +23,6 @@ pub enum Response {
     Address {
         /// Seconds since it began to remember.
         epoch: u32,
-        /// The address.
         address: Ipv4Addr,
     },
     /// A mapping.
@@ -32,7 +31,6 @@ pub enum Response {
         epoch: u32,
         /// As it was asked.
         internal: u16,
-        /// The port outside.
         external: u16,
         /// Seconds that the mapping holds.
         lifetime: u32,

@@ -25,7 +25,6 @@ pub struct MapRequest {
     pub client: Ipv4Addr,
     /// Binds the mapping to us.
     pub nonce: [u8; 12],
-    /// Our port.
     pub internal: u16,
     /// The port we would like; 0 for any.
     pub external: u16,
