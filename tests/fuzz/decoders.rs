@@ -243,7 +243,8 @@ fn local_request(bytes: &[u8]) -> bool {
     let (line, body) = bytes.split_at(end);
     let line = std::str::from_utf8(line).ok().and_then(|line| line.split_once(' '));
     let parsed = line.and_then(|(method, uri)| Some((method.parse::<Method>().ok()?, uri.parse::<Uri>().ok()?)));
-    parsed.is_some_and(|(method, uri)| local_api::route(&method, &uri, body.get(1..).unwrap_or_default()).is_ok())
+    let body = body.get(1..).unwrap_or_default();
+    parsed.is_some_and(|(method, uri)| local_api::asked(method, uri, body.to_vec()).is_ok())
 }
 
 /// Messages of a map stream, one a line, each on top of what those before it made. Taken where all can be read.

@@ -1,10 +1,12 @@
 //! The local socket: HTTP on a unix socket, one small question and one answer each.
 //!
-//! This side knows who asks and what is asked; the loop alone knows the answers. A connection task reads a request,
-//! looks the caller up, turns the request into a [`Request`] ([`route`]), and hands it over with a place for the answer.
+//! This side knows who asks and what is asked; the loop alone knows the answers. A connection task reads a request whole
+//! (`server`), the router says what [`Request`] it is (`route`), and the task looks the caller up and hands it over with a
+//! place for the answer.
 //! Whoever can reach the socket may read. Changing something needs root, our own user, a member of the operator group
 //! or the operator that the preferences name; the kernel says who is at the other end.
 
+mod answer;
 mod caller;
 mod dial;
 mod elsewhere;
@@ -13,7 +15,7 @@ mod route;
 mod server;
 
 pub use caller::Operators;
-pub use route::route;
+pub use route::asked;
 pub use server::{bind, serve};
 
 use tokio::sync::{mpsc, oneshot};

@@ -1,100 +1,174 @@
-//! From a request to what it asks for.
+//! The calls of the local socket, and what each asks for.
+//!
+//! The router is built once. A request brings the [`Answerer`] of its connection, which knows who asks and whom to ask; a
+//! handler reads what the call says and gives it that.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use axum::extract::Query;
-use http::{Method, Uri};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Extension, OriginalUri, Query};
+use axum::handler::Handler;
+use axum::response::Response;
+use axum::routing::{MethodFilter, MethodRouter, any, on};
+use futures_util::FutureExt;
+use http::{HeaderMap, Method, StatusCode, Uri};
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::elsewhere;
+use super::answer::refused;
+use super::{dial, elsewhere};
 use warren_core::node::{Refusal, Request, Subject};
 use warren_core::types::{NodeId, UserId};
-use warren_core::wire::local::{Mask, PingKind, dns_type, path};
+use warren_core::wire::local::{Mask, MaskedPrefs, PingKind, dns_type, path};
 
-/// What a request asks for.
-pub fn route(method: &Method, uri: &Uri, body: &[u8]) -> Result<Request, Refusal> {
-    if let Some(call) = uri.path().strip_prefix(path::TAILSCALE) {
-        return tailscale(method, call, uri, body);
+/// Answers what one request asks.
+#[derive(Clone)]
+pub(super) struct Answerer(Arc<dyn Fn(Request) -> Answering + Send + Sync>);
+
+/// An answer on its way.
+pub(super) type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
+
+impl Answerer {
+    /// One that answers by this.
+    pub(super) fn new(answer: impl Fn(Request) -> Answering + Send + Sync + 'static) -> Self {
+        Self(Arc::new(answer))
     }
-    match (uri.path().strip_prefix(path::WARREN), method) {
-        (Some("plan"), &Method::GET) => Ok(Request::Plan),
-        (Some("health"), &Method::GET) => Ok(Request::Health),
-        (Some("settled"), &Method::GET) => Ok(Request::Settled),
-        (Some("kept"), &Method::GET) => Ok(Request::Kept),
-        (Some("version"), &Method::GET) => Ok(Request::Version),
-        (Some("netcheck"), &Method::GET) => Ok(Request::Netcheck),
-        (Some("relays"), &Method::GET) => Ok(Request::Relays),
-        (Some("acl"), &Method::GET) => Ok(Request::Acl),
-        (Some("why"), &Method::GET) => Ok(Request::Why(query(uri)?)),
-        (Some("plan" | "health" | "settled" | "kept" | "version" | "netcheck" | "relays" | "acl" | "why"), _) => {
-            Err(wants("GET"))
+
+    async fn answer(self, asked: Result<Request, Refusal>) -> Response {
+        match asked {
+            Ok(request) => (self.0)(request).await,
+            Err(refusal) => refused(&refusal),
         }
-        _ => Err(Refusal::new(404, format!("no call {}", uri.path()))),
     }
 }
 
-fn tailscale(method: &Method, call: &str, uri: &Uri, body: &[u8]) -> Result<Request, Refusal> {
-    let wanted = match call {
-        "prefs" if *method == Method::PATCH => Method::PATCH,
-        "check-prefs" | "start" | "login-interactive" | "logout" | "ping" | "bugreport" | "debug" => Method::POST,
-        "status"
-        | "whois"
-        | "peer-by-id"
-        | "user-profile"
-        | "prefs"
-        | "watch-ipn-bus"
-        | "derpmap"
-        | "dns-config"
-        | "dns-query"
-        | "dns-osconfig"
-        | "usermetrics"
-        | "metrics"
-        | "tka/status"
-        | "optional-features"
-        | "check-udp-gro-forwarding"
-        | "cert-domains"
-        | "serve-config"
-        | "profiles/current"
-        | "profiles/" => Method::GET,
-        _ => {
-            let unknown = || Refusal::new(404, format!("no call {}{call}", path::TAILSCALE));
-            return Err(elsewhere::refusal(call).unwrap_or_else(unknown));
-        }
-    };
-    // Clients ask for features in either way.
-    if *method != wanted && call != "optional-features" {
-        return Err(wants(wanted.as_str()));
-    }
-    Ok(match call {
-        "status" => Request::Status { peers: flag(query::<Peers>(uri)?.peers.as_deref(), true) },
-        "whois" => Request::WhoIs(subject(&query::<WhoIs>(uri)?.addr)?),
-        "peer-by-id" => Request::Peer(NodeId(query::<Number>(uri)?.id)),
-        "user-profile" => Request::User(UserId(query::<Number>(uri)?.id)),
-        "prefs" if wanted == Method::PATCH => Request::EditPrefs(json(body)?),
-        "prefs" => Request::Prefs,
-        "check-prefs" => Request::CheckPrefs(json(body)?),
-        "start" => Request::Start(json(body)?),
-        "login-interactive" => Request::Login,
-        "logout" => Request::Logout,
-        "watch-ipn-bus" => Request::Watch(Mask(query::<Watch>(uri)?.mask)),
-        "ping" => ping(&query(uri)?)?,
-        "derpmap" => Request::DerpMap,
-        "dns-config" => Request::DnsConfig,
-        "dns-query" => dns_query(query(uri)?)?,
-        "dns-osconfig" => Request::DnsOsConfig,
-        "usermetrics" => Request::Metrics { all: false },
-        "metrics" => Request::Metrics { all: true },
-        "bugreport" => Request::BugReport(query::<Note>(uri)?.note.chars().take(NOTE_LEN).collect()),
-        "debug" => debug(&query::<Debug>(uri)?.action)?,
-        "tka/status" => Request::LockStatus,
-        "optional-features" => Request::Features,
-        "check-udp-gro-forwarding" => Request::CheckGro,
-        "cert-domains" => Request::CertDomains,
-        "serve-config" => Request::ServeConfig,
-        "profiles/current" => Request::Profile,
-        _ => Request::Profiles,
+/// The answer to a request, by the [`Answerer`] that it brings.
+pub(super) async fn route(request: http::Request<Body>) -> Response {
+    static ROUTER: LazyLock<TowerToHyperService<Router>> = LazyLock::new(|| TowerToHyperService::new(router()));
+    let Ok(response) = ROUTER.call(request).await;
+    response
+}
+
+/// What a request asks for, or the status of its refusal.
+pub fn asked(method: Method, uri: Uri, body: Vec<u8>) -> Result<Request, StatusCode> {
+    let place = Arc::new(Mutex::new(None));
+    let held = Arc::clone(&place);
+    let answerer = Answerer::new(move |request| {
+        *held.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
+        Box::pin(std::future::ready(Response::default()))
+    });
+    let mut request = http::Request::new(Body::from(body));
+    (*request.method_mut(), *request.uri_mut()) = (method, uri);
+    request.extensions_mut().insert(answerer);
+    // All of it is there already, so nothing is waited for.
+    let status = route(request).now_or_never().map(|response| response.status());
+    let asked = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+    asked.ok_or(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
+}
+
+/// The calls: those that Tailscale's clients know, and our own.
+fn router() -> Router {
+    let theirs = Router::new()
+        .route("/status", query(GET, |asked: Peers| Ok(Request::Status { peers: flag(asked.peers.as_deref(), true) })))
+        .route("/whois", query(GET, |asked: WhoIs| Ok(Request::WhoIs(subject(&asked.addr)?))))
+        .route("/peer-by-id", query(GET, |asked: Number| Ok(Request::Peer(NodeId(asked.id)))))
+        .route("/user-profile", query(GET, |asked: Number| Ok(Request::User(UserId(asked.id)))))
+        .route("/prefs", call(GET, || Request::Prefs).patch(edit_prefs))
+        .route("/check-prefs", json(POST, Request::CheckPrefs))
+        .route("/start", json(POST, Request::Start))
+        .route("/login-interactive", call(POST, || Request::Login))
+        .route("/logout", call(POST, || Request::Logout))
+        .route("/watch-ipn-bus", query(GET, |asked: Watch| Ok(Request::Watch(Mask(asked.mask)))))
+        .route("/ping", query(POST, |asked: Ping| ping(&asked)))
+        .route("/derpmap", call(GET, || Request::DerpMap))
+        .route("/dns-config", call(GET, || Request::DnsConfig))
+        .route("/dns-query", query(GET, dns_query))
+        .route("/dns-osconfig", call(GET, || Request::DnsOsConfig))
+        .route("/usermetrics", call(GET, || Request::Metrics { all: false }))
+        .route("/metrics", call(GET, || Request::Metrics { all: true }))
+        .route("/bugreport", query(POST, |asked: Note| Ok(Request::BugReport(asked.short()))))
+        .route("/debug", query(POST, |asked: Debug| debug(&asked.action)))
+        .route("/dial", on(MethodFilter::POST, dialled).fallback(unknown))
+        .route("/tka/status", call(GET, || Request::LockStatus))
+        // Clients ask for features in either way.
+        .route("/optional-features", any(answered(|| Request::Features)))
+        .route("/check-udp-gro-forwarding", call(GET, || Request::CheckGro))
+        .route("/cert-domains", call(GET, || Request::CertDomains))
+        .route("/serve-config", call(GET, || Request::ServeConfig))
+        .route("/profiles/current", call(GET, || Request::Profile))
+        .route("/profiles/", call(GET, || Request::Profiles));
+    let ours = Router::new()
+        .route("/plan", call(GET, || Request::Plan))
+        .route("/health", call(GET, || Request::Health))
+        .route("/settled", call(GET, || Request::Settled))
+        .route("/kept", call(GET, || Request::Kept))
+        .route("/version", call(GET, || Request::Version))
+        .route("/netcheck", call(GET, || Request::Netcheck))
+        .route("/relays", call(GET, || Request::Relays))
+        .route("/acl", call(GET, || Request::Acl))
+        .route("/why", query(GET, |asked| Ok(Request::Why(asked))));
+    Router::new()
+        .nest(path::TAILSCALE.trim_end_matches('/'), theirs)
+        .nest(path::WARREN.trim_end_matches('/'), ours)
+        .fallback(unknown)
+        // The body's size was judged when it was read.
+        .layer(DefaultBodyLimit::disable())
+}
+
+/// The method that a call takes, and its name.
+type Verb = (MethodFilter, &'static str);
+
+const GET: Verb = (MethodFilter::GET, "GET");
+const POST: Verb = (MethodFilter::POST, "POST");
+
+/// A call that takes this method alone.
+fn only<T: 'static>((method, name): Verb, handler: impl Handler<T, ()>) -> MethodRouter {
+    on(method, handler).fallback(move || async move { refused(&Refusal::new(405, format!("use {name}"))) })
+}
+
+/// A call that says nothing more.
+fn call(method: Verb, request: fn() -> Request) -> MethodRouter {
+    only(method, answered(request))
+}
+
+fn answered(request: fn() -> Request) -> impl Fn(Extension<Answerer>) -> Answering + Clone + Send + Sync + 'static {
+    move |Extension(answerer)| Box::pin(answerer.answer(Ok(request())))
+}
+
+/// A call that says more in its query.
+fn query<T: DeserializeOwned + 'static>(method: Verb, request: fn(T) -> Result<Request, Refusal>) -> MethodRouter {
+    only(method, move |Extension(answerer): Extension<Answerer>, uri: Uri| {
+        let asked = Query::try_from_uri(&uri).map_err(|error| Refusal::new(400, error.body_text()));
+        answerer.answer(asked.and_then(|Query(asked)| request(asked)))
     })
+}
+
+/// A call that says more in its body. Clients name no type of it.
+fn json<T: DeserializeOwned + 'static>(method: Verb, request: fn(T) -> Request) -> MethodRouter {
+    only(method, move |Extension(answerer): Extension<Answerer>, body: Bytes| answerer.answer(read(&body).map(request)))
+}
+
+async fn edit_prefs(Extension(answerer): Extension<Answerer>, body: Bytes) -> Response {
+    answerer.answer(read::<MaskedPrefs>(&body).map(Request::EditPrefs)).await
+}
+
+async fn dialled(Extension(answerer): Extension<Answerer>, headers: HeaderMap) -> Response {
+    answerer.answer(dial::wanted(&headers)).await
+}
+
+/// There is no such call, or none that is served: of those that official clients know it is said why.
+async fn unknown(OriginalUri(uri): OriginalUri) -> Response {
+    let known = uri.path().strip_prefix(path::TAILSCALE).and_then(elsewhere::refusal);
+    refused(&known.unwrap_or_else(|| Refusal::new(404, format!("no call {}", uri.path()))))
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal::new(400, format!("body: {error}")))
 }
 
 #[derive(Deserialize)]
@@ -131,6 +205,12 @@ struct Note {
     note: String,
 }
 
+impl Note {
+    fn short(self) -> String {
+        self.note.chars().take(NOTE_LEN).collect()
+    }
+}
+
 #[derive(Deserialize)]
 struct Debug {
     #[serde(default)]
@@ -142,18 +222,6 @@ struct DnsQuery {
     name: String,
     #[serde(default)]
     r#type: String,
-}
-
-fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
-    Query::try_from_uri(uri).map(|Query(query)| query).map_err(|error| Refusal::new(400, error.body_text()))
-}
-
-fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| Refusal::new(400, format!("body: {error}")))
-}
-
-fn wants(method: &str) -> Refusal {
-    Refusal::new(405, format!("use {method}"))
 }
 
 /// A boolean as Go reads one; anything else counts as not said.
@@ -206,11 +274,11 @@ fn subject(text: &str) -> Result<Subject, Refusal> {
 mod tests {
     use super::*;
 
-    fn ask(method: Method, uri: &str, body: &str) -> Result<Request, Refusal> {
-        route(&method, &uri.parse().unwrap(), body.as_bytes())
+    fn ask(method: Method, uri: &str, body: &str) -> Result<Request, StatusCode> {
+        asked(method, uri.parse().unwrap(), body.as_bytes().to_vec())
     }
 
-    fn refusal(method: Method, uri: &str, body: &str) -> Refusal {
+    fn refusal(method: Method, uri: &str, body: &str) -> StatusCode {
         ask(method, uri, body).err().unwrap()
     }
 
@@ -234,8 +302,8 @@ mod tests {
             let asked = ask(Method::GET, &format!("/localapi/v0/whois?addr={text}"), "");
             assert!(matches!(asked, Ok(Request::WhoIs(found)) if found == subject), "{text}");
         }
-        assert_eq!(refusal(Method::GET, "/localapi/v0/whois?addr=web", "").status, 400);
-        assert_eq!(refusal(Method::GET, "/localapi/v0/whois", "").status, 400);
+        assert_eq!(refusal(Method::GET, "/localapi/v0/whois?addr=web", ""), 400);
+        assert_eq!(refusal(Method::GET, "/localapi/v0/whois", ""), 400);
     }
 
     #[test]
@@ -255,12 +323,12 @@ mod tests {
 
     #[test]
     fn a_wrong_method_a_broken_body_and_an_unknown_call_are_told_apart() {
-        assert_eq!(refusal(Method::GET, "/localapi/v0/start", "").status, 405);
-        assert_eq!(refusal(Method::DELETE, "/localapi/v0/prefs", "").status, 405);
-        assert_eq!(refusal(Method::POST, "/warren/v0/plan", "").status, 405);
-        assert_eq!(refusal(Method::PATCH, "/localapi/v0/prefs", "{").status, 400);
-        assert_eq!(refusal(Method::GET, "/localapi/v0/no-such-call", "").status, 404);
-        assert_eq!(refusal(Method::GET, "/etc/passwd", "").status, 404);
+        assert_eq!(refusal(Method::GET, "/localapi/v0/start", ""), 405);
+        assert_eq!(refusal(Method::DELETE, "/localapi/v0/prefs", ""), 405);
+        assert_eq!(refusal(Method::POST, "/warren/v0/plan", ""), 405);
+        assert_eq!(refusal(Method::PATCH, "/localapi/v0/prefs", "{"), 400);
+        assert_eq!(refusal(Method::GET, "/localapi/v0/no-such-call", ""), 404);
+        assert_eq!(refusal(Method::GET, "/etc/passwd", ""), 404);
     }
 
     #[test]
