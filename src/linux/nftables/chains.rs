@@ -34,6 +34,8 @@ const ANSWERS: [(Family, &[u8]); 2] =
 const LOCAL: u32 = 2;
 /// An IPv4 header without options, in words.
 const PLAIN_HEADER: u8 = 5;
+/// Version 4, and such a header: one byte that every packet is asked for, in place of three questions.
+const PLAIN_IPV4: u8 = 4 << 4 | PLAIN_HEADER;
 
 /// Denials of one reason that are logged, a second and in a burst: enough to see what goes on, too few to fill a disk.
 const LOGGED_A_SECOND: u64 = 10;
@@ -92,6 +94,7 @@ impl Rules<'_> {
 
     fn overlay(&mut self) {
         const CHAIN: &str = "overlay";
+        self.known(CHAIN);
         self.destinations(CHAIN);
         self.answers(CHAIN, &[], Quoted::Tunnelled);
         for (family, types) in ANSWERS {
@@ -105,6 +108,15 @@ impl Rules<'_> {
         }
         self.add(CHAIN, &[], jump(cut::FROM_PEER));
         self.drop(CHAIN, &[], DENIED_SOURCE);
+    }
+
+    /// Accepts in one step what nearly all packets are, of which each would pass all that is asked further down.
+    fn known(&mut self, chain: &str) {
+        let is_plain = [(Family::V4, Field::FIRST_BYTE.is([PLAIN_IPV4])), (Family::V6, Field::HAS_ROUTING.is([0]))];
+        for (family, is_plain) in is_plain {
+            let is_served = Field::destination(family).is_in(&family.name(SERVED));
+            self.add(chain, &[is_plain, state(ESTABLISHED), is_served], accept());
+        }
     }
 
     /// Drops what is for none of the addresses that are served. Where the sender itself prescribes the way, the

@@ -91,6 +91,8 @@ impl Field {
     pub(super) const CONNECTION_STATE: Self = Self::plain(Source::ConnectionState, 4);
     /// Whether there is an IPv6 routing header.
     pub(super) const HAS_ROUTING: Self = Self { family: Some(IPV6), ..Self::plain(Source::HasRouting, 1) };
+    /// The version, and of IPv4 the length of the header in words.
+    pub(super) const FIRST_BYTE: Self = Self::plain(Source::Payload(Base::Network, 0), 1);
     /// The length of an IPv4 header in words.
     pub(super) const HEADER_WORDS: Self =
         Self { family: Some(IPV4), bits: Some(0x0f), ..Self::plain(Source::Payload(Base::Network, 0), 1) };

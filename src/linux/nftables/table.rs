@@ -8,7 +8,8 @@
 //!                       to the overlay's ranges by another link: dropped, but for our own outer packets and for
 //!                       @elsewhere4/6, the host's own networks there
 //!
-//! overlay   a route of the sender's within, or a destination neither in @served4/6 nor in @internet4/6   drop
+//! overlay   established, to @served4/6, no route of the sender's within   accept
+//!           a route of the sender's within, or a destination neither in @served4/6 nor in @internet4/6   drop
 //!           destination in @internet4/6 and this host's own   drop
 //!           established; related: ICMP errors on the way to @tunnelled4/6, and what another flow led to   accept
 //!           other ICMP errors, echo replies, and what configures hosts   drop

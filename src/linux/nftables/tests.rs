@@ -130,6 +130,26 @@ fn every_chain_that_judges_ends_in_a_drop() {
     assert!(arrive[2].expressions.contains(&Expression::Count { counter: "denied_by_policy".to_owned() }));
 }
 
+#[test]
+fn what_goes_on_with_a_flow_is_accepted_at_once_only_where_nothing_further_down_would_drop_it() {
+    let objects = table::objects(&firewall());
+    let overlay = rules_of(&objects, "overlay");
+    let compare = |op, value: &[u8]| Expression::Compare { register: Register::FIRST, op, value: Data(value.to_vec()) };
+    let established = Data(2_u32.to_ne_bytes().to_vec());
+    for (rule, set, plain) in [(overlay[0], "served4", 0x45), (overlay[1], "served6", 0)] {
+        let asked = |expression| assert!(rule.expressions.contains(&expression), "{expression:?}: {rule:?}");
+        asked(compare(Comparison::Equal, &[plain]));
+        asked(Expression::LoadCt { to: Register::FIRST, key: Ct::State, direction: None });
+        let (first, flip) = (Register::FIRST, Data(vec![0; 4]));
+        asked(Expression::Bitwise { from: first, to: first, length: 4, mask: established.clone(), flip });
+        asked(Expression::Lookup { set: set.to_owned(), id: None, key: Register::FIRST, is_inverted: false });
+        assert!(ends_with(rule, &Verdict::Accept));
+    }
+    let answers = |rule: &&Rule| ends_with(rule, &Verdict::Accept);
+    let next = overlay.iter().skip(2).position(answers).unwrap();
+    assert!(next > 0, "whatever else is known is asked for its destination first");
+}
+
 /// The first addresses of what a rule's set is for.
 fn first_addresses(rule: &Rule) -> Vec<&[u8]> {
     rule.sets[0].items.iter().map(|(first, _)| &first[..4]).collect()
