@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Builds the packages of warren (agent and command line), warren-coordinator and warren-relay into target/packages.
 #
-#   build.sh [deb] [rpm]       where none is named, what this machine can make
+#   build.sh [deb] [rpm] [tar]       where none is named, the first two, as far as this machine can make them
 #
-# Both kinds have the same files, and two builds of one commit are the same bytes. PROFILE=dev packs the programs of
-# `cargo build`, for trying the packages themselves; VERSION=0.2.0 is another version than the tree's.
+# All kinds have the same programs, and two builds of one commit are the same bytes. tar is for routers: the agent alone,
+# static, with a script for procd. TARGET is another kind of machine, one of the table below. PROFILE=dev packs the programs
+# of `cargo build`, for trying the packages themselves; VERSION=0.2.0 is another version than the tree's.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 top=$PWD
@@ -12,6 +13,7 @@ out=$top/target/packages
 profile=${PROFILE:-release}
 version=${VERSION:-$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)}
 packages="warren warren-coordinator warren-relay"
+target=${TARGET:-}
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.lock)}
 export SOURCE_DATE_EPOCH LC_ALL=C.UTF-8 TZ=UTC
 umask 022
@@ -19,10 +21,10 @@ umask 022
 main() {
   local kinds=${*:-$(can_make dh deb) $(can_make rpmbuild rpm)} kind package
   build_programs
-  rm -rf "$out"/{staged,deb,rpm} "$out"/*.{deb,rpm}
+  rm -rf "$out"/{staged,deb,rpm} "$out"/*.{deb,rpm,tar.gz}
   for package in $packages; do stage "$out/staged/$package" "$package"; done
   for kind in $kinds; do "build_$kind"; done
-  (cd "$out" && find . -maxdepth 1 \( -name '*.deb' -o -name '*.rpm' \) -printf '%9s %f\n' | sort -k 2)
+  (cd "$out" && find . -maxdepth 1 \( -name '*.deb' -o -name '*.rpm' -o -name '*.tar.gz' \) -printf '%9s %f\n' | sort -k 2)
 }
 
 can_make() { if type -P "$1" >/dev/null; then echo "$2"; fi; }
@@ -30,17 +32,51 @@ can_make() { if type -P "$1" >/dev/null; then echo "$2"; fi; }
 # ---- programs ----
 
 build_programs() {
-  if [ "$profile" = dev ]; then
-    cargo build --locked --workspace --bins
-    built=target/debug
+  for_machine
+  cargo_build
+  host=target/$folder
+  if [ -n "$target" ]; then
+    built=target/$target/$folder
+    cargo_build --target "$target"
   else
-    # No path of this machine gets into a program.
-    RUSTFLAGS="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo --remap-path-prefix=$top=/src" \
-      cargo build --locked --workspace --bins --profile "$profile"
-    built=target/$profile
+    built=$host
   fi
   rm -rf "$out/pages"
-  "$built/pages" "$out/pages" "$(date -u -d "@$SOURCE_DATE_EPOCH" +%F)"
+  "$host/pages" "$out/pages" "$(date -u -d "@$SOURCE_DATE_EPOCH" +%F)"
+}
+
+# What the machine is called by Debian, by Fedora, and by its compiler's tools.
+for_machine() {
+  case $target in
+    '') deb_machine=$(type -P dpkg >/dev/null && dpkg --print-architecture || true) rpm_machine=$(uname -m) tools= ;;
+    aarch64-unknown-linux-*) deb_machine=arm64 rpm_machine=aarch64 tools=aarch64-linux-gnu- ;;
+    armv7-unknown-linux-gnueabihf) deb_machine=armhf rpm_machine=armv7hl tools=arm-linux-gnueabihf- ;;
+    x86_64-unknown-linux-musl) deb_machine=amd64 rpm_machine=x86_64 tools= ;;
+    *) echo "build.sh: no machine '$target'" >&2; exit 2 ;;
+  esac
+  local name
+  name=$(tr 'a-z-' 'A-Z_' <<<"$target")
+  case $target in
+    x86_64-unknown-linux-musl) export CC_x86_64_unknown_linux_musl=musl-gcc ;;
+    # No compiler for musl on this machine: glibc's, told not to call what only glibc has; Rust brings musl itself.
+    aarch64-unknown-linux-musl)
+      export CC_aarch64_unknown_linux_musl=${tools}gcc CFLAGS_aarch64_unknown_linux_musl=-U_FORTIFY_SOURCE
+      export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=rust-lld
+      ;;
+    *-gnu*) export "CARGO_TARGET_${name}_LINKER=${tools}gcc" ;;
+  esac
+}
+
+cargo_build() {
+  if [ "$profile" = dev ]; then
+    folder=debug
+    cargo build --locked --workspace --bins "$@"
+  else
+    folder=$profile
+    # No path of this machine gets into a program.
+    RUSTFLAGS="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo --remap-path-prefix=$top=/src" \
+      cargo build --locked --workspace --bins --profile "$profile" "$@"
+  fi
 }
 
 # ---- files that both kinds have ----
@@ -49,7 +85,7 @@ build_programs() {
 stage() {
   local root=$1 package=$2 program file
   for program in $(programs_of "$package"); do put 755 "$built/$program" "$root/usr/bin/$program"; done
-  strip --remove-section=.comment --remove-section=.note "$root"/usr/bin/*
+  "${tools}strip" --remove-section=.comment --remove-section=.note "$root"/usr/bin/*
   put 755 packaging/scripts/service "$root/usr/libexec/$package/service"
   for file in "$out/pages/$package"/man/*; do put 644 "$file" "$root/usr/share/man/man${file##*.}/${file##*/}"; done
   for file in $(chapters_of "$package"); do put 644 "packaging/man/$file.7" "$root/usr/share/man/man7/$file.7"; done
@@ -138,7 +174,7 @@ END
   # Trying packages is quicker than sending them.
   local compression=-Zxz
   [ "$profile" != dev ] || compression="-Zgzip -z1"
-  (cd "$source" && COMPRESSION=$compression quietly debian/rules binary)
+  (cd "$source" && eval "$(dpkg-architecture -a"$deb_machine" -s 2>/dev/null)" && COMPRESSION=$compression quietly debian/rules binary)
   mv "$out"/deb/*.deb "$out/"
 }
 
@@ -154,7 +190,7 @@ build_rpm() {
     put 644 LICENSE "$root/usr/share/licenses/$package/LICENSE"
   done
   put 644 packaging/sysusers.d/warren.conf "$root/usr/lib/sysusers.d/warren.conf"
-  quietly rpmbuild -bb --define "_topdir $out/rpm" --define "_rpmdir $out/rpm" --define "staged $root" \
+  quietly rpmbuild -bb --target "$rpm_machine" --define "_topdir $out/rpm" --define "_rpmdir $out/rpm" --define "staged $root" \
     --define "version_of_tree ${version//-/\~}" --define "_rpmfilename %%{name}-%%{version}-%%{release}.%%{arch}.rpm" \
     --define "chapters_of_warren $(chapters_of warren | xargs)" \
     --define "chapters_of_coordinator $(chapters_of warren-coordinator | xargs)" \
@@ -162,6 +198,25 @@ build_rpm() {
     --define "clamp_mtime_to_source_date_epoch 1" --define "debug_package %{nil}" --define "_build_id_links none" \
     --define "__os_install_post %{nil}" packaging/rpm/warren.spec
   mv "$out"/rpm/*.rpm "$out/"
+}
+
+# ---- for routers ----
+
+build_tar() {
+  case $target in
+    *-musl) ;;
+    *) echo "build.sh: tar is static: TARGET=x86_64-unknown-linux-musl or aarch64-unknown-linux-musl" >&2; exit 2 ;;
+  esac
+  local root=$out/router
+  rm -rf "$root"
+  put 755 "$built/warrend" "$root/usr/sbin/warrend"
+  put 755 "$built/warren" "$root/usr/bin/warren"
+  "${tools}strip" --remove-section=.comment --remove-section=.note "$root"/usr/*bin/*
+  put 755 packaging/router/warren.init "$root/etc/init.d/warren"
+  put 644 packaging/router/warren.profile "$root/etc/profile.d/warren.sh"
+  put 644 packaging/router/keep.conf "$root/lib/upgrade/keep.d/warren"
+  tar -C "$root" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -cf - etc lib usr |
+    gzip -9n >"$out/warren-$version-${target%%-*}-router.tar.gz"
 }
 
 main "$@"

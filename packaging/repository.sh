@@ -39,6 +39,7 @@ choose_key() {
   if [ -z "$key" ]; then
     export GNUPGHOME=$PWD/target/signing-key
     mkdir -p -m 700 "$GNUPGHOME"
+    trap 'gpgconf --kill gpg-agent' EXIT
     [ -n "$(secret_keys)" ] || gpg --batch --quiet --passphrase '' --quick-generate-key "Warren packages (for trying)" rsa3072 sign 5y
   fi
   # In full, whatever it was called by.

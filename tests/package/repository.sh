@@ -61,6 +61,7 @@ strangers_key() {
   mkdir -p -m 700 "$here/stranger"
   GNUPGHOME=$here/stranger gpg --batch --quiet --passphrase '' --quick-generate-key stranger rsa2048 sign 1d 2>/dev/null
   GNUPGHOME=$here/stranger gpg --armor --export
+  GNUPGHOME=$here/stranger gpgconf --kill gpg-agent
 }
 
 # ---- dnf ----

@@ -1,0 +1,1 @@
+export WARREN_SOCKET=/var/run/warren/warrend.sock
