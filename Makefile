@@ -17,7 +17,7 @@ test: ## run all tests; installs what they need and says what
 	cargo test
 	tests/vm/test.sh
 
-packages: ## build .deb and .rpm files of agent, coordinator and relay into target/packages; KINDS=deb for some
+packages: ## build .deb and .rpm files of agent, coordinator and relay into target/packages; KINDS=deb for some, TARGET=aarch64-unknown-linux-gnu for others
 	@tests/vm/setup.sh build packages
 	packaging/build.sh $(KINDS)
 

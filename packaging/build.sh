@@ -42,7 +42,8 @@ build_programs() {
     built=$host
   fi
   rm -rf "$out/pages"
-  "$host/pages" "$out/pages" "$(date -u -d "@$SOURCE_DATE_EPOCH" +%F)"
+  "$host/pages" "$out/pages" "$(date -u -d "@$SOURCE_DATE_EPOCH" +%F)" \
+    "${target:-$(rustc -vV | sed -n 's/^host: //p')}"
 }
 
 # What the machine is called by Debian, by Fedora, and by its compiler's tools.

@@ -29,10 +29,11 @@ struct Linked {
     texts: BTreeSet<String>,
 }
 
-/// Writes `third-party-licences.txt` and `sbom.json` for each package.
-pub(crate) fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
+/// Writes `third-party-licences.txt` and `sbom.json` for each package, of the crates that are linked on this platform.
+pub(crate) fn write(folder: &Path, platform: &str) -> Result<(), Box<dyn Error>> {
+    let metadata = metadata(platform)?;
     for (package, member) in PACKAGES {
-        let linked = linked(&metadata()?, member)?;
+        let linked = linked(&metadata, member)?;
         fs::write(folder.join(package).join("third-party-licences.txt"), licences(&linked))?;
         let bill = serde_json::to_string_pretty(&bill(package, &linked))?;
         fs::write(folder.join(package).join("sbom.json"), bill + "\n")?;
@@ -40,11 +41,9 @@ pub(crate) fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// All crates of the lock file, for whatever Linux the package is.
-fn metadata() -> Result<Value, Box<dyn Error>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = ["metadata", "--locked", "--format-version=1", "--filter-platform=x86_64-unknown-linux-gnu"];
-    let output = Command::new(cargo).args(arguments).output()?;
+fn metadata(platform: &str) -> Result<Value, Box<dyn Error>> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let output = cargo.args(["metadata", "--locked", "--format-version=1", "--filter-platform", platform]).output()?;
     if !output.status.success() {
         return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)).into());
     }

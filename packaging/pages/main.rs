@@ -1,9 +1,9 @@
 //! What packages carry beside programs, made from the programs' own account of themselves: manual pages and completions
 //! of each command line, the licences of the crates that are linked, and a bill of these crates (CycloneDX).
 //!
-//!     cargo run -p warren-pages -- FOLDER DATE
+//!     cargo run -p warren-pages -- FOLDER DATE PLATFORM
 //!
-//! The pages bear the date, as 2026-11-30.
+//! The pages bear the date, as 2026-11-30; the platform is that of the programs, as x86_64-unknown-linux-gnu.
 
 mod crates;
 
@@ -28,12 +28,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let folder = PathBuf::from(arguments.next().ok_or("the folder to write into is missing")?);
     let date = arguments.next().ok_or("the date is missing")?;
+    let platform = arguments.next().ok_or("the platform is missing")?;
     for (command, section, package) in programs() {
         let folder = folder.join(package);
         write_manual(&command, section, &date, &folder.join("man"))?;
         write_completions(command, &folder.join("completions"))?;
     }
-    crates::write(&folder)
+    crates::write(&folder, &platform)
 }
 
 /// A page for the program and one for each command within it, named after both: `warren-status(1)`.

@@ -7,8 +7,8 @@
 #
 # build: a Rust toolchain and a C compiler. unit: strace, which lets system calls fail, groff, systemd-analyze. kernel:
 # network tools, and for a machine whose kernel has no WireGuard also QEMU and a kernel for it. interop: third-party
-# clients, in a Python environment of their own (target/venv). packages: debhelper and rpmbuild. repository: what
-# makes, signs and reads those of apt and dnf. lint: cargo-deny. fuzz: a C++ compiler. Debian and Ubuntu (apt), and
+# clients, in a Python environment of their own (target/venv). packages: debhelper and rpmbuild, and for another
+# kind of machine (TARGET) what builds for it. repository: what makes, signs and reads those of apt and dnf. lint: cargo-deny. fuzz: a C++ compiler. Debian and Ubuntu (apt), and
 # Fedora (dnf). Root rights are asked for (sudo) to install packages of the distribution, and for nothing else.
 # WARREN_VM_KERNEL=6.12 fetches that kernel of Debian's for the virtual machine; the lowest that we support is 5.10.
 set -euo pipefail
@@ -178,6 +178,23 @@ need_rust_client() {
 need_packages() {
   need_tools "rpmbuild rpm rpm-build"
   if has_apt; then need_tools "dh debhelper -" "strip binutils -"; fi
+  if [ -n "${TARGET:-}" ]; then need_other_machine "$TARGET"; fi
+}
+
+# What builds for another kind of machine: a C compiler, for the crates that have C, and Rust's library.
+need_other_machine() {
+  case $1 in
+    aarch64-*)
+      need_tools "aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu gcc-aarch64-linux-gnu"
+      [ -e /usr/aarch64-linux-gnu/include/stdio.h ] || install_packages libc6-dev-arm64-cross
+      ;;
+    armv7-*)
+      need_tools "arm-linux-gnueabihf-gcc gcc-arm-linux-gnueabihf gcc-arm-linux-gnueabihf"
+      [ -e /usr/arm-linux-gnueabihf/include/stdio.h ] || install_packages libc6-dev-armhf-cross
+      ;;
+    *-musl) need_tools "musl-gcc musl-tools musl-gcc" ;;
+  esac
+  [ -d "$(rustc --print target-libdir --target "$1")" ] || quietly rustup target add "$1"
 }
 
 need_repository() {
