@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("wire", &["types"]),
     ("netmap", &["types", "wire"]),
-    ("dns", &["types", "wire"]),
+    ("dns", &["types", "wire", "netmap"]),
     ("netcheck", &["types", "wire"]),
     ("path", &["types", "wire", "netcheck"]),
     ("derp", &["types", "wire"]),
@@ -28,7 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("registry", &["types", "wire", "policy"]),
     ("plan", &["types", "netmap"]),
     ("hostfirewall", &["types", "plan"]),
-    ("node", &["types", "wire", "netmap", "control", "path", "netcheck", "plan"]),
+    ("node", &["types", "wire", "netmap", "control", "path", "netcheck", "dns", "plan"]),
 ];
 
 /// Each member of the acting half, and what it may name of the deciding one. Which members it may name is its manifest's.

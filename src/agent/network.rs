@@ -12,7 +12,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::relay_pump::{self, Pump, PumpConfig, ToPump};
+use super::resolver_io::Resolver;
 use super::{clock, netcheck_io};
+use warren_core::dns;
 use warren_core::netcheck::{Action, Input};
 use warren_core::node::{CallId, Engine, PumpCommand, PumpCounters, PumpNews, PumpPeer, Settings};
 use warren_core::plan::own;
@@ -59,6 +61,8 @@ pub struct Network {
     pub send: Option<Box<dyn DatagramSender>>,
     /// The relay pump: what it is told, and what it tells. Without it no relay is used.
     pub pump: Option<(mpsc::Sender<ToPump>, mpsc::Receiver<PumpNews>)>,
+    /// What answers for names.
+    pub resolver: Option<Resolver>,
     /// Names, gateways, HTTPS.
     pub netcheck: Option<(mpsc::Sender<Action>, mpsc::Receiver<Input>)>,
 }
@@ -99,6 +103,13 @@ impl Network {
             }
             Err(error) => opened("relays", "relayed packets", "no relay is used", &error),
         }
+        match Resolver::open(own::RESOLVER_PORT, clock::key_bytes()) {
+            Ok(resolver) => {
+                settings.resolver_port = Some(resolver.port());
+                network.resolver = Some(resolver);
+            }
+            Err(error) => opened("names", "open the sockets for names", "names of machines are not answered", &error),
+        }
         (network, missing)
     }
 }
@@ -115,6 +126,7 @@ pub(super) struct Transports {
     pub(super) counters: mpsc::Receiver<PumpCounters>,
     pub(super) commands: Commands,
     send: Option<Box<dyn DatagramSender>>,
+    resolver: Option<Resolver>,
     netcheck: Option<mpsc::Sender<Action>>,
     echoes_in: mpsc::Sender<Echoed>,
     counters_in: mpsc::Sender<PumpCounters>,
@@ -139,6 +151,7 @@ impl Transports {
             counters,
             commands: Commands { pump, peers: BTreeMap::new(), others: VecDeque::new() },
             send: network.send,
+            resolver: network.resolver,
             netcheck,
             echoes_in,
             counters_in,
@@ -159,6 +172,13 @@ impl Transports {
             send.handle_network_changed();
         }
         self.commands.push(ToPump::Command(PumpCommand::Rebind));
+    }
+
+    /// Changes what is answered for names.
+    pub(super) fn update_resolver(&self, change: impl FnOnce(&mut dns::Server)) {
+        if let Some(resolver) = &self.resolver {
+            resolver.update(change);
+        }
     }
 
     pub(super) fn netcheck(&self, action: Action) {

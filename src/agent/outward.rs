@@ -45,6 +45,7 @@ impl Outward {
                 Effect::Kernel(action) => report(self.kernel.actions.try_send(action), "kernel"),
                 // One that waits already is for all who ask.
                 Effect::Figures => drop(self.kernel.figures.try_send(())),
+                Effect::Names => self.transports.update_resolver(|resolver| engine.update_resolver(resolver)),
                 Effect::LookUpRoute(to) => report(self.kernel.lookups.try_send(to), "kernel"),
                 Effect::Save(file, content) => self.save(engine, file, content),
                 Effect::Datagram { to, from, payload } => self.transports.datagram(to, from, &payload),

@@ -8,13 +8,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
 use warren_core::plan::{ObservedLink, own};
-use warren_core::types::IpNet;
+use warren_core::types::{IpNet, RESOLVER_ADDRESSES};
 
 use super::netlink::{RouteSocket, first, is_errno, tolerate};
 
@@ -85,7 +85,22 @@ pub(super) async fn add_address(socket: &RouteSocket, index: u32, address: IpNet
     let mut message = address_message(index, address);
     let flags = AddressFlags::Noprefixroute | AddressFlags::Nodad;
     message.attributes.push(AddressAttribute::Flags(flags));
+    if RESOLVER_ADDRESSES.contains(&address.addr()) {
+        never_as_source(&mut message);
+    }
     socket.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE).await
+}
+
+/// Has the kernel take the address for packets to itself alone. As the nearest address it would be the source of packets
+/// to some peers, and be dropped by them.
+fn never_as_source(message: &mut AddressMessage) {
+    if message.header.family == AddressFamily::Inet {
+        message.header.scope = AddressScope::Host;
+        return;
+    }
+    let mut lifetimes = CacheInfo::default();
+    lifetimes.ifa_valid = u32::MAX;
+    message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
 }
 
 pub(super) async fn remove_address(socket: &RouteSocket, index: u32, address: IpNet) -> io::Result<()> {

@@ -103,6 +103,7 @@ fn wish_by(planner: &mut Planner, map: &Netmap, paths: &Paths) -> Derived {
         routes: BTreeSet::new(),
         kept: BTreeSet::new(),
         probes: None,
+        resolver_port: None,
     };
     planner.desired(map, &prefs, paths, &host)
 }

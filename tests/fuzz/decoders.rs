@@ -181,6 +181,7 @@ fn host() -> Host {
         routes: BTreeSet::new(),
         kept: BTreeSet::new(),
         probes: None,
+        resolver_port: None,
     }
 }
 

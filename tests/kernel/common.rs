@@ -166,6 +166,7 @@ pub(crate) fn wish() -> Desired {
         hosts: BTreeMap::from([("100.64.0.2".parse().unwrap(), ClassId(1))]),
         subnets: BTreeMap::from([(net("10.2.0.0/16"), ClassId(1))]),
         probes: Some(Probes { wireguard_port: 41741, probe_port: 41743, relay_port: 41742 }),
+        resolver_port: Some(own::RESOLVER_PORT),
         ..Firewall::default()
     };
     let peer = |ips: &[&str], endpoint| Arc::new(PeerConfig { allowed_ips: nets(ips), endpoint, keepalive: 0 });
@@ -179,7 +180,12 @@ pub(crate) fn wish() -> Desired {
             listen_port: 41741,
             fwmark: own::MARK_BYPASS,
             mtu: 1280,
-            addresses: nets(&["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]),
+            addresses: nets(&[
+                "100.64.0.1/32",
+                "100.100.100.100/32",
+                "fd7a:115c:a1e0::1/128",
+                "fd7a:115c:a1e0::53/128",
+            ]),
             peers: BTreeMap::from([
                 (public(1), peer(&["100.64.0.2/32", "fd7a:115c:a1e0::2/128", "10.2.0.0/16"], endpoint)),
                 (public(2), peer(&["100.64.0.3/32"], DesiredEndpoint::Leave)),

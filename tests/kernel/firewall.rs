@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
+use warren_core::plan::own;
 use warren_core::plan::{
     Admit, Class, ClassId, Firewall, FirewallStep, ObservedFirewall, PortRange, Probes, Protocol, RuleId, Served, Step,
 };
@@ -54,6 +55,7 @@ fn firewall() -> Firewall {
         ]),
         elsewhere: nets(&["100.100.0.0/16", "100.64.9.0/24", "fd7a:115c:a1e0:9::/64"]),
         probes: Some(Probes { wireguard_port: 41741, probe_port: 41743, relay_port: 41742 }),
+        resolver_port: Some(own::RESOLVER_PORT),
         ..Firewall::default()
     }
 }
@@ -215,6 +217,7 @@ pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
             elsewhere: disjoint(elsewhere.into_iter()),
             classes,
             probes: probes.map(|port| Probes { wireguard_port: port, probe_port: 2, relay_port: 3 }),
+            resolver_port: probes,
             ..Firewall::default()
         }
     })

@@ -13,6 +13,7 @@ mod lab;
 mod lifecycle;
 mod liveness;
 mod matrix;
+mod names;
 mod narrow;
 mod nat;
 mod netcheck;

@@ -81,7 +81,7 @@ impl World {
 
     pub(crate) fn host(&self) -> Host {
         let (networks, routes, kept) = (self.networks.clone(), self.routes.clone(), self.kept.clone());
-        Host { key: private_key(self.own_key), networks, routes, kept, probes: None }
+        Host { key: private_key(self.own_key), networks, routes, kept, probes: None, resolver_port: None }
     }
 
     /// Of peers with one key the lower number's path counts, as it does for the key.

@@ -29,6 +29,8 @@ pub struct Settings {
     pub route_resolvers: bool,
     /// The port where probes arrive that the firewall diverts; without it, no direct path is looked for.
     pub probe_port: Option<u16>,
+    /// The port at which names are answered; without it, they are not.
+    pub resolver_port: Option<u16>,
     /// Which machine this is.
     pub machine: Machine,
 }
@@ -67,6 +69,10 @@ pub enum Effect {
     Transmit(Transmit),
     /// Look at the kernel or change it.
     Kernel(KernelAction),
+    /// Names or name servers changed: bring the resolver up to date by [`Engine::update_resolver`].
+    ///
+    /// [`Engine::update_resolver`]: super::Engine::update_resolver
+    Names,
     /// Ask the kernel what our table holds and has counted.
     Figures,
     /// Ask the kernel where packets to this address go.

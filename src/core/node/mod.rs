@@ -13,7 +13,7 @@
 //!   handle_datagram, handle_pump ─> path::Book, netcheck::Netcheck ─┘              │                     │
 //!   handle_observed, handle_steps (kernel) ────────────────────────────────────────┴─────────────────────┤
 //!                                                                                                        v
-//!   poll_effect: Answer, Watch, Notice | Connect, Transmit | Save | Datagram, Pump, Counters, Netcheck, Echo | Kernel, Figures, LookUpRoute
+//!   poll_effect: Answer, Watch, Notice | Connect, Transmit | Save | Datagram, Pump, Counters, Netcheck, Echo | Kernel, Figures, LookUpRoute | Names
 //! ```
 
 mod answer;
@@ -66,6 +66,7 @@ use tracked::{Computed, Inputs, Tracked};
 use watchers::Watchers;
 
 use crate::control::{Received, Session};
+use crate::dns::{self, Upstream};
 use crate::netcheck::{self, Netcheck};
 use crate::netmap::Netmap;
 use crate::path::Book;
@@ -137,6 +138,8 @@ struct Made {
     wish: Computed<8>,
     /// What we tell the coordinator of ourselves.
     facts: Computed<3>,
+    /// What the resolver answers.
+    names: Computed<3>,
 }
 
 /// When memory is to be given back: after a look at the kernel, which takes more than anything else.
@@ -186,7 +189,12 @@ impl Engine {
             netcheck: Netcheck::new(config),
             planner: Planner::default(),
             reconciler: Reconciler::new(),
-            made: Made { peers: Computed::NEVER, wish: Computed::NEVER, facts: Computed::NEVER },
+            made: Made {
+                peers: Computed::NEVER,
+                wish: Computed::NEVER,
+                facts: Computed::NEVER,
+                names: Computed::NEVER,
+            },
             adopting: true,
             health: loaded.health,
             saves: loaded.saves,
@@ -283,6 +291,18 @@ impl Engine {
         self.is_wish_current() && self.reconciler.is_settled()
     }
 
+    /// Brings a resolver up to date: with the map while this machine is in the network, with nothing else.
+    pub fn update_resolver(&self, resolver: &mut dns::Server) {
+        let servers = self.surroundings.resolvers.iter().map(|address| Upstream::from(*address));
+        let (local, others): (Vec<Upstream>, Vec<Upstream>) = servers.partition(Upstream::is_on_this_host);
+        // A server on this host stands for those that it asks itself, which are named beside it where they are known.
+        let servers = if others.is_empty() { local } else { others };
+        match self.login.was_open {
+            true => resolver.update(&self.netmap, &servers),
+            false => resolver.update(&Netmap::default(), &servers),
+        }
+    }
+
     // ---- what is up to date ----
 
     /// What book, pump and look at the network are told of peers comes of these.
@@ -315,6 +335,11 @@ impl Engine {
         Inputs([self.host.version(), self.prefs.version(), self.surroundings.facts.version()])
     }
 
+    /// What the resolver answers comes of these.
+    fn inputs_of_names(&self) -> Inputs<3> {
+        Inputs([self.netmap.version(), self.surroundings.resolvers.version(), self.login.was_open.into()])
+    }
+
     /// Whether the wish is the one for the present state of things.
     fn is_wish_current(&self) -> bool {
         self.made.wish.is_current(self.inputs_of_wish())
@@ -325,6 +350,12 @@ impl Engine {
     /// What time it is, to judge by what the coordinator says.
     fn time(&self, now: Now) -> Timestamp {
         self.clock.time(now)
+    }
+
+    fn renew_names(&mut self) {
+        if self.settings.resolver_port.is_some() && self.made.names.renew(self.inputs_of_names()) {
+            self.effects.push_back(Effect::Names);
+        }
     }
 
     fn reply(&mut self, id: CallId, answer: impl Into<Answer>) {

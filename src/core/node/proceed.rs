@@ -14,6 +14,7 @@ impl Engine {
         self.handle_netcheck_events(now);
         self.renew_facts(now);
         self.renew_wish(now);
+        self.renew_names();
         self.send_probes();
         self.send_netcheck();
         self.send_kernel_actions();

@@ -83,6 +83,7 @@ impl Engine {
             routes: self.surroundings.routes.iter().filter(matters).copied().collect(),
             kept: self.kept(),
             probes: self.settings.probes(),
+            resolver_port: self.settings.resolver_port,
         }
     }
 
@@ -184,7 +185,9 @@ impl Engine {
                 let addresses = desired.device.iter().flat_map(|device| &device.addresses);
                 addresses.clone().any(|address| address.addr().is_ipv6())
             }
-            Ability::LogDenied | Ability::ResetFlows | Ability::FindRoutes => *desired.within(&lacking) != *desired,
+            Ability::LogDenied | Ability::ResetFlows | Ability::FindRoutes | Ability::Translate => {
+                *desired.within(&lacking) != *desired
+            }
         }
     }
 

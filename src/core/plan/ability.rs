@@ -28,14 +28,23 @@ pub enum Ability {
     ResetFlows,
     /// To ask in a firewall rule where an address leads.
     FindRoutes,
+    /// To give packets another destination.
+    Translate,
 }
 
 impl Ability {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Ipv6, Self::LinkIpv6, Self::EndFlows, Self::LogDenied, Self::ResetFlows, Self::FindRoutes];
+    pub const ALL: [Self; 7] = [
+        Self::Ipv6,
+        Self::LinkIpv6,
+        Self::EndFlows,
+        Self::LogDenied,
+        Self::ResetFlows,
+        Self::FindRoutes,
+        Self::Translate,
+    ];
     /// Those that the firewall's table is made with.
-    pub const OF_TABLE: [Self; 3] = [Self::LogDenied, Self::ResetFlows, Self::FindRoutes];
+    pub const OF_TABLE: [Self; 4] = [Self::LogDenied, Self::ResetFlows, Self::FindRoutes, Self::Translate];
 }
 
 /// What is missed, and what can be done.
@@ -67,6 +76,10 @@ impl fmt::Display for Ability {
                 "this kernel's nftables cannot look at routes (`modprobe nft_fib_inet`, then restart warrend), so \
                  packets from the overlay's ranges that come in by another interface are dropped unless this host has a \
                  network there, and this machine is no exit node",
+            ),
+            Self::Translate => f.write_str(
+                "this kernel's nftables cannot translate addresses (`modprobe nft_chain_nat nft_nat`, then restart \
+                 warrend), so names are answered only where systemd-resolved asks for them",
             ),
         }
     }
@@ -105,6 +118,9 @@ impl Firewall {
         let mut without = self.clone();
         if lacking.contains(&Ability::LogDenied) {
             without.options.log_denied = None;
+        }
+        if lacking.contains(&Ability::Translate) {
+            without.resolver_port = None;
         }
         without.lacks =
             Lacks { reset: lacking.contains(&Ability::ResetFlows), routes: lacking.contains(&Ability::FindRoutes) };

@@ -185,7 +185,8 @@ impl fmt::Display for Firewall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sources = self.hosts.len() + self.subnets.len();
         write!(f, "{sources} sources in {} classes may reach {}", self.classes.len(), List(&self.served.routes()))?;
-        self.probes.iter().try_for_each(|probes| write!(f, ", {probes}"))
+        self.probes.iter().try_for_each(|probes| write!(f, ", {probes}"))?;
+        self.resolver_port.iter().try_for_each(|port| write!(f, ", names are asked for at port {port}"))
     }
 }
 
@@ -212,6 +213,11 @@ impl fmt::Display for Change<'_> {
         match to.probes.filter(|probes| from.probes != Some(*probes)) {
             Some(probes) => write!(f, ", {probes}")?,
             None if from.probes != to.probes => f.write_str(", no probes")?,
+            None => {}
+        }
+        match to.resolver_port.filter(|port| from.resolver_port != Some(*port)) {
+            Some(port) => write!(f, ", names are asked for at port {port}")?,
+            None if from.resolver_port != to.resolver_port => f.write_str(", names are not asked for")?,
             None => {}
         }
         Ok(())

@@ -36,6 +36,8 @@ pub struct Firewall {
     pub elsewhere: BTreeSet<IpNet>,
     /// What is done for path probes and relayed packets.
     pub probes: Option<Probes>,
+    /// Where questions for names go that this host's programs send to port 53 of the resolver's addresses.
+    pub resolver_port: Option<u16>,
     /// What the operator of this host chose.
     pub options: FirewallOptions,
     /// What the kernel cannot do in a table.

@@ -34,6 +34,8 @@ pub const RELAY_PORT: u16 = 41742;
 /// Where the firewall diverts path probes that arrive at WireGuard's port. Another port is taken where somebody has
 /// this one.
 pub const PROBE_PORT: u16 = 41743;
+/// Where the agent answers for names, behind port 53. Another port is taken where somebody has this one.
+pub const RESOLVER_PORT: u16 = 41744;
 
 /// The loopback address that stands for a relayed peer, in 127.128.0.0/9: WireGuard sends to it, and it is the source
 /// of what the relay brings from that peer.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::netmap::{Netmap, PacketFilter, Peer, Rejection};
-use crate::types::{IpNet, NodeId, NodePublic, in_overlay};
+use crate::types::{IpNet, NodeId, NodePublic, RESOLVER_ADDRESSES, in_overlay};
 
 use super::classes::{Classes, Sources};
 use super::desired::{Desired, Device, RouteTarget};
@@ -116,6 +116,7 @@ impl Made {
             subnets: subnets.into_iter().collect(),
             elsewhere: elsewhere(host),
             probes: host.probes,
+            resolver_port: host.resolver_port,
             options: prefs.firewall,
             lacks: Lacks::default(),
         };
@@ -123,12 +124,13 @@ impl Made {
             let key = peer.map.key();
             (key, wireguard_peer(peer.prefixes.iter().copied().collect(), paths.chosen.get(&key)))
         };
+        let resolver = RESOLVER_ADDRESSES.map(IpNet::from).into_iter().filter(|_| host.resolver_port.is_some());
         let device = Device {
             private_key: host.key.clone(),
             listen_port: prefs.listen_port,
             fwmark: own::MARK_BYPASS,
             mtu: own::MTU,
-            addresses: netmap.addresses().clone(),
+            addresses: netmap.addresses().iter().copied().chain(resolver).collect(),
             peers: accepted.iter().map(peer).collect(),
         };
         let desired = Desired { routes, device: Some(device), rules: rules(), firewall: Some(Arc::new(firewall)) };

@@ -52,6 +52,8 @@ pub struct Host {
     pub routes: BTreeSet<IpNet>,
     /// The ports that the agent has, where it looks for paths.
     pub probes: Option<Probes>,
+    /// The port at which the agent answers for names, where it does.
+    pub resolver_port: Option<u16>,
 }
 
 /// Which way to each peer was chosen, by node key. A peer that is not here keeps what the kernel has.

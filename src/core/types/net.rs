@@ -20,6 +20,13 @@ pub const EXIT_ROUTES: [IpNet; 2] = [
 /// that is routed by subnets.
 pub const SITES_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0xb1a, 0, 0, 0, 0), 64);
 
+/// Where each node answers its own host's questions for names, over IPv4 and IPv6: the addresses that the protocol has
+/// for it.
+pub const RESOLVER_ADDRESSES: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 100)),
+    IpAddr::V6(Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0x53)),
+];
+
 /// "This host", loopback, link-local, multicast and reserved (RFC 6890), and their IPv6 counterparts.
 pub const NEVER_ROUTED: [IpNet; 9] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8)),

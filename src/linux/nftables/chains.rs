@@ -13,7 +13,7 @@ use super::table::{
 };
 
 /// Between connection tracking (-200) and the rewriting of destinations (-100).
-const BEFORE_NAT: i32 = -110;
+pub(super) const BEFORE_NAT: i32 = -110;
 /// After the host's own filters, whose base chains sit at 0: what they drop never reaches ours.
 pub(super) const AFTER_HOST_FILTERS: i32 = 10;
 /// Before connection tracking sees the packet.
@@ -212,7 +212,11 @@ impl Rules<'_> {
 }
 
 pub(super) fn base_chain(name: &str, hook: Hook, priority: i32) -> Object {
-    let base = Base { kind: ChainType::Filter, hook, priority, policy: Policy::Accept };
+    base_chain_of(ChainType::Filter, name, hook, priority)
+}
+
+pub(super) fn base_chain_of(kind: ChainType, name: &str, hook: Hook, priority: i32) -> Object {
+    let base = Base { kind, hook, priority, policy: Policy::Accept };
     Object::Chain(Chain { name: name.to_owned(), base: Some(base) })
 }
 

@@ -17,6 +17,7 @@ mod foreign;
 mod object;
 mod probes;
 mod read;
+mod resolver;
 mod rule;
 mod run;
 mod socket;

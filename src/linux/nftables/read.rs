@@ -15,7 +15,7 @@ use super::elements::{AddressKey, Contents, prefix_between};
 use super::expression::{Expression, Verdict};
 use super::object::{AnonymousSet, Chain, Counter, Object, Rule, Set};
 use super::table::{self, Family};
-use super::{cut, probes};
+use super::{cut, probes, resolver};
 
 /// All that the kernel tells of our table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +52,7 @@ pub(super) fn read(mut listing: Listing) -> Result<Listed, String> {
     for rule in &listing.rules {
         collect_rights(&mut firewall, rule);
         probes::collect(&mut firewall.probes, rule);
+        resolver::collect(&mut firewall.resolver_port, rule);
     }
     match Shape::of(table::objects(&firewall)).difference(&Shape::of(listing.objects())) {
         Some(difference) => Err(difference),

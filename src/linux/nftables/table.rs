@@ -40,7 +40,7 @@ use super::expression::Verdict;
 use super::object::{Chain, Object, Part, Set};
 use super::rule::{Condition, Field, accept, count, rule};
 use super::update::Elements;
-use super::{chains, cut, probes};
+use super::{chains, cut, probes, resolver};
 
 /// Why a packet was dropped: a counter each.
 pub(super) const DENIED_SPOOFED: &str = "denied_spoofed_source";
@@ -128,11 +128,13 @@ pub(super) fn objects(firewall: &Firewall) -> Vec<Object> {
     objects.extend(Family::BOTH.map(cut::set).map(Object::Set));
     objects.extend(chains::chains());
     objects.extend(probes::objects(firewall.probes.as_ref()));
+    objects.extend(resolver::objects(firewall.resolver_port));
     for (id, class) in &firewall.classes {
         objects.extend(class_rules(*id, class));
     }
     objects.extend(chains::rules(firewall));
     objects.extend(probes::rules(firewall.probes.as_ref()));
+    objects.extend(resolver::rules(firewall.resolver_port));
     objects
 }
 

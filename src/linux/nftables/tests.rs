@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_packet_core::NetlinkBuffer;
+use warren_core::plan::own;
 use warren_core::plan::{
     Admit, Class, ClassId, Firewall, FirewallOptions, Lacks, PortRange, Probes, Protocol, RuleId, Served,
 };
@@ -49,6 +50,7 @@ fn firewall() -> Firewall {
         hosts: BTreeMap::from([("100.64.0.2".parse().unwrap(), ClassId(7))]),
         subnets: BTreeMap::from([(net("192.168.0.0/24"), ClassId(7))]),
         probes: Some(Probes { wireguard_port: 41741, probe_port: 41743, relay_port: 41742 }),
+        resolver_port: Some(own::RESOLVER_PORT),
         options: FirewallOptions::default(),
         lacks: Lacks::default(),
     }

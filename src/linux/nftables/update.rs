@@ -11,7 +11,7 @@ use warren_core::types::IpNet;
 use super::elements::Ended;
 use super::object::{Object, Set};
 use super::table::{self, Family, Holds};
-use super::{cut, probes};
+use super::{cut, probes, resolver};
 
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +92,7 @@ pub(super) fn update(from: &Firewall, to: &Firewall) -> Vec<Command> {
     }
     update_sets(from, to, &mut commands);
     commands.extend(probes::update(from.probes.as_ref(), to.probes.as_ref()));
+    commands.extend(resolver::update(from.resolver_port, to.resolver_port));
     for id in from.classes.keys().filter(|id| !to.classes.contains_key(*id)) {
         commands.push(Command::FlushChain(table::class_name(*id)));
         commands.push(Command::DeleteChain(table::class_name(*id)));

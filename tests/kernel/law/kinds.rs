@@ -72,8 +72,14 @@ fn wish(prefs: Prefs) -> Desired {
     let message =
         MapResponse { node: Some(node(0)), peers: peers.into(), packet_filter: Some(filter), ..MapResponse::default() };
     map.replace(message, Timestamp::UNIX_EPOCH);
-    let host =
-        Host { key: key(0), networks: BTreeSet::new(), routes: BTreeSet::new(), kept: BTreeSet::new(), probes: None };
+    let host = Host {
+        key: key(0),
+        networks: BTreeSet::new(),
+        routes: BTreeSet::new(),
+        kept: BTreeSet::new(),
+        probes: None,
+        resolver_port: None,
+    };
     desired(&map, &prefs, &Paths::default(), &host).desired
 }
 
@@ -332,7 +338,13 @@ async fn exit_node(scene: &Scene, kernels: &mut Kernels) {
         let prefs = Prefs { want_running: true, advertise_routes: nets(offered), ..Prefs::default() };
         let networks = nets(&["192.168.7.1/24", "fd00:7::1/64"]);
         let (routes, kept) = (BTreeSet::new(), BTreeSet::new());
-        desired(&map, &prefs, &Paths::default(), &Host { key: key(0), networks, routes, kept, probes: None }).desired
+        desired(
+            &map,
+            &prefs,
+            &Paths::default(),
+            &Host { key: key(0), networks, routes, kept, probes: None, resolver_port: None },
+        )
+        .desired
     };
     let rows = |internet, lan| {
         let mut rows = Vec::new();

@@ -182,6 +182,7 @@ impl Network {
             routes: BTreeSet::new(),
             kept: BTreeSet::new(),
             probes: None,
+            resolver_port: None,
         };
         desired(&self.map, &self.prefs(), &Paths::default(), &host).desired
     }

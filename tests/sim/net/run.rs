@@ -301,6 +301,7 @@ impl World {
             | Effect::Watch(..)
             | Effect::Notice(_)
             | Effect::Connect { .. }
+            | Effect::Names
             | Effect::Figures
             | Effect::LookUpRoute(_)
             | Effect::Counters
