@@ -20,7 +20,7 @@ use warren_core::registry::{
     Actor, CheckedPolicy, Commands, Decision, MapMessage, MapRefusal, NodeRecord, PendingCode, PingId, PolicyRecord,
     Refusal, Registered, SessionId, Snapshot, State,
 };
-use warren_core::types::{MachinePublic, NodePublic};
+use warren_core::types::{MachinePublic, NodePublic, Ticket};
 use warren_core::wire::admin::{JournalQuery, JournalRecord};
 use warren_core::wire::control::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
 
@@ -229,13 +229,13 @@ impl Hub {
         let _ = self.pongs.try_send((machine, ping));
     }
 
-    /// Who waits with this code.
-    pub(crate) async fn pending(&self, code: PendingCode) -> Result<Option<Waiting>, Busy> {
-        let waiting = |state: &State, code: &PendingCode| {
-            let pending = state.pending(code)?;
+    /// Who waits with this ticket.
+    pub(crate) async fn pending(&self, ticket: Ticket) -> Result<Option<Waiting>, Busy> {
+        let waiting = move |state: &State| {
+            let pending = state.pending_with(&ticket)?;
             Some(Waiting { code: pending.code.to_string(), hostname: pending.hostname.clone() })
         };
-        self.look(move |state| waiting(state, &code)).await
+        self.look(waiting).await
     }
 
     /// Whether a key belongs to a node that may use the network.

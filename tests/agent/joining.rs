@@ -5,6 +5,7 @@ use crate::server::Server;
 use nix::sys::signal::Signal;
 use tempfile::{TempDir, tempdir};
 use warren_core::plan::Observed;
+use warren_core::types::Ticket;
 use warren_core::wire::local::{BackendState, MaskedPrefs, Status};
 
 /// An agent that has just been installed.
@@ -67,7 +68,7 @@ async fn a_person_lets_a_machine_in_by_the_code_on_the_page() {
     let approve = async {
         let status = agent.until("waiting for a person", |status| !status.auth_url.is_empty()).await;
         assert_eq!(status.backend_state, BackendState::NeedsLogin);
-        let code = status.auth_url.rsplit('/').next().unwrap().to_owned();
+        let code = Ticket::in_url(&status.auth_url).unwrap().code().to_string();
         server.text(&["user", "create", "ada"]);
         server.text(&["node", "approve", &code, "--user", "ada"]);
         status.auth_url
@@ -218,7 +219,7 @@ async fn a_machine_that_is_turned_away_says_why() {
     let (_root, agent) = new_agent().await;
     let turned_away = async {
         let waits = agent.until("waiting", |status| !status.auth_url.is_empty()).await;
-        server.text(&["node", "reject", waits.auth_url.rsplit('/').next().unwrap()]);
+        server.text(&["node", "reject", Ticket::in_url(&waits.auth_url).unwrap().code().as_str()]);
     };
     let url = server.url();
     let arguments = ["up", "--coordinator", &url];

@@ -12,9 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use table::{Limit, row};
-use warren_core::policy::Role;
 use warren_core::registry::{
-    Actor, Change, Config, Counters, MapMessage, NodeRecord, NodeStatus, Output, Records, State, UserRecord,
+    Actor, Attributes, Change, Config, Counters, MapMessage, NodeRecord, NodeStatus, Output, Records, State, UserRecord,
 };
 use warren_core::types::{
     CapabilityVersion, DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId, Timestamp, UserId,
@@ -183,7 +182,7 @@ fn now_and_told(state: &mut State, now: &mut Timestamp, worst: &mut f64, change:
 fn user(number: u64) -> UserRecord {
     let created = Timestamp::UNIX_EPOCH;
     let name = format!("user{number}@example.com").parse().unwrap();
-    UserRecord { id: UserId(number + 1), name, display_name: String::new(), role: Role::Member, created }
+    UserRecord::new(UserId(number + 1), name, created)
 }
 
 /// A node has a new endpoint.
@@ -209,13 +208,7 @@ fn compress(message: &MapMessage) -> Vec<u8> {
 
 fn records() -> Records {
     let created = Timestamp::UNIX_EPOCH;
-    let user = UserRecord {
-        id: UserId(1),
-        name: "ada".parse().unwrap(),
-        display_name: String::new(),
-        role: Role::Member,
-        created,
-    };
+    let user = UserRecord::new(UserId(1), "ada".parse().unwrap(), created);
     Records {
         counters: Counters::default(),
         users: vec![user],
@@ -238,6 +231,7 @@ fn node(number: u32, created: Timestamp) -> NodeRecord {
         machine,
         key,
         key_expiry: None,
+        expiry_disabled: false,
         logged_out: false,
         ipv4: Ipv4Addr::from(0x6440_0000 + number),
         ipv6: Ipv6Addr::from(0xfd7a_115c_a1e0_0000_0000_0000_0000_0000 + u128::from(number)),
@@ -248,6 +242,8 @@ fn node(number: u32, created: Timestamp) -> NodeRecord {
         created,
         last_seen: Some(created),
         admitted_by: None,
+        approved: true,
+        attributes: Attributes::new(),
         approved_routes: Vec::new(),
         version: 0,
         status: NodeStatus {

@@ -5,7 +5,7 @@ use http_body_util::BodyExt;
 use nix::sys::signal::Signal;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use warren_core::types::{CapabilityVersion, NodePrivate};
+use warren_core::types::{CapabilityVersion, NodePrivate, Ticket};
 use warren_core::wire::control::{RegisterRequest, RegisterResponse};
 
 use crate::node::{Machine, eventually, get, long_ago};
@@ -66,7 +66,7 @@ async fn a_node_without_a_key_waits_until_its_code_is_approved() {
     let asked = node.register(&machine.register_request(None)).await;
     assert!(!asked.machine_authorized);
     let path = asked.auth_url.strip_prefix(&server.url()).expect("a page of this server").to_owned();
-    let code = path.rsplit('/').next().unwrap().to_owned();
+    let code = Ticket::in_url(&asked.auth_url).unwrap().code().to_string();
 
     let (status, page) = get(server.address, &path).await;
     assert_eq!(status, StatusCode::OK);
@@ -80,7 +80,7 @@ async fn a_node_without_a_key_waits_until_its_code_is_approved() {
     let (answer, shown) = tokio::join!(waiting, approving);
     assert!(answer.machine_authorized && answer.auth_url.is_empty(), "{answer:?}");
     assert!(shown.contains("laptop"));
-    assert_eq!(get(server.address, &path).await.0, StatusCode::NOT_FOUND, "a code is good once");
+    assert_eq!(get(server.address, &path).await.0, StatusCode::NOT_FOUND, "an address is good once");
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn the_page_is_where_the_operator_says() {
     let server = Server::start(&["--server-url", "https://coordinator.example.org/"]);
     let machine = Machine::new("laptop");
     let asked = machine.connect(server.address).await.register(&machine.register_request(None)).await;
-    assert!(asked.auth_url.starts_with("https://coordinator.example.org/register/"), "{}", asked.auth_url);
+    assert!(asked.auth_url.starts_with("https://coordinator.example.org/a/"), "{}", asked.auth_url);
 }
 
 #[tokio::test]

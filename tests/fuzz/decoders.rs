@@ -25,7 +25,7 @@ use warren_core::netmap::Netmap;
 use warren_core::path::{Book, PeerInfo, Ranking, Via};
 use warren_core::plan::{Host, Paths, Prefs, desired};
 use warren_core::policy::{Compiled, Policy, Topology};
-use warren_core::registry::{PendingCode, Tag, UserName};
+use warren_core::registry::{AttributeName, PendingCode, ProviderName, Scope, Tag, UserName};
 use warren_core::types::text::{LINE_BYTES, Screen, clean, is_seen};
 use warren_core::types::{
     CapabilityVersion, DiscoPrivate, Fingerprint, HostLabel, MachinePrivate, MachinePublic, NodePrivate, NodePublic,
@@ -356,7 +356,7 @@ fn local_dns_query(bytes: &[u8]) -> bool {
 /// What a person or a server may call something, one a line. What is taken is written as what reads the same.
 fn names(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
-    let kinds: [fn(&str) -> bool; 8] = [
+    let kinds: [fn(&str) -> bool; 11] = [
         same::<NodePublic>,
         same::<MachinePublic>,
         same::<Fingerprint>,
@@ -364,6 +364,9 @@ fn names(bytes: &[u8]) -> bool {
         same::<UserName>,
         same::<Tag>,
         same::<PendingCode>,
+        same::<AttributeName>,
+        same::<ProviderName>,
+        same::<Scope>,
         same::<ServerUrl>,
     ];
     text.lines().take(16).all(|line| {

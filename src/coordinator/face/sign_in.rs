@@ -28,7 +28,7 @@ pub(crate) struct SignInFace {
 pub(crate) fn routes(face: SignInFace) -> Router {
     Router::new()
         .route("/", get(async || page(StatusCode::OK, &Home)))
-        .route("/register/{code}", get(register))
+        .route("/a/{ticket}", get(waiting_machine))
         .with_state(Arc::new(face))
 }
 
@@ -45,23 +45,23 @@ struct WaitingPage<'a> {
     hostname: &'a str,
 }
 
-/// The code is not, or no longer, known.
+/// Nobody waits there, or not any more.
 #[derive(Template)]
-#[template(path = "unknown_code.html")]
-struct UnknownCode;
+#[template(path = "unknown_ticket.html")]
+struct UnknownTicket;
 
-async fn register(
+async fn waiting_machine(
     State(face): State<Arc<SignInFace>>,
     Extension(connection): Extension<Connection>,
-    Path(code): Path<String>,
+    Path(ticket): Path<String>,
 ) -> Response {
     if let Err(after) = face.questions.take(&connection.place) {
         return later(after);
     }
-    let Ok(code) = code.parse() else { return page(StatusCode::NOT_FOUND, &UnknownCode) };
-    match face.service.pending(code).await {
+    let Ok(ticket) = ticket.parse() else { return page(StatusCode::NOT_FOUND, &UnknownTicket) };
+    match face.service.pending(ticket).await {
         Ok(Some(machine)) => waiting(&machine.code, &machine.hostname),
-        Ok(None) => page(StatusCode::NOT_FOUND, &UnknownCode),
+        Ok(None) => page(StatusCode::NOT_FOUND, &UnknownTicket),
         Err(busy) => busy.into_response(),
     }
 }

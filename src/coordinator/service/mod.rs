@@ -18,8 +18,8 @@ use std::sync::Arc;
 use crate::hub::Hub;
 use crate::store::StoreError;
 use crate::{clock, hub};
-use warren_core::registry::{Actor, Area, Command, MapRefusal, PendingCode, PingId};
-use warren_core::types::{MachinePublic, NodePublic};
+use warren_core::registry::{Actor, Area, Command, MapRefusal, PingId};
+use warren_core::types::{MachinePublic, NodePublic, Ticket};
 use warren_core::wire::admin::{
     FormerKeyView, JournalQuery, NetworkRequest, Reply, Request, ServerKeyRequest, ServerKeyView, StatusView,
 };
@@ -175,9 +175,9 @@ impl Service {
         self.hub.pong(machine, ping);
     }
 
-    /// Who waits with this code.
-    pub(crate) async fn pending(&self, code: PendingCode) -> Result<Option<Waiting>, Busy> {
-        self.hub.pending(code).await
+    /// Who waits with this ticket.
+    pub(crate) async fn pending(&self, ticket: Ticket) -> Result<Option<Waiting>, Busy> {
+        self.hub.pending(ticket).await
     }
 
     // ---- relays ----

@@ -11,7 +11,7 @@ use warren_core::registry::{
     self, Actor, Commands, Decision, KeyId, KeyRecord, NewKey, NodeRecord, PendingCode, Refusal, State, Tag, UserName,
     UserRecord,
 };
-use warren_core::types::{EXIT_ROUTES, HostLabel, IpNet, NodeId, Timestamp, UserId, is_default_route};
+use warren_core::types::{EXIT_ROUTES, HostLabel, IpNet, NodeId, TicketError, Timestamp, UserId, is_default_route};
 use warren_core::wire::admin::{
     GoneView, KeyRequest, KeyView, NetworkRequest, NewKeyView, NodeRequest, NodeView, PendingView, Reply, RouteRequest,
     RouteView, UserRequest, UserView, WithNodes,
@@ -188,7 +188,7 @@ async fn node(hub: &Hub, actor: &Actor, request: NodeRequest) -> ServiceResult {
 }
 
 async fn approve(hub: &Hub, actor: &Actor, code: &str, user: Option<String>, tags: &[String]) -> ServiceResult {
-    let code: PendingCode = code.parse()?;
+    let code: PendingCode = code.parse().map_err(|error: TicketError| Refused::invalid(error.to_string()))?;
     let tags = parse_tags(tags)?;
     // Checked before a user is made for a machine that does not wait.
     let asked = code.clone();
@@ -218,7 +218,7 @@ async fn approve(hub: &Hub, actor: &Actor, code: &str, user: Option<String>, tag
 }
 
 async fn reject(hub: &Hub, actor: &Actor, code: &str) -> ServiceResult {
-    let code: PendingCode = code.parse()?;
+    let code: PendingCode = code.parse().map_err(|error: TicketError| Refused::invalid(error.to_string()))?;
     let asked = code.clone();
     let rejected = hub.command(actor.clone(), move |by| by.reject(&asked)).await?;
     Ok(Reply::Gone(GoneView { gone: format!("the request of {} ({code})", rejected.hostname), notes: Vec::new() }))

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use super::samples::{
+    at, bare_node, changed, client, identity, in_order, key, node, pending, policy, session, settings, token, user,
+    whole_user,
+};
 use super::{Batch, Store, StoreError};
 use warren_core::registry::{
-    Action, Actor, Audit, Change, Command, Counters, Entry, KeyId, KeyRecord, NodeFields, NodeRecord, NodeReport,
-    NodeStatus, Object, ObjectKind, PolicyRecord, Records, UserRecord,
+    Action, Actor, Audit, BrowserSession, Change, ClientId, ClientRecord, Command, Counters, Entry, Identity, KeyId,
+    KeyRecord, NodeFields, NodeRecord, NodeReport, NodeStatus, Object, ObjectKind, Pending, Records, Settings,
+    TokenHolder, TokenId, TokenRecord, UserRecord,
 };
-use warren_core::types::Role;
-use warren_core::types::{
-    CapabilityVersion, DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableNodeId, Timestamp, UserId,
-};
+use warren_core::types::{MachinePublic, NodeId, UserId};
 use warren_core::wire::admin::{JournalQuery, Selector};
 
 /// A place where stores can be opened, closed and opened again; empty at first.
@@ -35,6 +37,8 @@ pub(super) async fn all<P: Backend>(fresh: impl Fn() -> P) {
     whoever_decided_on_an_older_journal_changes_nothing(&fresh()).await;
     a_page_of_the_journal_is_what_was_asked_for(&fresh()).await;
     a_decision_and_a_report_about_one_node_leave_each_other_alone(&fresh()).await;
+    whom_a_provider_names_is_one_user_and_is_compared_byte_by_byte(&fresh()).await;
+    who_waits_who_is_signed_in_and_what_programs_show_comes_and_goes(&fresh()).await;
 }
 
 async fn a_new_store_is_empty(place: &impl Backend) {
@@ -46,12 +50,21 @@ async fn a_new_store_is_empty(place: &impl Backend) {
 async fn everything_committed_is_there_after_reopening(place: &impl Backend) {
     let records = Records {
         revision: 0,
-        counters: Counters { user: 2, key: 2, node: 2, host: 7 },
-        users: vec![UserRecord { role: Role::Owner, ..user(1, "ada") }, user(2, "bob@example.org")],
-        keys: vec![key(1, false), KeyRecord { used: Some(at(5)), expires: None, tags: Vec::new(), ..key(2, true) }],
+        counters: Counters { user: 2, key: 2, node: 2, host: 7, token: 2, client: 3 },
+        users: vec![whole_user(1, "ada"), user(2, "bob@example.org")],
+        keys: vec![
+            key(1, false),
+            KeyRecord { used: Some(at(5)), expires: None, creator: None, revoked: Some(at(6)), ..key(2, true) },
+        ],
         nodes: vec![NodeRecord { user: None, ..node(1) }, bare_node(2)],
         freed: vec![(5, at(4)), (9, at(3))],
         policies: vec![policy(3, "{}"), policy(4, "{\"acls\": []} // wéb\n")],
+        pending: in_order(vec![pending(1), pending(2)]),
+        rejected: vec![(MachinePublic::from_bytes([9; 32]), at(60))],
+        tokens: vec![token(1, TokenHolder::User(UserId(1))), token(2, TokenHolder::Client(ClientId(3)))],
+        clients: vec![client(3)],
+        sessions: vec![session(1, 1), session(2, 2)],
+        settings: settings(),
     };
     let mut store = place.open().await;
     keep(&mut store, &changes_of(&records)).await.unwrap();
@@ -114,7 +127,7 @@ async fn a_one_off_key_is_used_once_and_a_reusable_one_often(place: &impl Backen
 
 async fn counters_never_fall(place: &impl Backend) {
     let mut store = place.open().await;
-    let high = Counters { user: 5, key: 6, node: 7, host: 8 };
+    let high = Counters { user: 5, key: 6, node: 7, host: 8, token: 9, client: 10 };
     keep(&mut store, &[Change::Counters(high)]).await.unwrap();
     keep(&mut store, &[Change::Counters(Counters { user: 9, ..Counters::default() })]).await.unwrap();
     assert_eq!(store.load().await.unwrap().counters, Counters { user: 9, ..high });
@@ -245,6 +258,79 @@ async fn a_page_of_the_journal_is_what_was_asked_for(place: &impl Backend) {
     place.close(store).await;
 }
 
+async fn whom_a_provider_names_is_one_user_and_is_compared_byte_by_byte(place: &impl Backend) {
+    let mut store = place.open().await;
+    let with = |id: u64, identities: &[Identity]| UserRecord {
+        identities: identities.to_vec(),
+        ..user(id, &format!("user-{id}"))
+    };
+    // Texts that a path, a case or a trimmed end would make one.
+    let alike = [
+        ("https://a", "b/c"),
+        ("https://a/b", "c"),
+        ("https://a/", "b/c"),
+        ("https://a", "B/c"),
+        ("https://a", "b/c "),
+    ];
+    let alike = alike.map(|(issuer, subject)| identity("p", issuer, subject));
+    for (id, identity) in (1..).zip(&alike) {
+        keep(&mut store, &[Change::User(with(id, std::slice::from_ref(identity)))]).await.unwrap();
+    }
+    keep(&mut store, &[Change::User(with(6, &[identity("q", "https://a", "b/c")]))]).await.unwrap();
+    let taken = keep(&mut store, &[Change::User(with(7, &alike[..1]))]).await;
+    assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
+    assert_eq!(store.load().await.unwrap().users.len(), 6);
+    // Who has none any more leaves it to others, as does who is gone.
+    let both = [alike[0].clone(), alike[1].clone()];
+    keep(&mut store, &[Change::User(with(1, &[])), Change::UserGone(UserId(2))]).await.unwrap();
+    keep(&mut store, &[Change::User(with(7, &both))]).await.unwrap();
+    assert_eq!(store.load().await.unwrap().users.last(), Some(&with(7, &both)));
+    place.close(store).await;
+}
+
+async fn who_waits_who_is_signed_in_and_what_programs_show_comes_and_goes(place: &impl Backend) {
+    let mut store = place.open().await;
+    keep(&mut store, &[Change::User(user(1, "ada")), Change::Client(client(3))]).await.unwrap();
+    let (seen, revoked) = (at(70), Some(at(71)));
+    let changes = [
+        Change::Pending(Box::new(pending(1))),
+        Change::Pending(Box::new(pending(2))),
+        Change::Session(session(1, 1)),
+        Change::Session(BrowserSession { seen, ..session(1, 1) }),
+        Change::Token(token(1, TokenHolder::Client(ClientId(3)))),
+        Change::Token(TokenRecord { revoked, ..token(1, TokenHolder::Client(ClientId(3))) }),
+        Change::Client(ClientRecord { revoked, ..client(3) }),
+        Change::Settings(settings()),
+        Change::Settings(Settings::default()),
+        Change::Rejected(pending(1).code, at(60)),
+    ];
+    keep(&mut store, &changes).await.unwrap();
+    let kept = store.load().await.unwrap();
+    assert_eq!((kept.pending, kept.rejected), (vec![pending(2)], vec![(pending(1).machine, at(60))]));
+    assert_eq!(kept.sessions, [BrowserSession { seen, ..session(1, 1) }]);
+    assert_eq!(
+        (kept.tokens[0].revoked, kept.clients[0].revoked, kept.settings),
+        (revoked, revoked, Settings::default())
+    );
+    // One machine waits once, whatever code it has.
+    let twice = Pending { code: pending(4).code, ticket: pending(4).ticket, ..pending(2) };
+    let twice = keep(&mut store, &[Change::Pending(Box::new(twice))]).await;
+    assert!(matches!(twice, Err(StoreError::Conflict(_))), "{twice:?}");
+
+    let gone = [
+        Change::PendingGone(pending(2).code),
+        Change::Forgiven(pending(1).machine),
+        Change::SessionGone(session(1, 1).id),
+        Change::TokenGone(TokenId(1)),
+        Change::ClientGone(ClientId(3)),
+        Change::UserGone(UserId(1)),
+    ];
+    keep(&mut store, &gone).await.unwrap();
+    keep(&mut store, &gone).await.unwrap();
+    assert_eq!(store.load().await.unwrap(), Records::default());
+    place.close(store).await;
+}
+
 // ---- records ----
 
 /// Keeps these changes, whoever made them.
@@ -272,102 +358,18 @@ fn changes_of(records: &Records) -> Vec<Change> {
     let nodes = records.nodes.iter().cloned().map(|node| Change::Node(Arc::new(node)));
     let policies = records.policies.iter().cloned().map(|policy| Change::Policy(Arc::new(policy)));
     let freed = records.freed.iter().map(|(host, at)| Change::HostFreed(*host, *at));
-    users.chain(keys).chain(nodes).chain(freed).chain(policies).chain([Change::Counters(records.counters)]).collect()
-}
-
-pub(super) fn at(second: i64) -> Timestamp {
-    // With a fraction that a store must not round.
-    Timestamp::new(1_790_000_000 + second, 123_456_789).unwrap()
-}
-
-pub(super) fn user(id: u64, name: &str) -> UserRecord {
-    let role = Role::Member;
-    UserRecord { id: UserId(id), name: name.parse().unwrap(), display_name: String::new(), role, created: at(0) }
-}
-
-fn policy(version: u64, text: &str) -> PolicyRecord {
-    PolicyRecord { version, text: text.into(), by: "ada".to_owned(), at: at(7) }
-}
-
-fn key(id: u64, reusable: bool) -> KeyRecord {
-    KeyRecord {
-        id: KeyId(id),
-        user: UserId(1),
-        secret_hash: [id as u8; 32],
-        reusable,
-        ephemeral: true,
-        tags: vec!["tag:a".parse().unwrap(), "tag:b".parse().unwrap()],
-        readmits: reusable,
-        created: at(1),
-        expires: Some(at(100)),
-        used: None,
-    }
-}
-
-/// A node with something in every field.
-fn node(id: u8) -> NodeRecord {
-    NodeRecord {
-        key_expiry: Some(at(50)),
-        logged_out: true,
-        label_fixed: true,
-        tags: vec!["tag:a".parse().unwrap()],
-        ephemeral: true,
-        last_seen: Some(at(3)),
-        admitted_by: Some(KeyId(1)),
-        approved_routes: vec!["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()],
-        version: 3,
-        status: NodeStatus {
-            disco: DiscoPublic::from_bytes([id; 32]),
-            endpoints: vec!["192.0.2.1:41641".parse().unwrap(), "[2001:db8::1]:1".parse().unwrap()],
-            home_derp: RegionId(900),
-            cap: CapabilityVersion(145),
-            routes: vec!["10.0.0.0/8".parse().unwrap()],
-            hostinfo: r#"{"OS":"linux","Hostname":"wéb \"1\""}"#.into(),
-        },
-        ..bare_node(id)
-    }
-}
-
-/// A node with nothing in every field that may be empty.
-pub(super) fn bare_node(id: u8) -> NodeRecord {
-    NodeRecord {
-        id: NodeId(id.into()),
-        stable_id: StableNodeId(format!("n{id}")),
-        user: Some(UserId(1)),
-        machine: MachinePublic::from_bytes([id; 32]),
-        key: NodePublic::from_bytes([id; 32]),
-        key_expiry: None,
-        logged_out: false,
-        ipv4: [100, 64, 0, id].into(),
-        ipv6: format!("fd7a:115c:a1e0::{id:x}").parse().unwrap(),
-        label: format!("web-{id}").parse().unwrap(),
-        label_fixed: false,
-        tags: Vec::new(),
-        ephemeral: false,
-        created: at(2),
-        last_seen: None,
-        admitted_by: None,
-        approved_routes: Vec::new(),
-        version: 0,
-        status: NodeStatus { hostinfo: "{}".into(), ..NodeStatus::default() },
-    }
-}
-
-/// A node of which everything changed that may change.
-fn changed(node: NodeRecord) -> NodeRecord {
-    NodeRecord {
-        machine: MachinePublic::from_bytes([77; 32]),
-        key: NodePublic::from_bytes([78; 32]),
-        key_expiry: None,
-        logged_out: false,
-        label: "other".parse().unwrap(),
-        label_fixed: false,
-        tags: Vec::new(),
-        ephemeral: false,
-        last_seen: Some(at(99)),
-        admitted_by: None,
-        approved_routes: Vec::new(),
-        status: NodeStatus { hostinfo: r#"{"OS":"plan9"}"#.into(), ..NodeStatus::default() },
-        ..node
-    }
+    let waiting = records.pending.iter().cloned().map(|pending| Change::Pending(Box::new(pending)));
+    // Whoever is turned away waited before.
+    let rejected = records.rejected.iter().flat_map(|(machine, until)| {
+        let waited = Pending { machine: *machine, ..pending(3) };
+        [Change::Rejected(waited.code.clone(), *until), Change::Pending(Box::new(waited))]
+    });
+    let rejected: Vec<Change> = rejected.collect();
+    let clients = records.clients.iter().cloned().map(Change::Client);
+    let tokens = records.tokens.iter().cloned().map(Change::Token);
+    let sessions = records.sessions.iter().cloned().map(Change::Session);
+    let whole = [Change::Counters(records.counters), Change::Settings(records.settings.clone())];
+    let first = users.chain(keys).chain(nodes).chain(freed).chain(policies);
+    let then = rejected.into_iter().rev().chain(waiting).chain(clients).chain(tokens).chain(sessions);
+    first.chain(then).chain(whole).collect()
 }

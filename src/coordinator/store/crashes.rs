@@ -52,7 +52,13 @@ async fn every_command(store: SqliteStore, mut done: impl FnMut(usize, &State)) 
         ..RegisterRequest::default()
     };
     let machine = MachinePublic::from_bytes([5; 32]);
-    ledger.try_run(&Actor::COORDINATOR, now(), move |by| Ok(by.register(machine, &waits, [5; 32]))).await.unwrap();
+    let again = waits.clone();
+    command!(move |by| Ok(by.register(machine, &again, [5; 32])));
+    let code = ledger.state().pending_list().next().unwrap().code.clone();
+    command!(move |by| by.reject(&code));
+    ledger.pass(now() + Duration::from_secs(3600)).await;
+    acknowledge(ledger.state());
+    command!(move |by| Ok(by.register(machine, &waits, [6; 32])));
     let code = ledger.state().pending_list().next().unwrap().code.clone();
     command!(move |by| by.approve(&code, UserId(2), &[], [6; 32]));
     command!(|by| by.rename_node(NodeId(1), "door".parse().unwrap()));
@@ -84,6 +90,10 @@ fn facts(state: &State) -> Records {
         nodes: state.nodes().map(|node| node.record.as_ref().clone()).collect(),
         freed: state.freed().collect(),
         policies: state.policies().map(|policy| policy.as_ref().clone()).collect(),
+        pending: state.pending_list().cloned().collect(),
+        rejected: state.rejected().collect(),
+        sessions: state.sessions().cloned().collect(),
+        settings: state.settings().clone(),
         ..Records::default()
     }
 }

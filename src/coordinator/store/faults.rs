@@ -12,7 +12,8 @@ use std::time::Duration;
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::conformance::{keep, user};
+use super::conformance::keep;
+use super::samples::user;
 use super::tests::{ledger, now, register, says};
 use super::*;
 use warren_core::registry::{Actor, Config, Records, State};

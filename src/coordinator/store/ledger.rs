@@ -192,10 +192,7 @@ impl<S: Store> Ledger<S> {
         if is_busy && ready.is_none() {
             match job.decide(&self.state, now) {
                 None => return,
-                Some((changes, _)) if !changes.iter().any(Change::is_durable) => {
-                    self.state.apply(changes, now);
-                    return job.answer(Ok(()));
-                }
+                Some((changes, _)) if changes.is_empty() => return job.answer(Ok(())),
                 // To be decided again when its turn comes.
                 Some(_) => {}
             }
@@ -368,13 +365,12 @@ impl<S: Store> Ledger<S> {
                     return job.answer(Err(refusal.into()));
                 }
                 match job.decide(&self.state, now) {
-                    Some((changes, audit)) if changes.iter().any(Change::is_durable) => {
+                    Some((changes, audit)) if !changes.is_empty() => {
                         let task = Task::Command { job, ready: None, tries: tries + 1 };
                         self.commit(Some(task), changes, audit, now);
                     }
-                    Some((changes, _)) => {
+                    Some(_) => {
                         self.state.unstage_policy();
-                        self.state.apply(changes, now);
                         job.answer(Ok(()));
                     }
                     None => self.state.unstage_policy(),

@@ -6,11 +6,14 @@
 
 mod backup;
 mod connection;
+mod credentials;
 mod job;
 mod journal;
 mod ledger;
 mod nodes;
+mod people;
 mod sqlite;
+mod waiting;
 mod work;
 
 #[cfg(test)]
@@ -19,6 +22,8 @@ mod conformance;
 mod crashes;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod samples;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -13,13 +13,15 @@ pub(super) async fn keep(connection: &mut SqliteConnection, node: &NodeRecord) -
     sqlx::query(
         "INSERT INTO nodes (id, stable_id, user_id, machine_key, node_key, key_expiry, logged_out, ipv4, ipv6, label,
          label_fixed, tags, ephemeral, created, last_seen, admitted_by, approved_routes, disco_key, endpoints, home_derp, cap, routes,
-         hostinfo, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         hostinfo, version, approved, expiry_disabled, attributes)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id, machine_key = excluded.machine_key, node_key = excluded.node_key,
          key_expiry = excluded.key_expiry, logged_out = excluded.logged_out, label = excluded.label, label_fixed = excluded.label_fixed,
          tags = excluded.tags, ephemeral = excluded.ephemeral, last_seen = excluded.last_seen,
          admitted_by = excluded.admitted_by, approved_routes = excluded.approved_routes,
          disco_key = excluded.disco_key, endpoints = excluded.endpoints, home_derp = excluded.home_derp,
-         cap = excluded.cap, routes = excluded.routes, hostinfo = excluded.hostinfo, version = excluded.version",
+         cap = excluded.cap, routes = excluded.routes, hostinfo = excluded.hostinfo, version = excluded.version,
+         approved = excluded.approved, expiry_disabled = excluded.expiry_disabled, attributes = excluded.attributes",
     )
     .bind(integer(node.id.0))
     .bind(node.stable_id.to_string())
@@ -45,6 +47,9 @@ pub(super) async fn keep(connection: &mut SqliteConnection, node: &NodeRecord) -
     .bind(json(&node.status.routes))
     .bind(node.status.hostinfo.to_string())
     .bind(integer(node.version))
+    .bind(node.approved)
+    .bind(node.expiry_disabled)
+    .bind(json(&node.attributes))
     .execute(connection)
     .await
     .map(drop)
@@ -62,12 +67,15 @@ pub(super) async fn change(
         user,
         key,
         key_expiry,
+        expiry_disabled,
         logged_out,
         label,
         label_fixed,
         tags,
         ephemeral,
         admitted_by,
+        approved,
+        attributes,
         approved_routes,
     } = fields;
     let mut sql = QueryBuilder::<Sqlite>::new("UPDATE nodes SET version = version + 1");
@@ -92,7 +100,17 @@ pub(super) async fn change(
     if let Some(routes) = approved_routes {
         sql.push(", approved_routes = ").push_bind(json(routes));
     }
-    for (column, flag) in [("logged_out", logged_out), ("label_fixed", label_fixed), ("ephemeral", ephemeral)] {
+    if let Some(attributes) = attributes {
+        sql.push(", attributes = ").push_bind(json(attributes));
+    }
+    let flags = [
+        ("logged_out", logged_out),
+        ("label_fixed", label_fixed),
+        ("ephemeral", ephemeral),
+        ("approved", approved),
+        ("expiry_disabled", expiry_disabled),
+    ];
+    for (column, flag) in flags {
         if let Some(flag) = flag {
             sql.push(format!(", {column} = ")).push_bind(*flag);
         }

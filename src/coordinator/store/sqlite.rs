@@ -15,10 +15,8 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::connection::{Connection, close, failed, make_file, open_to_read};
-use super::{Batch, Proven, Store, StoreError, backup, journal, nodes};
-use warren_core::registry::{
-    Change, Counters, KeyId, KeyRecord, NodeRecord, NodeStatus, PolicyRecord, Records, UserName, UserRecord,
-};
+use super::{Batch, Proven, Store, StoreError, backup, credentials, journal, nodes, people, waiting};
+use warren_core::registry::{Change, Counters, KeyId, NodeRecord, NodeStatus, PolicyRecord, Records};
 use warren_core::types::{CapabilityVersion, NodeId, RegionId, StableNodeId, Timestamp, UserId};
 use warren_core::wire::admin::{JournalQuery, JournalRecord};
 
@@ -177,8 +175,6 @@ impl SqliteStore {
 async fn records(connection: &mut SqliteConnection) -> Result<Records, StoreError> {
     let read = |error| failed("read the database", error);
     let counters = sqlx::query("SELECT * FROM counters").fetch_optional(&mut *connection).await.map_err(read)?;
-    let users = sqlx::query("SELECT * FROM users ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
-    let keys = sqlx::query("SELECT * FROM auth_keys ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
     let nodes = sqlx::query("SELECT * FROM nodes ORDER BY id").fetch_all(&mut *connection).await.map_err(read)?;
     let freed = sqlx::query("SELECT host, at FROM freed_hosts ORDER BY host")
         .fetch_all(&mut *connection)
@@ -189,12 +185,18 @@ async fn records(connection: &mut SqliteConnection) -> Result<Records, StoreErro
     Ok(Records {
         revision: journal::revision(&mut *connection).await.map_err(read)?,
         counters: counters.as_ref().map(counters_of).transpose().map_err(read)?.unwrap_or_default(),
-        users: readable("user", &users, user_of),
-        keys: readable("key", &keys, key_of),
+        users: people::all(&mut *connection).await.map_err(read)?,
+        keys: credentials::keys(&mut *connection).await.map_err(read)?,
         nodes: readable("node", &nodes, node_of),
         freed: readable("freed place", &freed, freed_of),
         // None may be left out: an older version might open what the last one closed.
         policies: policies.iter().map(policy_of).collect::<sqlx::Result<_>>().map_err(read)?,
+        pending: waiting::all(&mut *connection).await.map_err(read)?,
+        rejected: waiting::rejected(&mut *connection).await.map_err(read)?,
+        tokens: credentials::tokens(&mut *connection).await.map_err(read)?,
+        clients: credentials::clients(&mut *connection).await.map_err(read)?,
+        sessions: people::sessions(&mut *connection).await.map_err(read)?,
+        settings: waiting::settings(&mut *connection).await.map_err(read)?,
     })
 }
 
@@ -202,28 +204,22 @@ async fn records(connection: &mut SqliteConnection) -> Result<Records, StoreErro
 async fn keep(connection: &mut SqliteConnection, change: &Change) -> Result<(), StoreError> {
     let query = match change {
         Change::Counters(counters) => sqlx::query(
-            "INSERT INTO counters (one, user_id, key_id, node_id, host) VALUES (1, ?, ?, ?, ?)
+            "INSERT INTO counters (one, user_id, key_id, node_id, host, token_id, client_id) VALUES (1, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (one) DO UPDATE SET user_id = max(user_id, excluded.user_id),
              key_id = max(key_id, excluded.key_id), node_id = max(node_id, excluded.node_id),
-             host = max(host, excluded.host)",
+             host = max(host, excluded.host), token_id = max(token_id, excluded.token_id),
+             client_id = max(client_id, excluded.client_id)",
         )
         .bind(integer(counters.user))
         .bind(integer(counters.key))
         .bind(integer(counters.node))
-        .bind(i64::from(counters.host)),
-        Change::User(user) => sqlx::query(
-            "INSERT INTO users (id, name, display_name, created, role) VALUES (?, ?, ?, ?, ?)
-             ON CONFLICT (id) DO UPDATE SET name = excluded.name, display_name = excluded.display_name,
-             role = excluded.role",
-        )
-        .bind(integer(user.id.0))
-        .bind(user.name.to_string())
-        .bind(user.display_name.clone())
-        .bind(user.created.to_string())
-        .bind(user.role.name()),
-        Change::UserGone(id) => sqlx::query("DELETE FROM users WHERE id = ?").bind(integer(id.0)),
-        Change::Key(key) => return keep_key(connection, key).await,
-        Change::KeyUsed(id, at) => return use_key(connection, *id, *at).await,
+        .bind(i64::from(counters.host))
+        .bind(integer(counters.token))
+        .bind(integer(counters.client)),
+        Change::User(user) => return people::keep(connection, user).await,
+        Change::UserGone(id) => return people::forget(connection, *id).await,
+        Change::Key(key) => return credentials::keep_key(connection, key).await,
+        Change::KeyUsed(id, at) => return credentials::use_key(connection, *id, *at).await,
         Change::KeyGone(id) => sqlx::query("DELETE FROM auth_keys WHERE id = ?").bind(integer(id.0)),
         Change::Node(node) => return nodes::keep(connection, node).await,
         Change::NodeFields(id, version, fields) => return nodes::change(connection, *id, *version, fields).await,
@@ -237,7 +233,18 @@ async fn keep(connection: &mut SqliteConnection, change: &Change) -> Result<(), 
         Change::HostReady(host) => sqlx::query("DELETE FROM freed_hosts WHERE host = ?").bind(i64::from(*host)),
         Change::Policy(policy) => return keep_policy(connection, policy).await,
         Change::PolicyGone(version) => sqlx::query("DELETE FROM policies WHERE version = ?").bind(integer(*version)),
-        Change::Pending(_) | Change::PendingGone(_) | Change::Rejected(..) | Change::ServerKeys(..) => return Ok(()),
+        Change::Pending(pending) => return waiting::keep(connection, pending).await,
+        Change::PendingGone(code) => return waiting::forget(connection, code).await,
+        Change::Rejected(code, until) => return waiting::reject(connection, code, *until).await,
+        Change::Forgiven(machine) => return waiting::forgive(connection, machine).await,
+        Change::Token(token) => return credentials::keep_token(connection, token).await,
+        Change::TokenGone(id) => sqlx::query("DELETE FROM tokens WHERE id = ?").bind(integer(id.0)),
+        Change::Client(client) => return credentials::keep_client(connection, client).await,
+        Change::ClientGone(id) => sqlx::query("DELETE FROM clients WHERE id = ?").bind(integer(id.0)),
+        Change::Session(session) => return people::keep_session(connection, session).await,
+        Change::SessionGone(id) => return people::forget_session(connection, id).await,
+        Change::Settings(settings) => return waiting::keep_settings(connection, settings).await,
+        Change::ServerKeys(..) => return Ok(()),
     };
     query.execute(connection).await.map(drop).map_err(|error| refused(describe(change), &error))
 }
@@ -261,41 +268,6 @@ async fn keep_policy(connection: &mut SqliteConnection, policy: &PolicyRecord) -
     }
 }
 
-async fn keep_key(connection: &mut SqliteConnection, key: &KeyRecord) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO auth_keys (id, user_id, secret_hash, reusable, ephemeral, tags, readmits, created, expires, used)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-         ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id, expires = excluded.expires",
-    )
-    .bind(integer(key.id.0))
-    .bind(integer(key.user.0))
-    .bind(key.secret_hash.to_vec())
-    .bind(key.reusable)
-    .bind(key.ephemeral)
-    .bind(json(&key.tags))
-    .bind(key.readmits)
-    .bind(key.created.to_string())
-    .bind(key.expires.map(|at| at.to_string()))
-    .bind(key.used.map(|at| at.to_string()))
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(|error| failed(format!("keep key {}", key.id), error))
-}
-
-async fn use_key(connection: &mut SqliteConnection, id: KeyId, at: Timestamp) -> Result<(), StoreError> {
-    let done = sqlx::query("UPDATE auth_keys SET used = ? WHERE id = ? AND (reusable OR used IS NULL)")
-        .bind(at.to_string())
-        .bind(integer(id.0))
-        .execute(connection)
-        .await
-        .map_err(|error| failed(format!("use key {id}"), error))?;
-    match done.rows_affected() {
-        0 => Err(StoreError::Conflict(format!("the pre-authentication key {id} was used or deleted meanwhile"))),
-        _ => Ok(()),
-    }
-}
-
 /// What is another's already is a conflict: whoever wanted it may want something else.
 pub(super) fn refused(operation: String, error: &sqlx::Error) -> StoreError {
     match error.as_database_error().is_some_and(|error| error.is_unique_violation()) {
@@ -309,17 +281,9 @@ fn counters_of(row: &SqliteRow) -> sqlx::Result<Counters> {
         user: number(row, "user_id")?,
         key: number(row, "key_id")?,
         node: number(row, "node_id")?,
+        token: number(row, "token_id")?,
+        client: number(row, "client_id")?,
         host: number(row, "host")?,
-    })
-}
-
-fn user_of(row: &SqliteRow) -> sqlx::Result<UserRecord> {
-    Ok(UserRecord {
-        id: UserId(number(row, "id")?),
-        name: UserName::kept(row.try_get("name")?),
-        display_name: row.try_get("display_name")?,
-        created: parsed(row, "created")?,
-        role: parsed(row, "role")?,
     })
 }
 
@@ -329,22 +293,6 @@ fn policy_of(row: &SqliteRow) -> sqlx::Result<PolicyRecord> {
         text: row.try_get::<String, _>("text")?.into(),
         by: row.try_get("author")?,
         at: parsed(row, "at")?,
-    })
-}
-
-fn key_of(row: &SqliteRow) -> sqlx::Result<KeyRecord> {
-    let hash: Vec<u8> = row.try_get("secret_hash")?;
-    Ok(KeyRecord {
-        id: KeyId(number(row, "id")?),
-        user: UserId(number(row, "user_id")?),
-        secret_hash: hash.try_into().map_err(|_| malformed("secret_hash", "it is not 32 bytes"))?,
-        reusable: row.try_get("reusable")?,
-        ephemeral: row.try_get("ephemeral")?,
-        tags: list(row, "tags")?,
-        readmits: row.try_get("readmits")?,
-        created: parsed(row, "created")?,
-        expires: optional(row, "expires")?,
-        used: optional(row, "used")?,
     })
 }
 
@@ -361,6 +309,7 @@ fn node_of(row: &SqliteRow) -> sqlx::Result<NodeRecord> {
         machine: parsed(row, "machine_key")?,
         key: parsed(row, "node_key")?,
         key_expiry: optional(row, "key_expiry")?,
+        expiry_disabled: row.try_get("expiry_disabled")?,
         logged_out: row.try_get("logged_out")?,
         ipv4: parsed(row, "ipv4")?,
         ipv6: parsed(row, "ipv6")?,
@@ -371,6 +320,8 @@ fn node_of(row: &SqliteRow) -> sqlx::Result<NodeRecord> {
         created: parsed(row, "created")?,
         last_seen: optional(row, "last_seen")?,
         admitted_by: admitted_by.and_then(|id| id.try_into().ok()).map(KeyId),
+        approved: row.try_get("approved")?,
+        attributes: serde_json::from_str(row.try_get("attributes")?).map_err(|error| malformed("attributes", error))?,
         approved_routes: list(row, "approved_routes")?,
         version: number(row, "version")?,
         status: NodeStatus {
@@ -386,7 +337,7 @@ fn node_of(row: &SqliteRow) -> sqlx::Result<NodeRecord> {
 
 /// The rows that can be read. One that cannot is left where it is and reported: a single damaged row must
 /// not keep the whole network from its coordinator.
-fn readable<T>(what: &str, rows: &[SqliteRow], read: impl Fn(&SqliteRow) -> sqlx::Result<T>) -> Vec<T> {
+pub(super) fn readable<T>(what: &str, rows: &[SqliteRow], read: impl Fn(&SqliteRow) -> sqlx::Result<T>) -> Vec<T> {
     let read = |row| {
         read(row)
             .inspect_err(|error| {
@@ -406,12 +357,12 @@ pub(super) fn parsed<T: FromStr<Err: Display>>(row: &SqliteRow, column: &str) ->
     row.try_get::<&str, _>(column)?.parse().map_err(|error| malformed(column, error))
 }
 
-fn optional(row: &SqliteRow, column: &str) -> sqlx::Result<Option<Timestamp>> {
+pub(super) fn optional(row: &SqliteRow, column: &str) -> sqlx::Result<Option<Timestamp>> {
     let text: Option<&str> = row.try_get(column)?;
     text.map(|text| text.parse().map_err(|error| malformed(column, error))).transpose()
 }
 
-fn list<T: DeserializeOwned>(row: &SqliteRow, column: &str) -> sqlx::Result<Vec<T>> {
+pub(super) fn list<T: DeserializeOwned>(row: &SqliteRow, column: &str) -> sqlx::Result<Vec<T>> {
     serde_json::from_str(row.try_get(column)?).map_err(|error| malformed(column, error))
 }
 
@@ -444,8 +395,15 @@ fn describe(change: &Change) -> String {
         Change::HostReady(host) => format!("give back the place {host}"),
         Change::Policy(policy) => format!("keep version {} of the policy", policy.version),
         Change::PolicyGone(version) => format!("delete version {version} of the policy"),
-        Change::Pending(_) | Change::PendingGone(_) | Change::Rejected(..) | Change::ServerKeys(..) => {
-            "keep nothing".to_owned()
-        }
+        Change::Pending(_) => "keep a machine that waits".to_owned(),
+        Change::PendingGone(code) | Change::Rejected(code, _) => format!("forget the machine that waited under {code}"),
+        Change::Forgiven(_) => "let a machine ask again".to_owned(),
+        Change::Token(token) => format!("keep token {}", token.id.0),
+        Change::TokenGone(id) => format!("delete token {}", id.0),
+        Change::Client(client) => format!("keep client {}", client.id.0),
+        Change::ClientGone(id) => format!("delete client {}", id.0),
+        Change::Session(_) | Change::SessionGone(_) => "keep a browser's session".to_owned(),
+        Change::Settings(_) => "keep the settings".to_owned(),
+        Change::ServerKeys(..) => "keep nothing".to_owned(),
     }
 }

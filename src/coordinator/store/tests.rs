@@ -9,10 +9,13 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 
-use super::conformance::{self, Backend, at, bare_node, keep, user};
+use super::conformance::{self, Backend, keep};
 use super::connection::MIGRATIONS;
+use super::samples::{at, bare_node, user};
 use super::*;
-use warren_core::registry::{Actor, Commands, Config, Counters, NewKey, NodeRecord, Output, Registered, State};
+use warren_core::registry::{
+    Actor, Commands, Config, Counters, NewKey, NodeRecord, Output, Registered, Settings, State, UserStatus,
+};
 use warren_core::types::{CapabilityVersion, MachinePublic, NodeId, NodePublic, Timestamp, UserId};
 use warren_core::wire::control::{MapRequest, RegisterAuth, RegisterRequest};
 
@@ -135,6 +138,35 @@ async fn nodes_of_an_old_database_are_all_there_once_it_is_opened() {
         store.load().await.unwrap().nodes,
         [NodeRecord { created, logged_out: true, approved_routes, ..bare_node(3) }]
     );
+    file.close(store).await;
+}
+
+/// As the last release left it in which people did not sign in.
+#[tokio::test]
+async fn what_an_old_database_held_is_all_there_and_nobody_lost_or_got_a_right() {
+    use sqlx::{ConnectOptions, Connection};
+    let file = File::new();
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file.path()).create_if_missing(true);
+    let mut connection = options.foreign_keys(false).connect().await.unwrap();
+    sqlx::raw_sql(include_str!("old/schema_6.sql")).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+
+    let ledger = Ledger::open(file.open().await, Config::default(), at(0)).await.unwrap();
+    let state = ledger.state();
+    let users: Vec<_> = state.users().map(|user| (user.name.as_str(), user.role.name(), user.status)).collect();
+    assert_eq!(users, [("ada", "member", UserStatus::Active), ("rob", "admin", UserStatus::Active)]);
+    let nodes: Vec<_> =
+        state.nodes().map(|node| (node.record.label.to_string(), node.record.ipv4.to_string())).collect();
+    let named = |name: &str, address: &str| (name.to_owned(), address.to_owned());
+    assert_eq!(nodes, [named("door", "100.64.0.1"), named("node-1", "100.64.0.2"), named("node-4", "100.64.0.5")]);
+    assert!(state.nodes().all(|node| node.record.approved && !node.record.expiry_disabled));
+    assert!(state.keys().all(|key| key.pre_approved && key.revoked.is_none() && key.creator.is_none()));
+    assert_eq!((state.settings(), state.freed().count(), state.policies().count()), (&Settings::default(), 2, 2));
+    let (store, saved) = ledger.shutdown(at(1)).await;
+    saved.unwrap();
+    let mut store = store.unwrap();
+    let all = JournalQuery { limit: JournalQuery::MOST, ..JournalQuery::default() };
+    assert_eq!(store.read_journal(&all).await.unwrap().len(), 27, "the journal goes on where it was");
     file.close(store).await;
 }
 

@@ -119,6 +119,19 @@ impl Who {
         }
     }
 
+    /// Who it is that was written down by these three.
+    pub fn kept(kind: &str, id: &str, name: String) -> Option<Self> {
+        Some(match kind {
+            "coordinator" => Self::Coordinator,
+            "account" => Self::Account { uid: id.parse().ok()?, name },
+            "user" => Self::User { id: UserId(id.parse().ok()?), name },
+            "token" => Self::Token { id: id.parse().ok()?, name },
+            "node" => Self::Node { id: NodeId(id.parse().ok()?), name },
+            "machine" => Self::Machine(id.parse().ok()?),
+            _ => return None,
+        })
+    }
+
     /// What people call it; empty for a machine, which has no name that anybody gave it.
     pub fn name(&self) -> &str {
         match self {
@@ -139,6 +152,12 @@ impl fmt::Display for Who {
             ("", id) => write!(f, " {id}"),
             (name, id) => write!(f, " {name} ({id})"),
         }
+    }
+}
+
+impl Serialize for Who {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -54,7 +54,7 @@ impl Commands<'_> {
         self.name_is_free(&name)?;
         let mut counters = self.directory.counters();
         counters.user += 1;
-        let user = UserRecord { id: UserId(counters.user), name, display_name, role: Role::Member, created: self.now };
+        let user = UserRecord { display_name, ..UserRecord::new(UserId(counters.user), name, self.now) };
         let changes = vec![Change::Counters(counters), Change::User(user.clone())];
         Ok(self.decided(Command::CreateUser, user, changes))
     }
@@ -118,13 +118,17 @@ impl Commands<'_> {
             id,
             user: wish.user,
             secret_hash: secret::hash_of(&text),
+            description: String::new(),
+            creator: Some(self.actor().who.clone()),
             reusable: wish.reusable,
             ephemeral: wish.ephemeral,
+            pre_approved: true,
             tags: sorted_tags(&wish.tags)?,
             readmits: wish.readmits,
             created: self.now,
             expires: wish.lifetime.map(|lifetime| add(self.now, lifetime)),
             used: None,
+            revoked: None,
         };
         let made = [Change::Counters(counters), Change::Key(record.clone())];
         let changes = forgotten.map(Change::KeyGone).into_iter().chain(made).collect();

@@ -11,6 +11,7 @@ use super::directory::host_number;
 use super::presence::add;
 use super::record::{Change, KeyId, NodeRecord};
 use super::state::State;
+use super::waiting::End;
 use crate::types::Timestamp;
 
 /// How long a key is kept that admits nobody any more.
@@ -20,7 +21,7 @@ const QUARANTINE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl State {
     /// What is to be forgotten for good because of the time: ephemeral nodes that were offline too long, keys and
-    /// addresses that were kept long enough.
+    /// addresses that were kept long enough, machines that waited long enough, browsers that nobody used any more.
     pub(super) fn due_changes(&self, now: Timestamp) -> Vec<Change> {
         let reaped =
             self.presence.reaps().take_while(|(at, _)| *at <= now).filter_map(|(_, id)| self.directory.node(id));
@@ -30,7 +31,13 @@ impl State {
         let is_ready = |(index, (at, _)): &(usize, (Timestamp, u32))| *index < too_many || add(*at, QUARANTINE) <= now;
         let hosts =
             self.directory.freed().enumerate().take_while(is_ready).map(|(_, (_, host))| Change::HostReady(host));
-        nodes.chain(keys).chain(hosts).collect()
+        let ends = self.directory.waiting().ends().take_while(|(at, _)| *at <= now).map(|(_, end)| match end {
+            End::Wait(code) => Change::PendingGone(code.clone()),
+            End::Rejection(machine) => Change::Forgiven(*machine),
+        });
+        let sessions = self.directory.access().ends().take_while(|(at, _)| *at <= now);
+        let sessions = sessions.map(|(_, id)| Change::SessionGone(*id));
+        nodes.chain(keys).chain(hosts).chain(ends).chain(sessions).collect()
     }
 
     /// When [`State::due_changes`] has something next.
@@ -38,7 +45,9 @@ impl State {
         let reap = self.presence.reaps().next().map(|(at, _)| at);
         let key = self.directory.spent().next().map(|(at, _)| at);
         let host = self.directory.freed().next().map(|(at, _)| add(at, QUARANTINE));
-        [reap, key, host].into_iter().flatten().min()
+        let end = self.directory.waiting().ends().next().map(|(at, _)| *at);
+        let session = self.directory.access().ends().next().map(|(at, _)| *at);
+        [reap, key, host, end, session].into_iter().flatten().min()
     }
 
     /// The key that has admitted nobody for the longest and never will again.

@@ -15,7 +15,7 @@ impl State {
     /// The clock was set by this much, and it is `now`.
     pub fn handle_clock_set(&mut self, by: SignedDuration, now: Timestamp) {
         let move_on = |at: Timestamp| shift(at, by);
-        self.directory.move_on(move_on);
+        self.directory.waiting_mut().move_on(move_on);
         self.presence.move_on(move_on);
         self.broadcast.move_on(move_on);
         self.judge_expiry(now);

@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::actor::Actor;
 use super::commands::Command;
-use super::record::{Change, KeyRecord, NodeRecord, PolicyRecord, UserRecord};
+use super::record::{
+    BrowserSession, Change, ClientRecord, KeyRecord, NodeRecord, Pending, PolicyRecord, TokenRecord, UserRecord,
+};
 use super::state::State;
 use crate::types::Timestamp;
 
@@ -60,6 +62,14 @@ pub enum ObjectKind {
     Machine,
     /// The server's own keys.
     ServerKey,
+    /// What a program shows to give commands.
+    Token,
+    /// A program that asks for tokens.
+    Client,
+    /// A browser in which a user is signed in.
+    Session,
+    /// What holds for the whole network.
+    Settings,
 }
 
 /// What became of it.
@@ -120,17 +130,30 @@ impl Entry {
                 let object = Object { kind: ObjectKind::ServerKey, id: String::new(), name: String::new() };
                 Self::changed(object, Some(facts(json!(before))), facts(json!(after)))
             }
-            Change::Rejected(code, _) => {
-                let waiting = state.pending(code)?;
-                let object = Object {
-                    kind: ObjectKind::Machine,
-                    id: waiting.machine.to_string(),
-                    name: waiting.hostname.clone(),
-                };
-                let facts = facts(json!({"code": code, "os": waiting.os, "requested_tags": waiting.requested_tags}));
-                Some(Self::gone(object, facts))
+            Change::Rejected(code, _) => state.pending(code).map(Self::of_machine),
+            Change::Token(token) => {
+                let before = state.directory.access().token(token.id).map(|token| facts(json!(token)));
+                Self::changed(token_object(token), before, facts(json!(token)))
             }
+            Change::TokenGone(id) => {
+                state.directory.access().token(*id).map(|token| Self::gone(token_object(token), facts(json!(token))))
+            }
+            Change::Client(client) => {
+                let before = state.directory.access().client(client.id).map(|client| facts(json!(client)));
+                Self::changed(client_object(client), before, facts(json!(client)))
+            }
+            Change::ClientGone(id) => {
+                let client = state.directory.access().client(*id)?;
+                Some(Self::gone(client_object(client), facts(json!(client))))
+            }
+            Change::Settings(settings) => {
+                let object = Object { kind: ObjectKind::Settings, id: String::new(), name: String::new() };
+                Self::changed(object, Some(facts(json!(state.directory.settings()))), facts(json!(settings)))
+            }
+            Change::Session(session) => Self::of_session(state, session),
             Change::Counters(_)
+            | Change::SessionGone(_)
+            | Change::Forgiven(_)
             | Change::HostFreed(..)
             | Change::HostReady(_)
             | Change::Pending(_)
@@ -138,6 +161,22 @@ impl Entry {
             // What it offers is told by the node itself, as often as it likes.
             | Change::NodeReport(_) => None,
         }
+    }
+
+    /// A machine that was turned away.
+    fn of_machine(waiting: &Pending) -> Self {
+        let object =
+            Object { kind: ObjectKind::Machine, id: waiting.machine.to_string(), name: waiting.hostname.clone() };
+        let facts = facts(json!({"code": waiting.code, "os": waiting.os, "requested_tags": waiting.requested_tags}));
+        Self::gone(object, facts)
+    }
+
+    /// That somebody signed in is an entry; that the browser was used since is none, nor that time ended it.
+    fn of_session(state: &State, session: &BrowserSession) -> Option<Self> {
+        let is_new = state.directory.access().session(&session.id).is_none();
+        let user = state.directory.user(session.user).filter(|_| is_new)?;
+        let object = Object { kind: ObjectKind::Session, id: user.id.to_string(), name: user.name.to_string() };
+        Self::changed(object, None, facts(json!({"address": session.address, "agent": session.agent})))
     }
 
     fn changed(object: Object, before: Option<Map<String, Value>>, after: Map<String, Value>) -> Option<Self> {
@@ -164,6 +203,10 @@ impl ObjectKind {
             Self::Policy => "policy",
             Self::Machine => "machine",
             Self::ServerKey => "server-key",
+            Self::Token => "token",
+            Self::Client => "client",
+            Self::Session => "session",
+            Self::Settings => "settings",
         }
     }
 }
@@ -195,6 +238,14 @@ fn node_object(node: &NodeRecord) -> Object {
 
 fn policy_object(policy: &PolicyRecord) -> Object {
     Object { kind: ObjectKind::Policy, id: policy.version.to_string(), name: String::new() }
+}
+
+fn token_object(token: &TokenRecord) -> Object {
+    Object { kind: ObjectKind::Token, id: token.id.0.to_string(), name: token.description.clone() }
+}
+
+fn client_object(client: &ClientRecord) -> Object {
+    Object { kind: ObjectKind::Client, id: client.id.0.to_string(), name: client.description.clone() }
 }
 
 fn user_facts(user: &UserRecord) -> Map<String, Value> {

@@ -20,15 +20,18 @@
 mod actor;
 mod admin;
 mod advice;
+mod attributes;
 mod broadcast;
 mod cleanup;
 mod clock_set;
 mod commands;
 mod config;
+mod credential;
 mod directory;
 mod find;
 mod journal;
 mod names;
+mod people;
 mod policy;
 mod presence;
 mod record;
@@ -37,31 +40,41 @@ mod register;
 mod rights;
 mod secret;
 mod session;
+mod settings;
 mod settle;
 mod snapshot;
 mod state;
 mod update;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
 
 pub use actor::{Actor, Area, Door, Rights, Who};
 pub use admin::{NewKey, NewKeyAnswer};
+pub use attributes::{Attribute, AttributeName, AttributeValue, Attributes};
 pub use broadcast::{Chunk, MapMessage, Part};
 pub use commands::{Command, Commands, Decision};
 pub use config::{Config, limit};
+pub use credential::{ClientId, ClientRecord, KeyId, KeyRecord, Scope, Subject, TokenHolder, TokenId, TokenRecord};
 pub use journal::{Action, Audit, Entry, Object, ObjectKind};
+pub use people::{
+    BrowserSession, BrowserSessionId, Email, Identity, Invitation, ProviderName, UserName, UserRecord, UserStatus,
+    canonical_email,
+};
 pub use presence::{PingId, RouteView, SessionId};
 pub use record::{
-    Change, Counters, KeyId, KeyRecord, NodeFields, NodeRecord, NodeReport, NodeStatus, Pending, PendingCode,
-    PolicyRecord, Records, ServerKeyNames, Tag, UserName, UserRecord,
+    Change, Counters, NodeFields, NodeRecord, NodeReport, NodeStatus, PolicyRecord, Records, ServerKeyNames, Tag,
 };
 pub use refusal::{MapRefusal, Refusal, RefusalKind};
 pub use register::Registered;
 pub use secret::KeyText;
 pub use session::{Notice, Opened, Output};
+pub use settings::Settings;
 pub use snapshot::{CheckedPolicy, Snapshot};
 pub use state::{NodeView, State};
 pub use update::bound;
+pub use waiting::Pending;
 
+pub use crate::types::{PendingCode, Ticket};
 pub use crate::wire::admin::{Life, WithNodes};

@@ -4,36 +4,26 @@
 //! store need not understand it to keep it.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::cleanup::SPENT_KEPT;
 use super::directory::TAGGED;
-use super::presence::add;
 use super::refusal::Refusal;
-use crate::policy::{BAD_LOGIN, Role, canonical_login, limit};
+use crate::policy::limit;
 use crate::types::{
-    CapabilityVersion, DiscoPublic, Fingerprint, HostLabel, IpNet, Limit, MachinePublic, NodeId, NodePublic, RegionId,
-    StableNodeId, Timestamp, UserId,
+    CapabilityVersion, DiscoPublic, Fingerprint, HostLabel, IpNet, Limit, MachinePublic, NodeId, NodePublic,
+    PendingCode, RegionId, StableNodeId, Timestamp, UserId,
 };
 use crate::wire::control::Hostinfo;
 
-/// Someone whom nodes belong to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct UserRecord {
-    pub id: UserId,
-    /// The unique login name.
-    pub name: UserName,
-    /// The name for people; may be empty.
-    pub display_name: String,
-    /// What the policy's `autogroup:admin` and `autogroup:owner` make of the user. It gives no rights here.
-    pub role: Role,
-    /// When it was made.
-    pub created: Timestamp,
-}
+pub(super) use super::attributes::Attributes;
+pub(super) use super::credential::{ClientId, ClientRecord, KeyId, KeyRecord, TokenId, TokenRecord};
+pub(super) use super::people::{BrowserSession, BrowserSessionId, UserName, UserRecord};
+pub(super) use super::settings::Settings;
+pub(super) use super::waiting::Pending;
 
 /// A version of the policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -45,35 +35,6 @@ pub struct PolicyRecord {
     /// Who set it, as far as the coordinator knows.
     pub by: String,
     pub at: Timestamp,
-}
-
-/// A pre-authentication key: admits nodes without a person present.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct KeyRecord {
-    /// The number; also the readable part of the key's text.
-    pub id: KeyId,
-    /// Whose nodes it admits.
-    pub user: UserId,
-    /// SHA-256 of the secret.
-    ///
-    /// The secret is 256 random bits, so it cannot be guessed from its hash and a slow hash would only
-    /// slow down the coordinator.
-    #[serde(skip)]
-    pub secret_hash: [u8; 32],
-    /// Admits more than one node.
-    pub reusable: bool,
-    /// Its nodes are deleted some time after they go offline.
-    pub ephemeral: bool,
-    /// Its nodes are owned by these tags.
-    pub tags: Vec<Tag>,
-    /// Lets nodes in again whose node key ended after it was made; without this a reusable key does not.
-    pub readmits: bool,
-    /// When it was made.
-    pub created: Timestamp,
-    /// From when on it admits nobody.
-    pub expires: Option<Timestamp>,
-    /// When it last admitted a node.
-    pub used: Option<Timestamp>,
 }
 
 /// A node.
@@ -89,8 +50,10 @@ pub struct NodeRecord {
     pub machine: MachinePublic,
     /// Who the node is to its peers.
     pub key: NodePublic,
-    /// When the node key ceases to be good.
+    /// When the node key ceases to be good, unless somebody said that it does not.
     pub key_expiry: Option<Timestamp>,
+    /// Somebody said that the key does not end; when it would is kept, for the day that they take it back.
+    pub expiry_disabled: bool,
     /// The machine itself ended the key: it logged out, and may come back as any machine may.
     pub logged_out: bool,
     /// The overlay IPv4 address.
@@ -110,6 +73,10 @@ pub struct NodeRecord {
     pub last_seen: Option<Timestamp>,
     /// The pre-authentication key that admitted it; `None` for an approval by hand.
     pub admitted_by: Option<KeyId>,
+    /// Somebody, or the key that admitted it, said that it may be in the network. Until then it sees nobody.
+    pub approved: bool,
+    /// What programs know of it.
+    pub attributes: Attributes,
     /// Which of its offered routes are good; may name routes that it does not offer yet.
     pub approved_routes: Vec<IpNet>,
     /// How often somebody decided about it: whoever decides on an older one decides again.
@@ -125,12 +92,15 @@ pub struct NodeFields {
     pub user: Option<Option<UserId>>,
     pub key: Option<NodePublic>,
     pub key_expiry: Option<Option<Timestamp>>,
+    pub expiry_disabled: Option<bool>,
     pub logged_out: Option<bool>,
     pub label: Option<HostLabel>,
     pub label_fixed: Option<bool>,
     pub tags: Option<Vec<Tag>>,
     pub ephemeral: Option<bool>,
     pub admitted_by: Option<Option<KeyId>>,
+    pub approved: Option<bool>,
+    pub attributes: Option<Attributes>,
     pub approved_routes: Option<Vec<IpNet>>,
 }
 
@@ -157,9 +127,14 @@ impl NodeRecord {
         Hostinfo { routable_ips: self.status.routes.clone(), ..info }
     }
 
+    /// When its key ceases to be good.
+    pub fn ends_at(&self) -> Option<Timestamp> {
+        self.key_expiry.filter(|_| !self.expiry_disabled)
+    }
+
     /// Whether its key is past its time.
     pub(super) fn is_expired(&self, now: Timestamp) -> bool {
-        self.key_expiry.is_some_and(|expiry| expiry <= now)
+        self.ends_at().is_some_and(|expiry| expiry <= now)
     }
 
     /// The routes that are both offered and approved by hand.
@@ -168,16 +143,8 @@ impl NodeRecord {
     }
 }
 
-impl KeyRecord {
-    /// When it is forgotten: some time after it admits nobody any more; `None` while nothing ends it.
-    pub(super) fn forgotten_at(&self) -> Option<Timestamp> {
-        let used = self.used.filter(|_| !self.reusable);
-        used.into_iter().chain(self.expires).min().map(|at| add(at, SPENT_KEPT))
-    }
-}
-
 /// What a node says of itself while it runs. Saved lazily.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// The key that seals path probes to it.
     pub disco: DiscoPublic,
@@ -203,34 +170,13 @@ pub struct Counters {
     pub key: u64,
     /// The last node number given.
     pub node: u64,
+    /// The last token number given.
+    pub token: u64,
+    /// The last client number given.
+    pub client: u64,
     /// How many host numbers (places in the address ranges) were passed on the way to the last one given. Past the end of
     /// the ranges it goes on from their beginning.
     pub host: u32,
-}
-
-/// A machine that waits for someone to approve it. Held in memory: anyone can cause one, and after a
-/// restart the client asks again by itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Pending {
-    /// What the page shows and the administrator types.
-    pub code: PendingCode,
-    /// Who the machine is.
-    pub machine: MachinePublic,
-    /// The node key it wants to use.
-    pub key: NodePublic,
-    /// Its host name, as it says.
-    pub hostname: String,
-    /// Its operating system, as it says.
-    pub os: String,
-    /// The tags it asks for.
-    pub requested_tags: Vec<String>,
-    /// What it says of itself.
-    #[serde(skip)]
-    pub status: NodeStatus,
-    /// When it stops waiting.
-    pub expires: Timestamp,
-    /// Where it asked from: an IPv4 address or an IPv6 /64.
-    pub site: IpAddr,
 }
 
 /// One change to the facts.
@@ -267,12 +213,28 @@ pub enum Change {
     PolicyGone(u64),
     /// The server went by the former keys and goes by the latter. Kept beside the store, which keeps that it happened.
     ServerKeys(ServerKeyNames, ServerKeyNames),
-    /// A machine waits. Not kept by a store.
-    Pending(Pending),
-    /// A machine waits no longer. Not kept by a store.
+    /// A machine waits.
+    Pending(Box<Pending>),
+    /// A machine waits no longer.
     PendingGone(PendingCode),
-    /// A machine waits no longer and is refused until then, if it asks without a key. Not kept by a store.
+    /// A machine waits no longer and is refused until then, if it asks without a key.
     Rejected(PendingCode, Timestamp),
+    /// A machine that was turned away may ask again.
+    Forgiven(MachinePublic),
+    /// A token is, from here on, this.
+    Token(TokenRecord),
+    /// A token is gone.
+    TokenGone(TokenId),
+    /// A client is, from here on, this.
+    Client(ClientRecord),
+    /// A client is gone.
+    ClientGone(ClientId),
+    /// A browser is signed in, from here on, like this.
+    Session(BrowserSession),
+    /// A browser is signed in no longer.
+    SessionGone(BrowserSessionId),
+    /// What holds for the whole network is, from here on, this.
+    Settings(Settings),
 }
 
 /// The keys that nodes know the server by, in their short forms.
@@ -294,12 +256,15 @@ impl NodeFields {
             user: other(&before.user, &after.user),
             key: other(&before.key, &after.key),
             key_expiry: other(&before.key_expiry, &after.key_expiry),
+            expiry_disabled: other(&before.expiry_disabled, &after.expiry_disabled),
             logged_out: other(&before.logged_out, &after.logged_out),
             label: other(&before.label, &after.label),
             label_fixed: other(&before.label_fixed, &after.label_fixed),
             tags: other(&before.tags, &after.tags),
             ephemeral: other(&before.ephemeral, &after.ephemeral),
             admitted_by: other(&before.admitted_by, &after.admitted_by),
+            approved: other(&before.approved, &after.approved),
+            attributes: other(&before.attributes, &after.attributes),
             approved_routes: other(&before.approved_routes, &after.approved_routes),
         }
     }
@@ -315,12 +280,15 @@ impl NodeFields {
         set(&mut node.user, &self.user);
         set(&mut node.key, &self.key);
         set(&mut node.key_expiry, &self.key_expiry);
+        set(&mut node.expiry_disabled, &self.expiry_disabled);
         set(&mut node.logged_out, &self.logged_out);
         set(&mut node.label, &self.label);
         set(&mut node.label_fixed, &self.label_fixed);
         set(&mut node.tags, &self.tags);
         set(&mut node.ephemeral, &self.ephemeral);
         set(&mut node.admitted_by, &self.admitted_by);
+        set(&mut node.approved, &self.approved);
+        set(&mut node.attributes, &self.attributes);
         set(&mut node.approved_routes, &self.approved_routes);
         node.version += 1;
         node
@@ -331,11 +299,6 @@ impl Change {
     /// What makes one node of another, as far as it is decided about.
     pub(super) fn of_node(before: &NodeRecord, after: &NodeRecord) -> Self {
         Self::NodeFields(before.id, before.version, NodeFields::between(before, after))
-    }
-
-    /// Whether a store keeps this.
-    pub const fn is_durable(&self) -> bool {
-        !matches!(self, Self::Pending(_) | Self::PendingGone(_) | Self::Rejected(..))
     }
 }
 
@@ -353,107 +316,14 @@ pub struct Records {
     pub freed: Vec<(u32, Timestamp)>,
     /// The versions of the policy that are kept, the oldest first.
     pub policies: Vec<PolicyRecord>,
-}
-
-/// A pre-authentication key's number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct KeyId(pub u64);
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// The code of a machine that waits: eight letters and digits in two groups.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct PendingCode(String);
-
-impl PendingCode {
-    /// Makes a code of five random bytes.
-    pub fn from_random(bytes: [u8; 5]) -> Self {
-        let text = data_encoding::BASE32_NOPAD.encode(&bytes);
-        let (left, right) = text.split_at(4);
-        Self(format!("{left}-{right}"))
-    }
-
-    /// As people type it.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for PendingCode {
-    type Err = Refusal;
-
-    /// Takes what a person types: any case, with or without the hyphen.
-    fn from_str(text: &str) -> Result<Self, Refusal> {
-        let compact: String = text.chars().filter(|c| *c != '-').take(9).collect();
-        data_encoding::BASE32_NOPAD
-            .decode(compact.to_ascii_uppercase().as_bytes())
-            .ok()
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(Self::from_random)
-            .ok_or_else(|| Refusal::invalid("a code is eight letters and digits, as in `MFRG-GZDF`"))
-    }
-}
-
-impl fmt::Display for PendingCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A user's login name, in its one form: `me` for `me@` and `Me` too. At most 255 bytes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct UserName(String);
-
-impl UserName {
-    const MAX: Limit = Limit::new("characters in a user name", 255);
-
-    /// A name as an older release kept it; [`settled_names`](super::settled_names) gives it its one form.
-    pub fn kept(text: String) -> Self {
-        Self(text)
-    }
-
-    /// As people type it.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for UserName {
-    type Err = Refusal;
-
-    fn from_str(text: &str) -> Result<Self, Refusal> {
-        Self::MAX.check(text.len())?;
-        let name = canonical_login(text).ok_or_else(|| Refusal::invalid(BAD_LOGIN))?;
-        Self::MAX.check(name.len())?;
-        Ok(Self(name))
-    }
-}
-
-impl TryFrom<String> for UserName {
-    type Error = Refusal;
-
-    fn try_from(text: String) -> Result<Self, Refusal> {
-        text.parse()
-    }
-}
-
-impl From<UserName> for String {
-    fn from(name: UserName) -> Self {
-        name.0
-    }
-}
-
-impl fmt::Display for UserName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+    /// Machines that wait, by code.
+    pub pending: Vec<Pending>,
+    /// Machines that were turned away, each with until when.
+    pub rejected: Vec<(MachinePublic, Timestamp)>,
+    pub tokens: Vec<TokenRecord>,
+    pub clients: Vec<ClientRecord>,
+    pub sessions: Vec<BrowserSession>,
+    pub settings: Settings,
 }
 
 /// A tag, prefix included, in its one form: `tag:web` for `tag:Web` too.
@@ -510,18 +380,6 @@ impl fmt::Display for Tag {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_code_is_read_as_a_person_types_it() {
-        let code = PendingCode::from_random(*b"abcde");
-        assert_eq!(code.as_str(), "MFRG-GZDF");
-        for typed in ["MFRG-GZDF", "mfrggzdf", "mfrg-gzdf"] {
-            assert_eq!(typed.parse::<PendingCode>().as_ref(), Ok(&code), "{typed}");
-        }
-        for bad in ["", "MFRG", "MFRG-GZDFA", "MFRG-GZD!", "日本"] {
-            assert!(bad.parse::<PendingCode>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn names_and_tags_are_parsed_strictly() {

@@ -16,11 +16,11 @@ use super::commands::{Command, Commands, Decision};
 use super::config::limit;
 use super::names;
 use super::presence::add;
-use super::record::{Change, KeyId, KeyRecord, NodeRecord, NodeStatus, Pending, PendingCode, Tag, UserRecord};
+use super::record::{Attributes, Change, KeyId, KeyRecord, NodeRecord, NodeStatus, Pending, Tag, UserRecord};
 use super::refusal::Refusal;
 use super::state::State;
 use super::{broadcast, rights, secret};
-use crate::types::{MachinePublic, NodePublic, StableNodeId, Timestamp, UserId};
+use crate::types::{MachinePublic, NodePublic, PendingCode, StableNodeId, Ticket, Timestamp, UserId};
 use crate::wire::control::{RegisterRequest, RegisterResponse};
 
 /// How long a machine waits for approval: time to find an administrator.
@@ -149,7 +149,7 @@ impl Commands<'_> {
             }
             // The client makes a new node key, and asks again with that.
             (_, Some(record)) => Ok(self.answer(self.welcome(record))),
-            (_, None) if self.presence.is_rejected(&machine) => Err(Refusal::conflict(
+            (_, None) if self.directory.waiting().rejected().contains_key(&machine) => Err(Refusal::conflict(
                 "an administrator of this network refused to let this machine in; ask them before you try again",
             )),
             (_, None) => Ok(self.wait(machine, request, entropy)),
@@ -248,6 +248,9 @@ impl Commands<'_> {
         let unknown = || Refusal::not_found("this pre-authentication key is not known here");
         let (id, hash) = secret::parse(text).ok_or_else(unknown)?;
         let key = self.directory.key(id).filter(|key| secret::matches(&hash, &key.secret_hash)).ok_or_else(unknown)?;
+        if key.revoked.is_some() {
+            return Err(Refusal::conflict("this pre-authentication key was revoked"));
+        }
         if key.expires.is_some_and(|expires| expires <= self.now) {
             return Err(Refusal::conflict("this pre-authentication key has expired"));
         }
@@ -304,6 +307,7 @@ impl Commands<'_> {
             machine: admission.machine,
             key: admission.node_key,
             key_expiry,
+            expiry_disabled: false,
             logged_out: false,
             ipv4,
             ipv6,
@@ -314,6 +318,8 @@ impl Commands<'_> {
             created: self.now,
             last_seen: None,
             admitted_by: admission.admitted_by,
+            approved: true,
+            attributes: Attributes::new(),
             approved_routes: Vec::new(),
             version: 0,
             status: admission.status,
@@ -327,40 +333,41 @@ impl Commands<'_> {
         let site = self.site();
         let earlier = self.pending_list().find(|pending| pending.machine == machine);
         if let Some(pending) = earlier.filter(|pending| pending.key == request.node_key) {
-            let code = pending.code.clone();
-            let meanwhile = self.send_to_approval(&code);
+            let (code, meanwhile) = (pending.code.clone(), self.send_to_approval(&pending.ticket));
             return self.answer(match request.followup.is_empty() {
                 true => Registered::Answer(meanwhile),
                 false => Registered::Wait { code, meanwhile },
             });
         }
-        let codes = entropy.chunks_exact(5).filter_map(|bytes| bytes.try_into().ok()).map(PendingCode::from_random);
-        let mut free = codes.filter(|code| self.pending(code).is_none());
+        let tickets = entropy.chunks_exact(16).filter_map(|bytes| bytes.try_into().ok()).map(Ticket::from_random);
+        let mut free = tickets.filter(|ticket| self.pending(&ticket.code()).is_none());
         let of_site = self.pending_list().filter(|pending| pending.site == site).count();
         let has_share = site.is_loopback() || earlier.is_some() || limit::PENDING_OF_SITE.check(of_site + 1).is_ok();
-        let (true, Some(code)) = (has_share, free.next()) else {
+        let (true, Some(ticket)) = (has_share, free.next()) else {
             return self.answer(Registered::Busy { retry_after: BUSY });
         };
         let is_full = earlier.is_none() && limit::PENDING.check(self.pending_list().len() + 1).is_err();
         let displaced = is_full.then(|| self.longest_waiting_where_most_wait()).flatten();
         let status = NodeStatus::at_registration(request.version, request.hostinfo.as_ref());
         let info = request.hostinfo.clone().unwrap_or_default();
-        let reply = Registered::Answer(self.send_to_approval(&code));
+        let reply = Registered::Answer(self.send_to_approval(&ticket));
         let pending = Pending {
-            code,
+            code: ticket.code(),
+            ticket,
             machine,
             key: request.node_key,
             hostname: shorten(info.hostname),
             os: shorten(info.os),
             requested_tags: info.request_tags.into_iter().take(limit::TAGS.most).map(shorten).collect(),
             status,
+            since: self.now,
             expires: add(self.now, PENDING_LIFETIME),
             site,
         };
         // One place for each machine, so that a client that keeps making keys does not fill the list.
         let gone = [earlier, displaced].into_iter().flatten();
         let gone = gone.map(|gone| Change::PendingGone(gone.code.clone()));
-        self.decided(Command::Register, reply, gone.chain([Change::Pending(pending)]).collect())
+        self.decided(Command::Register, reply, gone.chain([Change::Pending(Box::new(pending))]).collect())
     }
 
     /// Whoever has waited longest at the site where most wait: strangers who fill the list push out their own.
@@ -374,8 +381,8 @@ impl Commands<'_> {
         crowded.min_by_key(|pending| pending.expires)
     }
 
-    fn send_to_approval(&self, code: &PendingCode) -> RegisterResponse {
-        let auth_url = format!("{}/register/{code}", self.config.server_url);
+    fn send_to_approval(&self, ticket: &Ticket) -> RegisterResponse {
+        let auth_url = format!("{}{}", self.config.server_url, ticket.path());
         RegisterResponse { auth_url, ..RegisterResponse::default() }
     }
 

@@ -36,7 +36,7 @@ pub(super) fn changes_hands(before: &[Tag], after: &[Tag]) -> bool {
 
 /// Refuses a key that cannot let a node in again whose node key has ended: it was given out before that, for others too.
 pub(super) fn readmits(key: &KeyRecord, record: &NodeRecord, now: Timestamp) -> Result<(), Refusal> {
-    let ended = record.key_expiry.filter(|_| record.is_expired(now) && !record.logged_out);
+    let ended = record.ends_at().filter(|_| record.is_expired(now) && !record.logged_out);
     match ended.filter(|ended| key.reusable && !key.readmits && key.created <= *ended) {
         None => Ok(()),
         Some(ended) => Err(Refusal::conflict(format!(
@@ -69,7 +69,7 @@ impl State {
             ("user", user(before.user), user(after.user)),
             ("admitted by", admitted(before), admitted(after)),
             ("routes approved by hand", listed(&before.approved_routes), listed(&after.approved_routes)),
-            ("key expires", expiry(before.key_expiry), expiry(after.key_expiry)),
+            ("key expires", expiry(before.ends_at()), expiry(after.ends_at())),
             ("ephemeral", yes(before.ephemeral), yes(after.ephemeral)),
         ];
         let changed = compared.into_iter().filter(|(_, before, after)| before != after);

@@ -7,11 +7,11 @@ use super::actor::Actor;
 use super::broadcast::{Delivery, MapMessage};
 use super::commands::{Command, Decision};
 use super::presence::{Graces, Opening, PingDue, PingId, SessionId, Timer};
-use super::record::{Change, NodeRecord, NodeReport, PendingCode};
+use super::record::{Change, NodeRecord, NodeReport};
 use super::refusal::MapRefusal;
 use super::state::State;
 use super::update::accept_version;
-use crate::types::{CapabilityVersion, MachinePublic, NodeId, NodePublic, Timestamp};
+use crate::types::{CapabilityVersion, MachinePublic, NodeId, NodePublic, PendingCode, Timestamp};
 use crate::wire::control::{DerpMap, Resolver};
 
 /// A stream that was opened, and its first message: the full map.
@@ -156,8 +156,6 @@ impl State {
                     }
                 }
                 Timer::Expire(id) => self.expire(id),
-                Timer::Pending(code) => self.settle_pending(&code),
-                Timer::Rejected(machine) => self.presence.forgive(&machine),
                 Timer::Say(id) => self.say_held(id, now),
                 Timer::Ask(session) => self.ask(session, now),
             }

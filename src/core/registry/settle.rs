@@ -51,6 +51,34 @@ impl State {
         changes.extend(freed.iter().map(|(host, at)| Change::HostFreed(*host, *at)));
         changes.extend(policies_gone.map(Change::PolicyGone));
         changes.extend(policies.cloned().map(|policy| Change::Policy(Arc::new(policy))));
+        changes.extend(self.other_access(records));
+        changes
+    }
+
+    /// The same of machines that wait, of who is signed in, and of what programs show.
+    fn other_access(&self, records: &Records) -> Vec<Change> {
+        let (waiting, access) = (self.directory.waiting(), self.directory.access());
+        let codes: BTreeSet<_> = records.pending.iter().map(|pending| &pending.code).collect();
+        let rejected: BTreeSet<_> = records.rejected.iter().map(|(machine, _)| machine).collect();
+        let sessions: BTreeSet<_> = records.sessions.iter().map(|session| session.id).collect();
+        let tokens: BTreeSet<_> = records.tokens.iter().map(|token| token.id).collect();
+        let clients: BTreeSet<_> = records.clients.iter().map(|client| client.id).collect();
+        let mut changes = vec![Change::Settings(records.settings.clone())];
+        let gone = waiting.all().map(|pending| &pending.code).filter(|code| !codes.contains(code));
+        changes.extend(gone.map(|code| Change::PendingGone(code.clone())));
+        let forgiven = waiting.rejected().keys().filter(|machine| !rejected.contains(machine));
+        changes.extend(forgiven.map(|machine| Change::Forgiven(*machine)));
+        let gone = access.sessions().map(|session| session.id).filter(|id| !sessions.contains(id));
+        changes.extend(gone.map(Change::SessionGone));
+        let gone = access.tokens().map(|token| token.id).filter(|id| !tokens.contains(id));
+        changes.extend(gone.map(Change::TokenGone));
+        let gone = access.clients().map(|client| client.id).filter(|id| !clients.contains(id));
+        changes.extend(gone.map(Change::ClientGone));
+        let new = records.pending.iter().filter(|pending| waiting.get(&pending.code).is_none());
+        changes.extend(new.map(|pending| Change::Pending(Box::new(pending.clone()))));
+        changes.extend(records.sessions.iter().cloned().map(Change::Session));
+        changes.extend(records.tokens.iter().cloned().map(Change::Token));
+        changes.extend(records.clients.iter().cloned().map(Change::Client));
         changes
     }
 }
@@ -127,12 +155,9 @@ mod tests {
     use crate::types::Timestamp;
 
     fn settled(names: &[(&str, Role)]) -> (Vec<(u64, String, Role)>, Vec<String>) {
-        let users = (1..).zip(names).map(|(id, (name, role))| UserRecord {
-            id: UserId(id),
-            name: UserName::kept((*name).to_owned()),
-            display_name: String::new(),
-            role: *role,
-            created: Timestamp::UNIX_EPOCH,
+        let users = (1..).zip(names).map(|(id, (name, role))| {
+            let name = UserName::kept((*name).to_owned());
+            UserRecord { role: *role, ..UserRecord::new(UserId(id), name, Timestamp::UNIX_EPOCH) }
         });
         let records = Records { users: users.collect(), ..Records::default() };
         let (changes, words) = settled_names(&records);

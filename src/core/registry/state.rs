@@ -9,12 +9,16 @@ use std::sync::Arc;
 use super::broadcast::{Broadcast, NodeState, Source};
 use super::config::{Config, limit};
 use super::directory::Directory;
+use super::people::Identity;
 use super::presence::{Graces, Presence, RouteView, SessionId};
-use super::record::{Change, KeyRecord, NodeRecord, Pending, PendingCode, Records, UserRecord};
+use super::record::{BrowserSession, Change, KeyRecord, NodeRecord, Pending, Records, Settings, UserRecord};
 use super::refusal::Refusal;
 use super::session::Output;
 use super::snapshot::CheckedPolicy;
-use crate::types::{CapabilityVersion, IpNet, NodeId, NodePublic, Timestamp, UserId, is_default_route};
+use crate::types::{
+    CapabilityVersion, IpNet, MachinePublic, NodeId, NodePublic, PendingCode, Ticket, Timestamp, UserId,
+    is_default_route,
+};
 
 /// The coordinator's model. See the module's documentation for how it is used.
 #[derive(Debug)]
@@ -66,6 +70,14 @@ impl State {
         let nodes = records.nodes.into_iter().map(|node| Change::Node(Arc::new(node)));
         let freed = records.freed.into_iter().map(|(host, at)| Change::HostFreed(host, at));
         state.apply(users.chain(keys).chain(nodes).chain(freed).collect(), now);
+        let pending = records.pending.into_iter().map(|pending| Change::Pending(Box::new(pending)));
+        let tokens = records.tokens.into_iter().map(Change::Token);
+        let clients = records.clients.into_iter().map(Change::Client);
+        let sessions = records.sessions.into_iter().map(Change::Session);
+        let settings = [Change::Settings(records.settings)].into_iter();
+        state.apply(pending.chain(tokens).chain(clients).chain(sessions).chain(settings).collect(), now);
+        let waiting = state.directory.waiting_mut();
+        records.rejected.into_iter().for_each(|(machine, until)| waiting.reject(machine, until));
         records.policies.into_iter().for_each(|policy| state.directory.keep_policy(Arc::new(policy)));
         state.enforce();
         state.broadcast.forget_changes();
@@ -109,12 +121,17 @@ impl State {
                     self.enforce();
                 }
                 Change::PolicyGone(version) => self.directory.forget_policy(version),
-                Change::Pending(pending) => {
-                    self.presence.wait(pending.code.clone(), pending.expires);
-                    self.directory.put_pending(pending);
-                }
+                Change::Pending(pending) => self.directory.waiting_mut().put(*pending),
                 Change::PendingGone(code) => self.settle_pending(&code),
                 Change::Rejected(code, until) => self.reject_pending(&code, until),
+                Change::Forgiven(machine) => self.directory.waiting_mut().forgive(&machine),
+                Change::Token(token) => self.directory.put_token(token),
+                Change::TokenGone(id) => self.directory.access_mut().remove_token(id),
+                Change::Client(client) => self.directory.put_client(client),
+                Change::ClientGone(id) => self.directory.access_mut().remove_client(id),
+                Change::Session(session) => self.directory.access_mut().put_session(session),
+                Change::SessionGone(id) => self.directory.access_mut().remove_session(&id),
+                Change::Settings(settings) => self.directory.set(settings),
             }
         }
     }
@@ -148,6 +165,31 @@ impl State {
         self.directory.users()
     }
 
+    /// The user whom a provider calls so.
+    pub fn user_with(&self, identity: &Identity) -> Option<&UserRecord> {
+        self.directory.user_with(identity)
+    }
+
+    /// The browsers in which a user is signed in.
+    pub fn sessions_of(&self, user: UserId) -> impl Iterator<Item = &BrowserSession> {
+        self.directory.access().sessions_of(user)
+    }
+
+    /// The browsers in which somebody is signed in.
+    pub fn sessions(&self) -> impl ExactSizeIterator<Item = &BrowserSession> {
+        self.directory.access().sessions()
+    }
+
+    /// The machines that were turned away, each with until when.
+    pub fn rejected(&self) -> impl Iterator<Item = (MachinePublic, Timestamp)> + '_ {
+        self.directory.waiting().rejected().iter().map(|(machine, until)| (*machine, *until))
+    }
+
+    /// What holds for the whole network.
+    pub const fn settings(&self) -> &Settings {
+        self.directory.settings()
+    }
+
     /// The pre-authentication keys, by number.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &KeyRecord> {
         self.directory.keys()
@@ -160,12 +202,17 @@ impl State {
 
     /// The machines that wait for approval.
     pub fn pending_list(&self) -> impl ExactSizeIterator<Item = &Pending> {
-        self.directory.waiting()
+        self.directory.waiting().all()
     }
 
     /// The machine that waits under a code.
     pub fn pending(&self, code: &PendingCode) -> Option<&Pending> {
-        self.directory.pending(code)
+        self.directory.waiting().get(code)
+    }
+
+    /// The machine whose page is at this ticket.
+    pub fn pending_with(&self, ticket: &Ticket) -> Option<&Pending> {
+        self.pending(&ticket.code()).filter(|pending| pending.ticket == *ticket)
     }
 
     /// A node by number.
@@ -349,8 +396,7 @@ impl State {
     // ---- machines that wait ----
 
     pub(super) fn settle_pending(&mut self, code: &PendingCode) {
-        if let Some(pending) = self.directory.remove_pending(code) {
-            self.presence.wait_no_more(code, pending.expires);
+        if self.directory.waiting_mut().remove(code).is_some() {
             self.outputs.push_back(Output::Settled { code: code.clone() });
         }
     }
@@ -359,8 +405,8 @@ impl State {
         let Some(machine) = self.pending(code).map(|pending| pending.machine) else { return };
         self.settle_pending(code);
         // There is room again in some minutes; until then who was turned away is asked about once more.
-        if limit::PENDING.check(self.presence.rejected() + 1).is_ok() {
-            self.presence.reject(machine, until);
+        if limit::PENDING.check(self.directory.waiting().rejected().len() + 1).is_ok() {
+            self.directory.waiting_mut().reject(machine, until);
         }
     }
 

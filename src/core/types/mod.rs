@@ -15,6 +15,7 @@ mod net;
 mod role;
 mod span;
 pub mod text;
+mod ticket;
 mod traffic;
 
 pub use bucket::{Fill, FillRate, TokenBucket};
@@ -32,6 +33,7 @@ pub use net::{
 };
 pub use role::{Role, RoleError};
 pub use span::{DurationError, Lifetime, parse_duration};
+pub use ticket::{PendingCode, Ticket, TicketError};
 pub use traffic::{Traffic, TrafficError};
 
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Why a text is not a length of time.
@@ -37,7 +38,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
 }
 
 /// How long something is good: for a length of time, or without end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Lifetime {
     /// This long, which is more than nothing.
     For(Duration),
@@ -67,6 +69,20 @@ impl FromStr for Lifetime {
                 duration => Ok(Self::For(duration)),
             },
         }
+    }
+}
+
+impl TryFrom<String> for Lifetime {
+    type Error = DurationError;
+
+    fn try_from(text: String) -> Result<Self, DurationError> {
+        text.parse()
+    }
+}
+
+impl From<Lifetime> for String {
+    fn from(lifetime: Lifetime) -> Self {
+        lifetime.to_string()
     }
 }
 

@@ -10,9 +10,10 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use warren_core::netmap::Netmap;
 use warren_core::plan::{Desired, Host, Paths, Prefs, Protocol, desired};
-use warren_core::policy::{Protocol as PolicyProtocol, Role};
+use warren_core::policy::Protocol as PolicyProtocol;
 use warren_core::registry::{
-    Actor, Change, Config, NodeRecord, NodeStatus, Output, PolicyRecord, Records, SessionId, State, UserRecord,
+    Actor, Attributes, Change, Config, NodeRecord, NodeStatus, Output, PolicyRecord, Records, SessionId, State,
+    UserRecord,
 };
 use warren_core::types::{
     CapabilityVersion, DiscoPublic, IpNet, MachinePublic, NodeId, StableNodeId, Timestamp, UserId, is_default_route,
@@ -247,13 +248,7 @@ pub(crate) fn node_of(peer: u8) -> NodeId {
 }
 
 fn records(world: &World, now: Timestamp) -> Records {
-    let user = |id: u64, login: &str| UserRecord {
-        id: UserId(id),
-        name: login.parse().unwrap(),
-        display_name: String::new(),
-        role: Role::Member,
-        created: now,
-    };
+    let user = |id: u64, login: &str| UserRecord::new(UserId(id), login.parse().unwrap(), now);
     let policy = PolicyRecord { version: 1, text: world.policy.as_str().into(), by: "ada".to_owned(), at: now };
     let nodes = [&world.us].into_iter().chain(&world.peers);
     Records {
@@ -276,6 +271,7 @@ fn record(peer: u8, spec: &NodeSpec, created: Timestamp) -> NodeRecord {
         machine: MachinePublic::from_bytes([peer + 1; 32]),
         key: key(peer).public(),
         key_expiry: None,
+        expiry_disabled: false,
         logged_out: false,
         ipv4: Ipv4Addr::from(0x6440_0000 + number as u32),
         ipv6: Ipv6Addr::from(0xfd7a_115c_a1e0_0000_0000_0000_0000_0000 + u128::from(number)),
@@ -286,6 +282,8 @@ fn record(peer: u8, spec: &NodeSpec, created: Timestamp) -> NodeRecord {
         created,
         last_seen: Some(created),
         admitted_by: None,
+        approved: true,
+        attributes: Attributes::new(),
         approved_routes: routes.clone(),
         version: 0,
         status: NodeStatus {

@@ -83,7 +83,7 @@ pub(super) fn peer(state: &NodeState, visibility: &Visibility, config: &Config) 
         name: config.full_name(&record.label),
         user: record.owner(),
         key: record.key,
-        key_expiry: record.key_expiry,
+        key_expiry: record.ends_at(),
         disco_key: record.status.disco,
         addresses: addresses.clone(),
         allowed_ips: Some(Vec::new()),
@@ -132,7 +132,7 @@ pub(super) fn concerns_itself(before: &NodeState, after: &NodeState, config: &Co
     }
     let told = |state| {
         let node = Node { hostinfo: None, cap: Default::default(), ..without_patchable(myself(state, config)) };
-        json(&Node { key_expiry: state.record.key_expiry, ..node })
+        json(&Node { key_expiry: state.record.ends_at(), ..node })
     };
     told(before) != told(after)
 }

@@ -4,6 +4,7 @@
 //! whether the node's key is past its time and which subnets it is the one router of; whoever knows them asks
 //! ([`Directory::judge`]).
 
+mod access;
 mod address;
 mod nodes;
 mod rules;
@@ -11,10 +12,15 @@ mod rules;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::record::{Counters, KeyId, KeyRecord, NodeRecord, Pending, PendingCode, PolicyRecord, UserName, UserRecord};
+use super::people::Identity;
+use super::record::{
+    ClientRecord, Counters, KeyId, KeyRecord, NodeRecord, PolicyRecord, Settings, TokenRecord, UserName, UserRecord,
+};
+use super::waiting::Waiting;
 use crate::policy::Compiled;
 use crate::types::{DiscoPublic, HostLabel, MachinePublic, NodeId, NodePublic, Timestamp, UserId};
 
+pub(super) use access::Access;
 pub(super) use nodes::host_number;
 pub(super) use rules::{Grants, PolicyFacts, node_of};
 
@@ -43,7 +49,12 @@ pub(super) struct Directory {
     freed_hosts: BTreeMap<u32, Timestamp>,
     /// Nodes whose record the store does not have yet.
     unsaved: BTreeSet<NodeId>,
-    pending: BTreeMap<PendingCode, Pending>,
+    /// Machines that wait to be let in.
+    waiting: Waiting,
+    /// Who is signed in, and what programs show.
+    access: Access,
+    settings: Settings,
+    identities: BTreeMap<(String, String, String), UserId>,
     /// The versions of the policy that are kept; the last is in force.
     policies: BTreeMap<u64, Arc<PolicyRecord>>,
     /// Why the last version is not in force: it cannot be read.
@@ -75,6 +86,8 @@ impl Directory {
         self.counters = Counters {
             user: self.counters.user.max(to.user),
             key: self.counters.key.max(to.key),
+            token: self.counters.token.max(to.token),
+            client: self.counters.client.max(to.client),
             node: self.counters.node.max(to.node),
             host: self.counters.host.max(to.host),
         };
@@ -97,17 +110,28 @@ impl Directory {
     /// A user is, from here on, this; gives the one that was there.
     pub(super) fn put_user(&mut self, user: UserRecord) -> Option<UserRecord> {
         self.counters.user = self.counters.user.max(user.id.0);
-        if let Some(old) = self.users.get(&user.id) {
-            self.user_names.remove(&old.name);
-        }
+        self.forget_names_of(user.id);
         self.user_names.insert(user.name.clone(), user.id);
+        self.identities.extend(user.identities.iter().map(|identity| (key_of(identity), user.id)));
         self.users.insert(user.id, user)
     }
 
     pub(super) fn remove_user(&mut self, id: UserId) -> bool {
-        let Some(user) = self.users.remove(&id) else { return false };
-        self.user_names.remove(&user.name);
-        true
+        self.forget_names_of(id);
+        self.users.remove(&id).is_some()
+    }
+
+    /// Who somebody is here whom a provider calls so.
+    pub(super) fn user_with(&self, identity: &Identity) -> Option<&UserRecord> {
+        self.users.get(self.identities.get(&key_of(identity))?)
+    }
+
+    fn forget_names_of(&mut self, id: UserId) {
+        let Some(old) = self.users.get(&id) else { return };
+        self.user_names.remove(&old.name);
+        for identity in &old.identities {
+            self.identities.remove(&key_of(identity));
+        }
     }
 
     // ---- pre-authentication keys ----
@@ -138,28 +162,44 @@ impl Directory {
         }
     }
 
-    // ---- machines that wait ----
+    // ---- machines that wait, who is signed in, and what holds for all ----
 
-    pub(super) fn waiting(&self) -> impl ExactSizeIterator<Item = &Pending> {
-        self.pending.values()
+    pub(super) const fn waiting(&self) -> &Waiting {
+        &self.waiting
     }
 
-    pub(super) fn pending(&self, code: &PendingCode) -> Option<&Pending> {
-        self.pending.get(code)
+    pub(super) const fn waiting_mut(&mut self) -> &mut Waiting {
+        &mut self.waiting
     }
 
-    pub(super) fn put_pending(&mut self, pending: Pending) {
-        self.pending.insert(pending.code.clone(), pending);
+    pub(super) const fn access(&self) -> &Access {
+        &self.access
     }
 
-    pub(super) fn remove_pending(&mut self, code: &PendingCode) -> Option<Pending> {
-        self.pending.remove(code)
+    pub(super) const fn access_mut(&mut self) -> &mut Access {
+        &mut self.access
     }
 
-    /// The clock was set.
-    pub(super) fn move_on(&mut self, move_on: impl Fn(Timestamp) -> Timestamp) {
-        for pending in self.pending.values_mut() {
-            pending.expires = move_on(pending.expires);
-        }
+    pub(super) fn put_token(&mut self, token: TokenRecord) {
+        self.counters.token = self.counters.token.max(token.id.0);
+        self.access.put_token(token);
     }
+
+    pub(super) fn put_client(&mut self, client: ClientRecord) {
+        self.counters.client = self.counters.client.max(client.id.0);
+        self.access.put_client(client);
+    }
+
+    pub(super) const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(super) fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+}
+
+/// The three parts by which a provider's person is found, side by side.
+fn key_of(identity: &Identity) -> (String, String, String) {
+    (identity.provider.to_string(), identity.issuer.clone(), identity.subject.clone())
 }

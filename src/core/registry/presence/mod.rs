@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::directory::PolicyFacts;
-use super::record::{NodeRecord, NodeStatus, PendingCode};
-use crate::types::{DiscoPublic, IpNet, MachinePublic, NodeId, Timestamp};
+use super::record::{NodeRecord, NodeStatus};
+use crate::types::{DiscoPublic, IpNet, NodeId, Timestamp};
 use clones::CloneDetector;
 use liveness::PingState;
 use pace::Pace;
@@ -48,8 +48,6 @@ pub(super) struct Presence {
     routes: Routes,
     /// Nodes whose subnets have other routers than before.
     contested: BTreeSet<NodeId>,
-    /// Machines that an administrator turned away, and until when.
-    rejected: BTreeMap<MachinePublic, Timestamp>,
     /// How often a node's word was passed on later than it came.
     held_back: u64,
     graces: Graces,
@@ -97,10 +95,6 @@ pub(super) enum Timer {
     Offline(NodeId),
     /// Its key is past its time.
     Expire(NodeId),
-    /// Nobody approved it.
-    Pending(PendingCode),
-    /// It was turned away, and may ask again.
-    Rejected(MachinePublic),
     /// What it said of itself may be passed on.
     Say(NodeId),
     /// It is to be asked, or judged, whether it is there.
@@ -130,7 +124,6 @@ impl Presence {
             reaps: BTreeSet::new(),
             routes: Routes::default(),
             contested: BTreeSet::new(),
-            rejected: BTreeMap::new(),
             held_back: 0,
             graces,
         }
@@ -147,16 +140,16 @@ impl Presence {
         let id = record.id;
         let expired = record.is_expired(now);
         let node = self.nodes.entry(id).or_default();
-        if node.key_expiry != record.key_expiry
+        if node.key_expiry != record.ends_at()
             && let Some(at) = node.key_expiry
         {
             self.timers.remove(&(at, Timer::Expire(id)));
         }
-        if let Some(at) = record.key_expiry.filter(|_| !expired) {
+        if let Some(at) = record.ends_at().filter(|_| !expired) {
             self.timers.insert((at, Timer::Expire(id)));
         }
         let was = std::mem::replace(&mut node.expired, expired);
-        (node.key_expiry, node.ephemeral) = (record.key_expiry, record.ephemeral);
+        (node.key_expiry, node.ephemeral) = (record.ends_at(), record.ephemeral);
         self.plan_reaping(id, now);
         expired && !was
     }
@@ -327,35 +320,6 @@ impl Presence {
         self.reaps.iter().copied()
     }
 
-    // ---- machines that wait ----
-
-    /// A machine waits until then.
-    pub(super) fn wait(&mut self, code: PendingCode, until: Timestamp) {
-        self.timers.insert((until, Timer::Pending(code)));
-    }
-
-    pub(super) fn wait_no_more(&mut self, code: &PendingCode, until: Timestamp) {
-        self.timers.remove(&(until, Timer::Pending(code.clone())));
-    }
-
-    /// A machine is turned away until then.
-    pub(super) fn reject(&mut self, machine: MachinePublic, until: Timestamp) {
-        self.rejected.insert(machine, until);
-        self.timers.insert((until, Timer::Rejected(machine)));
-    }
-
-    pub(super) fn is_rejected(&self, machine: &MachinePublic) -> bool {
-        self.rejected.contains_key(machine)
-    }
-
-    pub(super) fn rejected(&self) -> usize {
-        self.rejected.len()
-    }
-
-    pub(super) fn forgive(&mut self, machine: &MachinePublic) {
-        self.rejected.remove(machine);
-    }
-
     // ---- what nodes say ----
 
     /// A message of a node came, with this disco key. `true` where that gives a second machine with its key away.
@@ -427,7 +391,6 @@ impl Presence {
 
     /// The clock was set: periods go on by the time that passed, dates stay.
     pub(super) fn move_on(&mut self, move_on: impl Fn(Timestamp) -> Timestamp + Copy) {
-        self.rejected.values_mut().for_each(|until| *until = move_on(*until));
         for node in self.nodes.values_mut() {
             node.offline_at = node.offline_at.map(move_on);
             node.reap_at = node.reap_at.map(move_on);
@@ -437,9 +400,7 @@ impl Presence {
         self.streams.values_mut().for_each(|stream| stream.asking.at = move_on(stream.asking.at));
         self.reaps = self.reaps.iter().map(|(at, id)| (move_on(*at), *id)).collect();
         let moved = std::mem::take(&mut self.timers).into_iter().map(|(at, timer)| match timer {
-            Timer::Offline(_) | Timer::Pending(_) | Timer::Rejected(_) | Timer::Say(_) | Timer::Ask(_) => {
-                (move_on(at), timer)
-            }
+            Timer::Offline(_) | Timer::Say(_) | Timer::Ask(_) => (move_on(at), timer),
             Timer::Expire(_) => (at, timer),
         });
         self.timers = moved.collect();

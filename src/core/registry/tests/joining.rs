@@ -131,8 +131,10 @@ fn without_a_key_a_person_approves_by_code() {
     let user = world.user("ada");
     let asks = request(1, "web", "");
     let answer = world.answer(1, &asks);
-    let code: PendingCode = answer.auth_url.rsplit('/').next().unwrap().parse().unwrap();
-    assert_eq!(answer.auth_url, format!("http://localhost:8080/register/{code}"));
+    let ticket = Ticket::in_url(&answer.auth_url).unwrap();
+    let code = ticket.code();
+    assert_eq!(answer.auth_url, format!("http://localhost:8080/a/{ticket}"));
+    assert_eq!(world.state.pending_with(&ticket), world.state.pending(&code));
     assert_eq!(world.state.pending(&code).unwrap().hostname, "web");
 
     // The client holds a request open until then.

@@ -215,6 +215,11 @@ fn restart(world: &mut World) {
         nodes: world.state.nodes().map(|node| node.record.as_ref().clone()).collect(),
         freed: world.state.freed().collect(),
         policies: world.state.policies().map(|policy| policy.as_ref().clone()).collect(),
+        pending: world.state.pending_list().cloned().collect(),
+        rejected: world.state.rejected().collect(),
+        sessions: world.state.sessions().cloned().collect(),
+        settings: world.state.settings().clone(),
+        ..Records::default()
     };
     world.state = State::restore(world.state.config().clone(), records, world.now);
     world.clients.clear();

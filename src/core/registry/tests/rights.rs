@@ -100,7 +100,7 @@ fn approval_as_a_user_takes_tags_away() {
     let mut scene = Scene::new();
     let asks = RegisterRequest { node_key: node_key(101), ..request(1, "gw", "") };
     let answer = scene.world.answer(1, &asks);
-    let code: PendingCode = answer.auth_url.rsplit('/').next().unwrap().parse().unwrap();
+    let code = Ticket::in_url(&answer.auth_url).unwrap().code();
     let decision = scene.world.by().approve(&code, scene.ada, &[], [9; 32]).unwrap();
     scene.world.run(decision);
     let after = scene.record();
@@ -267,7 +267,7 @@ fn a_machine_that_was_turned_away_is_told_and_may_ask_again_later() {
     let mut world = World::new();
     let asks = request(1, "web", "");
     let url = world.answer(1, &asks).auth_url;
-    let code: PendingCode = url.rsplit('/').next().unwrap().parse().unwrap();
+    let code = Ticket::in_url(&url).unwrap().code();
     let decision = world.by().reject(&code).unwrap();
     world.run(decision);
     assert_eq!((world.state.pending_list().count(), world.settled.as_slice()), (0, &[code.clone()][..]));
@@ -280,5 +280,5 @@ fn a_machine_that_was_turned_away_is_told_and_may_ask_again_later() {
     assert_eq!(world.answer(1, &request(1, "web", &key)).error, "", "a key is a word of its own");
     world.answer(2, &request(2, "db", ""));
     world.advance(Duration::from_secs(10 * 60));
-    assert_eq!(world.state.presence.rejected(), 0);
+    assert_eq!(world.state.rejected().count(), 0);
 }
