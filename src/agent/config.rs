@@ -64,7 +64,7 @@ pub struct Config {
     #[arg(long)]
     pub cleanup: bool,
 
-    /// Say whether these settings can be used, and exit: 2 where they cannot
+    /// Say whether these settings, and the state that is there, can be used, and exit: 2 where they cannot
     #[arg(long, conflicts_with = "cleanup")]
     pub check: bool,
 }

@@ -15,6 +15,11 @@ use thiserror::Error;
 
 use warren_core::node::{Aside, FileContent, FoundFile, Machine, StateFile, Stored};
 
+/// How the files are laid out. What older versions would misread gets a higher number, which is written into
+/// [`FORMAT_FILE`] with it; without that file it is 1.
+const FORMAT: u32 = 1;
+const FORMAT_FILE: &str = "format";
+
 /// An operation on a state file failed.
 #[derive(Debug, Error)]
 #[error("{operation} {}: {reason}", path.display())]
@@ -38,15 +43,34 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Opens the directory; makes it where there is none.
+    /// Opens the directory; makes it where there is none. One that a newer version wrote is refused.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let failed = |reason: String| StateError { operation: "open state directory", path: path.to_owned(), reason };
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error.to_string())),
             _ => {}
         }
-        let is_dir = fs::metadata(path).map_err(|error| failed(error.to_string()))?.is_dir();
-        if is_dir { Ok(Self { path: path.to_owned() }) } else { Err(failed("not a directory".to_owned())) }
+        if !fs::metadata(path).map_err(|error| failed(error.to_string()))?.is_dir() {
+            return Err(failed("not a directory".to_owned()));
+        }
+        Self::check_format(path)?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Whether this version can read what a directory holds, where there is one.
+    pub fn check_format(path: &Path) -> Result<(), StateError> {
+        let Ok(file) = File::open(path.join(FORMAT_FILE)) else { return Ok(()) };
+        let mut text = String::new();
+        let found = file.take(64).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+        if found.is_some_and(|found: u32| found <= FORMAT) {
+            return Ok(());
+        }
+        let found = found.map_or_else(|| "unknown".to_owned(), |found| found.to_string());
+        let reason = format!(
+            "a newer version of warrend wrote it (format {found}, this one knows {FORMAT}): install that version again, or \
+             move the directory away and sign in anew"
+        );
+        Err(StateError { operation: "open state directory", path: path.to_owned(), reason })
     }
 
     /// Everything that is there, for this machine; what cannot be used is put aside. A key, or any other file but the map,
@@ -182,6 +206,22 @@ mod tests {
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(dir.path().join("state")).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(fs::read_dir(dir.path().join("state")).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn what_a_newer_version_wrote_is_refused_in_words() {
+        let (dir, _) = state();
+        let path = dir.path().join("state");
+        for (format, is_read) in [("1\n", true), ("2\n", false), ("a new world", false)] {
+            fs::write(path.join(FORMAT_FILE), format).unwrap();
+            let opened = StateDir::open(&path);
+            assert_eq!(opened.is_ok(), is_read, "{format}");
+            assert_eq!(StateDir::check_format(&path).is_ok(), is_read, "{format}");
+        }
+        let error = StateDir::open(&path).unwrap_err().to_string();
+        assert!(error.contains("a newer version of warrend wrote it (format unknown, this one knows 1)"), "{error}");
+
+        StateDir::check_format(&dir.path().join("none")).unwrap();
     }
 
     #[test]

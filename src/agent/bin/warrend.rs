@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use warren_agent::{Config, init_logging, serve};
+use warren_agent::{Config, StateDir, init_logging, serve};
 use warren_core::types::text::{Line, Lines};
 
 fn main() -> ExitCode {
@@ -21,8 +21,13 @@ fn main() -> ExitCode {
         eprintln!("warrend: invalid value '{}' for '--log <FILTER>': {}", Line(&config.log), Lines(error));
         return ExitCode::from(2);
     }
+    // Like a setting that cannot be used, this does not get better by trying. Cleaning up reads no state.
+    if let (false, Err(error)) = (config.cleanup, StateDir::check_format(&config.state_dir)) {
+        eprintln!("warrend: {}", Lines(error));
+        return ExitCode::from(2);
+    }
     if config.check {
-        println!("warrend: the settings can be used");
+        println!("warrend: the settings, and the state that is there, can be used");
         return ExitCode::SUCCESS;
     }
     match serve(&config) {
