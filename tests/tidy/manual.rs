@@ -53,23 +53,45 @@ fn every_page_has_its_parts_and_names_pages_that_exist() {
     }
 }
 
-/// Who is trusted with what is worth as much as the tests that hold it.
+/// Who is trusted with what, and what may be relied on, is worth as much as the tests that hold it.
 #[test]
-fn every_line_of_the_trust_table_is_held_by_tests_that_exist() {
-    let page = fs::read_to_string(Path::new(PAGES).join("warren-security.7")).unwrap();
+fn every_promise_is_held_by_tests_that_exist() {
     let sources = ["src", "tests"].iter().flat_map(|dir| super::rust_files(Path::new(dir)));
-    let functions: BTreeSet<String> = sources
+    let mut functions: BTreeSet<String> = sources
         .flat_map(|file| fs::read_to_string(file).unwrap().split("fn ").skip(1).map(name_at).collect::<Vec<_>>())
         .collect();
+    for script in ["life.sh", "traffic.sh"] {
+        let text = fs::read_to_string(Path::new("tests/package").join(script)).unwrap();
+        functions.extend(text.lines().filter_map(|line| line.strip_suffix("() {")).map(ToOwned::to_owned));
+    }
 
-    let lines: Vec<&str> = page.split("\n.TP\n").skip(1).map(|line| line.split("\n.SH").next().unwrap()).collect();
-    assert!(lines.len() > 30, "only {} lines", lines.len());
-    for line in lines {
-        let held = line.split("\nHeld by\n").nth(1).unwrap_or_else(|| panic!("no test holds:\n{line}"));
-        for test in held.lines() {
-            let name = name_at(test.trim_start_matches("\\fI"));
-            assert!(functions.contains(&name), "no test is called `{name}`, which should hold:\n{line}");
+    for (page, least) in [("warren-security.7", 30), ("warren-promises.7", 8)] {
+        let page = fs::read_to_string(Path::new(PAGES).join(page)).unwrap();
+        let lines: Vec<&str> = page.split("\n.TP\n").skip(1).map(|line| line.split("\n.SH").next().unwrap()).collect();
+        assert!(lines.len() >= least, "only {} lines", lines.len());
+        for line in lines {
+            let held = line.split("\nHeld by\n").nth(1).unwrap_or_else(|| panic!("no test holds:\n{line}"));
+            for test in held.lines() {
+                let name = name_at(test.trim_start_matches("\\fI"));
+                assert!(functions.contains(&name), "no test is called `{name}`, which should hold:\n{line}");
+            }
         }
+    }
+}
+
+#[test]
+fn every_limit_in_the_manual_is_that_of_the_source() {
+    let page = fs::read_to_string(Path::new(PAGES).join("warren-limits.7")).unwrap();
+    let source: String =
+        super::rust_files(Path::new("src")).into_iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+
+    let limits: Vec<&str> = page.split("\n.TP\n").skip(1).collect();
+    assert!(limits.len() > 12, "only {} limits", limits.len());
+    for limit in limits {
+        let mut lines = limit.lines();
+        let (name, most) = (lines.next().unwrap(), lines.next().unwrap().replace(',', "_"));
+        let said = format!("Limit::new(\"{name}\", {most})");
+        assert!(source.contains(&said), "the manual says {name}: {most}, and the source does not");
     }
 }
 
