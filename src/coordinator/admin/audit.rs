@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::table::{table, time};
+use super::cells::{table, time};
 use warren_core::types::{Lifetime, Timestamp};
 use warren_core::wire::admin::{JournalQuery, JournalRecord, Request, Selector};
 

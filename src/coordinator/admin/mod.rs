@@ -1,6 +1,7 @@
 //! The administrator's side: commands as they are typed, the socket's client, answers as text.
 
 mod audit;
+mod cells;
 mod client;
 mod command;
 mod fetch;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::table::{printable, table, time};
+use super::cells::{printable, table, time};
 use warren_core::wire::admin::{PolicyDiffView, PolicyView, RowView, RuleView, WhyView};
 
 /// The text as it was written, so that it can go into a file; who wrote it is said by `versions`.

@@ -1,15 +1,10 @@
 //! Replies as text: a table for a list, lines of name and value for one thing.
 
-use std::borrow::Cow;
 use std::fmt::{Display, Write};
 
+use super::cells::{printable, table, time};
 use super::{audit, policy_text};
-use warren_core::types::Timestamp;
-use warren_core::types::text::clean;
 use warren_core::wire::admin::{KeyView, NodeView, PendingView, Reply, RouteView, ServerKeyView, StatusView, UserView};
-
-/// Bytes of a cell: all the routes of a large gateway.
-const CELL_BYTES: usize = 60 * 1024;
 
 /// The text, with a final newline.
 pub(super) fn text(reply: &Reply) -> String {
@@ -189,19 +184,6 @@ fn routes(routes: &[RouteView]) -> String {
     table(["PREFIX", "NODE", "OFFERED", "APPROVED", "IN USE"], rows)
 }
 
-pub(super) fn time(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
-}
-
 fn list<T: Display>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// On one line, and nothing in it that a terminal would obey.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    clean(text, CELL_BYTES)
-}
-
-pub(super) fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    warren_shell::table(std::iter::once(head.map(str::to_owned)).chain(rows), CELL_BYTES)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::calls::{Awaited, Counters, Kept, TableQuestion};
-use super::load::code;
+use super::health::code;
 use super::{Answer, CallId, Caller, Effect, Engine, Now, Refusal, Request, StateFile, Subject, VERSION};
 use crate::control::ServerUrl;
 use crate::plan::diff;

@@ -32,6 +32,15 @@ struct Entry {
     expires: Option<Instant>,
 }
 
+/// The codes of what may be found wrong on the disk; each goes once its cause does.
+pub(super) mod code {
+    pub(in crate::node) const MACHINE_KEY: &str = "machine-key";
+    pub(in crate::node) const NODE_KEY: &str = "node-key";
+    pub(in crate::node) const PREFS: &str = "preferences";
+    pub(in crate::node) const COORDINATOR: &str = "coordinator-file";
+    pub(in crate::node) const COPIED: &str = "copied-disk";
+}
+
 impl Health {
     /// Reports a fault that lasts until it is cleared.
     pub(super) fn set(&mut self, code: &str, severity: Severity, text: impl Into<String>, wall: Timestamp) {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::load::code;
+use super::health::code;
 use super::{Effect, Engine, Now, StateFile};
 use crate::control::{Pin, ServerUrl, Session};
 use crate::types::{Fingerprint, MachinePublic};

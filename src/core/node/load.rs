@@ -4,7 +4,7 @@
 use super::clock::Now;
 use super::entropy::Entropy;
 use super::files::{Found, FoundFile, MapHeader, NodeKeys, Stored};
-use super::health::Health;
+use super::health::{Health, code};
 use super::home::Home;
 use super::stored::Saves;
 use super::{Engine, Machine, StateFile};
@@ -28,15 +28,6 @@ pub(super) struct Loaded {
     pub(super) confirmed: Option<Timestamp>,
     pub(super) health: Health,
     pub(super) saves: Saves,
-}
-
-/// The codes of what may be found wrong; each goes once its cause does.
-pub(super) mod code {
-    pub(in crate::node) const MACHINE_KEY: &str = "machine-key";
-    pub(in crate::node) const NODE_KEY: &str = "node-key";
-    pub(in crate::node) const PREFS: &str = "preferences";
-    pub(in crate::node) const COORDINATOR: &str = "coordinator-file";
-    pub(in crate::node) const COPIED: &str = "copied-disk";
 }
 
 /// Makes whole what was found on this machine.
