@@ -121,9 +121,9 @@ pub(super) fn networks(mut network: LocalNetwork) -> mpsc::Receiver<Networks> {
                 Ok((addresses, mut routes)) => {
                     routes.extend(host::resolvers_in_overlay());
                     let live = addresses.iter().filter(|local| local.has_carrier).map(|local| local.address).collect();
-                    let standings = addresses.iter().map(|local| (local.address, standing(local))).collect();
+                    let link_kinds = addresses.iter().map(|local| (local.address, link_kind(local))).collect();
                     let all = addresses.into_iter().map(|local| local.address).collect();
-                    if out.send(Networks { all, live, standings, routes }).await.is_err() {
+                    if out.send(Networks { all, live, link_kinds, routes }).await.is_err() {
                         return;
                     }
                 }
@@ -144,7 +144,7 @@ pub(super) fn networks(mut network: LocalNetwork) -> mpsc::Receiver<Networks> {
     networks
 }
 
-fn standing(local: &LocalAddress) -> LinkKind {
+fn link_kind(local: &LocalAddress) -> LinkKind {
     match (local.is_way_out, local.is_virtual) {
         (true, _) => LinkKind::Uplink,
         (false, true) => LinkKind::Virtual,

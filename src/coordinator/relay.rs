@@ -12,7 +12,7 @@ use tracing::warn;
 use super::config::{RelaySettings, Settings, StunListen};
 use super::ending::Ending;
 use super::hub::Hub;
-use super::service::{Own, RelayMap};
+use super::service::{EmbeddedRelay, RelayMap};
 use warren_core::derp::Limits;
 use warren_core::types::NodePrivate;
 use warren_relay::{Admission, Applicant, Relay, RelayConfig, SelfSigned, kept_node_key, serve_stun};
@@ -58,7 +58,7 @@ pub(crate) fn open(settings: &Settings) -> Result<(Option<Opened>, RelayMap), St
         listener,
         certificate: certificate.clone(),
     };
-    let own = Own {
+    let own = EmbeddedRelay {
         settings: relay.clone(),
         stun_port: opened.stun.as_ref().and_then(|socket| socket.local_addr().ok()).map(|address| address.port()),
         tls_port: opened.listener.as_ref().and_then(|socket| socket.local_addr().ok()).map(|address| address.port()),

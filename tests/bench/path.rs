@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use table::{Limit, row};
 use warren_core::path::{Book, Evidence, PeerInfo, Ranking, Via};
 use warren_core::types::{DiscoPrivate, DiscoPublic, NodePublic, RegionId, Timestamp};
-use warren_core::wire::disco::{Message, Shared, TransactionId};
+use warren_core::wire::disco::{Message, SharedKey, TransactionId};
 
 const PEERS: u32 = 10_000;
 /// Runs of which the fastest counts.
@@ -41,7 +41,7 @@ fn main() {
 /// A ping that comes is opened, and answered.
 fn answer(book: &mut Book, now: Instant) {
     let theirs = DiscoPrivate::from_random([8; 32]);
-    let shared = Shared::new(&theirs, &DiscoPrivate::from_random([7; 32]).public());
+    let shared = SharedKey::new(&theirs, &DiscoPrivate::from_random([7; 32]).public());
     let info = PeerInfo { disco: Some(theirs.public()), ..info(PEERS, &[]) };
     book.handle_peers([info].into_iter(), ranking(), now);
     let message = Message::Ping { transaction: TransactionId([1; 12]), node: Some(info.key), padding: 0 };

@@ -195,7 +195,7 @@ fn router() -> Location {
 }
 
 fn opens(theirs: &warren_core::types::DiscoPublic, bytes: &[u8]) -> bool {
-    disco::Shared::new(&DiscoPrivate::from_random([1; 32]), theirs).open(bytes).is_ok()
+    disco::SharedKey::new(&DiscoPrivate::from_random([1; 32]), theirs).open(bytes).is_ok()
 }
 
 /// A datagram from the network, to a node that knows one peer: it is taken where it is answered.

@@ -20,7 +20,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use self::connect::{Connection, Dialler, Fault};
 use crate::clock;
-use warren_core::control::{Answer, Pin, Received, RequestId, ServerUrl, Transmit, limit, retry_after};
+use warren_core::control::{Pin, Received, Reply, RequestId, ServerUrl, Transmit, limit, retry_after};
 use warren_core::types::{Limit, MachinePrivate, MachinePublic, NodePublic};
 use warren_core::wire::control::RegisterRequest;
 use warren_shell::{chain, vital};
@@ -292,7 +292,7 @@ fn exchange(
             if streams && response.status() == StatusCode::OK {
                 return follow(id, response, &received).await;
             }
-            Ok(Received::Answer(id, read_answer(response).await?))
+            Ok(Received::Reply(id, read_answer(response).await?))
         };
         let last: Result<Received, String> = outcome.await;
         let last = last.unwrap_or_else(|error| Received::Closed(id, format!("POST {path}: {error}")));
@@ -319,7 +319,7 @@ async fn follow(
     Err("the coordinator ended the stream".to_owned())
 }
 
-async fn read_answer(response: Response<Incoming>) -> Result<Answer, String> {
+async fn read_answer(response: Response<Incoming>) -> Result<Reply, String> {
     let status = response.status().as_u16();
     let retry_after = response
         .headers()
@@ -327,7 +327,7 @@ async fn read_answer(response: Response<Incoming>) -> Result<Answer, String> {
         .and_then(|value| value.to_str().ok())
         .and_then(|value| retry_after(value, clock::wall()));
     let body = read_body(response, limit::ANSWER).await?;
-    Ok(Answer { status, retry_after, body })
+    Ok(Reply { status, retry_after, body })
 }
 
 async fn read_body(response: Response<Incoming>, limit: Limit) -> Result<Vec<u8>, String> {

@@ -25,7 +25,7 @@ use warren_shell::NoiseStream;
 const TLS_CERTIFICATE: &[u8] = include_bytes!("../../../tests/coordinator/data/localhost.crt");
 const TLS_KEY: &[u8] = include_bytes!("../../../tests/coordinator/data/localhost.key");
 
-type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
+type HttpReply = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// What the coordinator was asked: method, path, load-balancing keys, body.
 type Asked = (String, String, usize, Vec<u8>);
@@ -163,7 +163,7 @@ async fn server_key(received: &mut Told) -> MachinePublic {
     }
 }
 
-fn reply(status: u16, body: impl Into<Bytes>) -> Reply {
+fn reply(status: u16, body: impl Into<Bytes>) -> HttpReply {
     Response::builder().status(status).body(Full::new(body.into()).boxed_unsync()).unwrap()
 }
 
@@ -186,7 +186,7 @@ async fn outer(
     request: Request<Incoming>,
     manner: Manner,
     record: mpsc::UnboundedSender<Asked>,
-) -> Result<Reply, Infallible> {
+) -> Result<HttpReply, Infallible> {
     let path = request.uri().path().to_owned();
     if path == "/key" {
         let public_key = if manner == Manner::Keyless { Default::default() } else { key().public() };
@@ -239,7 +239,7 @@ async fn inner(
     request: Request<Incoming>,
     manner: Manner,
     record: mpsc::UnboundedSender<Asked>,
-) -> Result<Reply, Infallible> {
+) -> Result<HttpReply, Infallible> {
     let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
     if path == ServerKey::PATH {
         let said = ServerKey { key: if manner == Manner::Rotates { successor() } else { key().public() } };
@@ -291,8 +291,8 @@ async fn requests_share_one_connection_and_each_gets_its_answer() {
     let (method, path, keys, body) = coordinator.asked().await;
     assert_eq!((&*method, &*path, keys), ("POST", "/machine/register", 2));
     assert!(serde_json::from_slice::<RegisterRequest>(&body).is_ok());
-    let Some(Received::Answer(RequestId(1), answer)) = next(&mut received).await else { panic!("no answer") };
-    assert_eq!(answer, Answer { status: 200, retry_after: None, body: b"{}".to_vec() });
+    let Some(Received::Reply(RequestId(1), answer)) = next(&mut received).await else { panic!("no answer") };
+    assert_eq!(answer, Reply { status: 200, retry_after: None, body: b"{}".to_vec() });
 
     transmits.send(stream(2)).await.unwrap();
     assert_eq!(coordinator.asked().await.1, "/machine/map");
@@ -321,7 +321,7 @@ async fn a_cancelled_request_says_nothing_more_and_the_connection_stays() {
     next(&mut received).await;
     transmits.send(Transmit::Cancel(RequestId(1))).await.unwrap();
     transmits.send(register_with(2)).await.unwrap();
-    assert!(matches!(next(&mut received).await, Some(Received::Answer(RequestId(2), _))));
+    assert!(matches!(next(&mut received).await, Some(Received::Reply(RequestId(2), _))));
     coordinator.asked().await;
     coordinator.asked().await;
     assert!(coordinator.asked.is_empty());
@@ -339,7 +339,7 @@ async fn after_a_disconnect_the_next_request_dials_again() {
     let mut answered = false;
     while !answered {
         match next(&mut received).await.unwrap() {
-            Received::Answer(RequestId(2), _) => answered = true,
+            Received::Reply(RequestId(2), _) => answered = true,
             other => panic!("{other:?}"),
         }
     }
@@ -354,7 +354,7 @@ async fn a_coordinator_that_closed_the_connection_is_dialled_again() {
     for id in 1..=20 {
         transmits.send(register_with(id)).await.unwrap();
         answers += usize::from(
-            matches!(next(&mut received).await, Some(Received::Answer(RequestId(answered), _)) if answered == id),
+            matches!(next(&mut received).await, Some(Received::Reply(RequestId(answered), _)) if answered == id),
         );
     }
     assert!(answers >= 10, "{answers} of 20");
@@ -365,7 +365,7 @@ async fn the_time_that_a_busy_coordinator_asks_for_is_handed_in() {
     let coordinator = Coordinator::start(Manner::Busy).await;
     let (transmits, mut received) = coordinator.connect();
     transmits.send(stream(1)).await.unwrap();
-    let Some(Received::Answer(_, answer)) = next(&mut received).await else { panic!("no answer") };
+    let Some(Received::Reply(_, answer)) = next(&mut received).await else { panic!("no answer") };
     assert_eq!((answer.status, answer.retry_after), (429, Some(Duration::from_secs(7))));
     assert_eq!(answer.body, b"later");
 }
@@ -448,7 +448,7 @@ async fn the_known_key_and_the_one_that_a_person_said_are_let_by() {
         let coordinator = Coordinator::start(manner).await;
         let (transmits, mut received) = coordinator.connect_with(pin);
         transmits.send(register_with(1)).await.unwrap();
-        assert!(matches!(next(&mut received).await, Some(Received::Answer(RequestId(1), _))));
+        assert!(matches!(next(&mut received).await, Some(Received::Reply(RequestId(1), _))));
     }
 }
 

@@ -28,8 +28,8 @@ use warren_core::wire::noise::{INITIATION_LEN, NoiseError, ServerHandshake};
 
 pub(crate) use hub::{Busy, Health, Registration, Subscription, Waiting};
 pub(crate) use refused::{Refused, RefusedKind, ServiceResult};
-pub(crate) use relay_map::{Own, RelayMap};
-pub(crate) use server_key::{FORMER_KEYS, ServerKeys, Under};
+pub(crate) use relay_map::{EmbeddedRelay, RelayMap};
+pub(crate) use server_key::{FORMER_KEYS, KeyUse, ServerKeys};
 
 /// The service; clones are handles to the same one.
 #[derive(Clone)]
@@ -137,7 +137,7 @@ impl Service {
     }
 
     /// Reads a machine's first message.
-    pub(crate) fn handshake(&self, initiation: &[u8; INITIATION_LEN]) -> Result<(ServerHandshake, Under), NoiseError> {
+    pub(crate) fn handshake(&self, initiation: &[u8; INITIATION_LEN]) -> Result<(ServerHandshake, KeyUse), NoiseError> {
         self.keys.handshake(initiation, clock::now())
     }
 

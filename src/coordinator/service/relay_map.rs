@@ -14,12 +14,12 @@ const NONE: &str = "none";
 
 /// The relays.
 pub(crate) struct RelayMap {
-    own: Option<Own>,
+    own: Option<EmbeddedRelay>,
     others: Mutex<DerpMap>,
 }
 
 /// What is known of the embedded relay once it listens.
-pub(crate) struct Own {
+pub(crate) struct EmbeddedRelay {
     pub(crate) settings: RelaySettings,
     /// Where STUN is answered.
     pub(crate) stun_port: Option<u16>,
@@ -30,7 +30,7 @@ pub(crate) struct Own {
 }
 
 impl RelayMap {
-    pub(crate) fn new(own: Option<Own>, others: DerpMap) -> Self {
+    pub(crate) fn new(own: Option<EmbeddedRelay>, others: DerpMap) -> Self {
         let map = Self { own, others: Mutex::default() };
         map.set_others(others);
         map
@@ -48,7 +48,7 @@ impl RelayMap {
     }
 
     /// The embedded relay. A region that the operator describes is described better than by us.
-    fn own(&self, others: &DerpMap) -> Option<&Own> {
+    fn own(&self, others: &DerpMap) -> Option<&EmbeddedRelay> {
         self.own.as_ref().filter(|own| !others.regions.contains_key(&own.settings.region))
     }
 
@@ -73,14 +73,14 @@ impl RelayMap {
     }
 }
 
-fn with(mut map: DerpMap, own: &Own, place: &RelayPlace) -> DerpMap {
+fn with(mut map: DerpMap, own: &EmbeddedRelay, place: &RelayPlace) -> DerpMap {
     if let Some(region) = own.region(place) {
         map.regions.insert(own.settings.region, Some(region));
     }
     map
 }
 
-impl Own {
+impl EmbeddedRelay {
     /// `None` where no certificate can bear the name.
     fn region(&self, place: &RelayPlace) -> Option<DerpRegion> {
         let RelaySettings { region, code, name, .. } = &self.settings;
@@ -138,10 +138,10 @@ mod tests {
     use crate::config::{Settings, parse};
     use warren_core::types::RegionId;
 
-    fn own(text: &str, directory: &tempfile::TempDir) -> Own {
+    fn own(text: &str, directory: &tempfile::TempDir) -> EmbeddedRelay {
         let settings = Settings::of(parse(text).unwrap()).unwrap().relay.unwrap();
         let certificate = settings.is_pinned.then(|| SelfSigned::open(&directory.path().join("key")).unwrap());
-        Own { settings, stun_port: Some(STUN), tls_port: None, certificate }
+        EmbeddedRelay { settings, stun_port: Some(STUN), tls_port: None, certificate }
     }
 
     fn node(map: &DerpMap) -> DerpNode {

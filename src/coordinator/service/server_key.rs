@@ -76,7 +76,7 @@ pub(crate) struct FormerKey {
 }
 
 /// A connection under one of the keys.
-pub(crate) struct Under {
+pub(crate) struct KeyUse {
     keys: Arc<ServerKeys>,
     key: MachinePublic,
     /// Whose it is, once that is known to be a node of ours: a stranger keeps no key from being retired.
@@ -138,8 +138,8 @@ impl ServerKeys {
         self: &Arc<Self>,
         initiation: &[u8; INITIATION_LEN],
         now: Timestamp,
-    ) -> Result<(ServerHandshake, Under), NoiseError> {
-        let under = |key: &MachinePrivate| Under {
+    ) -> Result<(ServerHandshake, KeyUse), NoiseError> {
+        let under = |key: &MachinePrivate| KeyUse {
             keys: Arc::clone(self),
             key: key.public(),
             node: OnceLock::new(),
@@ -250,7 +250,7 @@ impl Held {
     }
 }
 
-impl Under {
+impl KeyUse {
     /// It is the connection of a node's machine.
     pub(crate) fn belongs(&self, machine: MachinePublic) {
         self.node.get_or_init(|| {
@@ -283,7 +283,7 @@ impl Under {
     }
 }
 
-impl Drop for Under {
+impl Drop for KeyUse {
     fn drop(&mut self) {
         if let Some(machine) = self.node.get() {
             self.keys.held().left(machine);

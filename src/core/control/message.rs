@@ -79,12 +79,12 @@ pub struct RequestId(pub u64);
 
 /// What the shell is to do.
 pub enum Transmit {
-    /// `POST /machine/register`, answered by [`Received::Answer`].
+    /// `POST /machine/register`, answered by [`Received::Reply`].
     Register { id: RequestId, request: Box<RegisterRequest> },
-    /// `POST /machine/map` whose answer's body does not matter, answered by [`Received::Answer`].
+    /// `POST /machine/map` whose answer's body does not matter, answered by [`Received::Reply`].
     Update { id: RequestId, request: Box<MapRequest> },
     /// `POST /machine/map` whose answer never ends: [`Received::Opened`] and [`Received::Bytes`], or, where the
-    /// status is not 200, [`Received::Answer`].
+    /// status is not 200, [`Received::Reply`].
     Stream { id: RequestId, request: Box<MapRequest> },
     /// `HEAD` of this URL; nobody waits for the answer.
     Ping {
@@ -119,7 +119,7 @@ pub enum Received {
     /// There is a connection, and this is the address of ours that it comes from.
     Connected(IpAddr),
     /// A whole answer.
-    Answer(RequestId, Answer),
+    Reply(RequestId, Reply),
     /// The stream's answer has begun, with status 200.
     Opened(RequestId),
     /// More of the stream.
@@ -134,7 +134,7 @@ pub enum Received {
 
 /// A whole answer to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
+pub struct Reply {
     pub status: u16,
     /// What [`retry_after`](super::retry_after) made of the header of that name.
     pub retry_after: Option<Duration>,

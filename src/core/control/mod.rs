@@ -23,7 +23,7 @@ mod server_url;
 mod session;
 
 pub use backoff::retry_after;
-pub use message::{Answer, AuthKey, Failure, Login, Received, RequestId, SessionEvent, Setup, Transmit, limit};
+pub use message::{AuthKey, Failure, Login, Received, Reply, RequestId, SessionEvent, Setup, Transmit, limit};
 pub use pin::Pin;
 pub use server_url::{Scheme, ServerUrl, ServerUrlError};
 pub use session::{REQUEST_TIMEOUT, Session};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::message::limit;
-use super::{Answer, AuthKey, Failure, Login, Received, RequestId, ServerUrl, SessionEvent, Setup, Transmit};
+use super::{AuthKey, Failure, Login, Received, Reply, RequestId, ServerUrl, SessionEvent, Setup, Transmit};
 use crate::types::{DiscoPublic, Fingerprint, Gather, IpNet, NodePublic};
 use crate::wire::control::{EndpointType, Hostinfo, RegisterRequest};
 use crate::wire::map_stream::MapStreamDecoder;
@@ -255,7 +255,7 @@ impl Session {
     pub fn handle_received(&mut self, received: Received, now: Instant) {
         match received {
             Received::Connected(local) => self.local = Some(local),
-            Received::Answer(id, answer) => self.handle_answer(id, &answer, now),
+            Received::Reply(id, answer) => self.handle_answer(id, &answer, now),
             Received::Opened(id) => {
                 if let Some(stream) = self.stream(id) {
                     stream.deadline = now + WATCHDOG;
@@ -336,7 +336,7 @@ impl Session {
 
     // ---- answers and failures ----
 
-    fn handle_answer(&mut self, id: RequestId, answer: &Answer, now: Instant) {
+    fn handle_answer(&mut self, id: RequestId, answer: &Reply, now: Instant) {
         match self.purpose(id) {
             Some(Purpose::Register) => self.handle_registered(answer, now),
             Some(Purpose::LogOut) => self.logged_out(failure_of(answer)),
@@ -505,7 +505,7 @@ const fn is_unknown(status: u16) -> bool {
     matches!(status, 401 | 403 | 404 | 410)
 }
 
-fn failure_of(answer: &Answer) -> Option<Failure> {
+fn failure_of(answer: &Reply) -> Option<Failure> {
     match answer.status {
         200 => None,
         429 => Some(Failure::Busy(answer.retry_after.unwrap_or_default())),

@@ -81,7 +81,7 @@ pub struct Netcheck {
     active: bool,
     relays: Relays,
     links: BTreeSet<IpNet>,
-    standings: BTreeMap<IpNet, LinkKind>,
+    link_kinds: BTreeMap<IpNet, LinkKind>,
     advertised: Vec<IpNet>,
     home: Home,
     look: Option<Look>,
@@ -127,7 +127,7 @@ impl Netcheck {
             active: false,
             relays: Relays::default(),
             links: BTreeSet::new(),
-            standings: BTreeMap::new(),
+            link_kinds: BTreeMap::new(),
             advertised: Vec::new(),
             home: Home::default(),
             look: None,
@@ -177,14 +177,14 @@ impl Netcheck {
     }
 
     /// Takes the addresses of the host's own interfaces outside the overlay, and what is known of the interfaces.
-    pub fn handle_links(&mut self, links: &BTreeSet<IpNet>, standings: &BTreeMap<IpNet, LinkKind>, now: Instant) {
+    pub fn handle_links(&mut self, links: &BTreeSet<IpNet>, link_kinds: &BTreeMap<IpNet, LinkKind>, now: Instant) {
         let links: BTreeSet<IpNet> = links.iter().filter(|link| !in_overlay(link.addr())).copied().collect();
-        if links == self.links && *standings == self.standings {
+        if links == self.links && *link_kinds == self.link_kinds {
             return;
         }
         let before = self.ways_out();
         self.links = links;
-        self.standings.clone_from(standings);
+        self.link_kinds.clone_from(link_kinds);
         self.renew_endpoints();
         // A bridge of containers that comes or goes changes nothing of what servers see.
         if self.ways_out() == before && self.report.looked {
@@ -198,7 +198,7 @@ impl Netcheck {
 
     /// The links that lead to others, or may: of a host in a container, all of them can be virtual.
     fn ways_out(&self) -> Vec<IpNet> {
-        let leads_out = |link: &&IpNet| self.standings.get(*link) != Some(&LinkKind::Virtual);
+        let leads_out = |link: &&IpNet| self.link_kinds.get(*link) != Some(&LinkKind::Virtual);
         let ways_out: Vec<IpNet> = self.links.iter().filter(leads_out).copied().collect();
         if ways_out.is_empty() { self.links.iter().copied().collect() } else { ways_out }
     }

@@ -196,7 +196,7 @@ impl Netcheck {
         }
         let mut links: Vec<&IpNet> = self.links.iter().collect();
         // What leads to others is told first, and is what is left where there are too many.
-        links.sort_by_key(|link| self.standings.get(*link).copied().unwrap_or_default());
+        links.sort_by_key(|link| self.link_kinds.get(*link).copied().unwrap_or_default());
         links.into_iter().for_each(|link| add(SocketAddr::new(link.addr(), port), EndpointType::LOCAL));
         found
     }

@@ -427,10 +427,10 @@ fn bridges_that_come_and_go_begin_no_look_and_are_told_last() {
     scene.run(Duration::from_secs(5));
     scene.looks();
     let bridges: Vec<IpNet> = (0..100).map(|n| format!("9.0.{n}.1/24").parse().unwrap()).collect();
-    let standings: BTreeMap<IpNet, LinkKind> = bridges.iter().map(|bridge| (*bridge, LinkKind::Virtual)).collect();
+    let link_kinds: BTreeMap<IpNet, LinkKind> = bridges.iter().map(|bridge| (*bridge, LinkKind::Virtual)).collect();
     for there in (0..=100).chain((0..100).rev()).chain([100]) {
         let links = ["10.0.0.5/24".parse().unwrap()].iter().chain(&bridges[..there]).copied().collect();
-        scene.netcheck.handle_links(&links, &standings, scene.now);
+        scene.netcheck.handle_links(&links, &link_kinds, scene.now);
         scene.run(Duration::from_millis(100));
     }
     assert_eq!(scene.looks(), 0);
@@ -444,9 +444,9 @@ fn where_all_links_are_virtual_each_of_them_counts() {
     let mut scene = Scene::on(&[(1, 10), (2, 20)]);
     scene.run(Duration::from_secs(5));
     let links = ["10.0.0.5/24", "10.9.0.5/24"].map(|link| link.parse().unwrap());
-    let standings = links.map(|link: IpNet| (link, LinkKind::Virtual)).into();
+    let link_kinds = links.map(|link: IpNet| (link, LinkKind::Virtual)).into();
     scene.looks();
-    scene.netcheck.handle_links(&links.into(), &standings, scene.now);
+    scene.netcheck.handle_links(&links.into(), &link_kinds, scene.now);
     scene.run(Duration::from_millis(300));
     assert_eq!(scene.looks(), 1);
 }

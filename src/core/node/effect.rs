@@ -108,7 +108,7 @@ pub struct Networks {
     /// Those whose interface has a carrier: where packets come and go at this moment.
     pub live: BTreeSet<IpNet>,
     /// What is known of their interfaces.
-    pub standings: BTreeMap<IpNet, LinkKind>,
+    pub link_kinds: BTreeMap<IpNet, LinkKind>,
     /// Where routes of the host's own lead, beyond those.
     pub routes: BTreeSet<IpNet>,
 }

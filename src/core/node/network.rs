@@ -89,7 +89,7 @@ impl Engine {
             return;
         }
         let Some(before) = before else {
-            self.netcheck.handle_links(&networks.live, &networks.standings, now.tick);
+            self.netcheck.handle_links(&networks.live, &networks.link_kinds, now.tick);
             self.surroundings.facts.edit();
             return;
         };
@@ -107,7 +107,7 @@ impl Engine {
             return;
         }
         if let Some(networks) = &*self.surroundings.networks {
-            self.netcheck.handle_links(&networks.live, &networks.standings, now.tick);
+            self.netcheck.handle_links(&networks.live, &networks.link_kinds, now.tick);
         }
         self.effects.push_back(Effect::Rebind);
         let lost: Vec<IpNet> = std::mem::take(&mut self.surroundings.lost).into_iter().collect();

@@ -113,7 +113,7 @@ impl Engine {
         self.netcheck.handle_switched(self.may_look_at_network(now), now.tick);
         let inputs = self.inputs_of_peers();
         let networks = self.surroundings.networks.as_ref().filter(|_| self.made.peers.renew(inputs));
-        let Some((live, standings)) = networks.map(|networks| (networks.live.clone(), networks.standings.clone()))
+        let Some((live, link_kinds)) = networks.map(|networks| (networks.live.clone(), networks.link_kinds.clone()))
         else {
             return;
         };
@@ -123,7 +123,7 @@ impl Engine {
         let advertised = self.netmap.peers().flat_map(|peer| peer.routes.iter().copied());
         let advertised: Vec<IpNet> = advertised.chain(self.prefs.advertise_routes.iter().copied()).collect();
         self.netcheck.handle_advertised(advertised.clone());
-        let ranking = Ranking::new(live.into_iter().collect(), advertised).with_standings(standings);
+        let ranking = Ranking::new(live.into_iter().collect(), advertised).with_link_kinds(link_kinds);
         let mut loopbacks = Loopbacks::new(self.settings.relay_port);
         let peers: Vec<PeerInfo<'_>> =
             self.netmap.peers().filter(|_| is_open).map(|peer| info(peer, loopbacks.of(peer))).collect();

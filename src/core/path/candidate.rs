@@ -226,8 +226,8 @@ mod tests {
     fn ranking(bridges: u8) -> Ranking {
         let bridge = |n: u8| format!("10.{}.0.1/16", 100 + n).parse().unwrap();
         let links = (0..bridges).map(bridge).chain(["192.168.1.2/24".parse().unwrap()]).collect();
-        let standings: BTreeMap<_, _> = (0..bridges).map(|n| (bridge(n), LinkKind::Virtual)).collect();
-        Ranking::new(links, []).with_standings(standings)
+        let link_kinds: BTreeMap<_, _> = (0..bridges).map(|n| (bridge(n), LinkKind::Virtual)).collect();
+        Ranking::new(links, []).with_link_kinds(link_kinds)
     }
 
     fn candidates(ranking: &Ranking, endpoints: &[SocketAddr]) -> Vec<SocketAddr> {

@@ -13,7 +13,7 @@ use crate::types::{IpNet, Ipv4Net, Ipv6Net, in_overlay};
 pub struct Ranking {
     /// The addresses of our interfaces outside the overlay, each with the length of its on-link prefix.
     links: Vec<IpNet>,
-    standings: BTreeMap<IpNet, LinkKind>,
+    link_kinds: BTreeMap<IpNet, LinkKind>,
     advertised_v4: PrefixSet<Ipv4Net>,
     advertised_v6: PrefixSet<Ipv6Net>,
 }
@@ -62,8 +62,8 @@ impl Ranking {
     }
 
     /// The same where this is known of the links; of those that are not named, nothing is.
-    pub fn with_standings(mut self, standings: BTreeMap<IpNet, LinkKind>) -> Self {
-        self.standings = standings;
+    pub fn with_link_kinds(mut self, link_kinds: BTreeMap<IpNet, LinkKind>) -> Self {
+        self.link_kinds = link_kinds;
         self
     }
 
@@ -87,7 +87,7 @@ impl Ranking {
             return None;
         }
         let on = self.links.iter().filter(|link| link.contains(&address));
-        match on.map(|link| self.standings.get(link).copied().unwrap_or_default()).min() {
+        match on.map(|link| self.link_kinds.get(link).copied().unwrap_or_default()).min() {
             Some(LinkKind::Uplink | LinkKind::Plain) => return Some(Rank::OnLink),
             Some(LinkKind::Virtual) => return Some(Rank::OnVirtualLink),
             None => {}
@@ -157,9 +157,9 @@ mod tests {
     #[test]
     fn what_seems_to_be_on_a_bridge_of_ours_comes_last_unless_the_default_route_leaves_by_it() {
         let link = |text: &str| -> IpNet { text.parse().unwrap() };
-        let standings = [(link("172.17.0.1/16"), LinkKind::Virtual), (link("10.0.0.2/24"), LinkKind::Uplink)];
+        let link_kinds = [(link("172.17.0.1/16"), LinkKind::Virtual), (link("10.0.0.2/24"), LinkKind::Uplink)];
         let ranking =
-            ranking(&["172.17.0.1/16", "10.0.0.2/24", "192.168.9.2/24"], &[]).with_standings(standings.into());
+            ranking(&["172.17.0.1/16", "10.0.0.2/24", "192.168.9.2/24"], &[]).with_link_kinds(link_kinds.into());
 
         let order =
             candidates(&ranking, &["172.17.0.9:1", "203.0.113.5:1", "10.8.0.1:1", "192.168.9.5:1", "10.0.0.5:1"]);

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::pace::{Bucket, Tick};
 use crate::types::{DiscoPrivate, DiscoPublic};
-use crate::wire::disco::Shared;
+use crate::wire::disco::SharedKey;
 
 /// Secrets kept: 100 bytes each. More active peers than this compute some of them again.
 const KEPT: usize = 2_048;
@@ -16,7 +16,7 @@ const PER_SECOND: u32 = 200;
 /// A bounded cache.
 pub(super) struct Secrets {
     ours: DiscoPrivate,
-    kept: BTreeMap<DiscoPublic, (Shared, u64)>,
+    kept: BTreeMap<DiscoPublic, (SharedKey, u64)>,
     uses: u64,
     computed: Bucket,
 }
@@ -27,19 +27,19 @@ impl Secrets {
     }
 
     /// The secret by which a message to a peer is sealed.
-    pub(super) fn to(&mut self, theirs: &DiscoPublic) -> &Shared {
+    pub(super) fn to(&mut self, theirs: &DiscoPublic) -> &SharedKey {
         self.uses += 1;
         if !self.kept.contains_key(theirs) && self.kept.len() >= KEPT {
             let oldest = self.kept.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
             oldest.and_then(|key| self.kept.remove(&key));
         }
-        let entry = self.kept.entry(*theirs).or_insert_with(|| (Shared::new(&self.ours, theirs), 0));
+        let entry = self.kept.entry(*theirs).or_insert_with(|| (SharedKey::new(&self.ours, theirs), 0));
         entry.1 = self.uses;
         &entry.0
     }
 
     /// The secret by which a message that names a peer's key may open, unless too many had to be computed of late.
-    pub(super) fn from(&mut self, theirs: &DiscoPublic, now: Tick) -> Option<&Shared> {
+    pub(super) fn from(&mut self, theirs: &DiscoPublic, now: Tick) -> Option<&SharedKey> {
         let known = self.kept.contains_key(theirs);
         (known || self.computed.take(BURST, PER_SECOND, now)).then(|| self.to(theirs))
     }

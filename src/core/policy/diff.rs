@@ -12,7 +12,7 @@ use crate::types::{IpNet, NodeId};
 
 use super::compile::Compiled;
 use super::document::Policy;
-use super::filter::{Destination, What};
+use super::filter::{Destination, Permission};
 use super::nodeset::NodeSet;
 use super::peers::NodeKind;
 use super::ports::{PortRange, Protocol};
@@ -178,7 +178,7 @@ fn opened(compiled: &Compiled, id: NodeId) -> Opened {
         let who = Actors { nodes: who.0, nets: who.1, world: who.2 };
         let mut add = |place, service| opened.entry((place, service)).or_default().add(&who);
         match &opening.what {
-            What::Ports(protocol, ports) => {
+            Permission::Ports(protocol, ports) => {
                 for (destination, range) in ports {
                     let place = match destination {
                         Destination::Any => Scope::Node,
@@ -190,7 +190,7 @@ fn opened(compiled: &Compiled, id: NodeId) -> Opened {
                     }
                 }
             }
-            What::Capabilities(destinations, given) => {
+            Permission::Capabilities(destinations, given) => {
                 let names = given.names();
                 let services = names.map(|name| Service::Capability(name.to_owned()));
                 services.for_each(|service| {

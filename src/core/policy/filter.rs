@@ -31,35 +31,35 @@ pub struct Filter {
 pub(super) struct Opening {
     origin: Option<Arc<RuleOrigin>>,
     pub(super) sources: Arc<Sources>,
-    pub(super) what: What,
+    pub(super) what: Permission,
 }
 
 /// Ports or capabilities.
 #[derive(Debug, Hash)]
-pub(super) enum What {
+pub(super) enum Permission {
     Ports(Option<Protocol>, BTreeSet<(Destination, PortRange)>),
-    Capabilities(BTreeSet<IpNet>, Given),
+    Capabilities(BTreeSet<IpNet>, Capabilities),
 }
 
 /// Capabilities, which are part of their rule's text and so known by its name.
 #[derive(Debug)]
-pub(super) struct Given(CapMap);
+pub(super) struct Capabilities(CapMap);
 
 impl Opening {
     /// Whether ports that are opened to some sources go with these.
     fn joins(&self, sources: &Arc<Sources>, protocol: Option<Protocol>) -> bool {
         let is_same = || Arc::ptr_eq(&self.sources, sources) || self.sources.content() == sources.content();
-        matches!(&self.what, What::Ports(own, _) if *own == protocol) && is_same()
+        matches!(&self.what, Permission::Ports(own, _) if *own == protocol) && is_same()
     }
 }
 
-impl Given {
+impl Capabilities {
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 }
 
-impl Hash for Given {
+impl Hash for Capabilities {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.keys().for_each(|name| name.hash(state));
     }
@@ -123,11 +123,11 @@ impl Compiled {
     fn rule_without_sources(opening: &Opening) -> FilterRule {
         let mut rule = FilterRule::default();
         match &opening.what {
-            What::Ports(protocol, ports) => {
+            Permission::Ports(protocol, ports) => {
                 rule.dst_ports = ports.iter().map(net_ports).collect();
                 rule.ip_proto = protocol.iter().map(|protocol| i32::from(protocol.0)).collect();
             }
-            What::Capabilities(destinations, Given(app)) => {
+            Permission::Capabilities(destinations, Capabilities(app)) => {
                 let dsts = destinations.iter().copied().collect();
                 rule.cap_grant = vec![CapGrant { dsts, caps: Vec::new(), cap_map: app.clone() }];
             }
@@ -140,7 +140,7 @@ impl Compiled {
         let mut map = CapMap::new();
         let filter = self.filter(id);
         for opening in filter.openings.iter().filter(|opening| opening.sources.admit(address, &self.index)) {
-            let What::Capabilities(_, Given(app)) = &opening.what else { continue };
+            let Permission::Capabilities(_, Capabilities(app)) = &opening.what else { continue };
             for (name, arguments) in app {
                 let known = map.entry(name.clone()).or_insert(None);
                 if let Some(arguments) = arguments {
@@ -322,9 +322,9 @@ impl<'c> Builder<'c> {
             }
         };
         if index == next {
-            self.push(sources, What::Ports(protocol, BTreeSet::new()));
+            self.push(sources, Permission::Ports(protocol, BTreeSet::new()));
         }
-        if let Some(Opening { what: What::Ports(_, opened), .. }) = self.filter.openings.get_mut(index) {
+        if let Some(Opening { what: Permission::Ports(_, opened), .. }) = self.filter.openings.get_mut(index) {
             opened.extend(destinations.iter().flat_map(|to| ports.iter().map(|range| (*to, *range))));
         }
     }
@@ -332,11 +332,11 @@ impl<'c> Builder<'c> {
     /// Capabilities are given even to sources that are nobody at present.
     fn grant(&mut self, sources: &Arc<Sources>, destinations: BTreeSet<IpNet>, app: &CapMap) {
         if !destinations.is_empty() {
-            self.push(sources, What::Capabilities(destinations, Given(app.clone())));
+            self.push(sources, Permission::Capabilities(destinations, Capabilities(app.clone())));
         }
     }
 
-    fn push(&mut self, sources: &Arc<Sources>, what: What) {
+    fn push(&mut self, sources: &Arc<Sources>, what: Permission) {
         self.filter.openings.push(Opening { origin: self.origin.cloned(), sources: sources.clone(), what });
     }
 }

@@ -10,7 +10,7 @@ use crate::types::{HostLabel, NodeId, UserId};
 
 /// What is to be looked for under a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Under {
+enum LookupBy {
     /// Numbers alone: `id:3`.
     Number,
     /// Names alone: `name:3`.
@@ -19,7 +19,7 @@ enum Under {
     Anything,
 }
 
-impl Under {
+impl LookupBy {
     fn read(text: &str) -> (Self, &str) {
         match text.split_once(':') {
             Some(("id", number)) => (Self::Number, number),
@@ -40,7 +40,7 @@ impl Under {
 impl State {
     /// A user by name or number, or unmistakably as `name:ada` or `id:3`. No name is a number.
     pub fn find_user(&self, text: &str) -> Result<&UserRecord, Refusal> {
-        let (under, plain) = Under::read(text);
+        let (under, plain) = LookupBy::read(text);
         let number = || plain.parse().ok().filter(|_| under.numbers()).map(UserId);
         let name = || plain.parse().ok().filter(|_| under.names());
         let by_name = || name().and_then(|name: UserName| self.directory.user_named(&name));
@@ -52,7 +52,7 @@ impl State {
 
     /// A node by name (short or full), number, stable identifier or address, or unmistakably as `name:web` or `id:3`.
     pub fn find_node(&self, text: &str) -> Result<NodeView<'_>, Refusal> {
-        let (under, plain) = Under::read(text);
+        let (under, plain) = LookupBy::read(text);
         let mut found: BTreeMap<NodeId, String> = BTreeMap::new();
         let number = plain.parse().ok().filter(|_| under.numbers()).map(NodeId);
         if let Some(view) = number.and_then(|id| self.node(id)) {
@@ -75,17 +75,17 @@ impl State {
     }
 
     /// The nodes that a text names in one way or another.
-    fn named(&self, text: &str, under: Under) -> Vec<NodeId> {
+    fn named(&self, text: &str, under: LookupBy) -> Vec<NodeId> {
         let domain = format!(".{}", self.config.base_domain);
         let plain = text.trim_end_matches('.').to_ascii_lowercase();
         let label: Option<HostLabel> = plain.strip_suffix(&domain).unwrap_or(&plain).parse().ok();
-        let address: Option<IpAddr> = text.parse().ok().filter(|_| under == Under::Anything);
+        let address: Option<IpAddr> = text.parse().ok().filter(|_| under == LookupBy::Anything);
         let is_it = |record: &NodeRecord| {
             record.stable_id.0 == text
                 || address.is_some_and(|address| address == record.ipv4 || address == record.ipv6)
         };
         let by_label = label.and_then(|label| self.directory.node_named(&label));
-        let others = self.nodes().map(|node| node.record).filter(|record| under == Under::Anything && is_it(record));
+        let others = self.nodes().map(|node| node.record).filter(|record| under == LookupBy::Anything && is_it(record));
         by_label.into_iter().chain(others.map(|record| record.id)).collect()
     }
 }

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! What follows a known payload is ignored, and so is a type that is not known: newer peers may say more.
-//! The public half of the sender is in the clear, so that the receiver finds the [`Shared`] secret, which
+//! The public half of the sender is in the clear, so that the receiver finds the shared secret, which
 //! costs 30 times as much to compute as a message costs to open and is therefore kept.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -82,9 +82,9 @@ pub enum DiscoError {
 }
 
 /// The secret that two disco keys share.
-pub struct Shared(SalsaBox);
+pub struct SharedKey(SalsaBox);
 
-impl Shared {
+impl SharedKey {
     /// Computes it: 0.1 ms, so keep it per peer.
     pub fn new(ours: &DiscoPrivate, theirs: &DiscoPublic) -> Self {
         // The secret crosses into the cryptography library here, which zeroes its copy.
@@ -216,9 +216,9 @@ mod tests {
 
     fn round_trip(message: &Message) -> Message {
         let (ours, theirs) = keys();
-        let datagram = Shared::new(&ours, &theirs.public()).seal(&ours.public(), [9; 24], message);
+        let datagram = SharedKey::new(&ours, &theirs.public()).seal(&ours.public(), [9; 24], message);
         assert_eq!(sender(&datagram), Ok(ours.public()));
-        Shared::new(&theirs, &ours.public()).open(&datagram).unwrap()
+        SharedKey::new(&theirs, &ours.public()).open(&datagram).unwrap()
     }
 
     #[test]
@@ -236,7 +236,7 @@ mod tests {
         for padding in [0, 1_188] {
             let node = Some(NodePublic::from_bytes([7; 32]));
             let ping = Message::Ping { transaction: TransactionId([3; 12]), node, padding };
-            let datagram = Shared::new(&ours, &theirs.public()).seal(&ours.public(), [9; 24], &ping);
+            let datagram = SharedKey::new(&ours, &theirs.public()).seal(&ours.public(), [9; 24], &ping);
             assert_eq!(datagram.len(), PING_LEN + usize::from(padding));
         }
     }
@@ -269,11 +269,11 @@ mod tests {
     fn an_altered_probe_or_one_for_somebody_else_does_not_open() {
         let (ours, theirs) = keys();
         let message = Message::CallMeMaybe { endpoints: Vec::new() };
-        let mut datagram = Shared::new(&ours, &theirs.public()).seal(&ours.public(), [9; 24], &message);
+        let mut datagram = SharedKey::new(&ours, &theirs.public()).seal(&ours.public(), [9; 24], &message);
         let stranger = DiscoPrivate::from_random([5; 32]);
-        assert_eq!(Shared::new(&stranger, &ours.public()).open(&datagram), Err(DiscoError::Sealed));
+        assert_eq!(SharedKey::new(&stranger, &ours.public()).open(&datagram), Err(DiscoError::Sealed));
         *datagram.last_mut().unwrap() ^= 1;
-        assert_eq!(Shared::new(&theirs, &ours.public()).open(&datagram), Err(DiscoError::Sealed));
+        assert_eq!(SharedKey::new(&theirs, &ours.public()).open(&datagram), Err(DiscoError::Sealed));
     }
 
     proptest! {
@@ -289,7 +289,7 @@ mod tests {
             }
             let (ours, theirs) = keys();
             let _ = sender(&bytes);
-            prop_assert!(Shared::new(&ours, &theirs.public()).open(&bytes).is_err());
+            prop_assert!(SharedKey::new(&ours, &theirs.public()).open(&bytes).is_err());
         }
     }
 }

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use warren_core::plan::{Figures, Firewall, KernelError, ObservedFirewall, Obstacle, own};
 
 use self::read::Listing;
-use self::socket::{NftSocket, Refusal, Standing};
+use self::socket::{NftSocket, Refusal, TableOwner};
 use self::update::Command;
 
 pub(super) use self::elements::Ended;
@@ -84,15 +84,15 @@ impl Nftables {
 
     /// What the kernel holds. A table that a predecessor left without an owner becomes ours.
     pub(super) async fn observe(&mut self) -> Result<Seen, KernelError> {
-        match self.standing()? {
-            Standing::Absent => return Ok((ObservedFirewall::Absent, false)),
-            Standing::Dormant => return Ok((ObservedFirewall::Altered("it is switched off".to_owned()), false)),
-            Standing::Orphan if self.socket().may_claim() => {
+        match self.table_owner()? {
+            TableOwner::Absent => return Ok((ObservedFirewall::Absent, false)),
+            TableOwner::Dormant => return Ok((ObservedFirewall::Altered("it is switched off".to_owned()), false)),
+            TableOwner::Orphan if self.socket().may_claim() => {
                 if let Err(refusal) = self.socket().claim() {
                     tracing::warn!(?refusal, "taking over nftables table inet {}", own::NFT_TABLE);
                 }
             }
-            Standing::Free | Standing::Orphan | Standing::Ours | Standing::Owned(_) => {}
+            TableOwner::Free | TableOwner::Orphan | TableOwner::Ours | TableOwner::Owned(_) => {}
         }
         // Asked before the listing is taken: a change meanwhile makes the listing old, never new.
         let generation = self.socket().generation();
@@ -152,7 +152,7 @@ impl Nftables {
         let mut attempt = 1;
         loop {
             let before = self.socket().generation();
-            if matches!(self.standing()?, Standing::Absent) {
+            if matches!(self.table_owner()?, TableOwner::Absent) {
                 return Ok((ObservedFirewall::Absent, false));
             }
             let socket = Arc::clone(&self.socket);
@@ -174,8 +174,8 @@ impl Nftables {
         }
     }
 
-    fn standing(&self) -> Result<Standing, KernelError> {
-        self.socket().standing().map_err(|reason| error("look for", reason.to_string()))
+    fn table_owner(&self) -> Result<TableOwner, KernelError> {
+        self.socket().table_owner().map_err(|reason| error("look for", reason.to_string()))
     }
 
     fn socket(&self) -> MutexGuard<'_, NftSocket> {

@@ -93,7 +93,7 @@ impl From<io::Error> for Refusal {
 
 /// Whether our table is there, and whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum TableOwner {
     Absent,
     /// Anybody may change it.
     Free,
@@ -164,8 +164,8 @@ impl NftSocket {
     /// Carries out all changes or none. A table that is made anew is ours where that can be.
     pub(super) fn commit(&mut self, commands: &[Command]) -> Result<(), Refusal> {
         let flags = if self.may_own == Some(true) && !self.shares { OWNER | PERSIST } else { 0 };
-        self.send(batch::write(commands, flags)).map_err(|refusal| match (refusal, self.standing()) {
-            (_, Ok(Standing::Owned(port))) => Refusal::Owned(port),
+        self.send(batch::write(commands, flags)).map_err(|refusal| match (refusal, self.table_owner()) {
+            (_, Ok(TableOwner::Owned(port))) => Refusal::Owned(port),
             (refusal, _) => refusal,
         })
     }
@@ -176,23 +176,23 @@ impl NftSocket {
     }
 
     /// Whether our table is there, and whose it is.
-    pub(super) fn standing(&mut self) -> io::Result<Standing> {
+    pub(super) fn table_owner(&mut self) -> io::Result<TableOwner> {
         match self.ask(GET_TABLE, |request| request.text(TABLE, own::NFT_TABLE)) {
-            Ok(table) => Ok(self.read_standing(&table)),
-            Err(error) if is_errno(&error, Errno::ENOENT) => Ok(Standing::Absent),
+            Ok(table) => Ok(self.read_table_owner(&table)),
+            Err(error) if is_errno(&error, Errno::ENOENT) => Ok(TableOwner::Absent),
             Err(error) => Err(error),
         }
     }
 
-    fn read_standing(&self, table: &[u8]) -> Standing {
+    fn read_table_owner(&self, table: &[u8]) -> TableOwner {
         let number = |kind: u16| attribute(table, kind).and_then(number);
         let flags = number(FLAGS).unwrap_or_default();
         match number(OWNED_BY).filter(|_| flags & OWNER != 0) {
-            Some(port) if port != self.port => Standing::Owned(port),
-            _ if flags & DORMANT != 0 => Standing::Dormant,
-            Some(_) => Standing::Ours,
-            None if flags & PERSIST != 0 => Standing::Orphan,
-            None => Standing::Free,
+            Some(port) if port != self.port => TableOwner::Owned(port),
+            _ if flags & DORMANT != 0 => TableOwner::Dormant,
+            Some(_) => TableOwner::Ours,
+            None if flags & PERSIST != 0 => TableOwner::Orphan,
+            None => TableOwner::Free,
         }
     }
 

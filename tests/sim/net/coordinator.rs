@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use warren_core::control::{Answer, Received, RequestId, Transmit};
+use warren_core::control::{Received, Reply, RequestId, Transmit};
 use warren_core::types::{DiscoPublic, IpNet, MachinePrivate, NodeId, RegionId, StableNodeId};
 use warren_core::wire::control::{
     DerpMap, DerpNode, DerpRegion, MapRequest, MapResponse, Node, RegisterResponse, match_all,
@@ -79,7 +79,7 @@ impl World {
         self.after_for_agent(pause, host, Happening::Coordinator(Received::Connected(local)));
         let key = MachinePrivate::from_random([99; 32]).public();
         self.after_for_agent(pause, host, Happening::Coordinator(Received::ServerKey(key)));
-        let answered = |body| Received::Answer(id, Answer { status: 200, retry_after: None, body });
+        let answered = |body| Received::Reply(id, Reply { status: 200, retry_after: None, body });
         match transmit {
             Transmit::Register { .. } => {
                 let response = RegisterResponse { machine_authorized: true, ..RegisterResponse::default() };

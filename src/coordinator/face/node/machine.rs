@@ -18,8 +18,8 @@ use super::noise::UnderWay;
 use super::{NodeFace, too_old};
 use crate::ending::Ending;
 use crate::face::answer::{later, refuse};
+use crate::service::KeyUse;
 use crate::service::Registration;
-use crate::service::Under;
 use crate::{clock, limits};
 use warren_core::policy::SshAction;
 use warren_core::registry::{self, MapRefusal};
@@ -42,14 +42,14 @@ pub(super) struct Machine {
     /// The machine's share in what one machine may have, from its first request on: only then is it sure who asks.
     pub(crate) claim: OnceLock<Claim>,
     /// The key of ours under which it came.
-    pub(crate) under: Under,
+    pub(crate) key_use: KeyUse,
 }
 
 impl Machine {
     /// It turned out to be a node of ours.
     fn belongs(&self) {
         self.place.belongs();
-        self.under.belongs(self.key);
+        self.key_use.belongs(self.key);
     }
 }
 
@@ -83,7 +83,7 @@ pub(crate) async fn answer(
         (&Method::POST, "/machine/register") => register(&face, &machine, request.into_body()).await,
         (&Method::POST, "/machine/map") => map(&face, &machine, request.into_body(), under_way).await,
         (&Method::HEAD | &Method::GET, "/machine/ping-response") => Ok(pong(&face, &machine, request.uri().query())),
-        (&Method::GET, ServerKey::PATH) => Ok(axum::Json(ServerKey { key: machine.under.tell() }).into_response()),
+        (&Method::GET, ServerKey::PATH) => Ok(axum::Json(ServerKey { key: machine.key_use.tell() }).into_response()),
         (&Method::GET, path) if path.starts_with("/machine/ssh/action/") => Ok(session_refused()),
         (_, "/machine/register" | "/machine/map") => Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "POST, please")),
         (_, path) if UNSERVED.iter().any(|unserved| path.starts_with(unserved)) => {

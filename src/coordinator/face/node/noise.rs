@@ -26,7 +26,7 @@ use super::map_body::Outgoing;
 use crate::face::answer::{later, refuse};
 use crate::face::connection::Connection;
 use crate::limits;
-use crate::service::Under;
+use crate::service::KeyUse;
 use warren_core::types::ChallengePublic;
 use warren_core::wire::noise::{EarlyNoise, INITIATION_LEN, ServerHandshake, encode_early};
 use warren_shell::{NoiseStream, WebSocketBytes, websocket_accept};
@@ -54,7 +54,7 @@ pub(crate) async fn upgrade(
 /// An upgrade that is granted, before the bytes begin.
 struct Accepted {
     handshake: ServerHandshake,
-    under: Under,
+    key_use: KeyUse,
     on_upgrade: OnUpgrade,
     websocket: bool,
     base_url: String,
@@ -88,9 +88,9 @@ fn prepare(face: &NodeFace, connection: &Connection, request: &mut Request) -> R
         return Err(refuse(StatusCode::BAD_REQUEST, format!("{HANDSHAKE} is not {INITIATION_LEN} bytes in base64")));
     };
     let handshake = face.service.handshake(&initiation);
-    let (handshake, under) = handshake.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let (handshake, key_use) = handshake.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.to_string()))?;
     let base_url = face.url.seen_by(connection, request.headers());
-    Ok((Accepted { handshake, under, on_upgrade, websocket, base_url }, response))
+    Ok((Accepted { handshake, key_use, on_upgrade, websocket, base_url }, response))
 }
 
 fn switching(protocol: &'static str) -> Response {
@@ -139,7 +139,7 @@ impl Accepted {
                 ending: connection.ending.clone(),
                 place: Arc::clone(&connection.place),
                 claim: OnceLock::new(),
-                under: self.under,
+                key_use: self.key_use,
             };
             Ok::<_, String>((io, machine))
         };
@@ -233,7 +233,7 @@ where
     let (place, metrics) = (Arc::clone(&connection.place), Arc::clone(&face.metrics));
     let mut ending = connection.ending.clone();
     let held = Arc::clone(&machine);
-    let outdated = held.under.outdated();
+    let outdated = held.key_use.outdated();
     let service = service_fn({
         let activity = Arc::clone(&activity);
         move |request| {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::{Next, Phase, REQUEST_TIMEOUT, Session, Update, cut, failure_of};
-use crate::control::{Answer, Failure, SessionEvent, Transmit};
+use crate::control::{Failure, Reply, SessionEvent, Transmit};
 use crate::types::{CapabilityVersion, NodePublic};
 use crate::wire::control::{RegisterAuth, RegisterRequest, RegisterResponse};
 
@@ -39,7 +39,7 @@ impl Session {
         }
     }
 
-    pub(super) fn handle_registered(&mut self, answer: &Answer, now: Instant) {
+    pub(super) fn handle_registered(&mut self, answer: &Reply, now: Instant) {
         let response = match read_registered(answer) {
             Ok(response) => response,
             Err(failure) => return self.register_failed(failure, now),
@@ -93,7 +93,7 @@ impl Session {
     }
 }
 
-fn read_registered(answer: &Answer) -> Result<RegisterResponse, Failure> {
+fn read_registered(answer: &Reply) -> Result<RegisterResponse, Failure> {
     match failure_of(answer) {
         Some(Failure::Status { status: 401 | 403, text }) => Err(Failure::Refused(text)),
         Some(failure) => Err(failure),

@@ -118,8 +118,8 @@ impl Run {
     }
 
     fn answer_to(&mut self, id: RequestId, status: u16, body: &str) {
-        let answer = Answer { status, retry_after: None, body: body.as_bytes().to_vec() };
-        self.session.handle_received(Received::Answer(id, answer), self.now);
+        let answer = Reply { status, retry_after: None, body: body.as_bytes().to_vec() };
+        self.session.handle_received(Received::Reply(id, answer), self.now);
     }
 
     fn message(&mut self, json: &str) {
@@ -276,8 +276,8 @@ fn a_refusal_is_told_in_the_coordinators_words_and_not_repeated_in_haste() {
 fn a_busy_coordinator_is_left_alone_as_long_as_it_asks() {
     let mut run = Run::started(Login::default());
     run.did();
-    let answer = Answer { status: 429, retry_after: Some(Duration::from_secs(42)), body: Vec::new() };
-    run.session.handle_received(Received::Answer(run.last, answer), run.now);
+    let answer = Reply { status: 429, retry_after: Some(Duration::from_secs(42)), body: Vec::new() };
+    run.session.handle_received(Received::Reply(run.last, answer), run.now);
     assert_eq!(run.did(), ["busy 42"]);
     assert_eq!(run.pass_time(), Duration::from_secs(42));
     assert_eq!(run.did(), ["register"]);

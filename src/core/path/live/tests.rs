@@ -3,7 +3,7 @@
 use super::super::{ACTIVE, Book, EndpointUpdate, Evidence, HEARTBEAT, PeerInfo, Ranking, Selected, TRUST, Via};
 use super::*;
 use crate::types::{DiscoPrivate, Timestamp};
-use crate::wire::disco::{Message, Shared, sender};
+use crate::wire::disco::{Message, SharedKey, sender};
 use proptest::prelude::*;
 
 const PEER: NodePublic = NodePublic::from_bytes([1; 32]);
@@ -19,7 +19,7 @@ struct Scene {
     book: Book,
     now: Instant,
     theirs: DiscoPrivate,
-    shared: Shared,
+    shared: SharedKey,
     evidence: Evidence,
     told: Vec<SocketAddr>,
 }
@@ -31,7 +31,7 @@ impl Scene {
     #[allow(clippy::disallowed_methods, reason = "an arbitrary origin; only differences matter")]
     fn new(told: &[&str]) -> Self {
         let (ours, theirs) = (DiscoPrivate::from_random([7; 32]), DiscoPrivate::from_random([8; 32]));
-        let shared = Shared::new(&theirs, &ours.public());
+        let shared = SharedKey::new(&theirs, &ours.public());
         let now = Instant::now();
         let mut scene = Self {
             book: Book::new(ours, WE, [3; 32]),
@@ -298,7 +298,7 @@ fn pings_of_strangers_and_by_ways_that_no_path_may_take_are_not_answered() {
     scene.hears(udp(FAR), &other);
     let stranger = DiscoPrivate::from_random([66; 32]);
     let ours = DiscoPrivate::from_random([7; 32]).public();
-    let sealed = Shared::new(&stranger, &ours).seal(&stranger.public(), [1; 24], &ping(1));
+    let sealed = SharedKey::new(&stranger, &ours).seal(&stranger.public(), [1; 24], &ping(1));
     scene.book.handle_datagram(udp(FAR), &sealed, scene.now);
     assert!(scene.sent().is_empty());
     assert_eq!(scene.book.poll_timeout(), None);

@@ -308,8 +308,8 @@ proptest! {
                 Happening::Answer { recent: back, status, body } => {
                     let id = recent(back);
                     open.remove(&id);
-                    let answer = Answer { status, retry_after: None, body };
-                    run.session.handle_received(Received::Answer(id, answer), run.now);
+                    let answer = Reply { status, retry_after: None, body };
+                    run.session.handle_received(Received::Reply(id, answer), run.now);
                 }
                 Happening::Bytes { recent: back, bytes } => {
                     let id = recent(back);
