@@ -121,6 +121,7 @@ exposures() {
   is "agent's exposure with traffic, $(score warrend)" at_most "$(score warrend)" 1.7
   is "coordinator's exposure with traffic, $(score warren-coordinator)" at_most "$(score warren-coordinator)" 1.4
   arrived "under the units' sandbox"
+  is "packets are worked on by threads" soon eval '[ "$(cat /sys/class/net/warren0/threaded)" = 1 ]'
 }
 
 main
