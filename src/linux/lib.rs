@@ -152,6 +152,9 @@ impl Kernel for LinuxKernel {
         }
         let (firewall, flows_judged) = self.nftables.observe().await?;
         let obstacles = self.nftables.obstacles(&firewall).await;
+        if obstacles.is_none() {
+            lacking.insert(Ability::OtherFirewalls);
+        }
         let renamed = match &link {
             None => self.renamed_links().await?,
             Some(_) => Vec::new(),
@@ -165,7 +168,7 @@ impl Kernel for LinuxKernel {
             rules: rules.rules,
             firewall,
             flows_judged,
-            obstacles,
+            obstacles: obstacles.unwrap_or_default(),
             strange: routes.strange.into_iter().map(|(text, _)| text).chain(strange_rules).chain(renamed).collect(),
             lacking,
             lookups: Vec::new(),

@@ -195,6 +195,20 @@ fn a_kernel_without_some_expressions_of_nftables_has_a_table_without_them() {
 }
 
 #[test]
+fn a_host_without_nft_is_told_and_its_tunnel_works() {
+    in_namespace(Needs::WireGuard, || async {
+        let mut kernel = LinuxKernel::new().unwrap();
+        // For this thread and its children alone.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        sh("mount --make-rprivate / 2>/dev/null || true; mount --bind /dev/null $(readlink -f $(command -v nft))");
+        converge(&mut kernel, &wish()).await;
+        let seen = observe(&mut kernel).await;
+        assert_eq!(seen.lacking, BTreeSet::from([Ability::OtherFirewalls]));
+        assert!(matches!(seen.firewall, ObservedFirewall::Table(_)));
+    });
+}
+
+#[test]
 fn ten_thousand_peers_are_applied_and_read_back() {
     in_namespace(Needs::WireGuard, || async {
         let mut kernel = LinuxKernel::new().unwrap();

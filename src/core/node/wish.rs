@@ -180,7 +180,7 @@ impl Engine {
         let Some(desired) = self.reconciler.desired() else { return false };
         let lacking = [ability].into();
         match ability {
-            Ability::EndFlows => desired.firewall.is_some(),
+            Ability::EndFlows | Ability::OtherFirewalls => desired.firewall.is_some(),
             Ability::Ipv6 | Ability::LinkIpv6 => {
                 let addresses = desired.device.iter().flat_map(|device| &device.addresses);
                 addresses.clone().any(|address| address.addr().is_ipv6())

@@ -1,4 +1,4 @@
-//! What a kernel may lack, and what of a wish is left without it.
+//! What a host may lack, and what of a wish is left without it.
 //!
 //! A missing ability takes only itself away: the rest of the wish is carried out, and what is missing is told.
 
@@ -30,11 +30,13 @@ pub enum Ability {
     FindRoutes,
     /// To give packets another destination.
     Translate,
+    /// To look at other programs' firewalls.
+    OtherFirewalls,
 }
 
 impl Ability {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Ipv6,
         Self::LinkIpv6,
         Self::EndFlows,
@@ -42,6 +44,7 @@ impl Ability {
         Self::ResetFlows,
         Self::FindRoutes,
         Self::Translate,
+        Self::OtherFirewalls,
     ];
     /// Those that the firewall's table is made with.
     pub const OF_TABLE: [Self; 4] = [Self::LogDenied, Self::ResetFlows, Self::FindRoutes, Self::Translate];
@@ -80,6 +83,11 @@ impl fmt::Display for Ability {
             Self::Translate => f.write_str(
                 "this kernel's nftables cannot translate addresses (`modprobe nft_chain_nat nft_nat`, then restart \
                  warrend), so names are answered only where systemd-resolved asks for them",
+            ),
+            Self::OtherFirewalls => f.write_str(
+                "other programs' firewalls cannot be looked at (install nftables for its program nft; where it is there, \
+                 `nft list chains` and warrend's log say why), so nobody is told where one of them drops the tunnel's \
+                 packets",
             ),
         }
     }

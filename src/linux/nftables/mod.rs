@@ -45,8 +45,9 @@ pub(super) struct Nftables {
     socket: Arc<Mutex<NftSocket>>,
     /// The last listing, and the generation it is of.
     last: Option<(u32, Seen)>,
-    /// What other programs' chains would drop, when that was looked at, and at which generation.
-    obstacles: Vec<Obstacle>,
+    /// What other programs' chains would drop, unless they cannot be looked at; when that was tried, and at which
+    /// generation.
+    obstacles: Option<Vec<Obstacle>>,
     looked: Option<(Instant, Option<u32>)>,
 }
 
@@ -62,7 +63,7 @@ pub(super) type Seen = (ObservedFirewall, bool);
 impl Nftables {
     pub(super) fn open() -> io::Result<Self> {
         let socket = Arc::new(Mutex::new(NftSocket::open()?));
-        Ok(Self { socket, last: None, obstacles: Vec::new(), looked: None })
+        Ok(Self { socket, last: None, obstacles: Some(Vec::new()), looked: None })
     }
 
     /// Owns no table, though the kernel might allow it.
@@ -70,14 +71,19 @@ impl Nftables {
         self.socket().share();
     }
 
-    /// What other programs' chains would drop of ours. Looked at again when the ruleset has changed, and only while our
-    /// table is there: where it is not, that comes first.
-    pub(super) async fn obstacles(&mut self, seen: &ObservedFirewall) -> Vec<Obstacle> {
+    /// What other programs' chains would drop of ours; nothing where they cannot be looked at. Looked at again when the
+    /// ruleset has changed, and only while our table is there: where it is not, that comes first.
+    pub(super) async fn obstacles(&mut self, seen: &ObservedFirewall) -> Option<Vec<Obstacle>> {
         let generation = self.socket().generation();
         let is_due = self.looked.is_none_or(|(at, of)| at.elapsed() >= OBSTACLES_INTERVAL && of != generation);
         if let (true, ObservedFirewall::Table(firewall)) = (is_due, seen) {
-            self.obstacles = foreign::obstacles(firewall).await;
-            self.looked = Some((Instant::now(), generation));
+            let found = foreign::obstacles(firewall).await;
+            // A program that is missing is installed without a change of the ruleset.
+            self.looked = Some((Instant::now(), generation.filter(|_| found.is_ok())));
+            if let (Err(error), Some(_)) = (&found, &self.obstacles) {
+                tracing::warn!(%error, "other programs' firewalls cannot be looked at");
+            }
+            self.obstacles = found.ok();
         }
         self.obstacles.clone()
     }

@@ -52,6 +52,10 @@ const FLAGS: u16 = 2;
 const OWNED_BY: u16 = 7;
 const GENERATION_ID: u16 = 1;
 
+/// What the kernel means by "protocol not supported" of the socket and by "invalid argument" of every question.
+const NO_NFTABLES: &str = "the running kernel has no nftables, and no tunnel is made without a firewall; load its module \
+    (`modprobe nf_tables`), or boot a kernel that has it";
+
 /// The table in which it is tried whether a table can be owned. It is there for milliseconds.
 pub(super) const TRIAL: &str = "warren_trial";
 /// Answers to a batch: one for each message that failed, and one for the last.
@@ -123,7 +127,7 @@ type Read<T> = Result<T, String>;
 
 impl NftSocket {
     pub(super) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        let mut socket = Socket::new(NETLINK_NETFILTER).map_err(|error| in_words(error, Errno::EPROTONOSUPPORT))?;
         let address = socket.bind_auto()?;
         socket.set_non_blocking(true)?;
         socket.set_cap_ack(true)?;
@@ -180,7 +184,7 @@ impl NftSocket {
         match self.ask(GET_TABLE, |request| request.text(TABLE, own::NFT_TABLE)) {
             Ok(table) => Ok(self.read_table_owner(&table)),
             Err(error) if is_errno(&error, Errno::ENOENT) => Ok(TableOwner::Absent),
-            Err(error) => Err(error),
+            Err(error) => Err(in_words(error, Errno::EINVAL)),
         }
     }
 
@@ -394,5 +398,24 @@ impl NftSocket {
         let mut answer = Vec::with_capacity(DATAGRAM);
         self.socket.recv(&mut answer, libc::MSG_DONTWAIT)?;
         Ok(answer)
+    }
+}
+
+/// The same error; in words where it means that there is no nftables.
+fn in_words(error: io::Error, means: Errno) -> io::Error {
+    if is_errno(&error, means) { io::Error::other(NO_NFTABLES) } else { error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_no_nftables_it_is_said_what_to_do() {
+        for means in [Errno::EPROTONOSUPPORT, Errno::EINVAL] {
+            let told = in_words(io::Error::from(means), means).to_string();
+            assert!(told.contains("has no nftables") && told.contains("`modprobe nf_tables`"), "{told}");
+            assert!(is_errno(&in_words(io::Error::from(Errno::ENOMEM), means), Errno::ENOMEM));
+        }
     }
 }
