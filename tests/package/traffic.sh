@@ -1,7 +1,7 @@
 #!/bin/bash
 # What the packages are for, on a machine that has WireGuard and nothing of ours yet: two machines reach each other. Run as
-# root inside it, by test.sh. The packages are in `new` beside this file, and README.md says what a user types. The second
-# machine is a network namespace with an agent of its own, under the same unit.
+# root inside it, by test.sh. The packages of two versions are in `new` and `old` beside this file, and README.md says what a
+# user types. The second machine is a network namespace with an agent of its own, under the same unit.
 cd "$(dirname "$0")" || exit
 . ./facts.sh
 PATIENCE=180
@@ -10,7 +10,11 @@ at_other=(ip netns exec other env WARREN_SOCKET=/run/other/warrend.sock)
 main() {
   network
   signed_in
-  [ "$failed" != 0 ] || exposures
+  if [ "$failed" = 0 ]; then
+    exposures
+    upgraded
+    started_anew
+  fi
   [ "$failed" != 0 ] || echo passed
   systemctl --no-block poweroff
 }
@@ -47,16 +51,16 @@ other_agent() {
   systemctl enable --quiet --now other
 }
 
-# What the README says, to the letter, on a machine that has nothing of ours.
+# What the README says, to the letter, on a machine that has nothing of ours. The older version is what is upgraded later.
 signed_in() {
   local key server_key
-  cd new || exit
+  cd old || exit
   is "README: the coordinator's machine" typed 1
   key=$(grep -o '^warren-key-[0-9a-f-]*' /tmp/typed)
   server_key=$(sed -n 's/.*--coordinator-key \([^ ]*\).*/\1/p' /tmp/typed)
   is "README: a node" typed 2
   cd .. || exit
-  is "the relay's package too" dpkg -i new/warren-relay_*.deb
+  is "the relay's package too" dpkg -i old/warren-relay_*.deb
   other_agent
   is "the other machine joins by the same key" \
     "${at_other[@]}" warren up --coordinator https://10.9.0.1:8080 --coordinator-key "$server_key" --auth-key "$key" --hostname other --timeout 90s
@@ -122,6 +126,37 @@ exposures() {
   is "coordinator's exposure with traffic, $(score warren-coordinator)" at_most "$(score warren-coordinator)" 1.4
   arrived "under the units' sandbox"
   is "packets are worked on by threads" soon eval '[ "$(cat /sys/class/net/warren0/threaded)" = 1 ]'
+}
+
+upgraded() {
+  local agent coordinator; agent=$(pid warrend) coordinator=$(pid warren-coordinator)
+  depart
+  is "three packages are upgraded" put_in new/warren*.deb
+  is "the agent was started anew" renewed warrend "$agent"
+  is "the coordinator was started anew" renewed warren-coordinator "$coordinator"
+  is "both agents are connected again" soon eval 'warren status | grep -w other | grep -q direct'
+  agent=$(pid warrend)
+  echo WARREN_PORT=0 >/etc/default/warrend
+  is "an upgrade with a broken setting" put_in old/warren_*.deb
+  is "leaves the agent that runs" still warrend "$agent"
+  rm /etc/default/warrend
+  is "and the version of the tree again" put_in new/warren_*.deb
+  arrived "through three upgrades"
+}
+
+started_anew() {
+  local n
+  depart
+  for n in 1 2 3; do
+    systemctl kill -s KILL warrend
+    soon eval "[ \$(property NRestarts warrend) -ge $n ]"
+    soon eval 'runs warrend >/dev/null'
+  done
+  is "the agent is killed thrice" runs warrend
+  systemctl stop warrend
+  is "it is stopped" stands_still warrend
+  systemctl start warrend
+  arrived "through kills, a stop and a start"
 }
 
 main
