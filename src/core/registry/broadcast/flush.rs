@@ -225,7 +225,7 @@ impl Broadcast {
         let Some(viewer) = self.nodes.get(&id).map(|member| &member.state) else { return Message::Shared };
         let owner = viewer.record.owner();
         let is_news = news.users.contains(&owner) && !update.owners.contains(&owner);
-        let was = session.opened_as.as_ref().or_else(|| news.before.get(&id).and_then(Option::as_ref));
+        let was = session.opened_as.as_deref().or_else(|| news.before.get(&id).and_then(Option::as_ref));
         let filter = news.moves.get(&number).map(|moved| &moved.filter).filter(|filter| !filter.is_empty());
         // Nobody is told of itself, though others of its class may be.
         if was.is_none() && filter.is_none() && !is_news && !update.speaks_of(id.0) {

@@ -6,6 +6,7 @@
 //! back at once is a few large messages and not n small ones to each. It reads the directory and changes nothing there.
 
 mod entry;
+mod few;
 mod flush;
 mod full;
 mod message;
@@ -21,6 +22,7 @@ use super::presence::{SessionId, add};
 use crate::policy;
 use crate::types::{NodeId, Timestamp, UserId};
 use crate::wire::control::{DerpMap, PingRequest};
+use few::Few;
 use full::{FullMap, dns};
 use message::{Builder, CHUNK, Group, Items, json};
 use views::{SentFilter, ViewClass, Views, Visibility};
@@ -84,7 +86,7 @@ struct Listing {
     /// Its own stream.
     session: Option<SessionId>,
     /// Its entry in peers' maps as text, for each way to be shown, once someone needed it.
-    entries: BTreeMap<Visibility, Arc<str>>,
+    entries: Few<Visibility, Arc<str>>,
 }
 
 /// A stream and what its node was last sent.
@@ -93,7 +95,7 @@ struct Stream {
     node: NodeId,
     /// How the node was shown to itself, where the stream was opened since the last flush: then its full
     /// map lies between what others were last sent and what they will be sent next.
-    opened_as: Option<NodeState>,
+    opened_as: Option<Box<NodeState>>,
     /// Whom it sees.
     class: ViewClass,
     /// What it lets in.
@@ -130,7 +132,7 @@ impl Broadcast {
             None => {
                 self.remember(id, None);
                 self.owners.clear();
-                self.nodes.insert(id, Listing { state, session: None, entries: BTreeMap::new() });
+                self.nodes.insert(id, Listing { state, session: None, entries: Few::default() });
             }
             Some(listing) if listing.state == state => {
                 // The same facts in another place: whoever compares finds that out at once.
@@ -139,7 +141,7 @@ impl Broadcast {
             Some(listing) => {
                 let is_other =
                     (listing.state.expired, listing.state.record.owner()) != (state.expired, state.record.owner());
-                listing.entries.clear();
+                listing.entries = Few::default();
                 let before = std::mem::replace(&mut listing.state, state);
                 self.remember(id, Some(before));
                 if is_other {
@@ -214,7 +216,7 @@ impl Broadcast {
         session: SessionId,
         now: Timestamp,
     ) -> Option<Arc<MapMessage>> {
-        let opened_as = self.nodes.get(&id).map(|listing| listing.state.clone());
+        let opened_as = self.nodes.get(&id).map(|listing| Box::new(listing.state.clone()));
         let FullMap { message, class, filter } = self.full_map(source, id, now)?;
         self.streams.insert(session, Stream { node: id, opened_as, class, filter });
         self.viewers.entry(class).or_default().insert(session);

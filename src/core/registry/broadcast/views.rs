@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::entry::NodeState;
+use super::few::Few;
 use super::message::{Chunk, json};
 use crate::policy::{Carried, Change, Compiled, NodeKind, RuleSet, SshKind, View};
 use crate::registry::presence::INSIDE;
@@ -71,7 +72,7 @@ pub(super) struct Visibility {
 /// What a node was told of its packet filter and its SSH rules: digests, by part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SentFilter {
-    parts: BTreeMap<PartName, u64>,
+    parts: Few<PartName, u64>,
     /// Zero where it was told none.
     ssh: u64,
 }
@@ -434,7 +435,7 @@ impl SentFilter {
         for gone in self.parts.keys().filter(|name| !now.contains_key(*name)) {
             news.drop(gone.text());
         }
-        self.parts = now;
+        self.parts = now.into();
     }
 
     /// The parts of some rules are, from here on, those that the policy gives.

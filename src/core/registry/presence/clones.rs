@@ -46,6 +46,8 @@ impl CloneDetector {
         }
         let returned = self.keys.contains(&key);
         self.keys.retain(|known| *known != key);
+        // Nearly all nodes ever have one.
+        self.keys.reserve_exact(1);
         self.keys.push(key);
         if self.keys.len() > KEYS {
             self.keys.remove(0);

@@ -38,7 +38,8 @@ pub(super) struct Graces {
 /// Who is there, and what is due when.
 #[derive(Debug)]
 pub(super) struct Presence {
-    nodes: BTreeMap<NodeId, NodePresence>,
+    /// Boxed, because a map keeps room for nearly two of what it holds by value.
+    nodes: BTreeMap<NodeId, Box<NodePresence>>,
     streams: BTreeMap<SessionId, Stream>,
     last_session: u64,
     timers: BTreeSet<(Timestamp, Timer)>,
