@@ -231,7 +231,7 @@ fn wish(mut firewall: Firewall) -> Desired {
     for admits in firewall.classes.values_mut().flat_map(|class| class.rules.values_mut()) {
         *admits = admits.iter().map(|admit| Admit { ports: PortRange::ALL, ..*admit }).collect();
     }
-    let allowed_ips = BTreeSet::from([IpAddr::V4(source(0)).into()]);
+    let allowed_ips = BTreeSet::from([IpAddr::V4(source(0)).into()]).into();
     let peer = PeerConfig { allowed_ips, endpoint: DesiredEndpoint::Leave, keepalive: 0 };
     let device = Device {
         private_key: NodePrivate::from_random([1; 32]),

@@ -182,7 +182,7 @@ fn removing_allowed_ips_leaves_the_others_and_the_other_peers_alone() {
 
         let device = observe(&mut kernel).await.device.unwrap();
         assert_eq!(device.peers.len(), 2, "the throw-away peer is gone");
-        assert_eq!(device.peers[&key].allowed_ips, keep);
+        assert_eq!(device.peers[&key].allowed_ips, keep.into());
         assert_eq!(device.peers[&other].allowed_ips, nets(&["100.64.0.3/32"]));
     });
 }
@@ -193,13 +193,13 @@ fn a_peer_with_thousands_of_allowed_ips_is_set_and_read_whole() {
         let mut kernel = kernel_with_link().await;
         let allowed_ips: std::collections::BTreeSet<_> =
             (0..3_000u32).map(|number| net(&format!("10.{}.{}.0/24", number / 256, number % 256))).collect();
-        let peer = PeerConfig { allowed_ips: allowed_ips.clone(), ..PeerConfig::default() };
+        let peer = PeerConfig { allowed_ips: allowed_ips.clone().into(), ..PeerConfig::default() };
 
         apply(&mut kernel, [Step::Peer(public(1), PeerStep::Add(Arc::new(peer)))]).await;
 
         let device = observe(&mut kernel).await.device.unwrap();
         assert_eq!(device.peers.len(), 1);
-        assert_eq!(device.peers[&public(1)].allowed_ips, allowed_ips);
+        assert_eq!(device.peers[&public(1)].allowed_ips, allowed_ips.clone().into());
         let printed = sh("wg show warren0 allowed-ips");
         assert_eq!(printed.split_whitespace().count(), 1 + allowed_ips.len());
 

@@ -244,7 +244,7 @@ fn large_wish(peers: u32) -> Desired {
     device.peers = (1..=peers)
         .map(|number| {
             let endpoint = SocketAddr::from(([192, 0, 2, 1], 1024 + (number % 60_000) as u16));
-            let allowed_ips = BTreeSet::from([overlay_address(number)]);
+            let allowed_ips = BTreeSet::from([overlay_address(number)]).into();
             let endpoint = DesiredEndpoint::Initial(endpoint);
             (public(number), Arc::new(PeerConfig { allowed_ips, endpoint, keepalive: 0 }))
         })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::types::{IpNet, NodePrivate, NodePublic};
 
+use super::allowed_ips::AllowedIps;
 use super::firewall::Firewall;
 
 /// Everything of ours that should exist in the kernel. The default is nothing at all.
@@ -40,7 +41,7 @@ pub struct Device {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerConfig {
     /// Which inner addresses are this peer's. No prefix belongs to two peers.
-    pub allowed_ips: BTreeSet<IpNet>,
+    pub allowed_ips: AllowedIps,
     /// Where its outer packets go.
     pub endpoint: DesiredEndpoint,
     /// Seconds between keep-alives; 0 for none.

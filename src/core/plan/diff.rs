@@ -178,7 +178,7 @@ impl<'a> PeerChanges<'a> {
 
     /// Whether another peer takes over from a peer that goes, as after a change of its key.
     fn has_successor(&self, peer: &ObservedPeer) -> bool {
-        !peer.allowed_ips.is_disjoint(&self.gained)
+        peer.allowed_ips.iter().any(|prefix| self.gained.contains(prefix))
     }
 
     fn take_down(&self, steps: &mut Vec<Step>) {
@@ -188,7 +188,8 @@ impl<'a> PeerChanges<'a> {
             let allowed_ips: BTreeSet<IpNet> =
                 change.lost().filter(|prefix| !self.gained.contains(prefix)).copied().collect();
             if !allowed_ips.is_empty() {
-                let keep = change.observed.allowed_ips.difference(&allowed_ips).copied().collect();
+                let observed = change.observed.allowed_ips.iter();
+                let keep = observed.filter(|prefix| !allowed_ips.contains(prefix)).copied().collect();
                 steps.push(Step::Peer(change.key, PeerStep::RemoveAllowedIps { allowed_ips, keep }));
             }
         }

@@ -135,7 +135,7 @@ impl LinkStep {
 impl fmt::Display for PeerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.allowed_ips.is_empty() {
-            write!(f, " with {}", List(&self.allowed_ips))?;
+            write!(f, " with {}", List(&self.allowed_ips.iter().copied().collect()))?;
         }
         match self.endpoint {
             DesiredEndpoint::Leave => {}

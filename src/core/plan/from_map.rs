@@ -7,6 +7,7 @@ use crate::netmap::{Netmap, Peer, Reason, Rejection, overlap};
 use crate::types::{IpNet, Limit, OVERLAY_V4, OVERLAY_V6, in_overlay};
 
 use super::allowance::Allowance;
+use super::allowed_ips::AllowedIps;
 use super::carve::carve;
 use super::desired::{DesiredEndpoint, PeerConfig, Route, RouteTarget, Rule, RuleAction, RulePackets};
 use super::own;
@@ -34,7 +35,7 @@ pub(super) struct Accepted<'a> {
 }
 
 /// A peer as WireGuard should have it.
-pub(super) fn wireguard_peer(allowed_ips: BTreeSet<IpNet>, path: Option<&Path>) -> Arc<PeerConfig> {
+pub(super) fn wireguard_peer(allowed_ips: AllowedIps, path: Option<&Path>) -> Arc<PeerConfig> {
     let endpoint = match path {
         None => DesiredEndpoint::Leave,
         Some(path) if path.moves => DesiredEndpoint::Move(path.endpoint),

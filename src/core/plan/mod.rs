@@ -9,6 +9,7 @@ pub mod own;
 
 mod ability;
 mod allowance;
+mod allowed_ips;
 mod carve;
 mod classes;
 mod desired;
@@ -33,6 +34,7 @@ mod step;
 mod union;
 
 pub use ability::Ability;
+pub use allowed_ips::AllowedIps;
 pub use desired::{Desired, DesiredEndpoint, Device, PeerConfig, Route, RouteTarget, Rule, RuleAction, RulePackets};
 pub use diff::diff;
 pub use difference::differences;

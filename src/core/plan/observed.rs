@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::types::{IpNet, NodePrivate, NodePublic, Timestamp, in_overlay};
 
 use super::ability::Ability;
+use super::allowed_ips::AllowedIps;
 use super::desired::{Route, RouteTarget, Rule};
 use super::firewall::Firewall;
 use super::lookup::RouteLookup;
@@ -79,7 +80,7 @@ pub struct ObservedDevice {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedPeer {
     /// Which inner addresses are this peer's.
-    pub allowed_ips: BTreeSet<IpNet>,
+    pub allowed_ips: AllowedIps,
     /// Where its outer packets go at this moment; moves when the peer roams.
     pub endpoint: Option<SocketAddr>,
     /// Seconds between keep-alives; 0 for none.
