@@ -14,6 +14,7 @@ main() {
     exposures
     upgraded
     started_anew
+    beside_networkd
   fi
   [ "$failed" != 0 ] || echo passed
   systemctl --no-block poweroff
@@ -157,6 +158,27 @@ started_anew() {
   is "it is stopped" stands_still warrend
   systemctl start warrend
   arrived "through kills, a stop and a start"
+}
+
+# With the agent gone nobody puts back what a restart of networkd takes away.
+beside_networkd() {
+  printf '[Match]\nName=uplink\n[Network]\nAddress=10.9.0.1/24\n' >/etc/systemd/network/10-uplink.network
+  printf '[Match]\nName=*\n[Network]\nLinkLocalAddressing=no\n' >/etc/systemd/network/50-all.network
+  systemctl start systemd-networkd
+  soon eval 'networkctl --no-pager list uplink | grep -q configured'
+  systemctl stop warrend
+  ours >/tmp/before
+  systemctl restart systemd-networkd
+  soon eval 'networkctl --no-pager list uplink | grep -q configured'
+  is "networkd leaves the tunnel alone" eval 'networkctl --no-pager list warren0 | grep -q unmanaged'
+  ours >/tmp/after
+  is "our rules, routes and addresses are as before" eval 'grep -q 5310: /tmp/before && diff /tmp/before /tmp/after'
+}
+
+ours() {
+  ip rule; ip -6 rule
+  ip route show table all dev warren0; ip -6 route show table all dev warren0
+  ip route show table all type unreachable; ip -o addr show dev warren0
 }
 
 main
