@@ -56,6 +56,8 @@ pub use self::echo::{EchoToken, echo};
 pub use self::gateway::{DefaultRoute, Gateway};
 pub use self::local::{LocalAddress, LocalNetwork};
 pub use self::memory::give_back_memory;
+#[doc(hidden)]
+pub use self::nftables::trial::gateway_table_and_what_the_kernel_has;
 pub use self::only_one::OnlyOne;
 
 /// How often all known flows are looked through for those to end. Each round ends thousands, and new ones cannot come.

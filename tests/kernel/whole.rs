@@ -209,6 +209,14 @@ fn a_host_without_nft_is_told_and_its_tunnel_works() {
 }
 
 #[test]
+fn a_kernel_gives_back_what_gateways_say() {
+    in_namespace(Needs::Namespace, || async {
+        let (said, has) = warren_linux::gateway_table_and_what_the_kernel_has().unwrap();
+        assert_eq!(said, has);
+    });
+}
+
+#[test]
 fn ten_thousand_peers_are_applied_and_read_back() {
     in_namespace(Needs::WireGuard, || async {
         let mut kernel = LinuxKernel::new().unwrap();

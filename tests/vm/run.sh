@@ -16,9 +16,9 @@ here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 
 # What the command finds on PATH in the guest, beside busybox for the rest.
 tools=(dash bash ip bridge ss wg nft conntrack ping setpriv tc)
-modules=(wireguard dummy veth bridge tun nf_tables nft_counter nft_chain_nat nft_masq nft_ct nft_nat nft_log nft_limit
-  nft_reject_inet nft_numgen nft_hash nft_fib_inet nft_objref nfnetlink_log nf_conntrack_netlink nf_log_syslog sch_netem inet_diag
-  tcp_diag udp_diag)
+modules=(wireguard dummy veth bridge tun nf_tables nft_counter nft_chain_nat nft_masq nft_redir nft_tproxy nft_ct nft_nat
+  nft_log nft_limit nft_reject_inet nft_numgen nft_hash nft_fib_inet nft_objref nfnetlink_log nf_conntrack_netlink
+  nf_log_syslog sch_netem inet_diag tcp_diag udp_diag)
 
 limit=900
 if [ "${1:-}" = -t ]; then limit=$2; shift 2; fi

@@ -24,6 +24,7 @@ mod socket;
 mod table;
 #[cfg(test)]
 mod tests;
+pub(super) mod trial;
 mod update;
 
 use std::io;

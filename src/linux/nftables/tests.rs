@@ -13,16 +13,13 @@ use super::super::attributes::Attributes;
 use super::super::netfilter::messages;
 use super::batch;
 use super::elements::Contents;
-use super::expression::{
-    Base, Comparison, Ct, Data, Direction, Expression, Family as Nat, Limited, Meta, NatFlags, Refusal, Register,
-    Route, SetChange, Translated, Verdict,
-};
+use super::expression::{Base, Comparison, Ct, Data, Direction, Expression, Meta, Register, Verdict};
 use super::object::{
     self, ANONYMOUS_NAME, AnonymousSet, AnySet, Chain, ChainType, Counter, Hook, Object, Part, Policy, Rule, Set,
 };
 use super::read::{self, Listing};
-use super::socket::NftSocket;
 use super::table::{self, Family};
+use super::trial;
 use super::update::{self, Command, Elements};
 
 fn net(text: &str) -> IpNet {
@@ -269,49 +266,6 @@ fn as_element(expression: &Expression) -> Vec<u8> {
     written(|list| expression.write(list))[4..].to_vec()
 }
 
-/// `NF_NAT_RANGE_MAP_IPS` and `NF_NAT_RANGE_PROTO_SPECIFIED`.
-const ADDRESS: u32 = 1;
-const PORT: u32 = 2;
-
-/// What a gateway needs besides what a filter does.
-fn gateway_expressions() -> Vec<Expression> {
-    let (first, second) = (Register::FIRST, Register(1));
-    let mark = Data(0x0500_0000_u32.to_ne_bytes().to_vec());
-    let translate = |what, first_port, flags| Expression::Translate {
-        what,
-        family: Nat::V4,
-        first_address: Some(first),
-        last_address: Some(first),
-        first_port,
-        last_port: first_port,
-        flags: Some(NatFlags(flags)),
-    };
-    vec![
-        // What leaves is given the address of the link.
-        Expression::Masquerade { flags: None, first_port: None, last_port: None },
-        Expression::LoadValue { to: first, value: Data(vec![192, 0, 2, 7]) },
-        Expression::LoadValue { to: second, value: Data(vec![0, 80]) },
-        translate(Translated::Destination, Some(second), ADDRESS | PORT),
-        translate(Translated::Source, None, ADDRESS),
-        Expression::Redirect { first_port: Some(second), last_port: Some(second), flags: Some(NatFlags(PORT)) },
-        Expression::Proxy { family: Nat::V6, address: Some(first), port: Some(Register(4)) },
-        // The segment size follows the route.
-        Expression::LoadRoute { to: first, key: Route::TcpMss },
-        Expression::StoreTcpOption { from: first, option: 2, offset: 2, length: 2 },
-        // A flow keeps its way.
-        Expression::LoadCt { to: first, key: Ct::Direction, direction: None },
-        Expression::LoadCt { to: first, key: Ct::Mark, direction: None },
-        Expression::LoadCt { to: first, key: Ct::Mark, direction: Some(Direction::Reply) },
-        Expression::Bitwise { from: first, to: first, length: 4, mask: mark.clone(), flip: mark.clone() },
-        Expression::StoreCt { from: first, key: Ct::Mark, direction: None },
-        Expression::StoreMeta { from: first, key: Meta::Mark },
-        Expression::Limit { rate: 10_000, seconds: 60, burst: 5, of: Limited::Bytes, is_over: true },
-        Expression::Refuse { answer: Refusal::IcmpxUnreachable, code: Some(3) },
-        Expression::ChangeSet { set: "asked4".to_owned(), key: first, op: SetChange::Update, milliseconds: 600_000 },
-        Expression::Decide { verdict: Verdict::Return },
-    ]
-}
-
 #[test]
 fn every_expression_is_read_as_it_was_written() {
     let chosen = FirewallOptions { log_denied: Some(5741), ..FirewallOptions::default() };
@@ -319,7 +273,12 @@ fn every_expression_is_read_as_it_was_written() {
     let ours = objects.iter().filter_map(|object| if let Object::Rule(rule) = object { Some(rule) } else { None });
     let ours: Vec<Expression> = ours.flat_map(|rule| rule.expressions.clone()).collect();
     assert!(ours.len() > 100);
-    for expression in ours.into_iter().chain(gateway_expressions()) {
+    let of_gateways = trial::gateway_rules().into_iter().flat_map(|rule| rule.expressions);
+    let of_a_direction = [
+        Expression::LoadCt { to: Register::FIRST, key: Ct::Direction, direction: None },
+        Expression::LoadCt { to: Register::FIRST, key: Ct::Mark, direction: Some(Direction::Reply) },
+    ];
+    for expression in ours.into_iter().chain(of_gateways).chain(of_a_direction) {
         assert_eq!(Expression::read(&as_element(&expression)), Ok(expression));
     }
 }
@@ -389,8 +348,9 @@ fn every_object_is_read_as_it_was_written() {
     for set in [plain, timed, super::cut::set(Family::V6)] {
         assert_eq!(AnySet::read(&written(|message| set.write(message))), Ok(AnySet::Named(set)));
     }
-    let rule = Rule { chain: "nat".to_owned(), expressions: gateway_expressions(), sets: Vec::new() };
-    assert_eq!(Rule::read(&written(|message| rule.write(message, 0))), Ok(rule));
+    for rule in trial::gateway_rules() {
+        assert_eq!(Rule::read(&written(|message| rule.write(message, 0))), Ok(rule));
+    }
     let counter = Counter { name: "denied".to_owned(), packets: 0, bytes: 0 };
     assert_eq!(Counter::read(&written(|message| Counter::write("denied", true, message))), Ok(counter));
 }
@@ -418,92 +378,4 @@ fn an_object_of_a_kind_we_never_write_is_named() {
         message.u32(3, 4);
     });
     assert!(Counter::read(&limit).unwrap_err().contains("mine"));
-}
-
-/// A table with what gateways say in a rule, each in a chain of the kind that a kernel takes it in.
-fn gateway_table() -> (Vec<Chain>, Vec<Rule>) {
-    let chains = [
-        ("arrive", ChainType::Filter, Hook::Prerouting, -150),
-        ("forward", ChainType::Filter, Hook::Forward, -150),
-        ("rename_in", ChainType::Nat, Hook::Prerouting, -100),
-        ("rename_out", ChainType::Nat, Hook::Postrouting, 100),
-        ("own", ChainType::Route, Hook::Output, -150),
-    ];
-    let chain = |(name, kind, hook, priority): (&str, ChainType, Hook, i32)| Chain {
-        name: name.to_owned(),
-        base: Some(object::Base { kind, hook, priority, policy: Policy::Accept }),
-    };
-    let place = |expression: &Expression| match expression {
-        Expression::Masquerade { .. } | Expression::Translate { what: Translated::Source, .. } => Some("rename_out"),
-        Expression::Translate { .. } | Expression::Redirect { .. } => Some("rename_in"),
-        Expression::StoreTcpOption { .. } | Expression::Refuse { .. } => Some("forward"),
-        Expression::StoreMeta { .. } => Some("own"),
-        Expression::StoreCt { .. } | Expression::Proxy { .. } | Expression::ChangeSet { .. } => Some("arrive"),
-        Expression::Limit { .. } | Expression::Decide { .. } => Some("forward"),
-        // A direction is for keys that have one, and not for the mark.
-        _ => None,
-    };
-    let value = |place, value: &[u8]| Expression::LoadValue { to: Register(place), value: Data(value.to_vec()) };
-    let rule = |last: Expression| {
-        let mut expressions = match &last {
-            Expression::StoreTcpOption { .. } => {
-                vec![
-                    Expression::LoadMeta { to: Register::FIRST, key: Meta::L4proto },
-                    Expression::Compare { register: Register::FIRST, op: Comparison::Equal, value: Data(vec![6]) },
-                    Expression::LoadRoute { to: Register::FIRST, key: Route::TcpMss },
-                ]
-            }
-            Expression::StoreCt { .. } | Expression::StoreMeta { .. } => {
-                vec![Expression::LoadCt { to: Register::FIRST, key: Ct::Mark, direction: None }]
-            }
-            Expression::Proxy { .. } => {
-                let is = |value: u8| Expression::Compare {
-                    register: Register::FIRST,
-                    op: Comparison::Equal,
-                    value: Data(vec![value]),
-                };
-                let meta = |key| Expression::LoadMeta { to: Register::FIRST, key };
-                let port = value(4, &[0, 80]);
-                vec![meta(Meta::Nfproto), is(10), meta(Meta::L4proto), is(6), value(0, &[1; 16]), port]
-            }
-            Expression::Limit { .. } | Expression::Decide { .. } | Expression::Masquerade { .. } => Vec::new(),
-            _ => vec![value(0, &[192, 0, 2, 7]), value(1, &[0, 80])],
-        };
-        let chain = place(&last).unwrap().to_owned();
-        expressions.push(last);
-        Rule { chain, expressions, sets: Vec::new() }
-    };
-    let rules = gateway_expressions().into_iter().filter(|expression| place(expression).is_some()).map(rule);
-    (chains.map(chain).into(), rules.collect())
-}
-
-#[test]
-#[ignore = "needs root: it makes a network namespace"]
-fn a_kernel_gives_back_what_gateways_say() {
-    let in_namespace = || {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        let (chains, mut rules) = gateway_table();
-        let timed = Set {
-            name: "asked4".to_owned(),
-            key: vec![Part::Ipv4],
-            is_interval: false,
-            is_map: false,
-            size: Some(1_000),
-            timeout: Some(60_000),
-        };
-        let mut socket = NftSocket::open().unwrap();
-        let objects = [Object::Table, Object::Set(timed.clone())].into_iter();
-        let objects = objects.chain(chains.iter().cloned().map(Object::Chain));
-        let commands: Vec<Command> = objects.chain(rules.iter().cloned().map(Object::Rule)).map(Command::Add).collect();
-        socket.commit(&commands).unwrap();
-
-        let mut listing = socket.listing().unwrap().unwrap();
-        assert_eq!(listing.sets, [timed]);
-        assert_eq!(listing.chains, chains);
-        let by_chain = |rule: &Rule| rule.chain.clone();
-        rules.sort_by_key(by_chain);
-        listing.rules.sort_by_key(by_chain);
-        assert_eq!(listing.rules, rules);
-    };
-    std::thread::spawn(in_namespace).join().unwrap();
 }
