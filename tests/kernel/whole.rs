@@ -143,7 +143,7 @@ fn without_ipv6_the_rest_comes_true_and_ipv6_follows_when_it_is_switched_on() {
         let seen = observe(&mut kernel).await;
         let lacking = if can_switch { Ability::LinkIpv6 } else { Ability::Ipv6 };
         assert_eq!(seen.lacking, BTreeSet::from([lacking]));
-        assert_eq!(seen.link.unwrap().addresses, nets(&["100.64.0.1/32"]));
+        assert_eq!(seen.link.unwrap().addresses, nets(&["100.64.0.1/32", "100.100.100.100/32"]));
         assert!(sh("ip route get 100.64.0.2").contains("dev warren0"));
         if can_switch {
             let leak = run("ip -6 route get fd7a:115c:a1e0::2");
@@ -168,7 +168,11 @@ fn without_ipv6_the_rest_comes_true_and_ipv6_follows_when_it_is_switched_on() {
 fn a_kernel_without_some_expressions_of_nftables_has_a_table_without_them() {
     in_namespace(Needs::Namespace, || async {
         // Where they are modules that nobody uses; nothing loads them again by itself in a guest.
-        let modules = [("nft_fib_inet", Ability::FindRoutes), ("nft_reject_inet", Ability::ResetFlows)];
+        let modules = [
+            ("nft_fib_inet", Ability::FindRoutes),
+            ("nft_reject_inet", Ability::ResetFlows),
+            ("nft_nat", Ability::Translate),
+        ];
         let gone = modules.into_iter().filter(|(module, _)| {
             std::env::var_os("WARREN_REQUIRE_KERNEL").is_some() && run(&format!("rmmod {module}")).status.success()
         });
