@@ -76,7 +76,9 @@ async fn a_person_lets_a_machine_in_by_the_code_on_the_page() {
     let ((exit, said), page) = tokio::join!(up, approve);
 
     assert_eq!(exit, 0, "{said}");
-    assert_eq!(said, format!("\nTo authenticate, visit:\n\n\t{page}\n\nSuccess.\n"));
+    let code = Ticket::in_url(&page).unwrap().code();
+    let shown = format!("\nTo authenticate, visit:\n\n\t{page}\n\nThe page must show this code: {code}\n\nSuccess.\n");
+    assert_eq!(said, shown);
     agent.until_running().await;
 }
 

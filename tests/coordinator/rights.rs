@@ -55,6 +55,56 @@ async fn commands_say_what_they_change_and_what_they_leave() {
 }
 
 #[tokio::test]
+async fn a_suspended_users_machine_hears_of_it_loses_its_stream_and_is_back_once_they_are_restored() {
+    let server = Server::start(&[]);
+    let key = server.key(&["--reusable"]);
+    let (laptop, desk) = (Machine::new("laptop"), Machine::new("desk"));
+    let connection = laptop.connect(server.address).await;
+    connection.join(&key).await;
+    server.text(&["user", "create", "bob"]);
+    let bobs = server.text(&["key", "create", "--user", "bob"]);
+    desk.connect(server.address).await.join(bobs.trim()).await;
+    let mut map = connection.map(&[]).await;
+    map.next().await.unwrap();
+    let mut others = desk.connect(server.address).await.map(&[]).await;
+    others.next().await.unwrap();
+
+    assert!(server.text(&["user", "suspend", "ada"]).contains("suspended"));
+    let mut last = None;
+    while let Some(message) = map.next().await {
+        last = message.node.or(last);
+    }
+    let node = last.unwrap();
+    assert!(node.expired && node.key_expiry.is_some(), "{node:?}");
+    let is_gone = |message: &warren_core::wire::control::MapResponse| {
+        message
+            .peers_changed
+            .entries
+            .iter()
+            .any(|peer| peer.expired && peer.allowed_ips.as_ref().is_some_and(Vec::is_empty))
+    };
+    others.until(is_gone).await;
+    // Whoever comes back hears the same, and a new key of the machine brings nothing.
+    let mut again = laptop.connect(server.address).await.map(&[]).await;
+    assert!(again.next().await.unwrap().node.unwrap().expired);
+    let node_key = NodePrivate::from_random(rand::random()).public();
+    let asks = RegisterRequest { node_key, ..laptop.register_request(Some(&key)) };
+    let told = laptop.connect(server.address).await.register(&asks).await;
+    assert!(told.error.contains("the user `ada` is suspended"), "{told:?}");
+
+    assert!(server.text(&["user", "restore", "ada"]).contains("active"));
+    let back = laptop.connect(server.address).await;
+    assert!(back.register(&laptop.register_request(None)).await.machine_authorized);
+    let node = back.map(&[]).await.next().await.unwrap().node.unwrap();
+    assert!(!node.expired && node.key_expiry.is_none(), "{node:?}");
+    let acts = server.json(&["audit"]);
+    let acts: Vec<&str> = acts.as_array().unwrap().iter().filter_map(|act| act["command"].as_str()).collect();
+    assert!(acts.ends_with(&["suspend-user", "restore-user"]), "{acts:?}");
+    assert!(server.text(&["user", "role", "bob", "owner"]).contains("owner"));
+    assert!(!server.admin(&["user", "role", "bob", "member"]).status.success(), "the last owner");
+}
+
+#[tokio::test]
 async fn a_user_that_an_approval_makes_is_told_of() {
     let server = Server::start(&[]);
     for (name, user, said) in [("web", "ghost", "user ghost was made\n"), ("db", "ghost", "")] {

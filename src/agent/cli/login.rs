@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::args::{Login, SignIn, Up};
 use super::client::{Client, Notices};
 use super::{Error, Exit, print_json};
+use warren_core::types::Ticket;
 use warren_core::types::text::Line;
 use warren_core::wire::local::{BackendState, Mask, MaskedPrefs, Prefs, StartOptions};
 
@@ -117,6 +118,9 @@ fn show_page(url: &str, state: BackendState, json: bool, out: &mut impl Write) -
         print_json(out, &serde_json::json!({ "AuthURL": url, "BackendState": state }))?;
     } else {
         writeln!(out, "\nTo authenticate, visit:\n\n\t{url}\n")?;
+        if let Some(ticket) = Ticket::in_url(url) {
+            writeln!(out, "The page must show this code: {}\n", ticket.code())?;
+        }
     }
     out.flush()?;
     Ok(())

@@ -32,7 +32,22 @@ pub(crate) enum UserCommand {
         /// The new name
         name: String,
     },
-    /// Say what the policy's autogroup:admin and autogroup:owner make of a user
+    /// Let everything of a user rest: nodes without tags leave the network at once, keys and tokens open nothing
+    Suspend {
+        /// Name or number
+        user: String,
+    },
+    /// Give a user back what suspension took: nodes come back as they were
+    Restore {
+        /// Name or number
+        user: String,
+    },
+    /// Say that a user who signed in is welcome
+    Approve {
+        /// Name or number
+        user: String,
+    },
+    /// Say what a user may do to the network, and what the policy's autogroup:admin and autogroup:owner make of them
     Role {
         /// Name or number
         user: String,
@@ -228,6 +243,9 @@ impl From<UserCommand> for Request {
             UserCommand::List => UserRequest::List,
             UserCommand::Show { user } => UserRequest::Show { user },
             UserCommand::Rename { user, name } => UserRequest::Rename { user, name },
+            UserCommand::Suspend { user } => UserRequest::Suspend { user },
+            UserCommand::Restore { user } => UserRequest::Restore { user },
+            UserCommand::Approve { user } => UserRequest::Approve { user },
             UserCommand::Role { user, role } => UserRequest::Role { user, role },
             UserCommand::Delete { user } => UserRequest::Delete { user },
         }))

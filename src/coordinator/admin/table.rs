@@ -61,10 +61,11 @@ fn server_key(keys: &ServerKeyView) -> String {
 
 fn users(users: &[UserView]) -> String {
     let rows = users.iter().map(|user| {
-        let UserView { id, name, display_name, role, created, nodes } = user;
-        [id.to_string(), name.clone(), display_name.clone(), role.to_string(), time(*created), nodes.to_string()]
+        let UserView { id, name, display_name, role, status, created, nodes } = user;
+        let (id, nodes) = (id.to_string(), nodes.to_string());
+        [id, name.clone(), display_name.clone(), role.to_string(), status.to_string(), time(*created), nodes]
     });
-    table(["ID", "NAME", "DISPLAY NAME", "ROLE", "CREATED", "NODES"], rows)
+    table(["ID", "NAME", "DISPLAY NAME", "ROLE", "STATUS", "CREATED", "NODES"], rows)
 }
 
 fn keys(keys: &[KeyView]) -> String {

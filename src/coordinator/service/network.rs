@@ -55,6 +55,9 @@ async fn user(hub: &Hub, by: &Actor, request: UserRequest) -> ServiceResult {
         UserRequest::Role { user, role } => {
             hub.command(actor, move |by| by.set_role(by.find_user(&user)?.id, role)).await?
         }
+        UserRequest::Suspend { user } => hub.command(actor, move |by| by.suspend_user(by.find_user(&user)?.id)).await?,
+        UserRequest::Restore { user } => hub.command(actor, move |by| by.restore_user(by.find_user(&user)?.id)).await?,
+        UserRequest::Approve { user } => hub.command(actor, move |by| by.approve_user(by.find_user(&user)?.id)).await?,
         UserRequest::Delete { user } => return delete_user(hub, by, user).await,
     };
     Ok(hub.look(move |state| Reply::User(user_view(state, &user))).await?)
@@ -363,6 +366,7 @@ fn user_view(state: &State, user: &UserRecord) -> UserView {
         name: user.name.to_string(),
         display_name: user.display_name.clone(),
         role: user.role,
+        status: user.status,
         created: user.created,
         nodes: state.nodes_of_user(user.id).count(),
     }

@@ -35,6 +35,8 @@ async fn every_command(store: SqliteStore, mut done: impl FnMut(usize, &State)) 
     command!(|by| by.create_user("bob".parse()?, "Bob".to_owned()));
     command!(|by| by.rename_user(UserId(2), "rob".parse()?));
     command!(|by| by.set_role(UserId(2), Role::Admin));
+    command!(|by| by.suspend_user(UserId(2)));
+    command!(|by| by.restore_user(UserId(2)));
     let wish =
         NewKey { user: UserId(1), reusable: false, ephemeral: true, tags: Vec::new(), readmits: false, lifetime: None };
     let one_off =

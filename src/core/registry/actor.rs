@@ -9,7 +9,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{MachinePublic, NodeId, UserId};
+use super::people::UserRecord;
+use crate::types::{MachinePublic, NodeId, Role, UserId};
 
 /// Somebody who gives commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,22 @@ pub enum Area {
     /// The server itself: its keys, its state as a whole.
     Server,
     Journal,
+    /// Who owns the network.
+    Ownership,
+}
+
+impl Area {
+    /// All of them.
+    const ALL: [Self; 8] = [
+        Self::Users,
+        Self::Keys,
+        Self::Nodes,
+        Self::Routes,
+        Self::Policy,
+        Self::Server,
+        Self::Journal,
+        Self::Ownership,
+    ];
 }
 
 /// What somebody may look at, and what they may change.
@@ -86,6 +103,17 @@ impl Actor {
     /// A machine at an address, which may do what its keys give it and nothing else.
     pub const fn machine(machine: MachinePublic, from: IpAddr) -> Self {
         Self { who: Who::Machine(machine), door: Door::Machine, from: Some(from), rights: Rights::NONE }
+    }
+
+    /// A person who is signed in, by whatever door, with what their role gives.
+    pub fn user(user: &UserRecord, door: Door, from: IpAddr) -> Self {
+        let who = Who::User { id: user.id, name: user.name.to_string() };
+        Self { who, door, from: Some(from), rights: Rights::of(user.role) }
+    }
+
+    /// Whether it is this user.
+    pub fn is_user(&self, user: UserId) -> bool {
+        matches!(self.who, Who::User { id, .. } if id == user)
     }
 
     /// An account of the host, through the administration socket, which is open to nobody who may not do everything.
@@ -191,6 +219,7 @@ impl fmt::Display for Area {
             Self::Policy => "the policy",
             Self::Server => "the server",
             Self::Journal => "the journal",
+            Self::Ownership => "who owns the network",
         })
     }
 }
@@ -200,6 +229,39 @@ impl Rights {
     pub const NONE: Self = Self { look: 0, change: 0 };
     /// Everything.
     pub const ALL: Self = Self { look: u8::MAX, change: u8::MAX };
+
+    /// What a role gives: the one table of it.
+    ///
+    /// | role | looks at | changes |
+    /// | --- | --- | --- |
+    /// | owner | everything | everything |
+    /// | admin | everything | everything but who owns the network |
+    /// | network-admin | everything | routes, the policy |
+    /// | it-admin | everything | users, pre-authentication keys, nodes |
+    /// | billing-admin | users, nodes | nothing |
+    /// | auditor | everything | nothing |
+    /// | member | nothing | nothing |
+    pub fn of(role: Role) -> Self {
+        let looks = || Area::ALL.into_iter().fold(Self::NONE, Self::and_look);
+        let changes = |areas: &[Area]| areas.iter().copied().fold(looks(), Self::and_change);
+        match role {
+            Role::Owner => Self::ALL,
+            Role::Admin => {
+                let all = Area::ALL.into_iter().filter(|area| *area != Area::Ownership);
+                all.fold(looks(), Self::and_change)
+            }
+            Role::NetworkAdmin => changes(&[Area::Routes, Area::Policy]),
+            Role::ItAdmin => changes(&[Area::Users, Area::Keys, Area::Nodes]),
+            Role::BillingAdmin => Self::NONE.and_look(Area::Users).and_look(Area::Nodes),
+            Role::Auditor => looks(),
+            Role::Member => Self::NONE,
+        }
+    }
+
+    /// Whether whoever has these may do whatever somebody with the others may.
+    pub const fn include(self, others: Self) -> bool {
+        others.look & !self.look == 0 && others.change & !self.change == 0
+    }
 
     /// These and to look at an area.
     #[must_use]
@@ -226,7 +288,7 @@ impl Rights {
 
 impl fmt::Debug for Rights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Rights(look {:07b}, change {:07b})", self.look & 0x7f, self.change & 0x7f)
+        write!(f, "Rights(look {:08b}, change {:08b})", self.look, self.change)
     }
 }
 
@@ -240,6 +302,27 @@ mod tests {
         assert!(rights.may_change(Area::Nodes) && rights.may_look(Area::Nodes) && rights.may_look(Area::Policy));
         assert!(!rights.may_change(Area::Policy) && !rights.may_look(Area::Users));
         assert!(Rights::ALL.may_change(Area::Journal) && !Rights::NONE.may_look(Area::Users));
+    }
+
+    #[test]
+    fn a_role_gives_what_the_table_says_and_the_higher_includes_the_lower() {
+        for (higher, lower) in [
+            (Role::Owner, Role::Admin),
+            (Role::Admin, Role::NetworkAdmin),
+            (Role::Admin, Role::ItAdmin),
+            (Role::NetworkAdmin, Role::Auditor),
+            (Role::ItAdmin, Role::Auditor),
+            (Role::Auditor, Role::BillingAdmin),
+            (Role::BillingAdmin, Role::Member),
+        ] {
+            let (higher, lower) = (Rights::of(higher), Rights::of(lower));
+            assert!(higher.include(lower) && !lower.include(higher), "{higher:?} {lower:?}");
+        }
+        assert!(!Rights::of(Role::NetworkAdmin).include(Rights::of(Role::ItAdmin)));
+        assert!(
+            !Rights::of(Role::ItAdmin).may_change(Area::Policy) && !Rights::of(Role::Admin).may_change(Area::Ownership)
+        );
+        assert_eq!((Rights::of(Role::Member), Rights::of(Role::Owner)), (Rights::NONE, Rights::ALL));
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::actor::Rights;
 use super::cleanup::gone;
 use super::commands::{Command, Commands, Decision};
 use super::config::limit;
+use super::credential::TokenHolder;
 use super::names;
 use super::presence::add;
 use super::record::{Change, KeyId, KeyRecord, NodeRecord, Tag, UserName, UserRecord};
@@ -13,7 +15,7 @@ use super::refusal::Refusal;
 use super::secret::{self, KeyText};
 use super::state::State;
 use crate::policy::{Role, looks_like};
-use crate::types::{HostLabel, IpNet, Limit, NodeId, Timestamp, UserId, why_not_routed};
+use crate::types::{HostLabel, IpNet, Limit, NodeId, Timestamp, UserId, UserStatus, why_not_routed};
 use crate::wire::admin::{Life, WithNodes};
 
 /// Longest display name: a line in a list.
@@ -71,13 +73,18 @@ impl Commands<'_> {
         Ok(self.decided(Command::RenameUser, user.clone(), vec![Change::User(user)]))
     }
 
-    /// Makes a user an owner, an administrator or a member, as far as the policy is concerned.
+    /// Says what a user may do. Nobody gives more than they have.
     pub fn set_role(&self, id: UserId, role: Role) -> Result<Decision<UserRecord>, Refusal> {
         self.may(Command::SetRole)?;
         let mut user = self.user(id)?.clone();
         if user.role == role {
             return Ok(self.unchanged(Command::SetRole, user));
         }
+        self.may_touch(&user)?;
+        if !self.actor().rights.include(Rights::of(role)) {
+            return Err(Refusal::forbidden(format!("you may not make anybody {role}: that may more than you")));
+        }
+        self.not_the_last_owner(&user)?;
         user.role = role;
         Ok(self.decided(Command::SetRole, user.clone(), vec![Change::User(user)]))
     }
@@ -87,6 +94,8 @@ impl Commands<'_> {
     pub fn delete_user(&self, id: UserId) -> Result<Decision<UserRecord>, Refusal> {
         self.may(Command::DeleteUser)?;
         let user = self.user(id)?.clone();
+        self.may_touch(&user)?;
+        self.not_the_last_owner(&user)?;
         let (own, tagged): (Vec<_>, Vec<_>) = self.nodes_of_user(id).partition(|record| record.tags.is_empty());
         if !own.is_empty() {
             let names = own.iter().map(|record| record.label.as_str()).collect::<Vec<_>>().join(", ");
@@ -98,8 +107,82 @@ impl Commands<'_> {
         let no_more = |record: &Arc<NodeRecord>| NodeRecord { user: None, ..record.as_ref().clone() };
         let tagged = tagged.into_iter().map(|record| Change::of_node(record, &no_more(record)));
         let keys = self.keys().filter(|key| key.user == id).map(|key| Change::KeyGone(key.id));
-        let changes = tagged.chain(keys).chain([Change::UserGone(id)]).collect();
+        let changes = tagged.chain(keys).chain(self.access_goes(id)).chain([Change::UserGone(id)]).collect();
         Ok(self.decided(Command::DeleteUser, user, changes))
+    }
+
+    /// Ends everything of a user until they are restored: browsers, tokens and nodes without tags at once, also of those
+    /// who are away; keys admit nobody meanwhile.
+    pub fn suspend_user(&self, id: UserId) -> Result<Decision<UserRecord>, Refusal> {
+        self.may(Command::SuspendUser)?;
+        let mut user = self.user(id)?.clone();
+        self.may_touch(&user)?;
+        if self.actor().is_user(id) {
+            return Err(Refusal::forbidden("nobody suspends themselves"));
+        }
+        self.not_the_last_owner(&user)?;
+        if user.status == UserStatus::Suspended {
+            return Ok(self.unchanged(Command::SuspendUser, user));
+        }
+        user.status = UserStatus::Suspended;
+        let changes = std::iter::once(Change::User(user.clone())).chain(self.access_goes(id)).collect();
+        Ok(self.decided(Command::SuspendUser, user, changes))
+    }
+
+    /// Gives a user back what suspension took: nodes come back as they were, browsers sign in again.
+    pub fn restore_user(&self, id: UserId) -> Result<Decision<UserRecord>, Refusal> {
+        self.activate(Command::RestoreUser, id, UserStatus::Suspended)
+    }
+
+    /// Says that somebody who signed in is welcome.
+    pub fn approve_user(&self, id: UserId) -> Result<Decision<UserRecord>, Refusal> {
+        self.activate(Command::ApproveUser, id, UserStatus::NeedsApproval)
+    }
+
+    fn activate(&self, command: Command, id: UserId, from: UserStatus) -> Result<Decision<UserRecord>, Refusal> {
+        self.may(command)?;
+        let mut user = self.user(id)?.clone();
+        self.may_touch(&user)?;
+        if self.actor().is_user(id) {
+            return Err(Refusal::forbidden("somebody else has to do this"));
+        }
+        match user.status {
+            UserStatus::Active => Ok(self.unchanged(command, user)),
+            status if status != from => {
+                Err(Refusal::conflict(format!("the user `{}` is {}", user.name, status.name())))
+            }
+            UserStatus::Suspended | UserStatus::NeedsApproval => {
+                user.status = UserStatus::Active;
+                Ok(self.decided(command, user.clone(), vec![Change::User(user)]))
+            }
+        }
+    }
+
+    /// Refuses to touch somebody who may more than the actor.
+    fn may_touch(&self, user: &UserRecord) -> Result<(), Refusal> {
+        match self.actor().rights.include(Rights::of(user.role)) {
+            true => Ok(()),
+            false => Err(Refusal::forbidden(format!("`{}` is {}, and may more than you", user.name, user.role))),
+        }
+    }
+
+    /// Refuses what would leave the network without anybody who owns it.
+    fn not_the_last_owner(&self, user: &UserRecord) -> Result<(), Refusal> {
+        let owns = |user: &UserRecord| user.role == Role::Owner && user.status == UserStatus::Active;
+        match owns(user) && !self.users().any(|other| other.id != user.id && owns(other)) {
+            false => Ok(()),
+            true => Err(Refusal::conflict(format!(
+                "`{}` is the last owner; `warren-coordinator user role USER owner` makes another first",
+                user.name
+            ))),
+        }
+    }
+
+    /// A user's browsers and tokens end.
+    fn access_goes(&self, id: UserId) -> impl Iterator<Item = Change> + '_ {
+        let sessions = self.sessions_of(id).map(|session| Change::SessionGone(session.id));
+        let tokens = self.directory.access().tokens().filter(move |token| token.holder == TokenHolder::User(id));
+        sessions.chain(tokens.map(|token| Change::TokenGone(token.id)))
     }
 
     /// Makes a pre-authentication key out of `entropy`, which the caller draws for this call.
@@ -201,7 +284,9 @@ impl Commands<'_> {
             Life::For(lifetime) => Some(add(self.now, lifetime)),
             Life::Endless => None,
         };
-        self.change_node(Command::ExtendNode, id, |record| record.key_expiry = expiry)
+        self.change_node(Command::ExtendNode, id, |record| {
+            (record.key_expiry, record.expiry_disabled) = (expiry, false)
+        })
     }
 
     /// When the key of a node that logs in now is to end; that of a node with tags does not.
@@ -324,8 +409,8 @@ impl State {
 
 /// A node whose key ends now, if it has not ended already, and not by its own wish.
 fn ended(record: &NodeRecord, now: Timestamp) -> NodeRecord {
-    let expiry = record.key_expiry.map_or(now, |old| old.min(now));
-    NodeRecord { key_expiry: Some(expiry), logged_out: false, ..record.clone() }
+    let expiry = record.ends_at().map_or(now, |old| old.min(now));
+    NodeRecord { logged_out: false, ..record.ended(expiry) }
 }
 
 fn sorted_tags(tags: &[Tag]) -> Result<Vec<Tag>, Refusal> {

@@ -25,7 +25,8 @@ impl State {
     /// Keys that expired by a wrong date are good again. Those that expire now have their timers.
     fn judge_expiry(&mut self, now: Timestamp) {
         let expired = self.directory.nodes().filter(|record| self.presence.is_expired(record.id));
-        let revived: Vec<NodeId> = expired.filter(|record| !record.is_expired(now)).map(|record| record.id).collect();
+        let revived: Vec<NodeId> =
+            expired.filter(|record| !self.has_ended(record, now)).map(|record| record.id).collect();
         for id in revived {
             self.presence.set_expired(id, false);
             self.refresh(id);

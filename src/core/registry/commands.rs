@@ -42,6 +42,9 @@ pub enum Command {
     RenameUser,
     SetRole,
     DeleteUser,
+    SuspendUser,
+    RestoreUser,
+    ApproveUser,
     CreateKey,
     ExpireKey,
     DeleteKey,
@@ -136,6 +139,9 @@ impl Command {
             Self::RenameUser => "rename-user",
             Self::SetRole => "set-role",
             Self::DeleteUser => "delete-user",
+            Self::SuspendUser => "suspend-user",
+            Self::RestoreUser => "restore-user",
+            Self::ApproveUser => "approve-user",
             Self::CreateKey => "create-key",
             Self::ExpireKey => "expire-key",
             Self::DeleteKey => "delete-key",
@@ -161,7 +167,13 @@ impl Command {
     /// What one must be allowed to change for it; nothing where something else than rights is asked for.
     const fn area(self) -> Option<Area> {
         match self {
-            Self::CreateUser | Self::RenameUser | Self::SetRole | Self::DeleteUser => Some(Area::Users),
+            Self::CreateUser
+            | Self::RenameUser
+            | Self::SetRole
+            | Self::DeleteUser
+            | Self::SuspendUser
+            | Self::RestoreUser
+            | Self::ApproveUser => Some(Area::Users),
             Self::CreateKey | Self::ExpireKey | Self::DeleteKey => Some(Area::Keys),
             Self::Register | Self::LogOut | Self::CleanUp | Self::SettleNames => None,
             Self::Approve

@@ -59,8 +59,7 @@ pub use config::{Config, limit};
 pub use credential::{ClientId, ClientRecord, KeyId, KeyRecord, Scope, Subject, TokenHolder, TokenId, TokenRecord};
 pub use journal::{Action, Audit, Entry, Object, ObjectKind};
 pub use people::{
-    BrowserSession, BrowserSessionId, Email, Identity, Invitation, ProviderName, UserName, UserRecord, UserStatus,
-    canonical_email,
+    BrowserSession, BrowserSessionId, Email, Identity, Invitation, ProviderName, UserName, UserRecord, canonical_email,
 };
 pub use presence::{PingId, RouteView, SessionId};
 pub use record::{
@@ -76,5 +75,5 @@ pub use state::{NodeView, State};
 pub use update::bound;
 pub use waiting::Pending;
 
-pub use crate::types::{PendingCode, Ticket};
+pub use crate::types::{PendingCode, Ticket, UserStatus};
 pub use crate::wire::admin::{Life, WithNodes};

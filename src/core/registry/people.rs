@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::presence::add;
 use super::refusal::Refusal;
 use crate::policy::{BAD_LOGIN, Role, canonical_login};
-use crate::types::{Lifetime, Limit, Timestamp, UserId};
+use crate::types::{Lifetime, Limit, Timestamp, UserId, UserStatus};
 
 /// Someone whom nodes belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -33,18 +33,6 @@ pub struct UserRecord {
     pub key_lifetime: Option<Lifetime>,
     /// When it was made.
     pub created: Timestamp,
-}
-
-/// Whether a user may do anything at all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum UserStatus {
-    #[default]
-    Active,
-    /// Everything of theirs rests until somebody restores them.
-    Suspended,
-    /// They signed in, and somebody has to say that they are welcome.
-    NeedsApproval,
 }
 
 /// Who somebody is to a provider. The three parts are compared byte by byte, and never joined.
@@ -124,29 +112,6 @@ impl UserRecord {
             key_lifetime: None,
             created,
         }
-    }
-}
-
-impl UserStatus {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Active, Self::Suspended, Self::NeedsApproval];
-
-    /// Its name, as the journal and programs spell it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Suspended => "suspended",
-            Self::NeedsApproval => "needs-approval",
-        }
-    }
-}
-
-impl FromStr for UserStatus {
-    type Err = Refusal;
-
-    fn from_str(text: &str) -> Result<Self, Refusal> {
-        let found = Self::ALL.into_iter().find(|status| status.name() == text);
-        found.ok_or_else(|| Refusal::invalid("a user is active, suspended or needs-approval"))
     }
 }
 

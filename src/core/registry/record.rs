@@ -127,6 +127,11 @@ impl NodeRecord {
         Hostinfo { routable_ips: self.status.routes.clone(), ..info }
     }
 
+    /// The same with a key that ended then.
+    pub(super) fn ended(&self, at: Timestamp) -> Self {
+        Self { key_expiry: Some(at), expiry_disabled: false, ..self.clone() }
+    }
+
     /// When its key ceases to be good.
     pub fn ends_at(&self) -> Option<Timestamp> {
         self.key_expiry.filter(|_| !self.expiry_disabled)

@@ -72,6 +72,9 @@ pub enum MapRefusal {
     /// No node of this machine has this key: it was deleted, or never registered.
     #[error("this node is not registered; log in again")]
     Unknown,
+    /// Its user is suspended, or nobody approved them yet.
+    #[error("the user of this node is suspended in this network; ask its administrator")]
+    Suspended,
     /// Another machine follows the map with this node's key.
     #[error("another machine uses this node's key, as after a copy of its disk; log in again on one of them")]
     TwoMachines,
@@ -85,7 +88,7 @@ impl MapRefusal {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::TwoMachines => Some(PUT_OFF),
-            Self::TooOld(_) | Self::Unknown | Self::NoPolicy => None,
+            Self::TooOld(_) | Self::Unknown | Self::Suspended | Self::NoPolicy => None,
         }
     }
 
@@ -94,6 +97,7 @@ impl MapRefusal {
         match self {
             Self::TooOld(_) => 400,
             Self::Unknown => 404,
+            Self::Suspended => 403,
             Self::TwoMachines => 429,
             Self::NoPolicy => 503,
         }

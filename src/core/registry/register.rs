@@ -20,7 +20,7 @@ use super::record::{Attributes, Change, KeyId, KeyRecord, NodeRecord, NodeStatus
 use super::refusal::Refusal;
 use super::state::State;
 use super::{broadcast, rights, secret};
-use crate::types::{MachinePublic, NodePublic, PendingCode, StableNodeId, Ticket, Timestamp, UserId};
+use crate::types::{MachinePublic, NodePublic, PendingCode, StableNodeId, Ticket, Timestamp, UserId, UserStatus};
 use crate::wire::control::{RegisterRequest, RegisterResponse};
 
 /// How long a machine waits for approval: time to find an administrator.
@@ -143,7 +143,7 @@ impl Commands<'_> {
         }
         match (&request.auth, known) {
             // A client that restarts shows the key it joined with, which may be used up by then.
-            (_, Some(record)) if !record.is_expired(self.now) => Ok(self.answer(self.welcome(record))),
+            (_, Some(record)) if !self.has_ended(record, self.now) => Ok(self.answer(self.welcome(record))),
             (Some(auth), _) if !auth.auth_key.is_empty() => {
                 self.register_with_key(machine, request, &auth.auth_key, entropy)
             }
@@ -251,6 +251,7 @@ impl Commands<'_> {
         if key.revoked.is_some() {
             return Err(Refusal::conflict("this pre-authentication key was revoked"));
         }
+        self.active_user(key.user)?;
         if key.expires.is_some_and(|expires| expires <= self.now) {
             return Err(Refusal::conflict("this pre-authentication key has expired"));
         }
@@ -262,6 +263,7 @@ impl Commands<'_> {
 
     /// Makes the machine's node for this user, or renews it.
     fn admit(&self, admission: Admission<'_>, entropy: [u8; 32]) -> Result<(Arc<NodeRecord>, Vec<Change>), Refusal> {
+        self.active_user(admission.user)?;
         let key_expiry = self.usual_expiry(admission.tags);
         if let Some(other) = self.node_by_key(&admission.node_key).map(|node| node.record)
             && (other.machine != admission.machine || other.user.is_some_and(|user| user != admission.user))
@@ -391,7 +393,7 @@ impl Commands<'_> {
         Registered::Answer(RegisterResponse {
             user,
             login,
-            node_key_expired: record.is_expired(self.now),
+            node_key_expired: self.has_ended(record, self.now),
             machine_authorized: true,
             ..RegisterResponse::default()
         })
@@ -408,6 +410,21 @@ impl State {
     /// The nodes of a machine: one for each user.
     pub fn nodes_of_machine(&self, machine: MachinePublic) -> impl Iterator<Item = &Arc<NodeRecord>> {
         self.directory.nodes_of_machine(machine)
+    }
+
+    /// A user who is not suspended, and whom somebody approved.
+    fn active_user(&self, id: UserId) -> Result<&UserRecord, Refusal> {
+        let user = self.user(id)?;
+        match user.status {
+            UserStatus::Active => Ok(user),
+            UserStatus::Suspended => Err(Refusal::forbidden(format!(
+                "the user `{}` is suspended in this network; ask its administrator",
+                user.name
+            ))),
+            UserStatus::NeedsApproval => {
+                Err(Refusal::forbidden(format!("the user `{}` waits for somebody's approval", user.name)))
+            }
+        }
     }
 
     pub(super) fn user(&self, id: UserId) -> Result<&UserRecord, Refusal> {

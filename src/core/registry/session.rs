@@ -68,6 +68,9 @@ impl State {
         if self.directory.policy_fault().is_some() {
             return Err(MapRefusal::NoPolicy);
         }
+        if self.directory.node(id).is_some_and(|record| self.is_suspended(record)) {
+            return Err(MapRefusal::Suspended);
+        }
         let opening = self.presence.open(id, now).ok_or(MapRefusal::Unknown)?;
         let Opening { session, older, came, was_silent, is_second } = opening;
         if is_second {

@@ -16,7 +16,7 @@ use super::refusal::Refusal;
 use super::session::Output;
 use super::snapshot::CheckedPolicy;
 use crate::types::{
-    CapabilityVersion, IpNet, MachinePublic, NodeId, NodePublic, PendingCode, Ticket, Timestamp, UserId,
+    CapabilityVersion, IpNet, MachinePublic, NodeId, NodePublic, PendingCode, Ticket, Timestamp, UserId, UserStatus,
     is_default_route,
 };
 
@@ -90,7 +90,7 @@ impl State {
         for change in changes {
             match change {
                 Change::Counters(counters) => self.directory.raise(counters),
-                Change::User(user) => self.put_user(user),
+                Change::User(user) => self.put_user(user, now),
                 Change::UserGone(id) => {
                     if self.directory.remove_user(id) {
                         self.policy_on_user(id);
@@ -274,15 +274,50 @@ impl State {
 
     // ---- what follows from a change ----
 
-    fn put_user(&mut self, user: UserRecord) {
-        let id = user.id;
-        let was_there = self.directory.put_user(user).is_some();
+    fn put_user(&mut self, user: UserRecord, now: Timestamp) {
+        let (id, status) = (user.id, user.status);
+        let was = self.directory.put_user(user);
         self.broadcast.user_changed(id);
         self.policy_on_user(id);
-        if was_there {
-            let own: Vec<NodeId> = self.nodes_of_user(id).map(|record| record.id).collect();
-            self.judge_all(&own);
+        let Some(was) = was else { return };
+        let own: Vec<NodeId> = self.nodes_of_user(id).map(|record| record.id).collect();
+        if was.status != status {
+            own.iter().for_each(|id| self.owner_changed(*id, now));
         }
+        self.judge_all(&own);
+    }
+
+    /// The owner of a node is suspended, or is not any more. Whom it was shown to learns that with whatever else changes.
+    fn owner_changed(&mut self, id: NodeId, now: Timestamp) {
+        let Some(record) = self.directory.node(id).cloned() else { return };
+        let suspended = self.is_suspended(&record);
+        if self.presence.put_node(&record, suspended, now) {
+            self.outputs.push_back(Output::Withdrawn { key: record.key });
+        }
+        if suspended {
+            self.let_go(id, now);
+        }
+    }
+
+    /// A node that may see nobody any more is told that its key has ended, and its stream ends.
+    fn let_go(&mut self, id: NodeId, now: Timestamp) {
+        let Some(session) = self.presence.session_of(id) else { return };
+        if let Some(message) = self.broadcast.goodbye_to(&self.source(), id) {
+            self.outputs.push_back(Output::Send { sessions: vec![session], message });
+        }
+        self.outputs.push_back(Output::Close { session });
+        self.close(session, now);
+    }
+
+    /// Whether a node rests because its user does. One with tags belongs to its tags, and goes on.
+    pub(super) fn is_suspended(&self, record: &NodeRecord) -> bool {
+        let owner = record.user.filter(|_| record.tags.is_empty()).and_then(|id| self.directory.user(id));
+        owner.is_some_and(|user| user.status != UserStatus::Active)
+    }
+
+    /// Whether a node's key is good for nothing at the moment.
+    pub(super) fn has_ended(&self, record: &NodeRecord, now: Timestamp) -> bool {
+        record.is_expired(now) || self.is_suspended(record)
     }
 
     fn policy_on_user(&mut self, id: UserId) {
@@ -310,10 +345,13 @@ impl State {
         if let Some(old) = rekeyed {
             self.outputs.push_back(Output::Withdrawn { key: old.key });
         }
-        if self.presence.put_node(record, now) && old.is_some() {
+        if self.presence.put_node(record, self.is_suspended(record), now) && old.is_some() {
             self.outputs.push_back(Output::Withdrawn { key: record.key });
         }
         self.refresh(id);
+        if self.is_suspended(record) {
+            self.let_go(id, now);
+        }
         // The stream was opened with the old key.
         if let (true, Some(session)) = (rekeyed.is_some(), self.presence.session_of(id)) {
             self.outputs.push_back(Output::Close { session });
@@ -384,8 +422,13 @@ impl State {
     fn show(&mut self, id: NodeId) {
         let (Some(record), Some(grants)) = (self.directory.node(id), self.directory.grants(id)) else { return };
         let standing = self.presence.standing(id);
+        let record = match self.is_suspended(record) {
+            // Whoever goes by dates must not take it for good either.
+            true => Arc::new(record.ended(Timestamp::UNIX_EPOCH)),
+            false => Arc::clone(record),
+        };
         self.broadcast.show(NodeState {
-            record: Arc::clone(record),
+            record,
             online: self.presence.is_online(id),
             expired: standing.expired,
             primary: standing.primary,

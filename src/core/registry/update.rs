@@ -34,6 +34,9 @@ impl State {
         if !is_its {
             return Err(MapRefusal::Unknown);
         }
+        if self.directory.node(id).is_some_and(|record| self.is_suspended(record)) {
+            return Err(MapRefusal::Suspended);
+        }
         self.heard(machine, &request.node_key, now);
         if request.read_only {
             return Ok(id);

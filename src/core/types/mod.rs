@@ -31,7 +31,7 @@ pub use net::{
     EXIT_ROUTES, NEVER_ROUTED, OVERLAY_V4, OVERLAY_V6, RESOLVER_ADDRESSES, SITES_V6, in_overlay, is_default_route,
     may_be_routed, why_not_routed,
 };
-pub use role::{Role, RoleError};
+pub use role::{Role, RoleError, UserStatus, UserStatusError};
 pub use span::{DurationError, Lifetime, parse_duration};
 pub use ticket::{PendingCode, Ticket, TicketError};
 pub use traffic::{Traffic, TrafficError};

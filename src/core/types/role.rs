@@ -27,6 +27,24 @@ pub enum Role {
     Owner,
 }
 
+/// Whether a user may do anything at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UserStatus {
+    /// What their role says.
+    #[default]
+    Active,
+    /// Everything of theirs rests until somebody restores them.
+    Suspended,
+    /// They signed in, and somebody has to say that they are welcome.
+    NeedsApproval,
+}
+
+/// A text that names no status of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a user is active, suspended or needs-approval")]
+pub struct UserStatusError;
+
 /// A text that names no role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a role is member, auditor, billing-admin, it-admin, network-admin, admin or owner")]
@@ -62,6 +80,34 @@ impl FromStr for Role {
 
     fn from_str(text: &str) -> Result<Self, RoleError> {
         Self::ALL.into_iter().find(|role| role.name() == text).ok_or(RoleError)
+    }
+}
+
+impl UserStatus {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Active, Self::Suspended, Self::NeedsApproval];
+
+    /// Its name, as the journal and programs spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::NeedsApproval => "needs-approval",
+        }
+    }
+}
+
+impl fmt::Display for UserStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for UserStatus {
+    type Err = UserStatusError;
+
+    fn from_str(text: &str) -> Result<Self, UserStatusError> {
+        Self::ALL.into_iter().find(|status| status.name() == text).ok_or(UserStatusError)
     }
 }
 

@@ -168,7 +168,7 @@ async fn map(face: &NodeFace, machine: &Machine, body: Incoming, under_way: Unde
             Ok(Response::new(Body::from_stream(body)))
         }
         // Clients take a status for trouble on the way and keep the network that they know; this they take for an end.
-        Err(MapRefusal::Unknown) => {
+        Err(MapRefusal::Unknown | MapRefusal::Suspended) => {
             let goodbye = registry::State::goodbye(node_key, machine.key);
             map_body::farewell(goodbye, packing, machine.ending.clone(), under_way)
                 .map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("writing the answer: {error}")))

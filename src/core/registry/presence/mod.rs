@@ -136,10 +136,10 @@ impl Presence {
 
     // ---- nodes ----
 
-    /// A node is, from here on, this. `true` where its key is past its time and was not before.
-    pub(super) fn put_node(&mut self, record: &NodeRecord, now: Timestamp) -> bool {
+    /// A node is, from here on, this, and its owner suspended or not. `true` where its key is good no more and was before.
+    pub(super) fn put_node(&mut self, record: &NodeRecord, suspended: bool, now: Timestamp) -> bool {
         let id = record.id;
-        let expired = record.is_expired(now);
+        let expired = suspended || record.is_expired(now);
         let node = self.nodes.entry(id).or_default();
         if node.key_expiry != record.ends_at()
             && let Some(at) = node.key_expiry

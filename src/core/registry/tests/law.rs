@@ -51,6 +51,7 @@ enum Happening {
     Resolvers { count: usize },
     Policy { number: usize },
     Role { user: usize, admin: bool },
+    Suspend { user: usize, suspend: bool },
     Restart,
 }
 
@@ -81,6 +82,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0..2_usize).prop_map(|count| Happening::Resolvers { count }),
         2 => (0..POLICIES.len()).prop_map(|number| Happening::Policy { number }),
         1 => (0..2_usize, any::<bool>()).prop_map(|(user, admin)| Happening::Role { user, admin }),
+        1 => (0..2_usize, any::<bool>()).prop_map(|(user, suspend)| Happening::Suspend { user, suspend }),
         1 => Just(Happening::Restart),
     ]
 }
@@ -101,6 +103,10 @@ fn routes(bits: u8) -> Vec<IpNet> {
 
 fn tags(tagged: bool) -> Vec<Tag> {
     if tagged { vec!["tag:web".parse().unwrap()] } else { Vec::new() }
+}
+
+fn rests(world: &World, id: NodeId) -> bool {
+    world.state.is_suspended(world.state.node(id).unwrap().record)
 }
 
 /// The newest node of a machine, and the node key that it uses at the moment.
@@ -132,7 +138,7 @@ fn happen(world: &mut World, users: [UserId; 2], rotation: &mut u8, happening: H
             world.register(machine, &RegisterRequest { node_key, expiry, ..request(machine, "web", "") });
         }
         Happening::Open { machine } => {
-            if let Some((id, _)) = node(world, machine) {
+            if let Some((id, _)) = node(world, machine).filter(|(id, _)| !rests(world, *id)) {
                 world.open(id);
             }
         }
@@ -142,7 +148,7 @@ fn happen(world: &mut World, users: [UserId; 2], rotation: &mut u8, happening: H
             session.into_iter().for_each(|session| world.close(session));
         }
         Happening::Say { machine, endpoints, derp, name, routes: bits, disco } => {
-            let Some((_, node_key)) = node(world, machine) else { return };
+            let Some((_, node_key)) = node(world, machine).filter(|(id, _)| !rests(world, *id)) else { return };
             let says = lite(machine, |request| {
                 request.node_key = node_key;
                 request.disco_key = DiscoPublic::from_bytes([disco; 32]);
@@ -192,6 +198,15 @@ fn administer(world: &mut World, users: [UserId; 2], happening: Happening) {
             let role = if admin { Role::Admin } else { Role::Member };
             let decision = world.by().set_role(users[user], role).unwrap();
             world.run(decision);
+            return;
+        }
+        Happening::Suspend { user, suspend } => {
+            let by = world.by();
+            let decision = if suspend { by.suspend_user(users[user]) } else { by.restore_user(users[user]) };
+            world.run(decision.unwrap());
+            for (id, _) in world.clients.values() {
+                assert!(!rests(world, *id), "a stream of a node that rests is open");
+            }
             return;
         }
         Happening::Resolvers { count } => {

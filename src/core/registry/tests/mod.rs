@@ -9,6 +9,7 @@ mod joining;
 mod law;
 mod liveness;
 mod maps;
+mod people;
 mod policy;
 mod rights;
 

@@ -8,6 +8,7 @@ use super::journal::JournalRecord;
 use super::policy::{PolicyDiffView, PolicyView, WhyView};
 use crate::types::{
     CapabilityVersion, Fingerprint, IpNet, MachinePublic, NodeId, NodePublic, Role, StableNodeId, Timestamp, UserId,
+    UserStatus,
 };
 
 /// What comes back. `--json` prints the content as it is.
@@ -97,8 +98,9 @@ pub struct UserView {
     pub id: UserId,
     pub name: String,
     pub display_name: String,
-    /// As far as the policy is concerned.
     pub role: Role,
+    #[serde(default)]
+    pub status: UserStatus,
     pub created: Timestamp,
     pub nodes: usize,
 }

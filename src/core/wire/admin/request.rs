@@ -83,7 +83,22 @@ pub enum UserRequest {
         /// The new login name.
         name: String,
     },
-    /// Say what the policy's autogroups make of one.
+    /// Let everything of one rest.
+    Suspend {
+        /// Name or number.
+        user: String,
+    },
+    /// Give one back what suspension took.
+    Restore {
+        /// Name or number.
+        user: String,
+    },
+    /// Say that one who signed in is welcome.
+    Approve {
+        /// Name or number.
+        user: String,
+    },
+    /// Say what one may do to the network itself, and what the policy's autogroups make of them.
     Role { user: String, role: Role },
     /// Delete one that has no nodes.
     Delete { user: String },
