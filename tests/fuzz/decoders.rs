@@ -20,6 +20,7 @@ use warren_agent::{decoders as agent, local_api};
 use warren_coordinator::decoders as coordinator;
 use warren_core::control::{ServerUrl, retry_after};
 use warren_core::derp::{Client, ConnectionId, Greeting, Limits, Server};
+use warren_core::dns::{self, Outcome, QueryId, Transport, Upstream};
 use warren_core::hostfirewall;
 use warren_core::netmap::Netmap;
 use warren_core::path::{Book, PeerInfo, Ranking, Via};
@@ -58,6 +59,8 @@ pub(crate) const DECODERS: &[(&str, Decode)] = &[
     ("derp_map", json::<DerpMap>),
     ("derp_server", derp_server),
     ("disco", |bytes| disco::sender(bytes).is_ok_and(|theirs| opens(&theirs, bytes))),
+    ("dns_query", dns_query),
+    ("dns_reply", dns_reply),
     ("hostfirewall", |bytes| std::str::from_utf8(bytes).is_ok_and(hostfirewall::decode)),
     ("key_answer", json::<OverTlsPublicKeys>),
     ("linux_echo", linux::echo),
@@ -131,6 +134,35 @@ fn derp_frame(bytes: &[u8]) -> bool {
         }
         _ => false,
     }
+}
+
+/// What a program of this host asks the resolver: taken where it is answered, or passed on.
+fn dns_query(bytes: &[u8]) -> bool {
+    [Transport::Udp, Transport::Tcp].into_iter().all(|transport| {
+        match resolver().handle_query(now(), QueryId(1), transport, bytes) {
+            // No error, or no such name.
+            Outcome::Answer(answer) => matches!(answer[3] & 15, 0 | 3),
+            Outcome::Later => true,
+            Outcome::Silence => false,
+        }
+    })
+}
+
+/// What another name server answers to the question `example.com A`, behind the number that it was asked under.
+fn dns_reply(bytes: &[u8]) -> bool {
+    let mut server = resolver();
+    let question = b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03com\x00\x00\x01\x00\x01";
+    assert_eq!(server.handle_query(now(), QueryId(1), Transport::Udp, question), Outcome::Later);
+    let Some(dns::Effect::Ask { ask, bytes: asked, .. }) = server.poll_effect() else { panic!("nobody is asked") };
+    server.handle_reply(now(), ask, &[&asked[..2], bytes].concat());
+    std::iter::from_fn(|| server.poll_effect()).any(|effect| matches!(effect, dns::Effect::Answer { .. }))
+}
+
+/// A resolver of a network without nodes.
+fn resolver() -> dns::Server {
+    let mut server = dns::Server::new([1; 32]);
+    server.update(&Netmap::default(), &[Upstream::from(std::net::IpAddr::from([192, 0, 2, 53]))]);
+    server
 }
 
 /// What a relay says to a client, from the first byte on.
