@@ -40,7 +40,7 @@ agent_before_up() {
   is "agent's exposure, $(score warrend)" at_most "$(score warrend)" 1.7
   is "it runs as its user" equals "$(stat -c %U "/proc/$(pid warrend)")" warren
   is "with two capabilities" equals "$(sed -n 's/^CapEff:[ \t]*//p' "/proc/$(pid warrend)/status")" 0000000000003000
-  is "it listens at its three ports, all of UDP" equals "$(listeners warrend | sort -u | paste -sd' ')" "udp 41741 udp 41742 udp 41743"
+  is "it listens at its own ports alone" equals "$(listeners warrend | sort -u | paste -sd" ")" "tcp 41744 udp 41741 udp 41742 udp 41743 udp 41744"
   before=$(pid warrend)
   is "a reload is no end" eval 'systemctl reload warrend && still warrend $before'
 }
