@@ -67,7 +67,8 @@ impl Scene {
         let account = self.train.finish();
         say(&format!("train: {title}: {account}"));
         if !account.lost.is_empty() {
-            say(&format!("{}\n{}", self.alice.account(), self.bob.account()));
+            let histories = self.watches.map(|watch| watch.history());
+            say(&format!("{}\n{}\nendpoints: {histories:?}", self.alice.account(), self.bob.account()));
         }
         account
     }

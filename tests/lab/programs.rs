@@ -108,6 +108,9 @@ impl Coordinator {
     }
 }
 
+/// What agents log: each step in the kernel and each path chosen too, since that is how a lost packet is explained.
+const LOG: &str = "info,warren_core::node=debug";
+
 /// `warrend` on a host of its own, as an ordinary user with the two capabilities and nothing else.
 pub(crate) struct Agent {
     process: Option<Process>,
@@ -144,6 +147,7 @@ impl Agent {
     pub(crate) fn start_again(&mut self) {
         let mut command = self.agent_command();
         command.arg("--state-dir").arg(self.state_dir()).arg("--socket").arg(self.socket());
+        command.args(["--log", LOG]);
         self.process = Some(Process::start(command, &self.dir.join("log")));
         // A status that is not "running" is a failure too; the agent is there when the command says anything but that.
         eventually("the agent to answer", || (self.try_warren("status").status.code() != Some(NO_AGENT)).then_some(()));

@@ -138,7 +138,7 @@ impl Node {
         }
         let status = self.agent.try_warren("status");
         let _ = write!(text, "# warren status\n{}", String::from_utf8_lossy(&status.stdout));
-        let _ = write!(text, "# end of its log\n{}\n", self.agent.end_of_log(60));
+        let _ = write!(text, "# end of its log\n{}\n", self.agent.end_of_log(120));
         text
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Awaited, Effect, Engine, Now};
 use crate::path::Evidence;
-use crate::plan::{Change, KernelError, Observed};
+use crate::plan::{Change, KernelAction, KernelError, Observed};
 
 /// Memory is given back at most this often: with 10,000 peers it takes milliseconds.
 const MEMORY_PACE: Duration = Duration::from_secs(15);
@@ -49,6 +49,9 @@ impl Engine {
             tracing::info!("kernel: {event:?}");
         }
         if let Some(action) = self.reconciler.poll_action() {
+            if let KernelAction::Apply(steps) = &action {
+                steps.iter().for_each(|step| tracing::debug!("kernel: {step}"));
+            }
             self.effects.push_back(Effect::Kernel(action));
         }
     }

@@ -140,6 +140,7 @@ impl Engine {
         while let Some(event) = self.book.poll_event() {
             match event {
                 PathEvent::PathChanged { peer } => {
+                    tracing::debug!("path to {peer}: {:?}", self.book.path(&peer).selected);
                     self.tell_pump(&peer);
                     self.watchers.note_moved(peer, now.tick);
                     self.path_changes.edit();
