@@ -5,6 +5,7 @@
 //! (`file`). [`Settings`] is what follows from all of them together. Nothing needs to be set.
 
 mod file;
+mod names;
 mod relay;
 mod settings;
 mod values;
@@ -17,6 +18,7 @@ use clap::Args;
 use confique::Layer;
 use thiserror::Error;
 
+pub(crate) use names::Dns;
 pub(crate) use relay::{RelayPlace, RelaySettings};
 pub(crate) use settings::{Certificate, Settings};
 pub(crate) use values::{
@@ -171,19 +173,6 @@ pub(crate) struct Relay {
         layer_attr(arg(long, env = "WARREN_COORDINATOR_STUN_LISTEN", value_name = "ADDRESS:PORT"))
     )]
     pub(crate) stun_listen: StunListen,
-}
-
-/// Names.
-#[derive(Clone, Debug, confique::Config)]
-#[config(layer_attr(derive(Clone, Debug, clap::Args, serde::Serialize)))]
-pub(crate) struct Dns {
-    /// Domain of the nodes' names [default: warren.internal]
-    // A domain under `.internal`, which ICANN keeps for private use.
-    #[config(
-        default = "warren.internal",
-        layer_attr(arg(long, env = "WARREN_COORDINATOR_DOMAIN", value_name = "DOMAIN"))
-    )]
-    pub(crate) domain: Domain,
 }
 
 /// What holds for all nodes.

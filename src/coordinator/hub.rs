@@ -17,8 +17,8 @@ use tracing::error;
 use super::limits;
 use super::store::{CommandError, Job, StoreError, job};
 use warren_core::registry::{
-    Actor, CheckedPolicy, Commands, Decision, MapMessage, MapRefusal, NodeRecord, PendingCode, PingId, PolicyRecord,
-    Refusal, Registered, SessionId, Snapshot, State,
+    Actor, CheckedPolicy, Commands, Decision, MapMessage, MapRefusal, Names, NodeRecord, PendingCode, PingId,
+    PolicyRecord, Refusal, Registered, SessionId, Snapshot, State,
 };
 use warren_core::types::{MachinePublic, NodePublic, Ticket};
 use warren_core::wire::admin::{JournalQuery, JournalRecord};
@@ -125,6 +125,7 @@ enum Ask {
     Renew(Option<DerpMap>, oneshot::Sender<()>),
     Health(oneshot::Sender<Health>),
     Graces(Duration, Duration, oneshot::Sender<()>),
+    Names(Names, oneshot::Sender<()>),
     Copy(PathBuf, oneshot::Sender<Result<(), StoreError>>),
     Journal(JournalQuery, oneshot::Sender<Result<Vec<JournalRecord>, StoreError>>),
 }
@@ -262,6 +263,11 @@ impl Hub {
     /// How long a node may be away from here on: until it counts as offline, and until it is deleted if it is ephemeral.
     pub(crate) async fn set_graces(&self, offline: Duration, ephemeral: Duration) -> Result<(), Busy> {
         self.ask(|answer| Ask::Graces(offline, ephemeral, answer)).await
+    }
+
+    /// What nodes do with names is, from here on, this.
+    pub(crate) async fn set_names(&self, names: Names) -> Result<(), Busy> {
+        self.ask(|answer| Ask::Names(names, answer)).await
     }
 
     /// Entries of the journal, the oldest first.

@@ -2,16 +2,21 @@
 //!
 //! A configuration or a certificate that cannot be used changes nothing: what was in force stays so.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::config::{Certificate, GlobalOptions, Options, Settings};
+use super::config::{Certificate, Dns, GlobalOptions, Options, Settings};
 use super::face::SiteRate;
 use super::hub::Hub;
 use super::service::RelayMap;
-use warren_shell::{CertificateFiles, LogFilter, tell_manager};
+use warren_shell::{CertificateFiles, FileStamp, LogFilter, file_stamp, tell_manager};
+
+/// How often the file of further names is looked at: names are to be known within a second or two.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What a reload changes.
 pub(crate) struct InForce {
@@ -53,7 +58,7 @@ impl Reload {
     async fn take(&self, settings: &mut Settings, new: Settings, in_force: &InForce, changed: &mut Vec<&'static str>) {
         let is_other_kind = in_force.files.is_some() != matches!(new.certificate, Certificate::Files { .. });
         for name in settings.differing(&new).filter(|name| is_other_kind || !OF_CERTIFICATE.contains(name)) {
-            if !RELOADED.contains(&name) {
+            if !is_reloaded(name) {
                 warn!("{name} is another in the configuration; that needs a restart");
             }
         }
@@ -102,7 +107,63 @@ impl Reload {
                 Err(_) => error!("derp_map: the registry is busy; reload again to tell the nodes"),
             }
         }
+        if settings.names != new.names {
+            match in_force.hub.set_names(new.names.clone()).await {
+                Ok(()) => {
+                    settings.names = new.names;
+                    changed.push("dns");
+                }
+                Err(_) => error!("dns: the registry is busy; reload again to tell the nodes"),
+            }
+        }
+        settings.dns = Dns { domain: settings.dns.domain.clone(), ..new.dns };
     }
+
+    /// Reads the file of further names again, once it is another.
+    pub(crate) async fn read_records(&self, settings: &mut Settings, in_force: &InForce) {
+        match settings.dns.names() {
+            Ok(names) if names == settings.names => {}
+            Ok(names) => match in_force.hub.set_names(names.clone()).await {
+                Ok(()) => {
+                    info!(records = names.extra_records.len(), "nodes are told of the extra records as they are now");
+                    settings.names = names;
+                }
+                Err(_) => error!("extra records: the registry is busy; reload to tell the nodes"),
+            },
+            Err(error) => error!("extra records stay as they were: {error}"),
+        }
+    }
+}
+
+/// A file that is looked at for as long as the server runs.
+pub(crate) struct Watched {
+    looked: FileStamp,
+}
+
+impl Watched {
+    /// As it is now.
+    pub(crate) fn new(file: Option<&Path>) -> Self {
+        Self { looked: file.and_then(file_stamp) }
+    }
+
+    /// Returns once somebody wrote it since the last time, or it is another.
+    pub(crate) async fn written(&mut self, file: Option<&Path>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let stamp = file.and_then(file_stamp);
+            // Between a removal and what takes its place there is nothing to read.
+            if stamp.is_some() && stamp != self.looked {
+                self.looked = stamp;
+                return;
+            }
+        }
+    }
+}
+
+fn is_reloaded(name: &str) -> bool {
+    RELOADED
+        .iter()
+        .any(|reloaded| name.strip_prefix(reloaded).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
 }
 
 fn reload_certificate(certificate: Option<&Arc<CertificateFiles>>, changed: &mut Vec<&'static str>) {
@@ -114,8 +175,19 @@ fn reload_certificate(certificate: Option<&Arc<CertificateFiles>>, changed: &mut
 }
 
 /// What changes while the server runs, by the names of the configuration; of the rest it is said that it does not.
-const RELOADED: &[&str] =
-    &["derp_map", "nodes.offline_grace", "nodes.ephemeral_grace", "limits.handshake_rate", "log.filter"];
+const RELOADED: &[&str] = &[
+    "derp_map",
+    "dns.magic_dns",
+    "dns.override_local_dns",
+    "dns.nameservers",
+    "dns.search_domains",
+    "dns.extra_records",
+    "dns.extra_records_path",
+    "nodes.offline_grace",
+    "nodes.ephemeral_grace",
+    "limits.handshake_rate",
+    "log.filter",
+];
 /// As long as there are files before and after.
 const OF_CERTIFICATE: &[&str] = &["tls.cert", "tls.key"];
 

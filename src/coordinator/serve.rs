@@ -21,7 +21,7 @@ use super::face::{self, PublicUrl, SiteRate};
 use super::hub::Task;
 use super::listen::{self, Cover};
 use super::metrics::Metrics;
-use super::reload::{InForce, Reload, notify};
+use super::reload::{InForce, Reload, Watched, notify};
 use super::service::{ServerKeys, Service};
 use super::site::Site;
 use super::state_dir::StateDir;
@@ -78,11 +78,15 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     acme.into_iter().for_each(|acme| drop(tasks.spawn(vital("certificate", until(acme.keep(), ending.clone())))));
     notify(&[Some(NotifyState::Ready)]);
 
+    let mut records = Watched::new(settings.dns.extra_records_path.as_deref());
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
             _ = signals.hangup.recv() => reload.run(&mut settings, &in_force).await,
+            () = records.written(settings.dns.extra_records_path.as_deref()) => {
+                reload.read_records(&mut settings, &in_force).await;
+            }
             // Neither ends before it is told to.
             _ = &mut registry => return Err("the registry ended by itself".to_owned()),
             Some(_) = tasks.join_next() => return Err("a part of the server ended by itself".to_owned()),
@@ -200,11 +204,11 @@ async fn ledger(settings: &Settings, dir: &StateDir, derp_map: Option<DerpMap>) 
         // Without an address of our own, pages are addressed as each node addresses us.
         server_url: settings.server_url.as_ref().map(ToString::to_string).unwrap_or_default(),
         base_domain: settings.dns.domain.to_string(),
+        names: settings.names.clone(),
         derp_map,
         key_lifetime: settings.nodes.key_lifetime.0,
         ephemeral_timeout: settings.nodes.ephemeral_grace.0,
         offline_grace: settings.nodes.offline_grace.0,
-        ..registry::Config::default()
     };
     let ledger = Ledger::open(store, config, clock::now()).await;
     let ledger = ledger.map_err(|error| format!("{}: {error}", file.display()))?;

@@ -28,16 +28,16 @@ struct Held {
     key: PathBuf,
     certified: Arc<CertifiedKey>,
     /// The files as they were when they were last read, whether that went well or not.
-    looked: [Stamp; 2],
+    looked: [FileStamp; 2],
 }
 
 /// What of a file changes when somebody writes it: its number, its length and when.
-type Stamp = Option<(u64, u64, i64, i64)>;
+pub type FileStamp = Option<(u64, u64, i64, i64)>;
 
 impl CertificateFiles {
     /// Reads certificate and key; the error is a sentence that names the file.
     pub fn open(cert: &Path, key: &Path) -> Result<Arc<Self>, String> {
-        let looked = [stamp(cert), stamp(key)];
+        let looked = [file_stamp(cert), file_stamp(key)];
         let held = Held { certified: read(cert, key)?, cert: cert.to_owned(), key: key.to_owned(), looked };
         Ok(Arc::new(Self { held: Mutex::new(held) }))
     }
@@ -54,7 +54,7 @@ impl CertificateFiles {
     /// Reads these files from here on; whether what they hold is another certificate. After an error, which is a sentence,
     /// the certificate is the one before.
     pub fn replace(&self, cert: &Path, key: &Path) -> Result<bool, String> {
-        let looked = [stamp(cert), stamp(key)];
+        let looked = [file_stamp(cert), file_stamp(key)];
         let certified = read(cert, key);
         let mut held = self.held();
         held.looked = looked;
@@ -73,7 +73,7 @@ impl CertificateFiles {
     /// Reads the files again where they were written since.
     pub fn look(&self) {
         let (cert, key) = self.files();
-        if self.held().looked == [stamp(&cert), stamp(&key)] {
+        if self.held().looked == [file_stamp(&cert), file_stamp(&key)] {
             return;
         }
         match self.reload() {
@@ -131,7 +131,8 @@ pub fn open_to_all(key: &Path) -> Option<String> {
     (mode & 0o007 != 0).then(|| format!("{name}: mode {mode:o} lets everybody on this machine in; `chmod o= {name}`"))
 }
 
-fn stamp(file: &Path) -> Stamp {
+/// What of this file changes when somebody writes it; nothing where it is not there.
+pub fn file_stamp(file: &Path) -> FileStamp {
     let metadata = fs::metadata(file).ok()?;
     Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }

@@ -25,7 +25,7 @@ pub mod unix_client;
 mod vital;
 mod websocket;
 
-pub use certificate_files::{CertificateFiles, open_to_all};
+pub use certificate_files::{CertificateFiles, FileStamp, file_stamp, open_to_all};
 pub use dial::{CONNECT_TIME, DIAL_TIME, DialTarget, Dialler, Found, LookUp, NAME_TIME};
 pub use directory_lock::{DirectoryLock, DirectoryLockError};
 pub use listening::{bind, bind_udp, tune};

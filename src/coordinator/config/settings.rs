@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use confique::{Config as _, Layer};
 use toml::{Table, Value};
+use warren_core::registry::Names;
 use warren_core::wire::control::DerpMap;
 use warren_relay::AcmeSettings;
 
@@ -34,6 +35,8 @@ pub(crate) struct Settings {
     /// Relays beside the embedded one.
     pub(crate) derp_map: DerpMap,
     pub(crate) dns: Dns,
+    /// What nodes do with names, beside the domain that they are in.
+    pub(crate) names: Names,
     /// What holds for all nodes.
     pub(crate) nodes: Nodes,
     /// How much is taken from others.
@@ -82,6 +85,8 @@ impl Settings {
         }
         let listen_port = listen.map_or(PORT, |listen| listen.port());
         let relay = relay::settle(&config.relay, server_url.as_ref(), certificate.is_some(), listen_port);
+        let derp_map = config.derp_map.as_deref().map(relay::read_derp_map).transpose()?.unwrap_or_default();
+        config.dns.check_domain(server_url.as_ref(), relay.as_ref(), &derp_map)?;
         let state_dir = state_dir(config.state_dir);
         Ok(Self {
             socket: socket(config.socket, &state_dir),
@@ -90,7 +95,8 @@ impl Settings {
             server_url,
             certificate,
             relay,
-            derp_map: config.derp_map.as_deref().map(relay::read_derp_map).transpose()?.unwrap_or_default(),
+            derp_map,
+            names: config.dns.names()?,
             dns: config.dns,
             nodes: config.nodes,
             limits: config.limits,

@@ -93,6 +93,14 @@ impl FromStr for ServerUrl {
     }
 }
 
+impl Domain {
+    /// Whether a host's name is this one or lies below it.
+    pub(super) fn contains(&self, host: &str) -> bool {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        host.strip_suffix(&self.0).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
+}
+
 impl FromStr for Domain {
     type Err = String;
 

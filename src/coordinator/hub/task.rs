@@ -150,6 +150,10 @@ impl<S: Store> Task<S> {
                 self.ledger.state_mut().set_graces(offline, ephemeral);
                 let _ = answer.send(());
             }
+            Ask::Names(names, answer) => {
+                self.ledger.state_mut().set_names(names);
+                let _ = answer.send(());
+            }
             Ask::Copy(to, answer) => self.ledger.copy(to, answer, clock::now()),
             Ask::Journal(query, answer) => self.ledger.read_journal(query, answer, clock::now()),
             Ask::Health(answer) => match self.ledger.examine(clock::now()) {

@@ -1,9 +1,10 @@
 //! What the coordinator's owner decides, and the limits.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::types::HostLabel;
-use crate::wire::control::{DerpMap, Resolver};
+use crate::wire::control::{DerpMap, DnsConfig, DnsRecord, Resolver};
 
 /// What the owner decides.
 #[derive(Clone, Debug)]
@@ -12,10 +13,7 @@ pub struct Config {
     pub server_url: String,
     /// The domain that nodes' names are in, without a final dot.
     pub base_domain: String,
-    /// Whether nodes' names are answered (MagicDNS).
-    pub magic_dns: bool,
-    /// Resolvers for all other names; none means that nodes keep their own.
-    pub resolvers: Vec<Resolver>,
+    pub names: Names,
     /// Where the relays are; `None` where that depends on the node and whoever sends a full map adds it.
     pub derp_map: Option<DerpMap>,
     /// How long a node key lasts; `None` for ever. Tagged nodes always last.
@@ -31,8 +29,7 @@ impl Default for Config {
         Self {
             server_url: "http://localhost:8080".to_owned(),
             base_domain: "warren.internal".to_owned(),
-            magic_dns: true,
-            resolvers: Vec::new(),
+            names: Names::default(),
             derp_map: Some(DerpMap::default()),
             key_lifetime: None,
             // Long enough for a reboot or a slow deployment, short enough that a crowd of build machines
@@ -48,6 +45,61 @@ impl Config {
     /// A node's full name, with the final dot.
     pub(super) fn full_name(&self, label: &HostLabel) -> String {
         format!("{label}.{}.", self.base_domain)
+    }
+
+    /// As every node is told.
+    pub(super) fn dns(&self) -> DnsConfig {
+        let Names { magic_dns, nameservers, override_local, split, search_domains, extra_records } = self.names.clone();
+        let mut routes: BTreeMap<String, Option<Vec<Resolver>>> =
+            split.into_iter().map(|(suffix, servers)| (suffix, Some(servers))).collect();
+        if magic_dns {
+            // Names of our own domain are never asked of anyone else.
+            routes.insert(self.base_domain.clone(), None);
+        }
+        let (resolvers, fallback_resolvers) = match override_local {
+            true => (nameservers, Vec::new()),
+            false => (Vec::new(), nameservers),
+        };
+        let domains = [self.base_domain.clone()].into_iter().chain(search_domains).collect();
+        DnsConfig {
+            resolvers,
+            routes,
+            fallback_resolvers,
+            domains,
+            proxied: magic_dns,
+            extra_records,
+            ..DnsConfig::default()
+        }
+    }
+}
+
+/// What nodes do with names, beside the domain that they are in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// Whether nodes' names are answered (MagicDNS).
+    pub magic_dns: bool,
+    /// Who is asked for names that nothing else is said of; nobody means that nodes keep their own.
+    pub nameservers: Vec<Resolver>,
+    /// Whether these take the place of those that a node has. If not, they are for nodes that know none.
+    pub override_local: bool,
+    /// Who is asked for names below a suffix.
+    pub split: BTreeMap<String, Vec<Resolver>>,
+    /// What is tried after a name without a dot, behind the domain of the nodes.
+    pub search_domains: Vec<String>,
+    /// Names that are no node's.
+    pub extra_records: Vec<DnsRecord>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            magic_dns: true,
+            nameservers: Vec::new(),
+            override_local: true,
+            split: BTreeMap::new(),
+            search_domains: Vec::new(),
+            extra_records: Vec::new(),
+        }
     }
 }
 

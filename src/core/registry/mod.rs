@@ -55,7 +55,7 @@ pub use admin::{NewKey, NewKeyAnswer};
 pub use attributes::{Attribute, AttributeName, AttributeValue, Attributes};
 pub use broadcast::{Chunk, MapMessage, Part};
 pub use commands::{Command, Commands, Decision};
-pub use config::{Config, limit};
+pub use config::{Config, Names, limit};
 pub use credential::{ClientId, ClientRecord, KeyId, KeyRecord, Scope, Subject, TokenHolder, TokenId, TokenRecord};
 pub use journal::{Action, Audit, Entry, Object, ObjectKind};
 pub use people::{

@@ -6,13 +6,14 @@ use std::time::Duration;
 use super::actor::Actor;
 use super::broadcast::{Delivery, MapMessage};
 use super::commands::{Command, Decision};
+use super::config::Names;
 use super::presence::{Graces, Opening, PingDue, PingId, SessionId, Timer};
 use super::record::{Change, NodeRecord, NodeReport};
 use super::refusal::MapRefusal;
 use super::state::State;
 use super::update::accept_version;
 use crate::types::{CapabilityVersion, MachinePublic, NodeId, NodePublic, PendingCode, Timestamp};
-use crate::wire::control::{DerpMap, Resolver};
+use crate::wire::control::DerpMap;
 
 /// A stream that was opened, and its first message: the full map.
 #[derive(Clone, Debug)]
@@ -128,10 +129,12 @@ impl State {
         self.config.derp_map = Some(derp_map);
     }
 
-    /// Resolvers for names outside our domain are, from here on, these.
-    pub fn set_resolvers(&mut self, resolvers: Vec<Resolver>) {
-        self.config.resolvers = resolvers;
-        self.broadcast.names_changed(&self.config);
+    /// What nodes do with names is, from here on, this.
+    pub fn set_names(&mut self, names: Names) {
+        if self.config.names != names {
+            self.config.names = names;
+            self.broadcast.names_changed(&self.config);
+        }
     }
 
     /// The one message for a stream of a node that is gone: what it would have been sent had it been there.

@@ -8,9 +8,8 @@ use super::flush::write_filter;
 use super::message::{Builder, CHUNK, Chunk, Group, Items, MapMessage, fields, json};
 use super::views::{Extent, SentFilter, ViewClass};
 use super::{Broadcast, Listing, Source, place_of};
-use crate::registry::config::Config;
 use crate::types::{MachinePublic, NodeId, NodePublic, Timestamp, UserId};
-use crate::wire::control::{Debug, DnsConfig, Node};
+use crate::wire::control::{Debug, Node};
 
 /// Views whose full maps are kept for others to share: a few dozen large ones, where a policy has a few, and a
 /// bound on memory where it has thousands.
@@ -105,7 +104,7 @@ impl Broadcast {
         }
         let mut common = BTreeMap::from([
             ("CollectServices", "false".to_owned()),
-            ("DNSConfig", json(&dns(source.config))),
+            ("DNSConfig", json(&source.config.dns())),
             ("Debug", json(&Debug { disable_log_tail: true, ..Debug::default() })),
             ("Domain", json(&source.config.base_domain)),
         ]);
@@ -150,21 +149,6 @@ impl Broadcast {
 pub(super) fn profiles(source: &Source<'_>, owners: impl IntoIterator<Item = UserId>) -> Items {
     let text = |id: UserId| (id.0, json(&entry::profile(id, source.directory.user(id))).into());
     Items::new(&owners.into_iter().map(text).collect::<Vec<_>>())
-}
-
-pub(super) fn dns(config: &Config) -> DnsConfig {
-    let routes = match config.magic_dns {
-        // Names of our own domain are never asked of anyone else.
-        true => BTreeMap::from([(config.base_domain.clone(), None)]),
-        false => BTreeMap::new(),
-    };
-    DnsConfig {
-        resolvers: config.resolvers.clone(),
-        routes,
-        domains: vec![config.base_domain.clone()],
-        proxied: config.magic_dns,
-        ..DnsConfig::default()
-    }
 }
 
 /// The one message for a stream of a node that is gone: what it would have been sent had it been there. Nothing in it

@@ -23,7 +23,7 @@ use crate::policy;
 use crate::types::{NodeId, Timestamp, UserId};
 use crate::wire::control::{DerpMap, PingRequest};
 use few::Few;
-use full::{FullMap, dns};
+use full::FullMap;
 use message::{Builder, CHUNK, Group, Items, json};
 use views::{SentFilter, ViewClass, Views, Visibility};
 
@@ -191,7 +191,7 @@ impl Broadcast {
 
     /// Names are resolved differently from here on.
     pub(super) fn names_changed(&mut self, config: &Config) {
-        self.global_changed("DNSConfig", json(&dns(config)));
+        self.global_changed("DNSConfig", json(&config.dns()));
     }
 
     /// A field that is the same for everyone is, from here on, this.

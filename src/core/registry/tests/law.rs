@@ -210,7 +210,8 @@ fn administer(world: &mut World, users: [UserId; 2], happening: Happening) {
             return;
         }
         Happening::Resolvers { count } => {
-            world.state.set_resolvers(vec![Resolver { addr: "9.9.9.9".to_owned(), ..Resolver::default() }; count]);
+            let server = Resolver { addr: "9.9.9.9".to_owned(), ..Resolver::default() };
+            world.state.set_names(Names { nameservers: vec![server; count], ..Names::default() });
             return;
         }
         other => panic!("not administration: {other:?}"),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::types::RegionId;
-use crate::wire::control::{DerpMap, NetInfo};
+use crate::wire::control::{DerpMap, DnsRecord, NetInfo, Resolver};
 
 fn text(message: &MapMessage) -> String {
     String::from_utf8(message.plain()).unwrap()
@@ -162,7 +162,7 @@ fn a_storm_is_gathered_and_a_lone_change_goes_at_once() {
 }
 
 #[test]
-fn relays_and_resolvers_reach_everyone_in_one_shared_message() {
+fn relays_and_names_reach_everyone_in_one_shared_message() {
     let (mut world, _, key) = World::with_key();
     let ids: Vec<NodeId> = (1..=3).map(|machine| world.join(machine, "web", &key)).collect();
     let sessions: Vec<SessionId> = ids.iter().map(|id| world.open(*id)).collect();
@@ -173,6 +173,35 @@ fn relays_and_resolvers_reach_everyone_in_one_shared_message() {
     assert_eq!(world.sent.len(), 1);
     assert_eq!(world.sent[0].0, sessions);
     assert_eq!(text(&world.sent[0].1), r#"{"DERPMap":{"Regions":{},"omitDefaultRegions":true}}"#);
+
+    world.sent.clear();
+    let server = |addr: &str| Resolver { addr: addr.to_owned(), ..Resolver::default() };
+    let record = DnsRecord { name: "wiki.corp".into(), r#type: "A".into(), value: "100.64.0.9".into() };
+    let names = Names {
+        nameservers: vec![server("9.9.9.9")],
+        split: [("corp".to_owned(), vec![server("10.0.0.1")])].into(),
+        search_domains: vec!["corp".to_owned()],
+        extra_records: vec![record],
+        ..Names::default()
+    };
+    for names in [names.clone(), names.clone(), Names { override_local: false, ..names }, Names::default()] {
+        world.state.set_names(names);
+        world.settle();
+    }
+    let common = r#""Routes":{"corp":[{"Addr":"10.0.0.1"}],"warren.internal":null}"#;
+    let rest = r#""Domains":["warren.internal","corp"],"Proxied":true,"ExtraRecords":[{"Name":"wiki.corp","Type":"A","Value":"100.64.0.9"}]"#;
+    let told: Vec<String> = world.sent.iter().map(|(_, message)| text(message)).collect();
+    assert_eq!(
+        told,
+        [
+            format!(r#"{{"DNSConfig":{{"Resolvers":[{{"Addr":"9.9.9.9"}}],{common},{rest}}}}}"#),
+            format!(r#"{{"DNSConfig":{{{common},"FallbackResolvers":[{{"Addr":"9.9.9.9"}}],{rest}}}}}"#),
+            r#"{"DNSConfig":{"Routes":{"warren.internal":null},"Domains":["warren.internal"],"Proxied":true}}"#
+                .to_owned(),
+        ],
+        "the same again is told to nobody"
+    );
+    assert!(world.sent.iter().all(|(receivers, _)| *receivers == sessions));
 }
 
 #[test]
