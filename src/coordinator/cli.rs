@@ -13,6 +13,7 @@ use super::config::{ConfigError, GlobalOptions, Options, Settings};
 use super::policy_cli::PolicyCommand;
 use super::reload::Reload;
 use super::state_dir::StateDir;
+use super::store::written_by_newer;
 use super::{backup, doctor, serve};
 use warren_core::types::Traffic;
 use warren_core::types::text::Lines;
@@ -65,7 +66,7 @@ enum Command {
     /// Policies: who may reach what
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Say whether the configuration can be used: 2 where it cannot; takes the options of serve
+    /// Say whether the configuration and a database that is there can be used: 2 where not; takes the options of serve
     Check(Box<Options>),
     /// Print who changed what: users, keys, nodes, routes and policies, the newest changes last
     Audit(AuditArgs),
@@ -173,8 +174,12 @@ fn run_server(options: Options, places: GlobalOptions) -> ExitCode {
     };
     let log = match log_to_stderr(&settings.log.filter) {
         Ok(log) => log,
-        Err(error) => return unusable_log(&error),
+        Err(error) => return unusable("configuration: log", &error),
     };
+    // Anything else that is wrong with it is said by those who open it.
+    if let Ok(Some(newer)) = runtime.block_on(written_by_newer(&StateDir::new(&settings.state_dir).database())) {
+        return unusable("database", &newer);
+    }
     match runtime.block_on(serve::run(settings, Reload { options, places, log })) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
@@ -182,16 +187,28 @@ fn run_server(options: Options, places: GlobalOptions) -> ExitCode {
 }
 
 fn check(options: Options, places: GlobalOptions) -> ExitCode {
-    match places.complete(options).and_then(Settings::of) {
-        Ok(settings) => match log_to_stderr(&settings.log.filter) {
-            Ok(_) => {
-                println!("warren-coordinator: the configuration can be used");
-                ExitCode::SUCCESS
-            }
-            Err(error) => unusable_log(&error),
-        },
-        Err(error) => misconfigured(&error),
+    let settings = match places.complete(options).and_then(Settings::of) {
+        Ok(settings) => settings,
+        Err(error) => return misconfigured(&error),
+    };
+    if let Err(error) = log_to_stderr(&settings.log.filter) {
+        return unusable("configuration: log", &error);
     }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.to_string()),
+    };
+    let database = StateDir::new(&settings.state_dir).database();
+    let mut seen = "";
+    if !matches!(database.try_exists(), Ok(false)) {
+        match runtime.block_on(written_by_newer(&database)) {
+            Ok(None) => seen = ", and so can the database",
+            Ok(Some(newer)) => return unusable("database", &newer),
+            Err(error) => eprintln!("warren-coordinator: not looked at: {}", Lines(error.to_string())),
+        }
+    }
+    println!("warren-coordinator: the configuration can be used{}", Lines(seen));
+    ExitCode::SUCCESS
 }
 
 fn examine(options: Options, places: GlobalOptions, json: bool) -> ExitCode {
@@ -255,8 +272,8 @@ fn failed(error: &str) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
-fn unusable_log(error: &str) -> ExitCode {
-    eprintln!("warren-coordinator: configuration: log: {}", Lines(error));
+fn unusable(what: &str, error: &str) -> ExitCode {
+    eprintln!("warren-coordinator: {what}: {}", Lines(error));
     ExitCode::from(USAGE)
 }
 

@@ -153,6 +153,35 @@ fn a_configuration_that_is_not_understood_ends_with_2_and_one_line() {
     assert!(program(&["check", "--config", file.to_str().unwrap()], &[]).status.success());
 }
 
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused_beside_the_server_that_runs_and_by_one_that_starts() {
+    use sqlx::{ConnectOptions, Connection};
+    let mut server = Server::start(&["--stun-listen", "none"]);
+    let checked = server.admin(&["check"]);
+    let said = String::from_utf8(checked.stdout).unwrap();
+    assert!(checked.status.success() && said.contains("so can the database"), "{said}");
+
+    server.end(nix::sys::signal::Signal::SIGTERM);
+    let database = server.state_dir().join("coordinator.sqlite");
+    let mut connection = sqlx::sqlite::SqliteConnectOptions::new().filename(&database).connect().await.unwrap();
+    let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+        VALUES (9000, 'later', TRUE, x'00', 0)";
+    sqlx::query(later).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    for command in ["check", "serve"] {
+        let refused = server.admin(&[command]);
+        let error = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{command}: systemd does not try again after this: {error}");
+        assert!(error.contains("a newer warren-coordinator wrote it (schema 9000"), "{command}: {error}");
+    }
+
+    std::fs::write(&database, "no database").unwrap();
+    let checked = server.admin(&["check"]);
+    let said = [checked.stdout, checked.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(checked.status.success(), "what is wrong with the file is for the server to say: {said:?}");
+    assert!(said[1].contains("not looked at") && !said[0].contains("database"), "{said:?}");
+}
+
 #[test]
 fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
     let directory = tempfile::tempdir().unwrap();

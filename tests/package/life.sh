@@ -272,6 +272,28 @@ newer_state() {
   is "back" put_in "$new"/warren_*.deb
 }
 
+newer_database() {
+  local dir=/var/lib/private/warren-coordinator before since; before=$(pid warren-coordinator)
+  mv $dir/coordinator.sqlite $dir/aside
+  # A table of SQLite's with one number in it: schema 9000.
+  base64 -d <<END | gzip -d >$dir/coordinator.sqlite
+H4sIAAAAAAACAwsO9MksSVVIyy/KTSxRMGZgYmBkZHBQUGBgYGAGYiYGBACxWZD4jAyEATODXjIjL0gx42oGIBoF5INgRjZxXV3G6JLEpJzU+OLCnIr4
+3Mz0osSSzPy8YnQ+k3OQq2OIq0KIo5OPqwK6rIJGWWpRMZClCYmbXwxANApGFGBhZGJS1gAAn0dr6wAEAAA=
+END
+  chown --reference $dir/aside $dir/coordinator.sqlite; chmod 600 $dir/coordinator.sqlite
+  is "an older coordinator beside a newer one's database" put_in "$old"/warren-coordinator_*.deb
+  is "leaves the newer one that runs" still warren-coordinator "$before"
+  is "and says so" said 'a newer warren-coordinator wrote it (schema 9000'
+  is "its state is its own still" equals "$(stat -c %a $dir)" 700
+  since=$(now)
+  is "it does not start" eval 'systemctl stop warren-coordinator; ! systemctl start warren-coordinator'
+  is "nor is it tried again and again" equals "$(property NRestarts warren-coordinator)" 0
+  is "and says why" eval "log_since warren-coordinator '$since' | grep -q 'schema 9000'"
+  mv $dir/aside $dir/coordinator.sqlite
+  is "with its own, it does" eval 'systemctl restart warren-coordinator && runs warren-coordinator'
+  is "and so it is back" put_in "$new"/warren-coordinator_*.deb
+}
+
 # ---- what a host has done to it ----
 
 wrong_owners() {

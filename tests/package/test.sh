@@ -17,7 +17,7 @@ cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
 packages=$PWD/target/packages
 short="installed joins_by_itself upgraded broken_settings decisions_of_the_administrator newer_state removed_and_purged"
 long="installed joins_by_itself never_given_up watched upgraded edited_configuration broken_settings decisions_of_the_administrator
-  killed_upgrade full_disk newer_state wrong_owners foreign_services without_ipv6 read_only removed_and_purged
+  killed_upgrade full_disk newer_state newer_database wrong_owners foreign_services without_ipv6 read_only removed_and_purged
   somebody_called_warren"
 
 main() {

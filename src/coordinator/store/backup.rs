@@ -9,7 +9,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteLockingMode};
 use sqlx::{ConnectOptions, Connection as _, Row};
 
 use super::StoreError;
-use super::connection::{failed, newest_schema, unusable};
+use super::connection::{failed, newer, unusable};
 
 /// How long a server that just ends may take to let go of its database.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -92,20 +92,31 @@ pub async fn read(file: &Path) -> Result<Contents, StoreError> {
     contents.map_err(|reason| wrong(&reason))
 }
 
+/// Says that a newer program wrote a database, if one did. Whoever has it open is not disturbed: what they did not yet move from
+/// the log into the file, and tables never wait there for long, is not seen.
+pub async fn written_by_newer(database: &Path) -> Result<Option<String>, StoreError> {
+    let wrong = |error: &dyn std::fmt::Display| failed(format!("read {}", database.display()), error);
+    let options = SqliteConnectOptions::new().filename(database).read_only(true).immutable(true);
+    let mut inner = options.connect().await.map_err(|error| wrong(&error))?;
+    let found = schema(&mut inner).await;
+    close(inner).await;
+    Ok(newer(found.map_err(|reason| wrong(&reason))?).map(|reason| format!("{}: {reason}", database.display())))
+}
+
+async fn schema(inner: &mut SqliteConnection) -> Result<i64, String> {
+    let schema =
+        sqlx::query_scalar::<_, Option<i64>>("SELECT max(version) FROM _sqlx_migrations").fetch_one(inner).await;
+    Ok(schema.map_err(|_| "this is no database of warren-coordinator".to_owned())?.unwrap_or_default())
+}
+
 async fn contents(inner: &mut SqliteConnection) -> Result<Contents, String> {
     let text = |error: sqlx::Error| error.to_string();
     let check: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut *inner).await.map_err(text)?;
     if check != "ok" {
         return Err(format!("it is damaged: {check}"));
     }
-    let schema: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
-        .fetch_one(&mut *inner)
-        .await
-        .map_err(|_| "this is no database of warren-coordinator".to_owned())?;
-    let schema = schema.unwrap_or_default();
-    if schema > newest_schema() {
-        let known = newest_schema();
-        return Err(format!("a newer warren-coordinator wrote it (schema {schema}, this one knows {known})"));
+    if let Some(reason) = newer(schema(inner).await?) {
+        return Err(reason);
     }
     let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?";
     let has = async |inner: &mut SqliteConnection, name: &str| -> Result<bool, String> {

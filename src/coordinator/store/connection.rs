@@ -181,7 +181,7 @@ async fn prepare(inner: &mut SqliteConnection, path: &Path) -> Result<u64, Store
     MIGRATIONS.run_direct(None, inner, false).await.map_err(|error| match error {
         MigrateError::VersionMissing(version) => failed(
             format!("open the database {name}"),
-            format!("a newer warren-coordinator wrote it (schema {version}, this one knows {})", newest_schema()),
+            newer(version).unwrap_or_else(|| format!("this program has no schema {version}")),
         ),
         error => unusable(path, "upgrade", &error),
     })?;
@@ -204,8 +204,14 @@ async fn fold_in(inner: &mut SqliteConnection, path: &Path) -> Result<(), StoreE
     if is_busy == 0 { Ok(()) } else { Err(StoreError::InUse(path.display().to_string())) }
 }
 
+/// Says that a newer program wrote a database with this schema, if one did.
+pub(super) fn newer(schema: i64) -> Option<String> {
+    let known = newest_schema();
+    (schema > known).then(|| format!("a newer warren-coordinator wrote it (schema {schema}, this one knows {known})"))
+}
+
 /// The newest schema that this program knows.
-pub(super) fn newest_schema() -> i64 {
+fn newest_schema() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
 }
 

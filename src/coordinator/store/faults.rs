@@ -243,6 +243,7 @@ async fn a_database_of_a_newer_version_is_refused_in_words() {
     let directory = tempfile::tempdir().unwrap();
     let disk = Disk(directory.path().to_owned());
     let mut store = disk.open().await;
+    assert_eq!(written_by_newer(&disk.database()).await.unwrap(), None, "a server has it open");
     store
         .run_sql(
             "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
@@ -252,6 +253,10 @@ async fn a_database_of_a_newer_version_is_refused_in_words() {
     store.close().await;
     let error = SqliteStore::open(&disk.database()).await.unwrap_err().to_string();
     assert!(error.contains("a newer warren-coordinator wrote it (schema 9000, this one knows "), "{error}");
+    let found = written_by_newer(&disk.database()).await.unwrap().unwrap();
+    assert!(found.contains("coordinator.sqlite") && found.contains("schema 9000"), "{found}");
+    fs::write(disk.database(), "no database").unwrap();
+    written_by_newer(&disk.database()).await.unwrap_err();
 }
 
 /// A store whose commits arrive although they seem to fail, as where the last flush fails.

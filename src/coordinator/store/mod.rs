@@ -34,7 +34,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
-pub use backup::{Contents, KeptFile, copy_closed, is_free, read as read_backup, seal, unseal};
+pub use backup::{Contents, KeptFile, copy_closed, is_free, read as read_backup, seal, unseal, written_by_newer};
 pub use job::{Job, job};
 pub use ledger::{CommandError, Ledger, Written};
 pub use sqlite::SqliteStore;
