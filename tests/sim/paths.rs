@@ -328,3 +328,25 @@ fn handshakes_that_nobody_answers_are_told_of_and_end() {
     assert_eq!(world.hosts[0].book().one_way().count(), 0, "nobody wants to talk any more");
     assert!(!world.hosts[1].book().is_active(), "the other does not go on for ever either");
 }
+
+#[test]
+fn nothing_moves_while_direct_when_relay_and_coordinator_are_gone_and_back_with_less_than_they_knew() {
+    for seed in 0..21 {
+        let delay = [(10, 15), (50, 150), (5, 400)][seed as usize % 3];
+        let mut world = direct_pair(seed, Weather { delay, ..Weather::FAIR });
+        for host in &mut world.hosts {
+            host.changes.clear();
+        }
+        world.end_all_relays();
+        world.end_coordinator();
+        world.forget_report(seed as usize % 2);
+        world.run(Duration::from_millis(4_000 + 1_300 * seed));
+        world.begin_all_relays();
+        world.begin_coordinator();
+        world.run(20 * SECOND);
+        let offered = world.offered.clone();
+        world.run(SECOND);
+        assert!(offered.iter().all(|(pair, offered)| world.count[pair] >= *offered), "seed {seed}: lost");
+        assert!(world.hosts.iter().all(|host| host.changes.is_empty()), "seed {seed}: the path changed");
+    }
+}

@@ -29,8 +29,9 @@ use warren_core::registry::{Audit, Change, CheckedPolicy, Config, Refusal, State
 use warren_core::types::Timestamp;
 use warren_core::wire::admin::{JournalQuery, JournalRecord};
 
-/// The longest that a change which may be saved at leisure waits.
-const SAVE_WITHIN: Duration = Duration::from_secs(5);
+/// The longest that a change which may be saved at leisure waits. Where a peer is found is among them: after a crash
+/// others are told of it as it was saved last.
+const SAVE_WITHIN: Duration = Duration::from_secs(1);
 /// The most nodes that wait to be saved at leisure: one transaction of some milliseconds.
 const SAVE_ABOVE: usize = 1_024;
 /// How long to leave a database alone that just failed.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::rejection::{Reason, Rejection};
-use crate::types::{Limit, NodeId, Timestamp, UserId};
+use crate::types::{Limit, NodeId, RegionId, Timestamp, UserId};
 use crate::wire::control::{
     DerpMap, DnsConfig, FilterRule, Hostinfo, MapResponse, Node, PeerChange, Unreadable, UserProfile, limit,
 };
@@ -144,6 +144,15 @@ impl MergedMap {
             self.health = health.iter().take(HEALTH_LINES).map(shortened).collect();
         }
         touched
+    }
+
+    /// Gives a node of which it is not known how it is reached what was known of it under the same key.
+    pub(super) fn keep_whereabouts(&self, node: &mut Node) {
+        let is_unheard = node.disco_key.is_zero() && node.home_derp == RegionId::default() && node.endpoints.is_empty();
+        if let Some(before) = self.peers.get(&node.id).filter(|before| is_unheard && before.key == node.key) {
+            (node.disco_key, node.home_derp) = (before.disco_key, before.home_derp);
+            node.endpoints.clone_from(&before.endpoints);
+        }
     }
 
     /// Whether something fits; where it does not, what was there stays, and that is said until something fits again.

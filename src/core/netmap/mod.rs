@@ -57,8 +57,13 @@ impl Netmap {
 
     /// Takes the first message of a new stream, which tells everything from scratch.
     ///
-    /// A node that is alone gets no list of peers at all, so this is not the same as [`Netmap::apply`].
-    pub fn replace(&mut self, message: MapResponse, now: Timestamp) {
+    /// A node that is alone gets no list of peers at all, so this is not the same as [`Netmap::apply`]. A coordinator that
+    /// began anew may not have heard from a peer yet: where nothing is said of how it is reached, what was said before
+    /// stays, since paths stand on it.
+    pub fn replace(&mut self, mut message: MapResponse, now: Timestamp) {
+        for node in &mut message.peers.entries {
+            self.merged.keep_whereabouts(node);
+        }
         let mut merged = MergedMap::default();
         merged.apply(message, now);
         *self = Self::from_merged(merged, now);

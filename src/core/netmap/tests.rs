@@ -1,7 +1,9 @@
+use std::net::SocketAddr;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::types::UserId;
+use crate::types::{DiscoPublic, RegionId, UserId};
 use crate::wire::control::{self, NetPortRange, PeerChange, Ports};
 
 fn prefix(text: &str) -> IpNet {
@@ -53,6 +55,29 @@ fn a_sound_map_is_taken_whole() {
     assert_eq!(router.addresses, prefixes(&["100.64.0.2/32", "fd7a:115c:a1e0::2/128"]));
     assert_eq!(router.routes, prefixes(&["10.0.0.0/24", "fd00::/64"]));
     assert_eq!(map.addresses().len(), 2);
+}
+
+#[test]
+fn where_a_peer_is_stays_known_while_a_coordinator_that_began_anew_has_yet_to_hear_from_it() {
+    type Whereabouts = (DiscoPublic, RegionId, Vec<SocketAddr>);
+    let of = |map: &Netmap| -> Whereabouts {
+        let node = &map.peer(NodeId(1)).unwrap().node;
+        (node.disco_key, node.home_derp, node.endpoints.clone())
+    };
+    let told = |peer: Node| MapResponse { node: Some(node(200)), peers: vec![peer].into(), ..MapResponse::default() };
+    let heard: Whereabouts =
+        (DiscoPublic::from_bytes([7; 32]), RegionId(900), vec!["203.0.113.5:41741".parse().unwrap()]);
+    let (disco_key, home_derp, endpoints) = heard.clone();
+    let mut map = map(vec![Node { disco_key, home_derp, endpoints, ..node(1) }, node(2)]);
+
+    map.replace(told(node(1)), at(1));
+    assert_eq!(of(&map), heard);
+    assert_eq!(ids(&map), [1], "who is told of no more is gone");
+
+    map.replace(told(Node { home_derp: RegionId(901), ..node(1) }), at(2));
+    assert_eq!(of(&map), (DiscoPublic::default(), RegionId(901), Vec::new()), "what is said counts");
+    map.replace(told(Node { key: NodePublic::from_bytes([77; 32]), ..node(1) }), at(3));
+    assert_eq!(of(&map), Whereabouts::default(), "another key is another machine");
 }
 
 #[test]

@@ -51,6 +51,12 @@ impl World {
         }
     }
 
+    /// What a host said of itself was not on disk when the coordinator ended.
+    pub(crate) fn forget_report(&mut self, host: usize) {
+        let record = &mut self.hosts[host].record;
+        (record.disco, record.endpoints, record.home) = (DiscoPublic::default(), Vec::new(), None);
+    }
+
     pub(crate) fn begin_coordinator(&mut self) {
         self.coordinator_is_up = true;
     }
