@@ -12,6 +12,10 @@ impl Tick {
         Self(u32::try_from(tenths).unwrap_or(u32::MAX))
     }
 
+    pub(super) fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u32::try_from(span.as_millis() / 100).unwrap_or(u32::MAX)))
+    }
+
     pub(super) fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::from(self.0.saturating_sub(earlier.0)) * 100)
     }

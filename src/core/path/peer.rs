@@ -45,7 +45,7 @@ struct Seen {
     /// Its last handshake is so young that there is a session.
     alive: bool,
     /// Until when that is so, unless there is another one.
-    alive_until: Option<Instant>,
+    alive_until: Option<Tick>,
     /// In milliseconds since 1970; 0 for none.
     last_handshake: i64,
     rx_bytes: u64,
@@ -54,14 +54,14 @@ struct Seen {
 
 impl Seen {
     /// How old a handshake is, the wall says once; from then on it is known, whatever becomes of that clock.
-    fn update(&mut self, evidence: &Evidence, now: Instant, wall: Timestamp) -> Progress {
+    fn update(&mut self, evidence: &Evidence, now: Tick, wall: Timestamp) -> Progress {
         let last_handshake = evidence.last_handshake.map_or(0, Timestamp::as_millisecond);
         let handshake = self.known && last_handshake != 0 && last_handshake != self.last_handshake;
         let left = |then| SESSION.saturating_sub(age(then, wall));
         let alive_until = match evidence.last_handshake {
             None => None,
-            Some(_) if handshake => Some(now + SESSION),
-            Some(then) if !self.known => Some(now + left(then)),
+            Some(_) if handshake => Some(now.after(SESSION)),
+            Some(then) if !self.known => Some(now.after(left(then))),
             Some(_) => self.alive_until,
         };
         let alive = alive_until.is_some_and(|until| now < until);
@@ -174,8 +174,8 @@ impl PeerState {
         (now, wall): (Instant, Timestamp),
     ) {
         let first = !self.seen.known;
-        let progress = self.seen.update(evidence, now, wall);
         let tick = common.tick(now);
+        let progress = self.seen.update(evidence, tick, wall);
         let who = self.who(key);
         if let Some(endpoint) = evidence.endpoint
             && Some(endpoint) == self.target()
