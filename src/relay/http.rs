@@ -81,8 +81,10 @@ fn upgrade<B>(mut request: Request<B>, relay: &Arc<Relay>, from: SocketAddr, pla
         let serving = async {
             let admitted = || place.belongs();
             match upgraded.await {
+                // Few clients speak it. In place, its larger state would be room that every connection keeps.
                 Ok(io) if is_websocket => {
-                    relay.serve(WebSocketBytes::accept(TokioIo::new(io)).await, source, admitted).await
+                    let io = WebSocketBytes::accept(TokioIo::new(io)).await;
+                    Box::pin(relay.serve(io, source, admitted)).await
                 }
                 Ok(io) => relay.serve(TokioIo::new(io), source, admitted).await,
                 Err(error) => {
