@@ -6,6 +6,7 @@
 
 mod file;
 mod names;
+mod oidc;
 mod relay;
 mod settings;
 mod values;
@@ -89,6 +90,9 @@ pub(crate) struct Config {
     /// Figures for a monitor.
     #[config(nested, layer_attr(command(flatten)))]
     pub(crate) metrics: Metrics,
+    /// Providers by which people sign in; in the file alone.
+    #[config(layer_attr(arg(skip)))]
+    pub(crate) oidc: Option<oidc::Providers>,
 }
 
 /// HTTPS with a certificate from files.

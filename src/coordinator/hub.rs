@@ -20,7 +20,7 @@ use warren_core::registry::{
     Actor, CheckedPolicy, Commands, Decision, MapMessage, MapRefusal, Names, NodeRecord, PendingCode, PingId,
     PolicyRecord, Refusal, Registered, SessionId, Snapshot, State,
 };
-use warren_core::types::{MachinePublic, NodePublic, Ticket};
+use warren_core::types::{MachinePublic, NodePublic};
 use warren_core::wire::admin::{JournalQuery, JournalRecord};
 use warren_core::wire::control::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
 
@@ -70,14 +70,6 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         let _ = self.closed.send(self.session);
     }
-}
-
-/// A node that waits for approval, for the page that shows its code.
-pub(crate) struct Waiting {
-    /// Its code, as it is written.
-    pub(crate) code: String,
-    /// What the machine calls itself.
-    pub(crate) hostname: String,
 }
 
 /// How the registry is.
@@ -228,15 +220,6 @@ impl Hub {
     /// A machine answered that it is there. Nobody waits for it; one that finds no place is asked again.
     pub(crate) fn pong(&self, machine: MachinePublic, ping: PingId) {
         let _ = self.pongs.try_send((machine, ping));
-    }
-
-    /// Who waits with this ticket.
-    pub(crate) async fn pending(&self, ticket: Ticket) -> Result<Option<Waiting>, Busy> {
-        let waiting = move |state: &State| {
-            let pending = state.pending_with(&ticket)?;
-            Some(Waiting { code: pending.code.to_string(), hostname: pending.hostname.clone() })
-        };
-        self.look(waiting).await
     }
 
     /// Whether a key belongs to a node that may use the network.

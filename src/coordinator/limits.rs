@@ -16,6 +16,9 @@
 //! | the registry's time | a machine | what it says is cut before (`SHOWN`, `HOSTINFO`), `AUTH_KEY_BYTES`, `REGISTRATION_RATE` a site | none is held | src/core/registry/tests/joining.rs::what_a_stranger_says_of_itself_is_cut_before_it_is_looked_at |
 //! | lines of the log | a machine, a site | `LINE_RATE`, `LINE_BURST`, `NOTICE_RATE` | counted where not written | tests/coordinator/abuse.rs::what_a_stranger_says_of_itself_fills_neither_log_nor_list |
 //! | places of machines that wait | a site | `PENDING_OF_SITE` of `PENDING` | an hour; who waited longest where most wait makes room | src/core/registry/tests/joining.rs::strangers_of_one_address_that_wait_keep_out_nobody_else |
+//! | attempts to sign in | a site | `ATTEMPTS_OF_SITE` of `ATTEMPTS` | `ATTEMPT_TIME`; the oldest where most are makes room | src/coordinator/service/sign_in/attempts.rs::attempts_of_one_address_push_out_their_own_and_many_addresses_those_where_most_are |
+//! | what a provider answers | a provider | `ANSWER_BYTES`, no redirects | `PATIENCE` | tests/coordinator/sign_in.rs::a_provider_that_is_away_slow_or_leads_astray_takes_nothing_else_with_it |
+//! | browsers in which somebody is signed in | a user | `SESSIONS_OF_USER` | `SESSION`, `IDLE`; the one unused longest makes room | src/core/registry/tests/sign_in.rs::a_browser_has_one_session_and_a_user_a_bounded_number |
 //! | a map that is not read | a node | a piece (`PIECE_BYTES`) and what is its own of one map | a newer map cuts it; `STALL_TIME` | tests/coordinator/abuse.rs::maps_that_are_asked_for_and_never_read_cost_little_and_the_oldest_connection_of_a_machine_ends |
 //! | messages that wait for a node | a node | `STREAM_QUEUE` | the stream ends | tests/coordinator/maps.rs::a_node_that_reads_too_slowly_is_cut_off_and_holds_nobody_up |
 //! | commands that wait for the disk | anybody | `QUEUE` | when the disk answers; 429 until then | src/coordinator/store/turns.rs::a_disk_that_does_not_answer_fills_no_memory |

@@ -22,7 +22,7 @@ use super::hub::Task;
 use super::listen::{self, Cover};
 use super::metrics::Metrics;
 use super::reload::{InForce, Reload, Watched, notify};
-use super::service::{ServerKeys, Service};
+use super::service::{ServerKeys, Service, SignIn};
 use super::site::Site;
 use super::state_dir::StateDir;
 use super::store::{Ledger, SqliteStore};
@@ -39,6 +39,7 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
 
     let (dir, _lock) = own_directory(&settings)?;
     dir.backup_draft().map_err(|error| format!("{}: {error}", dir.path().display()))?;
+    let sign_in = Arc::new(sign_in(&settings)?);
     let listener = bind(settings.listen).map_err(|error| format!("{}: {error}", settings.listen))?;
     let socket = face::admin_socket::bind(&settings.socket)
         .map_err(|error| format!("{}: {error}", settings.socket.display()))?;
@@ -51,7 +52,7 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     dir.check_key(!ledger.state().is_empty())?;
     let keys = Arc::new(ServerKeys::open(dir.path())?);
     let (hub, mut registry) = Task::new(ledger, Arc::clone(&metrics));
-    let service = Service::new(hub.clone(), Arc::clone(&keys), Arc::clone(&relays));
+    let service = Service::new(hub.clone(), Arc::clone(&keys), Arc::clone(&relays), sign_in);
 
     let mut tasks = JoinSet::new();
     if let Some(files) = files.clone() {
@@ -103,6 +104,12 @@ pub(crate) async fn run(mut settings: Settings, reload: Reload) -> Result<(), St
     let _ = tokio::time::timeout(limits::FAREWELL_TIME, places.all_free()).await;
     let _ = fs::remove_file(&settings.socket);
     saved.map_err(|error| format!("when nodes were last seen is not saved: {error}"))
+}
+
+/// The providers by which people sign in.
+fn sign_in(settings: &Settings) -> Result<SignIn, String> {
+    let url = settings.server_url.as_ref().map(ToString::to_string);
+    SignIn::new(url, settings.oidc.clone())
 }
 
 /// The faces that share the port.

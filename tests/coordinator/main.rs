@@ -18,6 +18,7 @@ mod policy_set;
 mod presence;
 #[path = "../common/program.rs"]
 mod program;
+mod provider;
 mod relay;
 #[path = "../relay/client.rs"]
 mod relay_client;
@@ -25,3 +26,4 @@ mod reload;
 mod rights;
 mod server;
 mod server_key;
+mod sign_in;

@@ -29,9 +29,13 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(options: &[&str]) -> Self {
+        Self::start_at(place(), options)
+    }
+
+    /// One whose address is known before.
+    pub(crate) fn start_at(address: SocketAddr, options: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-        let address = place();
         let (child, log) = spawn(&directory, address, &options);
         assert_eq!(listening(&log), address);
         let state_dir = directory.path().to_owned();
@@ -140,6 +144,11 @@ impl Server {
     /// Whether the log has, so far, a line that contains this; takes what it reads.
     pub(crate) fn has_logged(&self, wanted: &str) -> bool {
         self.log.try_iter().any(|line| line.contains(wanted))
+    }
+
+    /// What the log has said since somebody looked.
+    pub(crate) fn logged(&self) -> String {
+        self.log.try_iter().collect::<Vec<_>>().join("\n")
     }
 
     /// Sends the process a signal that does not end it.

@@ -42,6 +42,17 @@ pub(crate) enum UserCommand {
         /// Name or number
         user: String,
     },
+    /// Say who becomes a user: whoever first signs in by this provider with this address
+    Invite {
+        /// Name or number; made where there is no such user
+        user: String,
+        /// The provider, as the configuration names it
+        #[arg(long)]
+        provider: String,
+        /// The address, which the provider must vouch for
+        #[arg(long)]
+        email: String,
+    },
     /// Say that a user who signed in is welcome
     Approve {
         /// Name or number
@@ -245,6 +256,7 @@ impl From<UserCommand> for Request {
             UserCommand::Rename { user, name } => UserRequest::Rename { user, name },
             UserCommand::Suspend { user } => UserRequest::Suspend { user },
             UserCommand::Restore { user } => UserRequest::Restore { user },
+            UserCommand::Invite { user, provider, email } => UserRequest::Invite { user, provider, email },
             UserCommand::Approve { user } => UserRequest::Approve { user },
             UserCommand::Role { user, role } => UserRequest::Role { user, role },
             UserCommand::Delete { user } => UserRequest::Delete { user },

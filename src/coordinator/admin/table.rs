@@ -4,14 +4,16 @@ use std::fmt::{Display, Write};
 
 use super::cells::{printable, table, time};
 use super::{audit, policy_text};
-use warren_core::wire::admin::{KeyView, NodeView, PendingView, Reply, RouteView, ServerKeyView, StatusView, UserView};
+use warren_core::wire::admin::{
+    IdentityView, InvitationView, KeyView, NodeView, PendingView, Reply, RouteView, ServerKeyView, StatusView, UserView,
+};
 
 /// The text, with a final newline.
 pub(super) fn text(reply: &Reply) -> String {
     match reply {
         Reply::Status(status) => self::status(status),
         Reply::ServerKey(keys) => server_key(keys),
-        Reply::User(user) => users(std::slice::from_ref(user)),
+        Reply::User(user) => users(std::slice::from_ref(user)) + &who_they_are(user),
         Reply::Users(list) => users(list),
         // Alone on the line, so that a script can take it.
         Reply::NewKey(new) => format!("{}\n", new.key),
@@ -61,11 +63,26 @@ fn server_key(keys: &ServerKeyView) -> String {
 
 fn users(users: &[UserView]) -> String {
     let rows = users.iter().map(|user| {
-        let UserView { id, name, display_name, role, status, created, nodes } = user;
+        let UserView { id, name, display_name, role, status, created, nodes, .. } = user;
         let (id, nodes) = (id.to_string(), nodes.to_string());
         [id, name.clone(), display_name.clone(), role.to_string(), status.to_string(), time(*created), nodes]
     });
     table(["ID", "NAME", "DISPLAY NAME", "ROLE", "STATUS", "CREATED", "NODES"], rows)
+}
+
+/// Whom providers say that a user is.
+fn who_they_are(user: &UserView) -> String {
+    let mut text = String::new();
+    for identity in &user.identities {
+        let IdentityView { provider, issuer, subject, email, email_verified, .. } = identity;
+        let vouched = if *email_verified { "" } else { ", not vouched for" };
+        let email = email.as_ref().map(|email| format!(" ({email}{vouched})")).unwrap_or_default();
+        let _ = writeln!(text, "signs in by {}", printable(&format!("{provider}: {subject} of {issuer}{email}")));
+    }
+    if let Some(InvitationView { provider, email }) = &user.invitation {
+        let _ = writeln!(text, "waits for {} by {provider}", printable(email));
+    }
+    text
 }
 
 fn keys(keys: &[KeyView]) -> String {

@@ -144,8 +144,10 @@ mod tests {
 
     fn names_in(table: &Table, within: &str) -> BTreeSet<String> {
         let names = table.iter().flat_map(|(key, value)| match value {
-            // By suffix, not by option.
-            Value::Table(section) if key != "split" => names_in(section, &format!("{within}{key}.")),
+            // Below it are the operator's names, or suffixes, and no options.
+            Value::Table(section) if !["oidc", "split"].contains(&key.as_str()) => {
+                names_in(section, &format!("{within}{key}."))
+            }
             _ => BTreeSet::from([format!("{within}{key}")]),
         });
         names.collect()

@@ -10,8 +10,10 @@ use warren_core::registry::Names;
 use warren_core::wire::control::DerpMap;
 use warren_relay::AcmeSettings;
 
+use super::oidc;
 use super::relay::{self, RelaySettings};
 use super::{Config, ConfigError, Dns, Limits, Log, LoopbackAddress, Nodes, Options, ServerUrl, wrong};
+use crate::service::Described;
 
 const STATE_DIR: &str = "/var/lib/warren-coordinator";
 pub(super) const PORT: u16 = 8080;
@@ -44,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) log: Log,
     /// Where metrics are served.
     pub(crate) metrics: Option<LoopbackAddress>,
+    /// By whom people sign in.
+    pub(crate) oidc: Vec<Described>,
     /// Each option by its name, as it was given or is by default.
     given: BTreeMap<String, Value>,
 }
@@ -92,6 +96,7 @@ impl Settings {
             socket: socket(config.socket, &state_dir),
             state_dir,
             listen: listen.unwrap_or((Ipv6Addr::UNSPECIFIED, PORT).into()),
+            oidc: oidc::settle(config.oidc, server_url.as_ref())?,
             server_url,
             certificate,
             relay,

@@ -9,6 +9,7 @@ mod policy;
 mod refused;
 mod relay_map;
 mod server_key;
+mod sign_in;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,17 +20,20 @@ use crate::hub::Hub;
 use crate::store::StoreError;
 use crate::{clock, hub};
 use warren_core::registry::{Actor, Area, Command, MapRefusal, PingId};
-use warren_core::types::{MachinePublic, NodePublic, Ticket};
+use warren_core::types::{MachinePublic, NodePublic};
 use warren_core::wire::admin::{
     FormerKeyView, JournalQuery, NetworkRequest, Reply, Request, ServerKeyRequest, ServerKeyView, StatusView,
 };
 use warren_core::wire::control::{MapRequest, RegisterRequest};
 use warren_core::wire::noise::{INITIATION_LEN, NoiseError, ServerHandshake};
 
-pub(crate) use hub::{Busy, Health, Registration, Subscription, Waiting};
+pub(crate) use hub::{Busy, Health, Registration, Subscription};
 pub(crate) use refused::{Refused, RefusedKind, ServiceResult};
 pub(crate) use relay_map::{EmbeddedRelay, RelayMap};
 pub(crate) use server_key::{FORMER_KEYS, KeyUse, ServerKeys};
+pub(crate) use sign_in::{
+    Answer, Begun, CALLBACK, Described, Finished, SignIn, SignInError, Visit, Visitor, WaitingMachine,
+};
 
 /// The service; clones are handles to the same one.
 #[derive(Clone)]
@@ -39,11 +43,13 @@ pub(crate) struct Service {
     keys: Arc<ServerKeys>,
     /// Where the relays are.
     relays: Arc<RelayMap>,
+    /// By whom people sign in.
+    sign_in: Arc<SignIn>,
 }
 
 impl Service {
-    pub(crate) const fn new(hub: Hub, keys: Arc<ServerKeys>, relays: Arc<RelayMap>) -> Self {
-        Self { hub, keys, relays }
+    pub(crate) const fn new(hub: Hub, keys: Arc<ServerKeys>, relays: Arc<RelayMap>, sign_in: Arc<SignIn>) -> Self {
+        Self { hub, keys, relays, sign_in }
     }
 
     /// Carries out a request on somebody's behalf.
@@ -173,11 +179,6 @@ impl Service {
     /// A machine answered that it is there.
     pub(crate) fn pong(&self, machine: MachinePublic, ping: PingId) {
         self.hub.pong(machine, ping);
-    }
-
-    /// Who waits with this ticket.
-    pub(crate) async fn pending(&self, ticket: Ticket) -> Result<Option<Waiting>, Busy> {
-        self.hub.pending(ticket).await
     }
 
     // ---- relays ----

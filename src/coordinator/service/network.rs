@@ -8,13 +8,13 @@ use super::refused::{Refused, ServiceResult};
 use crate::clock;
 use crate::hub::Hub;
 use warren_core::registry::{
-    self, Actor, Commands, Decision, KeyId, KeyRecord, NewKey, NodeRecord, PendingCode, Refusal, State, Tag, UserName,
-    UserRecord,
+    self, Actor, Commands, Decision, Identity, KeyId, KeyRecord, NewKey, NodeRecord, PendingCode, ProviderName,
+    Refusal, State, Tag, UserName, UserRecord, canonical_email,
 };
 use warren_core::types::{EXIT_ROUTES, HostLabel, IpNet, NodeId, TicketError, Timestamp, UserId, is_default_route};
 use warren_core::wire::admin::{
-    GoneView, KeyRequest, KeyView, NetworkRequest, NewKeyView, NodeRequest, NodeView, PendingView, Reply, RouteRequest,
-    RouteView, UserRequest, UserView, WithNodes,
+    GoneView, IdentityView, InvitationView, KeyRequest, KeyView, NetworkRequest, NewKeyView, NodeRequest, NodeView,
+    PendingView, Reply, RouteRequest, RouteView, UserRequest, UserView, WithNodes,
 };
 use warren_core::wire::control::Hostinfo;
 
@@ -57,10 +57,24 @@ async fn user(hub: &Hub, by: &Actor, request: UserRequest) -> ServiceResult {
         }
         UserRequest::Suspend { user } => hub.command(actor, move |by| by.suspend_user(by.find_user(&user)?.id)).await?,
         UserRequest::Restore { user } => hub.command(actor, move |by| by.restore_user(by.find_user(&user)?.id)).await?,
+        UserRequest::Invite { user, provider, email } => return invite(hub, by, user, &provider, email).await,
         UserRequest::Approve { user } => hub.command(actor, move |by| by.approve_user(by.find_user(&user)?.id)).await?,
         UserRequest::Delete { user } => return delete_user(hub, by, user).await,
     };
     Ok(hub.look(move |state| Reply::User(user_view(state, &user))).await?)
+}
+
+async fn invite(hub: &Hub, actor: &Actor, user: String, provider: &str, email: String) -> ServiceResult {
+    // Checked before a user is made for nobody.
+    let provider: ProviderName = provider.parse()?;
+    if canonical_email(&email).is_none() {
+        return Err(Refused::invalid(format!("{email:?} is no address")));
+    }
+    let (id, made) = user_or_new(hub, actor, user).await?;
+    let invite = move |by: &Commands<'_>| by.invite_user(id, provider.clone(), &email);
+    let user = hub.command(actor.clone(), invite).await?;
+    let notes = made.then(|| format!("user {} was made", user.name)).into_iter().collect();
+    Ok(hub.look(move |state| Reply::User(UserView { notes, ..user_view(state, &user) })).await?)
 }
 
 async fn delete_user(hub: &Hub, actor: &Actor, user: String) -> ServiceResult {
@@ -369,6 +383,23 @@ fn user_view(state: &State, user: &UserRecord) -> UserView {
         status: user.status,
         created: user.created,
         nodes: state.nodes_of_user(user.id).count(),
+        identities: user.identities.iter().map(identity_view).collect(),
+        invitation: user.invitation.as_ref().map(|invitation| InvitationView {
+            provider: invitation.provider.to_string(),
+            email: invitation.email.clone(),
+        }),
+        notes: Vec::new(),
+    }
+}
+
+fn identity_view(identity: &Identity) -> IdentityView {
+    IdentityView {
+        provider: identity.provider.to_string(),
+        issuer: identity.issuer.clone(),
+        subject: identity.subject.clone(),
+        email: identity.email.as_ref().map(|email| email.address.clone()),
+        email_verified: identity.email.as_ref().is_some_and(|email| email.verified),
+        invited: identity.invited,
     }
 }
 

@@ -39,7 +39,8 @@ pub(super) async fn keep(connection: &mut SqliteConnection, user: &UserRecord) -
     for identity in &user.identities {
         let email = identity.email.as_ref();
         sqlx::query(
-            "INSERT INTO identities (provider, issuer, subject, user_id, email, email_verified) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO identities (provider, issuer, subject, user_id, email, email_verified, invited)
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(identity.provider.to_string())
         .bind(identity.issuer.clone())
@@ -47,6 +48,7 @@ pub(super) async fn keep(connection: &mut SqliteConnection, user: &UserRecord) -
         .bind(integer(user.id.0))
         .bind(email.map(|email| email.address.clone()))
         .bind(email.is_some_and(|email| email.verified))
+        .bind(identity.invited)
         .execute(&mut *connection)
         .await
         .map_err(refused)?;
@@ -112,6 +114,7 @@ fn identity_of(row: &SqliteRow) -> sqlx::Result<Identity> {
         provider: parsed(row, "provider")?,
         issuer: row.try_get("issuer")?,
         subject: row.try_get("subject")?,
+        invited: row.try_get("invited")?,
         email: address.map(|address| Email { address, verified }),
     })
 }

@@ -38,7 +38,8 @@ pub(super) fn whole_user(id: u64, name: &str) -> UserRecord {
 pub(super) fn identity(provider: &str, issuer: &str, subject: &str) -> Identity {
     let email = Some(Email { address: "Ada@example.org".to_owned(), verified: subject == "1" });
     let (provider, issuer, subject) = (provider.parse().unwrap(), issuer.to_owned(), subject.to_owned());
-    Identity { provider, issuer, subject, email }
+    let invited = subject != "1";
+    Identity { provider, issuer, subject, invited, email }
 }
 
 pub(super) fn session(id: u8, user: u64) -> BrowserSession {

@@ -37,6 +37,8 @@ pub enum Who {
     Node { id: NodeId, name: String },
     /// A machine that is no node yet, or may be several.
     Machine(MachinePublic),
+    /// Somebody who arrives, by what a provider calls them.
+    Guest { name: String },
 }
 
 /// Where an actor came in.
@@ -111,6 +113,11 @@ impl Actor {
         Self { who, door, from: Some(from), rights: Rights::of(user.role) }
     }
 
+    /// Somebody whom a provider names so, and who may do nothing but be let in.
+    pub const fn guest(name: String, from: IpAddr) -> Self {
+        Self { who: Who::Guest { name }, door: Door::SignIn, from: Some(from), rights: Rights::NONE }
+    }
+
     /// Whether it is this user.
     pub fn is_user(&self, user: UserId) -> bool {
         matches!(self.who, Who::User { id, .. } if id == user)
@@ -132,13 +139,14 @@ impl Who {
             Self::Token { .. } => "token",
             Self::Node { .. } => "node",
             Self::Machine(_) => "machine",
+            Self::Guest { .. } => "guest",
         }
     }
 
     /// What never changes of it; empty where there is only one.
     pub fn id(&self) -> String {
         match self {
-            Self::Coordinator => String::new(),
+            Self::Coordinator | Self::Guest { .. } => String::new(),
             Self::Account { uid, .. } => uid.to_string(),
             Self::User { id, .. } => id.to_string(),
             Self::Token { id, .. } => id.to_string(),
@@ -156,6 +164,7 @@ impl Who {
             "token" => Self::Token { id: id.parse().ok()?, name },
             "node" => Self::Node { id: NodeId(id.parse().ok()?), name },
             "machine" => Self::Machine(id.parse().ok()?),
+            "guest" => Self::Guest { name },
             _ => return None,
         })
     }
@@ -167,7 +176,8 @@ impl Who {
             Self::Account { name, .. }
             | Self::User { name, .. }
             | Self::Token { name, .. }
-            | Self::Node { name, .. } => name,
+            | Self::Node { name, .. }
+            | Self::Guest { name } => name,
         }
     }
 }
@@ -178,6 +188,7 @@ impl fmt::Display for Who {
         match (self.name(), self.id()) {
             ("", id) if id.is_empty() => Ok(()),
             ("", id) => write!(f, " {id}"),
+            (name, id) if id.is_empty() => write!(f, " {name}"),
             (name, id) => write!(f, " {name} ({id})"),
         }
     }
@@ -329,6 +340,7 @@ mod tests {
     fn an_actor_is_named_by_kind_name_and_what_never_changes() {
         assert_eq!(Who::Coordinator.to_string(), "coordinator");
         assert_eq!(Who::Account { uid: 0, name: "root".to_owned() }.to_string(), "account root (0)");
+        assert_eq!(Who::Guest { name: "ada at corp".to_owned() }.to_string(), "guest ada at corp");
         let machine = Who::Machine(MachinePublic::from_bytes([1; 32])).to_string();
         assert!(machine.starts_with("machine mkey:0101"), "{machine}");
     }

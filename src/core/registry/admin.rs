@@ -9,6 +9,7 @@ use super::commands::{Command, Commands, Decision};
 use super::config::limit;
 use super::credential::TokenHolder;
 use super::names;
+use super::people::{Invitation, ProviderName, canonical_email};
 use super::presence::add;
 use super::record::{Change, KeyId, KeyRecord, NodeRecord, Tag, UserName, UserRecord};
 use super::refusal::Refusal;
@@ -137,6 +138,32 @@ impl Commands<'_> {
     /// Says that somebody who signed in is welcome.
     pub fn approve_user(&self, id: UserId) -> Result<Decision<UserRecord>, Refusal> {
         self.activate(Command::ApproveUser, id, UserStatus::NeedsApproval)
+    }
+
+    /// Says who becomes a user: the first who signs in with this address, vouched for by this provider. Once.
+    pub fn invite_user(
+        &self,
+        id: UserId,
+        provider: ProviderName,
+        email: &str,
+    ) -> Result<Decision<UserRecord>, Refusal> {
+        self.may(Command::InviteUser)?;
+        let mut user = self.user(id)?.clone();
+        self.may_touch(&user)?;
+        let email = canonical_email(email).ok_or_else(|| Refusal::invalid(format!("{email:?} is no address")))?;
+        let invitation = Invitation { provider, email };
+        if let Some(other) = self.users().find(|other| other.id != id && other.invitation.as_ref() == Some(&invitation))
+        {
+            return Err(Refusal::conflict(format!(
+                "whoever has this address becomes the user `{}` already",
+                other.name
+            )));
+        }
+        if user.invitation.as_ref() == Some(&invitation) {
+            return Ok(self.unchanged(Command::InviteUser, user));
+        }
+        user.invitation = Some(invitation);
+        Ok(self.decided(Command::InviteUser, user.clone(), vec![Change::User(user)]))
     }
 
     fn activate(&self, command: Command, id: UserId, from: UserStatus) -> Result<Decision<UserRecord>, Refusal> {

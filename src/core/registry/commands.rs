@@ -45,6 +45,12 @@ pub enum Command {
     SuspendUser,
     RestoreUser,
     ApproveUser,
+    /// Somebody who signs in with an address becomes this user.
+    InviteUser,
+    SignIn,
+    SignOut,
+    /// Somebody who is signed in adds a machine of theirs.
+    AddMachine,
     CreateKey,
     ExpireKey,
     DeleteKey,
@@ -142,6 +148,10 @@ impl Command {
             Self::SuspendUser => "suspend-user",
             Self::RestoreUser => "restore-user",
             Self::ApproveUser => "approve-user",
+            Self::InviteUser => "invite-user",
+            Self::SignIn => "sign-in",
+            Self::SignOut => "sign-out",
+            Self::AddMachine => "add-machine",
             Self::CreateKey => "create-key",
             Self::ExpireKey => "expire-key",
             Self::DeleteKey => "delete-key",
@@ -173,9 +183,16 @@ impl Command {
             | Self::DeleteUser
             | Self::SuspendUser
             | Self::RestoreUser
-            | Self::ApproveUser => Some(Area::Users),
+            | Self::ApproveUser
+            | Self::InviteUser => Some(Area::Users),
             Self::CreateKey | Self::ExpireKey | Self::DeleteKey => Some(Area::Keys),
-            Self::Register | Self::LogOut | Self::CleanUp | Self::SettleNames => None,
+            Self::SignIn
+            | Self::SignOut
+            | Self::AddMachine
+            | Self::Register
+            | Self::LogOut
+            | Self::CleanUp
+            | Self::SettleNames => None,
             Self::Approve
             | Self::Reject
             | Self::RenameNode

@@ -42,10 +42,12 @@ mod secret;
 mod session;
 mod settings;
 mod settle;
+mod sign_in;
 mod snapshot;
 mod state;
 mod update;
 mod waiting;
+mod welcome;
 
 #[cfg(test)]
 mod tests;
@@ -67,13 +69,15 @@ pub use record::{
 };
 pub use refusal::{MapRefusal, Refusal, RefusalKind};
 pub use register::Registered;
-pub use secret::KeyText;
+pub use secret::{BrowserSecret, KeyText};
 pub use session::{Notice, Opened, Output};
 pub use settings::Settings;
+pub use sign_in::{Arrival, Browser, SignedIn};
 pub use snapshot::{CheckedPolicy, Snapshot};
 pub use state::{NodeView, State};
 pub use update::bound;
 pub use waiting::Pending;
+pub use welcome::{Rules, Welcome, domain_of};
 
 pub use crate::types::{PendingCode, Ticket, UserStatus};
 pub use crate::wire::admin::{Life, WithNodes};

@@ -41,6 +41,8 @@ pub struct Identity {
     pub provider: ProviderName,
     pub issuer: String,
     pub subject: String,
+    /// The operator's word made it this user's, and no rule of the provider.
+    pub invited: bool,
     /// The address that the provider named last, for people to look at.
     pub email: Option<Email>,
 }
@@ -276,6 +278,7 @@ mod tests {
             provider: "p".parse().unwrap(),
             issuer: issuer.to_owned(),
             subject: subject.to_owned(),
+            invited: false,
             email: None,
         };
         let one = identity("https://a", "b/c");

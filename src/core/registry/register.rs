@@ -50,14 +50,14 @@ pub enum Registered {
 }
 
 /// A machine that may join: who, as what, by whose leave.
-struct Admission<'a> {
-    machine: MachinePublic,
-    node_key: NodePublic,
-    user: UserId,
-    tags: &'a [Tag],
-    ephemeral: bool,
-    admitted_by: Option<KeyId>,
-    status: NodeStatus,
+pub(super) struct Admission<'a> {
+    pub(super) machine: MachinePublic,
+    pub(super) node_key: NodePublic,
+    pub(super) user: UserId,
+    pub(super) tags: &'a [Tag],
+    pub(super) ephemeral: bool,
+    pub(super) admitted_by: Option<KeyId>,
+    pub(super) status: NodeStatus,
 }
 
 impl Commands<'_> {
@@ -262,7 +262,11 @@ impl Commands<'_> {
     }
 
     /// Makes the machine's node for this user, or renews it.
-    fn admit(&self, admission: Admission<'_>, entropy: [u8; 32]) -> Result<(Arc<NodeRecord>, Vec<Change>), Refusal> {
+    pub(super) fn admit(
+        &self,
+        admission: Admission<'_>,
+        entropy: [u8; 32],
+    ) -> Result<(Arc<NodeRecord>, Vec<Change>), Refusal> {
         self.active_user(admission.user)?;
         let key_expiry = self.usual_expiry(admission.tags);
         if let Some(other) = self.node_by_key(&admission.node_key).map(|node| node.record)

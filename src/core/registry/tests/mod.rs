@@ -12,6 +12,7 @@ mod maps;
 mod people;
 mod policy;
 mod rights;
+mod sign_in;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

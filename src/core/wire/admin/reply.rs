@@ -44,10 +44,10 @@ impl Reply {
             Self::Key(key) => &key.notes,
             Self::Node(node) => &node.notes,
             Self::Gone(gone) => &gone.notes,
+            Self::User(user) => &user.notes,
             Self::PolicySet(set) => &set.notes,
             Self::Status(_)
             | Self::ServerKey(_)
-            | Self::User(_)
             | Self::Users(_)
             | Self::Keys(_)
             | Self::Nodes(_)
@@ -103,6 +103,34 @@ pub struct UserView {
     pub status: UserStatus,
     pub created: Timestamp,
     pub nodes: usize,
+    /// Whom providers say they are.
+    #[serde(default)]
+    pub identities: Vec<IdentityView>,
+    /// Whoever signs in so first becomes this user.
+    #[serde(default)]
+    pub invitation: Option<InvitationView>,
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// Who a user is to a provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityView {
+    pub provider: String,
+    pub issuer: String,
+    pub subject: String,
+    pub email: Option<String>,
+    /// The provider vouches for the address.
+    pub email_verified: bool,
+    /// The operator's word made it this user's, and no rule of the provider.
+    pub invited: bool,
+}
+
+/// Who becomes a user by signing in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InvitationView {
+    pub provider: String,
+    pub email: String,
 }
 
 /// The only time the key's text leaves the coordinator.

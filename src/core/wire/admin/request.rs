@@ -93,6 +93,15 @@ pub enum UserRequest {
         /// Name or number.
         user: String,
     },
+    /// Say who becomes one by signing in.
+    Invite {
+        /// Name or number; made where there is none.
+        user: String,
+        /// The provider, as the server's configuration names it.
+        provider: String,
+        /// The address that the provider vouches for.
+        email: String,
+    },
     /// Say that one who signed in is welcome.
     Approve {
         /// Name or number.
