@@ -71,7 +71,8 @@ for_machine() {
 cargo_build() {
   if [ "$profile" = dev ]; then
     folder=debug
-    cargo build --locked --workspace --bins "$@"
+    # With the tests, since their crates' features are then those of `cargo test`, and nothing is built twice.
+    cargo build --locked --workspace --bins --tests "$@"
   else
     folder=$profile
     # No path of this machine gets into a program.
