@@ -65,7 +65,8 @@ struct Shared {
 impl Relay {
     /// A relay without clients.
     pub fn new(config: RelayConfig) -> Self {
-        let server = Server::new(config.limits);
+        let mut server = Server::new(config.limits);
+        server.handle_opened(clock::now());
         let shared = Mutex::new(Shared { server, wakers: BTreeMap::new(), has_ended: false });
         Self { config, next: AtomicU64::new(1), shared, tally: Tally::default() }
     }
@@ -193,7 +194,7 @@ impl Relay {
 
     /// A key is admitted no longer: what its owner has open ends.
     pub fn withdraw(&self, key: &NodePublic) {
-        let ended = self.with(|server, wake| server.handle_withdrawn(key, wake));
+        let ended = self.with(|server, wake| server.handle_withdrawn(key, clock::now(), wake));
         self.tally.withdrawn(ended);
     }
 
@@ -364,7 +365,7 @@ struct Registered<'a> {
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        self.relay.with(|server, wake| server.handle_closed(self.id, wake));
+        self.relay.with(|server, wake| server.handle_closed(self.id, clock::now(), wake));
         self.relay.lock().wakers.remove(&self.id);
     }
 }

@@ -274,6 +274,37 @@ fn a_relay_that_ends_is_told_and_the_next_one_found() {
 }
 
 #[test]
+fn what_is_sent_while_a_relay_starts_anew_arrives() {
+    in_namespace(|| async {
+        let relay = Server::start(&["--open"]);
+        let next = Server::start(&["--open"]);
+        let (mut alice, mut bob) = pair(&map(&[(HOME, relay.address)])).await;
+        relay.signal(Signal::SIGTERM);
+        let is_failed = |news| matches!(news, PumpNews::Region { state: RegionState::Failed(_), .. }).then_some(());
+        alice.hears(is_failed).await;
+        bob.hears(is_failed).await;
+        let before = alice.counters().await;
+        for length in 32..64 {
+            alice.send(2, &packet(4, length));
+        }
+        while alice.counters().await.sent < before.sent + 32 {
+            tokio::task::yield_now().await;
+        }
+
+        for node in [&mut bob, &mut alice] {
+            node.tell(PumpCommand::Regions(map(&[(HOME, next.address)]))).await;
+            let is_connected =
+                |news| matches!(news, PumpNews::Region { state: RegionState::Connected, .. }).then_some(());
+            node.hears(is_connected).await;
+        }
+        for length in 32..64 {
+            assert_eq!(bob.receive().0, packet(4, length));
+        }
+        assert_eq!(alice.counters().await.dropped_no_relay, before.dropped_no_relay);
+    });
+}
+
+#[test]
 fn a_peer_is_reached_by_its_own_region_and_answered_where_it_was_heard() {
     in_namespace(|| async {
         let relays = [Server::start(&["--open"]), Server::start(&["--open"])];

@@ -177,7 +177,10 @@ impl Hub {
 
     /// A connection is over: what it lost counts on, and so does what waited in it.
     pub(super) fn retire(&self, client: &Client) {
-        self.count(|counters| add_drops(counters, client));
+        self.count(|counters| {
+            add_drops(counters, client);
+            counters.dropped_no_relay += client.waiting() as u64;
+        });
     }
 
     /// A link's task ended.

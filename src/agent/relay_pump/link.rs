@@ -31,6 +31,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// The longest wait that a relay which restarts may ask for.
 const LONGEST_RESTART: Duration = Duration::from_secs(30);
+/// How long packets wait for the next connection: a relay that starts anew is back by then, and older ones are worth
+/// nothing to a tunnel.
+const HOLD: Duration = Duration::from_secs(5);
 /// A connection that held this long was a good one: the next waits begin anew.
 const LASTING: Duration = Duration::from_secs(10);
 /// A relay that takes nothing for this long is gone.
@@ -179,33 +182,70 @@ impl Link {
     /// The task. It ends when the region is not wanted any more.
     pub(super) async fn run(self: Rc<Self>, hub: Rc<Hub>) {
         let mut failures = 0;
+        // Until when packets wait, while there is no connection.
+        let mut held_until = None;
         loop {
             self.order.set(Order::None);
             let begun = clock::now().tick;
             let end = self.connect_and_serve(&hub).await;
-            if let Some(client) = self.client.borrow_mut().take() {
-                hub.retire(&client);
-            }
+            let was_ready = self.is_ready();
             *self.node.borrow_mut() = None;
             let reason = match end {
                 End::Broken(reason) => reason,
-                End::Redial if self.is_wanted(&hub) => continue,
-                End::Redial | End::Idle => break,
+                End::Redial | End::Idle => {
+                    self.let_go(&hub);
+                    if matches!(end, End::Redial) && self.is_wanted(&hub) {
+                        continue;
+                    }
+                    break;
+                }
             };
             tracing::info!(region = %self.region, reason, "the connection to a relay ended");
             hub.tell(PumpNews::Region { region: self.region, state: RegionState::Failed(reason) });
-            if begun + LASTING <= clock::now().tick {
+            let now = clock::now().tick;
+            if begun + LASTING <= now {
                 failures = 0;
             }
             let wait = self.restart.take().unwrap_or_else(|| wait_after(failures));
+            let wait = wait.mul_f64(0.5 + rand::random::<f64>());
             failures += 1;
-            self.pause(wait.mul_f64(0.5 + rand::random::<f64>())).await;
+            if was_ready || held_until.is_none() {
+                held_until = Some(now + HOLD);
+            }
+            if held_until.is_some_and(|until| now + wait < until) {
+                self.hold(&hub, now);
+            } else {
+                self.let_go(&hub);
+            }
+            self.pause(wait).await;
+            // Who we are to a relay may have changed.
+            if self.order.get() == Order::Redial {
+                self.let_go(&hub);
+            }
             if !self.is_wanted(&hub) {
+                self.let_go(&hub);
                 break;
             }
         }
         hub.tell(PumpNews::Region { region: self.region, state: RegionState::Closed });
         hub.remove_link(self.region, &self);
+    }
+
+    /// Packets wait for the next connection.
+    fn hold(&self, hub: &Hub, now: Instant) {
+        let mut client = self.client.borrow_mut();
+        if let Some(ended) = client.as_mut() {
+            let next = ended.again(rand::random(), now);
+            hub.retire(ended);
+            *client = Some(next);
+        }
+    }
+
+    /// Nothing waits any more.
+    fn let_go(&self, hub: &Hub) {
+        if let Some(client) = self.client.borrow_mut().take() {
+            hub.retire(&client);
+        }
     }
 
     fn is_wanted(&self, hub: &Hub) -> bool {

@@ -144,6 +144,13 @@ impl Client {
         }
     }
 
+    /// The next connection in the place of this one, which is over: data that it did not send waits there. Its probes do not,
+    /// whose answers would measure the wait.
+    pub fn again(&mut self, nonce: [u8; 24], now: Instant) -> Self {
+        let data = std::mem::replace(&mut self.data, Queue::new(DATA_DEPTH, DATA_BYTES));
+        Self { data, ..Self::new(self.key.clone(), nonce, self.is_home, now) }
+    }
+
     /// The HTTP upgrade is done: the relay has the word.
     pub const fn handle_connected(&mut self, now: Instant) {
         (self.began, self.heard, self.unanswered) = (now, now, None);
@@ -309,6 +316,11 @@ impl Client {
             self.disco.take(out);
             self.data.take(out);
         }
+    }
+
+    /// Packets that wait to be sent.
+    pub fn waiting(&self) -> usize {
+        self.disco.len() + self.data.len()
     }
 
     /// What was not sent so far.

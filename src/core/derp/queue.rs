@@ -20,6 +20,12 @@ impl Queue {
         Self { bytes: Vec::new(), start: 0, lengths: VecDeque::new(), most, most_bytes }
     }
 
+    /// The same frames, with room for others from here on.
+    pub const fn with_room_for(mut self, most: usize, most_bytes: usize) -> Self {
+        (self.most, self.most_bytes) = (most, most_bytes);
+        self
+    }
+
     /// Appends a frame given in pieces. Returns how many older ones were dropped for it.
     pub fn push(&mut self, pieces: &[&[u8]]) -> usize {
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
@@ -70,6 +76,11 @@ impl Queue {
     /// Bytes that wait.
     pub fn waiting(&self) -> usize {
         self.bytes.len() - self.start
+    }
+
+    /// Frames that wait.
+    pub fn len(&self) -> usize {
+        self.lengths.len()
     }
 
     /// Whether nothing waits.

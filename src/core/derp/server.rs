@@ -10,6 +10,7 @@
 //! by one look-up and, while memory is in stock, without allocating; what a connection may do that is not a sibling's
 //! never touches another's connection.
 
+mod held;
 mod packets;
 mod siblings;
 
@@ -21,6 +22,7 @@ use crate::wire::derp::{CLIENT_FRAME, DerpError, Frame, FrameType, GoneReason, H
 
 use super::handshake::Greeting;
 use super::queue::Queue;
+use held::Held;
 use packets::{Known, Store};
 
 /// Names a connection for as long as it lasts; the shell draws them from a counter.
@@ -97,6 +99,7 @@ pub struct Server {
     /// Who was sent something by a key, and hears when it leaves.
     listeners: BTreeMap<NodePublic, BTreeSet<NodePublic>>,
     watchers: BTreeSet<ConnectionId>,
+    held: Held,
     counters: Counters,
     store: Store,
     /// Counts the changes of where any key is reached: what was found out before one has to be found out again.
@@ -123,6 +126,8 @@ struct Connection {
     data: Queue,
     pace: Option<TokenBucket>,
     gone_notices: TokenBucket,
+    /// For what it sends to those who are not here yet.
+    allowance: TokenBucket,
     keep_alive_at: Instant,
     /// Where its last packet went.
     known: Option<Known>,
@@ -140,10 +145,16 @@ impl Server {
             remote: BTreeMap::new(),
             listeners: BTreeMap::new(),
             watchers: BTreeSet::new(),
+            held: Held::default(),
             counters: Counters::default(),
             store: Store::new(limits.queued_bytes),
             routes: 0,
         }
+    }
+
+    /// The relay begins to serve where there may have been one before: whoever was at that one comes back in a moment.
+    pub const fn handle_opened(&mut self, now: Instant) {
+        self.held.open(now);
     }
 
     /// A client was admitted. `jitter` spreads keep-alives (0 to 5 s). `wake` gathers connections with something to write.
@@ -160,7 +171,11 @@ impl Server {
         of_key.push(id);
         self.routes += 1;
         let role = if greeting.is_mesh { Role::Sibling } else { Role::Client };
-        let connection = self.connection(greeting.client, role, now, jitter);
+        let mut connection = self.connection(greeting.client, role, now, jitter);
+        if let Some(held) = self.held.give_out(&greeting.client, now, (&mut self.store, &mut self.counters)) {
+            connection.data = held.with_room_for(self.limits.queue_depth, DATA_BYTES);
+            wake.insert(id);
+        }
         self.connections.insert(id, Box::new(connection));
         if self.keys.get(&greeting.client).is_some_and(|all| all.len() > 1) {
             self.tell_all_of(greeting.client, Frame::Health(DUPLICATE), wake);
@@ -182,6 +197,7 @@ impl Server {
             pace: (bytes_per_second > 0 && role == Role::Client)
                 .then(|| TokenBucket::new(bytes_per_second, burst_bytes, now)),
             gone_notices: TokenBucket::new(1, 3, now),
+            allowance: held::allowance(now),
             keep_alive_at: now + KEEP_ALIVE + jitter,
             known: None,
             active_in: None,
@@ -223,7 +239,7 @@ impl Server {
     }
 
     /// A connection ended, whoever ended it.
-    pub fn handle_closed(&mut self, id: ConnectionId, wake: &mut BTreeSet<ConnectionId>) {
+    pub fn handle_closed(&mut self, id: ConnectionId, now: Instant, wake: &mut BTreeSet<ConnectionId>) {
         let Some(connection) = self.connections.remove(&id) else { return };
         self.store.forget(&connection.disco);
         self.store.forget(&connection.data);
@@ -238,6 +254,9 @@ impl Server {
         match of_key.len() {
             0 => {
                 self.keys.remove(&key);
+                if connection.role == Role::Client {
+                    self.held.expect(key, now);
+                }
                 let gone = Frame::PeerGone { peer: key, reason: GoneReason::Disconnected };
                 self.tell_watchers(gone, wake);
                 self.tell_listeners(key, wake);
@@ -248,18 +267,20 @@ impl Server {
     }
 
     /// A key is admitted no longer: ends its connections, and says how many those were. A sibling is not a client.
-    pub fn handle_withdrawn(&mut self, key: &NodePublic, wake: &mut BTreeSet<ConnectionId>) -> usize {
+    pub fn handle_withdrawn(&mut self, key: &NodePublic, now: Instant, wake: &mut BTreeSet<ConnectionId>) -> usize {
         let is_client = |id: &ConnectionId| self.connections.get(id).is_some_and(|found| found.role == Role::Client);
         let ended: Vec<ConnectionId> = self.keys.get(key).into_iter().flatten().copied().filter(is_client).collect();
         for id in &ended {
-            self.handle_closed(*id, wake);
+            self.handle_closed(*id, now, wake);
             wake.insert(*id);
         }
+        self.held.forget(key, (&mut self.store, &mut self.counters));
         ended.len()
     }
 
-    /// Time passed: queues the keep-alives that are due.
+    /// Time passed: queues the keep-alives that are due, and lets go of what waits in vain.
     pub fn handle_timeout(&mut self, now: Instant, wake: &mut BTreeSet<ConnectionId>) {
+        self.held.expire(now, (&mut self.store, &mut self.counters));
         for (id, connection) in &mut self.connections {
             if connection.role != Role::Link && connection.keep_alive_at <= now {
                 connection.keep_alive_at = now + KEEP_ALIVE;
@@ -332,7 +353,7 @@ impl Server {
             Frame::WatchConns => self.watch(id, wake),
             Frame::ClosePeer(peer) => {
                 for closed in self.keys.get(&peer).cloned().unwrap_or_default() {
-                    self.handle_closed(closed, wake);
+                    self.handle_closed(closed, now, wake);
                     wake.insert(closed);
                 }
             }

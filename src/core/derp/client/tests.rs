@@ -253,3 +253,19 @@ fn a_server_that_pings_without_end_costs_bounded_memory() {
     scene.clients[alice].poll_transmit(&mut out);
     assert!(out.len() <= CONTROL_BYTES + 13 && out.starts_with(&[FrameType::PONG.0]));
 }
+
+#[test]
+fn data_that_was_not_sent_waits_for_the_next_connection_and_probes_do_not() {
+    let mut scene = Scene::new(Limits::default());
+    let alice = scene.join(0);
+    let probe = [&disco::MAGIC[..], b" and the rest"].concat();
+    let ended = &mut scene.clients[alice];
+    for packet in [b"a".as_slice(), &probe, b"b"] {
+        ended.send(&private(1).public(), packet, scene.now);
+    }
+    let mut next = ended.again([9; 24], scene.now);
+    assert_eq!((ended.waiting(), next.waiting(), next.is_ready()), (1, 2, false));
+    let mut out = Vec::new();
+    next.poll_transmit(&mut out);
+    assert!(out.is_empty(), "nothing goes before it is let in");
+}

@@ -65,6 +65,16 @@ impl Store {
         self.queued -= queue.waiting();
     }
 
+    /// Whether so many bytes more may wait.
+    pub(super) const fn has_room(&self, bytes: usize) -> bool {
+        self.queued + bytes <= self.most
+    }
+
+    /// More waits in a queue, or less.
+    pub(super) fn changed(&mut self, before: usize, queue: &Queue) {
+        self.queued = self.queued + queue.waiting() - before;
+    }
+
     /// Takes memory that was used into stock.
     pub(super) fn keep(&mut self, mut memory: Vec<u8>) {
         if self.stock.len() < STOCK && memory.capacity() >= STOCK_LEAST {
@@ -102,7 +112,7 @@ impl Server {
             Hop::Nowhere => {
                 while let Some(packet) = row.next()? {
                     self.counters.came(packet);
-                    self.refuse(id, to, packet, now, wake);
+                    self.refuse(id, (from, to), packet, now, wake);
                 }
             }
         }
@@ -139,7 +149,7 @@ impl Server {
         wake: &mut BTreeSet<ConnectionId>,
     ) {
         self.counters.forwarded_in += 1;
-        let Some(active) = self.active(to) else { return self.refuse(id, to, packet, now, wake) };
+        let Some(active) = self.active(to) else { return self.refuse(id, (from, to), packet, now, wake) };
         if let Some(connection) = self.connections.get_mut(&active) {
             let packet = Packet { kind: FrameType::RECV_PACKET, keys: &[from], packet };
             connection.deliver(&packet, &mut self.store, &mut self.counters);
@@ -181,18 +191,25 @@ impl Server {
         }
     }
 
-    /// Nobody here has that key. Said only in answer to probes and seldom, so that it cannot be used to flood.
+    /// Nobody here has that key. Data waits where it is expected; else that is said, only in answer to probes and seldom, so
+    /// that it cannot be used to flood.
     fn refuse(
         &mut self,
         id: ConnectionId,
-        to: NodePublic,
+        (from, to): (NodePublic, NodePublic),
         packet: &[u8],
         now: Instant,
         wake: &mut BTreeSet<ConnectionId>,
     ) {
-        self.counters.dropped_unknown_peer += 1;
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        if packet.starts_with(&disco::MAGIC) && connection.gone_notices.allow(now) {
+        let is_probe = packet.starts_with(&disco::MAGIC);
+        let framed = Packet { kind: FrameType::RECV_PACKET, keys: &[from], packet };
+        let at = (&mut self.store, &mut self.counters);
+        if !is_probe && self.held.take_in(to, &framed, &mut connection.allowance, at, now) {
+            return;
+        }
+        self.counters.dropped_unknown_peer += 1;
+        if is_probe && connection.gone_notices.allow(now) {
             push_frame(&mut connection.control, Frame::PeerGone { peer: to, reason: GoneReason::NotHere });
             wake.insert(id);
         }
@@ -204,12 +221,18 @@ impl Counters {
         self.packets_in += 1;
         self.bytes_in += packet.len() as u64;
     }
+
+    /// What was received for a key and waited leaves for it.
+    pub(super) fn went(&mut self, data: &Queue) {
+        self.packets_out += data.len() as u64;
+        self.bytes_out += (data.waiting() - data.len() * (HEADER_LEN + size_of::<NodePublic>())) as u64;
+    }
 }
 
 impl Connection {
     /// Queues a packet.
     fn deliver(&mut self, packet: &Packet<'_>, store: &mut Store, counters: &mut Counters) {
-        if store.queued + packet.len() > store.most {
+        if !store.has_room(packet.len()) {
             counters.dropped_memory += 1;
             return;
         }
@@ -217,7 +240,7 @@ impl Connection {
         let before = queue.waiting();
         queue.borrow_from(&mut store.stock);
         counters.dropped_queue_full += packet.push_to(queue) as u64;
-        store.queued = store.queued + queue.waiting() - before;
+        store.changed(before, queue);
         counters.packets_out += 1;
         counters.bytes_out += packet.packet.len() as u64;
     }
@@ -255,7 +278,7 @@ fn first(bytes: &[u8]) -> Result<Option<(NodePublic, &[u8])>, DerpError> {
 }
 
 /// A packet as it is written to whom it goes.
-struct Packet<'a> {
+pub(super) struct Packet<'a> {
     kind: FrameType,
     keys: &'a [NodePublic],
     packet: &'a [u8],
@@ -263,11 +286,11 @@ struct Packet<'a> {
 
 impl Packet<'_> {
     /// Bytes of the frame.
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         HEADER_LEN + size_of_val(self.keys) + self.packet.len()
     }
 
-    fn push_to(&self, queue: &mut Queue) -> usize {
+    pub(super) fn push_to(&self, queue: &mut Queue) -> usize {
         let [a, b, c, d] = ((self.len() - HEADER_LEN) as u32).to_be_bytes();
         let head = [self.kind.0, a, b, c, d];
         match self.keys {

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::held::{ALL_BYTES, HOLD, KEY_BYTES, KEYS, SENDER_BYTES};
 use super::*;
 use crate::wire::derp::CLIENT_FRAME;
 
@@ -99,7 +100,7 @@ fn whoever_heard_from_a_client_hears_that_it_left() {
     }
     relay.say(1, Frame::SendPacket { to: key(2), packet: b"x" }).unwrap();
     relay.heard(2);
-    relay.server.handle_closed(ConnectionId(1), &mut relay.wake);
+    relay.server.handle_closed(ConnectionId(1), relay.now, &mut relay.wake);
     assert_eq!(relay.heard(2), [printed(Frame::PeerGone { peer: key(1), reason: GoneReason::Disconnected })]);
     assert!(relay.heard(3).is_empty());
 }
@@ -115,7 +116,7 @@ fn of_two_connections_with_one_key_the_one_that_spoke_last_receives_and_both_are
     relay.say(10, Frame::NotePreferred(true)).unwrap();
     relay.say(1, Frame::SendPacket { to: key(2), packet: b"x" }).unwrap();
     assert_eq!((relay.heard(10).len(), relay.heard(11).len()), (1, 0));
-    relay.server.handle_closed(ConnectionId(10), &mut relay.wake);
+    relay.server.handle_closed(ConnectionId(10), relay.now, &mut relay.wake);
     assert_eq!(relay.heard(11), [printed(Frame::Health(""))]);
     relay.say(1, Frame::SendPacket { to: key(2), packet: b"x" }).unwrap();
     assert_eq!(relay.heard(11).len(), 1);
@@ -154,7 +155,7 @@ fn with_a_link_goes_the_way_to_all_who_are_behind_it() {
     relay.say(100, Frame::ForwardPacket { from: key(50), to: key(1), packet: b"in" }).unwrap();
     relay.heard(1);
     assert_eq!(relay.server.remote_keys(), 1);
-    relay.server.handle_closed(ConnectionId(200), &mut relay.wake);
+    relay.server.handle_closed(ConnectionId(200), relay.now, &mut relay.wake);
     assert_eq!(relay.heard(1), [printed(Frame::PeerGone { peer: key(50), reason: GoneReason::Disconnected })]);
     assert_eq!(relay.server.remote_keys(), 0);
 }
@@ -174,7 +175,7 @@ fn readers_that_stopped_reading_cannot_fill_memory() {
     relay.say(1, Frame::SendPacket { to: key(20), packet: &[0; 1400] }).unwrap();
     assert_eq!(relay.heard(20).len(), 1);
     for n in 2..=20 {
-        relay.server.handle_closed(ConnectionId(n), &mut relay.wake);
+        relay.server.handle_closed(ConnectionId(n), relay.now, &mut relay.wake);
     }
     assert_eq!(relay.server.store.queued(), 0);
 }
@@ -235,11 +236,11 @@ fn a_key_that_is_withdrawn_loses_all_its_connections_and_no_sibling_of_that_key(
     }
     relay.connect(4, key(1), true);
     relay.wake.clear();
-    assert_eq!(relay.server.handle_withdrawn(&key(1), &mut relay.wake), 2);
+    assert_eq!(relay.server.handle_withdrawn(&key(1), relay.now, &mut relay.wake), 2);
     let open = [1, 2, 3, 4].map(|id| relay.server.contains(ConnectionId(id)));
     assert_eq!(open, [false, false, true, true]);
     assert!(relay.wake.contains(&ConnectionId(1)) && relay.wake.contains(&ConnectionId(2)), "to close their sockets");
-    assert_eq!(relay.server.handle_withdrawn(&key(9), &mut relay.wake), 0);
+    assert_eq!(relay.server.handle_withdrawn(&key(9), relay.now, &mut relay.wake), 0);
 }
 
 #[test]
@@ -266,14 +267,170 @@ fn a_flood_of_one_key_is_bounded() {
     assert!(!relay.server.contains(ConnectionId(99)));
 }
 
+fn numbered(number: u32) -> NodePublic {
+    let mut bytes = [0xaa; 32];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    NodePublic::from_bytes(bytes)
+}
+
+#[test]
+fn data_for_a_key_that_just_left_is_the_first_it_gets_when_it_is_back() {
+    let mut relay = Relay::new(Limits::default());
+    relay.connect(1, key(1), false);
+    relay.connect(2, key(2), false);
+    relay.server.handle_closed(ConnectionId(2), relay.now, &mut relay.wake);
+    for packet in [b"a".as_slice(), PROBE, b"b"] {
+        relay.say(1, Frame::SendPacket { to: key(2), packet }).unwrap();
+    }
+    let gone = printed(Frame::PeerGone { peer: key(2), reason: GoneReason::NotHere });
+    assert_eq!(relay.heard(1), [gone], "a probe is answered");
+    assert_eq!(relay.server.counters().packets_out, 0);
+
+    relay.now += HOLD - Duration::from_millis(1);
+    relay.wake.clear();
+    relay.connect(3, key(2), false);
+    assert!(relay.wake.contains(&ConnectionId(3)));
+    relay.say(1, Frame::SendPacket { to: key(2), packet: b"c" }).unwrap();
+    let from = key(1);
+    assert_eq!(relay.heard(3), [b"a", b"b", b"c"].map(|packet| printed(Frame::RecvPacket { from, packet })));
+    let Counters { packets_out, bytes_out, dropped_unknown_peer, .. } = relay.server.counters();
+    assert_eq!((packets_out, bytes_out, dropped_unknown_peer), (3, 3, 1));
+    assert_eq!((relay.server.held.extent(), relay.server.store.queued()), ((0, 0), 0));
+}
+
+#[test]
+fn nobody_is_waited_for_longer_and_what_waited_is_lost_and_counted() {
+    let mut relay = Relay::new(Limits::default());
+    for n in 1..=3 {
+        relay.connect(n.into(), key(n), false);
+    }
+    for n in 2..=3 {
+        relay.server.handle_closed(ConnectionId(n.into()), relay.now, &mut relay.wake);
+        relay.say(1, Frame::SendPacket { to: key(n), packet: b"x" }).unwrap();
+    }
+    relay.now += HOLD;
+    relay.connect(4, key(2), false);
+    assert!(relay.heard(4).is_empty());
+    relay.say(1, Frame::SendPacket { to: key(3), packet: b"late" }).unwrap();
+    relay.server.handle_timeout(relay.now, &mut relay.wake);
+    assert_eq!((relay.server.held.extent(), relay.server.store.queued()), ((0, 0), 0));
+    assert_eq!(relay.server.counters().dropped_unknown_peer, 3);
+}
+
+#[test]
+fn a_key_that_is_withdrawn_is_not_waited_for() {
+    let mut relay = Relay::new(Limits::default());
+    for n in 1..=3 {
+        relay.connect(n.into(), key(n), false);
+    }
+    relay.server.handle_closed(ConnectionId(2), relay.now, &mut relay.wake);
+    relay.say(1, Frame::SendPacket { to: key(2), packet: b"x" }).unwrap();
+    for withdrawn in [key(2), key(3)] {
+        relay.server.handle_withdrawn(&withdrawn, relay.now, &mut relay.wake);
+        relay.say(1, Frame::SendPacket { to: withdrawn, packet: b"x" }).unwrap();
+    }
+    assert_eq!((relay.server.held.extent(), relay.server.store.queued()), ((0, 0), 0));
+}
+
+#[test]
+fn a_relay_that_has_just_begun_waits_for_whomever_its_clients_send_to() {
+    let mut relay = Relay::new(Limits::default());
+    relay.server.handle_opened(relay.now);
+    relay.connect(1, key(1), false);
+    relay.say(1, Frame::SendPacket { to: key(2), packet: b"x" }).unwrap();
+    relay.connect(2, key(2), false);
+    assert_eq!(relay.heard(2), [printed(Frame::RecvPacket { from: key(1), packet: b"x" })]);
+    relay.now += HOLD;
+    relay.say(1, Frame::SendPacket { to: key(3), packet: b"x" }).unwrap();
+    assert_eq!(relay.server.held.extent(), (0, 0));
+}
+
+#[test]
+fn what_waits_for_those_who_are_away_is_bounded_for_a_key_a_sender_and_as_a_whole() {
+    let mut relay = Relay::new(Limits::default());
+    relay.server.handle_opened(relay.now);
+    let (packet, framed) = ([0; 4000], 4037);
+    for sender in 0..2 {
+        relay.connect(sender.into(), key(sender), false);
+        for _ in 0..50 {
+            relay.say(sender.into(), Frame::SendPacket { to: key(99), packet: &packet }).unwrap();
+        }
+    }
+    let (_, bytes) = relay.server.held.extent();
+    assert!((KEY_BYTES - framed..=KEY_BYTES).contains(&bytes), "two senders fill a key and no more: {bytes}");
+
+    let senders = (2 * ALL_BYTES as u64 / SENDER_BYTES) as u32;
+    let mut most = 0;
+    for sender in 0..senders {
+        relay.connect(u64::from(1000 + sender), numbered(sender), false);
+        let before = relay.server.held.extent().1;
+        for peer in 0..40 {
+            let to = numbered(1_000_000 + 40 * sender + peer);
+            relay.say(u64::from(1000 + sender), Frame::SendPacket { to, packet: &packet }).unwrap();
+        }
+        most = most.max(relay.server.held.extent().1 - before);
+    }
+    assert!((SENDER_BYTES / 2..=SENDER_BYTES).contains(&(most as u64)), "of one sender: {most}");
+    let (keys, bytes) = relay.server.held.extent();
+    assert!(bytes <= ALL_BYTES && keys <= KEYS, "{bytes} bytes for {keys} keys");
+    assert!(bytes > ALL_BYTES / 2 || keys == KEYS, "{bytes} bytes for {keys} keys");
+    assert_eq!(relay.server.store.queued(), bytes);
+    relay.server.handle_timeout(relay.now + HOLD, &mut relay.wake);
+    assert_eq!((relay.server.held.extent(), relay.server.store.queued()), ((0, 0), 0));
+}
+
+#[test]
+fn keys_that_leave_one_after_another_are_bounded() {
+    let mut relay = Relay::new(Limits::default());
+    for number in 0..2 * KEYS as u32 {
+        relay.connect(number.into(), numbered(number), false);
+        relay.server.handle_closed(ConnectionId(number.into()), relay.now, &mut relay.wake);
+    }
+    assert_eq!(relay.server.held.extent(), (KEYS, 0));
+}
+
 proptest! {
+    #[test]
+    fn all_bytes_that_wait_are_given_back(steps in prop::collection::vec((0..5_u8, 0..4_u8, 0..4_u8, 0..3000_u64), 0..80)) {
+        let mut relay = Relay::new(Limits { queue_depth: 3, queued_bytes: 20_000, ..Limits::default() });
+        relay.server.handle_opened(relay.now);
+        let mut open = [None; 4];
+        for (number, (what, a, b, amount)) in steps.into_iter().enumerate() {
+            match (what, open[usize::from(a)]) {
+                (0, None) => {
+                    relay.connect(number as u64, key(a), false);
+                    open[usize::from(a)] = Some(number as u64);
+                }
+                (0 | 1, Some(id)) => {
+                    relay.server.handle_closed(ConnectionId(id), relay.now, &mut relay.wake);
+                    open[usize::from(a)] = None;
+                }
+                (2 | 3, Some(id)) => {
+                    relay.say(id, Frame::SendPacket { to: key(b), packet: &vec![0; amount as usize] }).unwrap();
+                }
+                (3, None) => drop(relay.server.handle_withdrawn(&key(a), relay.now, &mut relay.wake)),
+                _ => {
+                    relay.now += Duration::from_millis(amount);
+                    relay.server.handle_timeout(relay.now, &mut relay.wake);
+                }
+            }
+            relay.server.held.extent();
+        }
+        for id in open.into_iter().flatten() {
+            relay.heard(id);
+            relay.server.handle_closed(ConnectionId(id), relay.now, &mut relay.wake);
+        }
+        relay.server.handle_timeout(relay.now + HOLD, &mut relay.wake);
+        prop_assert_eq!((relay.server.held.extent(), relay.server.store.queued()), ((0, 0), 0));
+    }
+
     #[test]
     fn any_bytes_end_at_most_their_own_connection(bytes in prop::collection::vec(any::<u8>(), 0..300), mesh: bool) {
         let mut relay = Relay::new(Limits::default());
         relay.connect(1, key(1), mesh);
         relay.connect(2, key(2), false);
         if relay.server.handle_bytes(ConnectionId(1), &bytes, relay.now, &mut relay.wake).is_err() {
-            relay.server.handle_closed(ConnectionId(1), &mut relay.wake);
+            relay.server.handle_closed(ConnectionId(1), relay.now, &mut relay.wake);
         }
         prop_assert!(relay.server.contains(ConnectionId(2)));
     }
