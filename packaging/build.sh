@@ -8,6 +8,7 @@
 # of `cargo build`, for trying the packages themselves; VERSION=0.2.0 is another version than the tree's.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+. tests/vm/lib.sh
 top=$PWD
 out=$top/target/packages
 profile=${PROFILE:-release}
@@ -141,16 +142,6 @@ chapters_of() {
 }
 
 put() { install -D -m "$1" "$2" "$3"; }
-
-# Shows a command's output only when it fails.
-quietly() {
-  local log status=0
-  log=$(mktemp)
-  "$@" >"$log" 2>&1 </dev/null || status=$?
-  [ "$status" = 0 ] || cat "$log" >&2
-  rm -f "$log"
-  return "$status"
-}
 
 # ---- deb ----
 

@@ -354,7 +354,6 @@ impl LinuxKernel {
                     created => created.during(&operation)?,
                 }
                 let index = attempt(&operation, link::own_index(socket)).await?;
-                link::set_threaded();
                 self.set_link(Some(index));
                 Ok(())
             }

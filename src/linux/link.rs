@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo};
@@ -69,15 +68,6 @@ pub(super) async fn set_up(socket: &RouteSocket, index: u32) -> io::Result<()> {
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     socket.ask(RouteNetlinkMessage::SetLink(message), 0).await
-}
-
-/// Lets each queue decrypt in a thread of its own, where the kernel offers the choice. A gain only: the
-/// file belongs to root, so an agent without that right goes on without it.
-pub(super) fn set_threaded() {
-    let file: PathBuf = ["/sys/class/net", own::LINK, "threaded"].iter().collect();
-    if let Err(error) = std::fs::write(&file, "1") {
-        tracing::debug!(file = %file.display(), %error, "threaded packet processing stays as it is");
-    }
 }
 
 /// Gives the link an address that is usable at once and brings no route of its own.

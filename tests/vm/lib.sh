@@ -1,9 +1,20 @@
-# Shared by the scripts of this folder: where the test kernel comes from, and how to become root.
+# Shared by the scripts of this folder, of tests/package and packaging/build.sh: where the test kernel comes from, how to
+# become root, and how to be quiet.
 
 cache=${WARREN_VM_CACHE:-target/vm}
 
 # Prints what must stand before a command that needs root.
 as_root() { [ "$(id -u)" = 0 ] || echo "sudo"; }
+
+# Shows a command's output only when it fails.
+quietly() {
+  local log status=0
+  log=$(mktemp)
+  "$@" >"$log" 2>&1 </dev/null || status=$?
+  [ "$status" = 0 ] || cat "$log" >&2
+  rm -f "$log"
+  return "$status"
+}
 
 # Our own variables as NAME=VALUE words; none of them may hold a space.
 warren_environment() { env | grep '^WARREN_[A-Z_]*=[^ ]*$' | tr '\n' ' ' || true; }

@@ -68,16 +68,6 @@ install_packages() {
 
 has_apt() { type -P apt-get >/dev/null; }
 
-# Shows a command's output only when it fails.
-quietly() {
-  local log status=0
-  log=$(mktemp)
-  "$@" >"$log" 2>&1 </dev/null || status=$?
-  [ "$status" = 0 ] || cat "$log" >&2
-  rm -f "$log"
-  return "$status"
-}
-
 # ---- the Rust toolchain ----
 
 need_rust() {
