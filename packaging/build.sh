@@ -126,7 +126,7 @@ completions() {
 
 programs_of() { case $1 in warren) echo warren warrend ;; *) echo "$1" ;; esac; }
 
-units_of() { case $1 in warren) echo warrend.service warren-join.service warren-online.target warren-threads.service ;; *) echo "$1.service" ;; esac; }
+units_of() { case $1 in warren) echo warrend.service warren-join.service warren-online.target warren-threads.service warren-dns.socket warren-dns.service ;; *) echo "$1.service" ;; esac; }
 
 # The pages of the manual's section 7: what is about a server is on the server, all others are with the agent.
 chapters_of() {

@@ -52,6 +52,10 @@ pub struct Config {
     #[arg(long, env = "WARREN_ROUTE_RESOLVERS")]
     pub route_resolvers: bool,
 
+    /// The socket of what tells this host's resolver of the network's names; empty where nothing should
+    #[arg(long, env = "WARREN_DNS_SOCKET", value_name = "PATH", default_value = "/run/warren-dns/socket")]
+    pub dns_socket: String,
+
     /// How the firewall is to be
     #[command(flatten)]
     pub firewall: FirewallFlags,
@@ -64,12 +68,21 @@ pub struct Config {
     #[arg(long)]
     pub cleanup: bool,
 
+    /// Tell this host's resolver of names for an agent, as root, on the socket that is standard input
+    #[arg(long, conflicts_with_all = ["cleanup", "check"])]
+    pub dns_helper: bool,
+
     /// Say whether these settings, and the state that is there, can be used, and exit: 2 where they cannot
     #[arg(long, conflicts_with = "cleanup")]
     pub check: bool,
 }
 
 impl Config {
+    /// Where whoever tells this host's resolver listens.
+    pub(super) fn dns_helper_socket(&self) -> Option<PathBuf> {
+        Some(&self.dns_socket).filter(|socket| !socket.is_empty()).map(PathBuf::from)
+    }
+
     /// Reads the arguments and the environment. The error is what to print, and the exit status.
     pub fn read(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Self, (String, u8)> {
         Self::try_parse_from(arguments)

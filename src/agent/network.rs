@@ -9,14 +9,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::host_pipe::{HostNews, HostPipe};
 use super::relay_pump::{self, Pump, PumpConfig, ToPump};
 use super::resolver_io::Resolver;
 use super::{clock, netcheck_io};
-use warren_core::dns;
+use warren_core::dns::host::HostNames;
+use warren_core::dns::{self, Explained};
 use warren_core::netcheck::{Action, Input};
-use warren_core::node::{CallId, Engine, PumpCommand, PumpCounters, PumpNews, PumpPeer, Settings};
+use warren_core::node::{Answer, CallId, Engine, PumpCommand, PumpCounters, PumpNews, PumpPeer, Settings, dns_answer};
 use warren_core::plan::own;
 use warren_core::types::{NodePublic, Timestamp};
 use warren_core::wire::local::Severity;
@@ -31,6 +33,8 @@ const DATAGRAMS: usize = 256;
 const COMMANDS: usize = 1_024;
 /// How long to wait after a socket failed.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long an answer is waited for: longer than the resolver itself does.
+const QUESTION: Duration = Duration::from_secs(12);
 /// How long an echo is waited for.
 const ECHO: Duration = Duration::from_secs(5);
 
@@ -63,6 +67,8 @@ pub struct Network {
     pub pump: Option<(mpsc::Sender<ToPump>, mpsc::Receiver<PumpNews>)>,
     /// What answers for names.
     pub resolver: Option<Resolver>,
+    /// Who tells this host's own resolver.
+    pub host: Option<HostPipe>,
     /// Names, gateways, HTTPS.
     pub netcheck: Option<(mpsc::Sender<Action>, mpsc::Receiver<Input>)>,
 }
@@ -124,14 +130,19 @@ pub(super) struct Transports {
     pub(super) netcheck_news: mpsc::Receiver<Input>,
     pub(super) echoes: mpsc::Receiver<Echoed>,
     pub(super) counters: mpsc::Receiver<PumpCounters>,
+    pub(super) host_news: mpsc::Receiver<HostNews>,
+    /// Answers to questions for names.
+    pub(super) answers: mpsc::Receiver<(CallId, Answer)>,
     pub(super) commands: Commands,
     send: Option<Box<dyn DatagramSender>>,
     resolver: Option<Resolver>,
+    host_names: Option<watch::Sender<HostNames>>,
     netcheck: Option<mpsc::Sender<Action>>,
     echoes_in: mpsc::Sender<Echoed>,
+    answers_in: mpsc::Sender<(CallId, Answer)>,
     counters_in: mpsc::Sender<PumpCounters>,
     /// Keeps the receivers open that nothing comes from.
-    _open: (mpsc::Sender<Datagram>, mpsc::Sender<PumpNews>, mpsc::Sender<Input>),
+    _open: (mpsc::Sender<Datagram>, mpsc::Sender<PumpNews>, mpsc::Sender<Input>, mpsc::Sender<HostNews>),
 }
 
 impl Transports {
@@ -140,7 +151,10 @@ impl Transports {
         let (pump_in, no_pump_news) = mpsc::channel(1);
         let (netcheck_in, no_netcheck_news) = mpsc::channel(1);
         let (echoes_in, echoes) = mpsc::channel(DATAGRAMS);
+        let (answers_in, answers) = mpsc::channel(DATAGRAMS);
         let (counters_in, counters) = mpsc::channel(1);
+        let (host_in, no_host_news) = mpsc::channel(1);
+        let (host_names, host_news) = network.host.map(|pipe| (pipe.names, pipe.news)).unzip();
         let (pump, pump_news) = network.pump.unzip();
         let (netcheck, netcheck_news) = network.netcheck.unzip();
         Self {
@@ -149,13 +163,17 @@ impl Transports {
             netcheck_news: netcheck_news.unwrap_or(no_netcheck_news),
             echoes,
             counters,
+            host_news: host_news.unwrap_or(no_host_news),
+            answers,
             commands: Commands { pump, peers: BTreeMap::new(), others: VecDeque::new() },
             send: network.send,
             resolver: network.resolver,
+            host_names,
             netcheck,
             echoes_in,
+            answers_in,
             counters_in,
-            _open: (datagrams_in, pump_in, netcheck_in),
+            _open: (datagrams_in, pump_in, netcheck_in, host_in),
         }
     }
 
@@ -178,6 +196,32 @@ impl Transports {
     pub(super) fn update_resolver(&self, change: impl FnOnce(&mut dns::Server)) {
         if let Some(resolver) = &self.resolver {
             resolver.update(change);
+        }
+    }
+
+    /// Asks our resolver for somebody at the local socket.
+    pub(super) fn question(&self, id: CallId, message: &[u8], explained: Explained) {
+        let (answers, begun) = (self.answers_in.clone(), clock::now().tick);
+        let answered = self.resolver.as_ref().map(|resolver| resolver.question(message));
+        tokio::spawn(async move {
+            let answer = match answered {
+                Some(answered) => tokio::time::timeout(QUESTION, answered).await.ok().and_then(Result::ok),
+                None => None,
+            };
+            let took = clock::now().tick.saturating_duration_since(begun);
+            let answer = match answer {
+                Some(bytes) => dns_answer(&bytes, explained, took),
+                None => Answer::refused(504, "nobody answered".to_owned()),
+            };
+            // The loop has ended where this fails.
+            let _ = answers.send((id, answer)).await;
+        });
+    }
+
+    /// Has the host told. Where nobody does, it is as it was.
+    pub(super) fn tell_host(&self, names: HostNames) {
+        if let Some(host) = &self.host_names {
+            host.send_replace(names);
         }
     }
 

@@ -46,6 +46,8 @@ impl Outward {
                 // One that waits already is for all who ask.
                 Effect::Figures => drop(self.kernel.figures.try_send(())),
                 Effect::Names => self.transports.update_resolver(|resolver| engine.update_resolver(resolver)),
+                Effect::HostNames(names) => self.transports.tell_host(names),
+                Effect::Question { id, message, explained } => self.transports.question(id, &message, explained),
                 Effect::LookUpRoute(to) => report(self.kernel.lookups.try_send(to), "kernel"),
                 Effect::Save(file, content) => self.save(engine, file, content),
                 Effect::Datagram { to, from, payload } => self.transports.datagram(to, from, &payload),

@@ -42,6 +42,7 @@ const TRIES: usize = 8;
 pub struct Resolver {
     shared: Arc<Shared>,
     port: u16,
+    runtime: tokio::runtime::Handle,
     _stop: oneshot::Sender<()>,
 }
 
@@ -58,7 +59,7 @@ impl Resolver {
         let shared = Arc::new(Shared { state: Mutex::new(state), tls: RelayTls::default(), changed: Notify::new() });
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
-        let of_thread = Arc::clone(&shared);
+        let (of_thread, handle) = (Arc::clone(&shared), runtime.handle().clone());
         std::thread::Builder::new().name("resolver".to_owned()).spawn(move || {
             let watch = Watch::thread("resolver");
             runtime.block_on(async {
@@ -68,12 +69,21 @@ impl Resolver {
                 }
             });
         })?;
-        Ok(Self { shared, port, _stop: stop })
+        Ok(Self { shared, port, runtime: handle, _stop: stop })
     }
 
     /// Where it answers.
     pub const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Asks it a question as a program would. Nothing comes where it makes no sense, or nobody answers in time.
+    pub fn question(&self, message: &[u8]) -> oneshot::Receiver<Vec<u8>> {
+        let (answer, answered) = oneshot::channel();
+        let (shared, message) = (Arc::clone(&self.shared), message.to_vec());
+        // Whoever is asked is asked on its thread.
+        self.runtime.spawn(async move { shared.ask(Transport::Tcp, &message, Client::Within(answer)) });
+        answered
     }
 
     /// Changes what is answered.
@@ -164,14 +174,17 @@ struct State {
 enum Client {
     Udp(Arc<UdpSocket>, SocketAddr),
     Tcp(mpsc::Sender<Vec<u8>>),
+    /// Somebody in this program.
+    Within(oneshot::Sender<Vec<u8>>),
 }
 
 impl Client {
     /// What the client does not take at once is lost, as on the way: it asks again.
-    fn send(&self, answer: Vec<u8>) {
+    fn send(self, answer: Vec<u8>) {
         match self {
-            Self::Udp(socket, to) => drop(socket.try_send_to(&answer, *to)),
+            Self::Udp(socket, to) => drop(socket.try_send_to(&answer, to)),
             Self::Tcp(stream) => drop(stream.try_send(answer)),
+            Self::Within(asker) => drop(asker.send(answer)),
         }
     }
 }
@@ -425,9 +438,15 @@ mod tests {
 
     /// A name server that answers as `answer` says, over both transports, to the end of the test.
     fn server(answer: fn(Transport, &[u8]) -> Vec<u8>) -> SocketAddr {
-        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = udp.local_addr().unwrap();
-        let tcp = std::net::TcpListener::bind(address).unwrap();
+        // A port that is free for one may be taken for the other.
+        let (address, udp, tcp) = std::iter::repeat_with(|| {
+            let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let address = udp.local_addr().unwrap();
+            std::net::TcpListener::bind(address).ok().map(|tcp| (address, udp, tcp))
+        })
+        .flatten()
+        .next()
+        .unwrap();
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok((length, from)) = udp.recv_from(&mut buffer) {

@@ -14,8 +14,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Where name servers are named.
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "/etc/resolv.conf",
+    // What that one was, while it names us.
+    "/etc/resolv.conf.before-warren",
     "/run/systemd/resolve/resolv.conf",
     "/run/NetworkManager/resolv.conf",
     "/run/NetworkManager/no-stub-resolv.conf",

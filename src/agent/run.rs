@@ -94,6 +94,8 @@ pub async fn run<K: Kernel + Send + 'static>(parts: Parts<K>) {
             Some(news) = pipes.transports.netcheck_news.recv() => {
                 take(news, &mut pipes.transports.netcheck_news, |news, now| engine.handle_netcheck(news, now));
             }
+            Some((id, answer)) = pipes.transports.answers.recv() => pipes.calls.answer(id, answer),
+            Some(heard) = pipes.transports.host_news.recv() => engine.handle_host_report(heard),
             Some(counters) = pipes.transports.counters.recv() => engine.handle_counters(&counters),
             Some((id, result)) = pipes.transports.echoes.recv() => engine.handle_echo(id, result),
             () = pipes.transports.commands.room(), if pipes.transports.commands.is_waiting() => {

@@ -3,6 +3,7 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::host_pipe::HostPipe;
 use super::local_api::{self, Operators};
 use super::network::{self, Network};
 use super::{Config, Parts, StartError, StateDir, cleanup, clock, host, pipes, privilege, run};
@@ -48,7 +49,8 @@ async fn agent(config: &Config) -> Result<(), StartError> {
     let mut kernel = if config.firewall.share_table { kernel.share_table() } else { kernel };
     let (port, taken) = kernel.keep_port(config.port).await;
     settings.port = port;
-    let (network, mut missing) = Network::open(&mut settings, mark);
+    let (mut network, mut missing) = Network::open(&mut settings, mark);
+    network.host = config.dns_helper_socket().map(HostPipe::spawn);
     missing.extend(taken.map(|taken| ("port", port_text(config.port, port, &taken))));
     let mut engine = run::load(settings, &dir)?;
     network::report(&mut engine, missing, clock::wall());

@@ -8,6 +8,7 @@
 
 mod drift;
 mod ground;
+mod host_names;
 mod join;
 mod lab;
 mod lifecycle;

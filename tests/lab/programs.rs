@@ -118,6 +118,8 @@ pub(crate) struct Agent {
     pub(crate) name: String,
     /// What its user owns: the state directory, the socket, the log.
     pub(crate) dir: PathBuf,
+    /// Who tells the host's own resolver, where anybody does.
+    pub(crate) dns_socket: Option<PathBuf>,
 }
 
 impl Agent {
@@ -140,14 +142,14 @@ impl Agent {
         for directory in [dir.clone(), dir.join("state")] {
             chown(&directory, Some(AGENT_USER), Some(AGENT_USER)).unwrap();
         }
-        Self { process: None, host, name: name.to_owned(), dir }
+        Self { process: None, host, name: name.to_owned(), dir, dns_socket: None }
     }
 
     /// Starts it on the state that it left.
     pub(crate) fn start_again(&mut self) {
         let mut command = self.agent_command();
         command.arg("--state-dir").arg(self.state_dir()).arg("--socket").arg(self.socket());
-        command.args(["--log", LOG]);
+        command.args(["--log", LOG]).arg("--dns-socket").arg(self.dns_socket.as_deref().unwrap_or(Path::new("")));
         self.process = Some(Process::start(command, &self.dir.join("log")));
         // A status that is not "running" is a failure too; the agent is there when the command says anything but that.
         eventually("the agent to answer", || (self.try_warren("status").status.code() != Some(NO_AGENT)).then_some(()));
@@ -263,8 +265,14 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it with its output appended to a file.
     pub(crate) fn start(mut command: Command, log: &Path) -> Self {
+        command.stdin(Stdio::null());
+        Self::start_with_input(command, log)
+    }
+
+    /// The same with the command's own standard input.
+    pub(crate) fn start_with_input(mut command: Command, log: &Path) -> Self {
         let file = File::options().create(true).append(true).open(log).unwrap();
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        command.stdout(file.try_clone().unwrap()).stderr(file);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self { child, log: log.to_owned() }
     }

@@ -34,6 +34,9 @@ agent_before_up() {
   is "it was started once" equals "$(property NRestarts warrend)" 0
   is "dpkg told what to type" said 'warren up'
   is "state is the agent's own" owner /var/lib/warren 'warren:warren 700'
+  is "whoever tells the resolver is there to be asked" runs warren-dns.socket
+  is "and by the agent alone" owner /run/warren-dns/socket 'root:warren 660'
+  is "and puts the host back at each boot" is_state warren-dns.service enabled
   is "the socket's directory is open to see" owner /run/warren 'warren:warren 755'
   is "no key before somebody signs in" test ! -e /var/lib/warren/machine.key
   is "warren says that it waits for up" eval 'warren status 2>&1 | grep -q "warren up"'

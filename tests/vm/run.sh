@@ -15,7 +15,7 @@ here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 . "$here/lib.sh"
 
 # What the command finds on PATH in the guest, beside busybox for the rest.
-tools=(dash bash ip bridge ss wg nft conntrack ping setpriv tc)
+tools=(dash bash ip bridge ss wg nft conntrack ping setpriv tc getent)
 modules=(wireguard dummy veth bridge tun nf_tables nft_counter nft_chain_nat nft_masq nft_redir nft_tproxy nft_ct nft_nat
   nft_log nft_limit nft_reject_inet nft_numgen nft_hash nft_fib_inet nft_objref nfnetlink_log nf_conntrack_netlink
   nf_log_syslog sch_netem inet_diag tcp_diag udp_diag)
@@ -97,6 +97,8 @@ build_image() {
   printf 'root:x:0:0::/root:/bin/sh\nwarren:x:990:990::/var/lib/warren:/bin/sh\n' >"$root/etc/passwd"
   printf 'root:x:0:\nwarren:x:990:\n' >"$root/etc/group"
   printf '127.0.0.1 localhost\n::1 localhost\n' >"$root/etc/hosts"
+  # Hosts in namespaces have theirs mounted over it.
+  : >"$root/etc/resolv.conf"
   add_tools
   add_modules
   mkdir -p "$root$PWD"

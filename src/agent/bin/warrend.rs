@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use warren_agent::{Config, StateDir, init_logging, serve};
+use warren_agent::{Config, StateDir, init_logging, serve, serve_dns_helper};
 use warren_core::types::text::{Line, Lines};
 
 fn main() -> ExitCode {
@@ -20,6 +20,15 @@ fn main() -> ExitCode {
     if let Err(error) = init_logging(&config.log) {
         eprintln!("warrend: invalid value '{}' for '--log <FILTER>': {}", Line(&config.log), Lines(error));
         return ExitCode::from(2);
+    }
+    if config.dns_helper {
+        return match serve_dns_helper() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("warrend: {}", Lines(error));
+                ExitCode::FAILURE
+            }
+        };
     }
     // Like a setting that cannot be used, this does not get better by trying. Cleaning up reads no state.
     if let (false, Err(error)) = (config.cleanup, StateDir::check_format(&config.state_dir)) {

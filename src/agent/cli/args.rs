@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args as Arguments, Parser, Subcommand};
 
+use super::dns::Dns;
 use super::settings::Settings;
 use super::why::Why;
 use warren_core::types::{Fingerprint, parse_duration};
@@ -52,6 +53,9 @@ pub enum Command {
     Netcheck,
     /// List the relays, and how the connections to them stand
     DerpMap(DerpMap),
+    /// Tell how this machine resolves names
+    #[command(subcommand)]
+    Dns(Dns),
     /// List who may open what here, with counters
     Acl,
     /// Tell whether a packet passes this machine's filter, and which line of the policy decides

@@ -79,6 +79,11 @@ impl Client {
         self.ask(Method::GET, &format!("{}{call}", path::WARREN), Vec::new()).await
     }
 
+    /// A question that official clients ask too.
+    pub async fn theirs<T: DeserializeOwned>(&self, call: &str) -> Result<T, Error> {
+        self.ask(Method::GET, &format!("{}{call}", path::TAILSCALE), Vec::new()).await
+    }
+
     /// Watches the agent. From here on no notice is missed.
     pub async fn watch(&self, mask: Mask) -> Result<Notices, Error> {
         let call = format!("{}watch-ipn-bus?mask={}", path::TAILSCALE, mask.0);

@@ -6,6 +6,7 @@
 mod args;
 mod client;
 mod derp_map;
+mod dns;
 mod login;
 mod netcheck;
 mod ping;
@@ -127,6 +128,7 @@ pub async fn run(args: Args, out: &mut (impl Write + Send)) -> Result<Exit, Erro
             client.edit_prefs(&change).await?;
             settled(&client, json, out).await
         }
+        Command::Dns(asked) => dns::dns(&client, asked, json, out).await,
         Command::Set(settings) => {
             let change = settings.change()?;
             if change.is_empty() {

@@ -91,7 +91,7 @@ fn write_rule(out: &mut impl Write, rule: &AclRule, indent: &str) -> Result<(), 
 }
 
 /// As part of a query: names have no other characters, and whatever has is no name.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }

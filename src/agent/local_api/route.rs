@@ -22,9 +22,10 @@ use serde::de::DeserializeOwned;
 
 use super::answer::refused;
 use super::{dial, elsewhere};
+use warren_core::dns::record_type;
 use warren_core::node::{Refusal, Request, Subject};
 use warren_core::types::{NodeId, UserId};
-use warren_core::wire::local::{Mask, MaskedPrefs, PingKind, dns_type, path};
+use warren_core::wire::local::{Mask, MaskedPrefs, PingKind, path};
 
 /// Answers what one request asks.
 #[derive(Clone)]
@@ -110,6 +111,7 @@ fn router() -> Router {
         .route("/version", call(GET, || Request::Version))
         .route("/netcheck", call(GET, || Request::Netcheck))
         .route("/relays", call(GET, || Request::Relays))
+        .route("/dns-status", call(GET, || Request::DnsStatus))
         .route("/acl", call(GET, || Request::Acl))
         .route("/why", query(GET, |asked| Ok(Request::Why(asked))));
     Router::new()
@@ -244,15 +246,15 @@ fn debug(action: &str) -> Result<Request, Refusal> {
     }
 }
 
-/// The types that we have records of, and the question for all.
 fn dns_query(asked: DnsQuery) -> Result<Request, Refusal> {
-    let kind = match asked.r#type.to_ascii_uppercase().as_str() {
-        "" | "A" => dns_type::A,
-        "AAAA" => dns_type::AAAA,
-        "ALL" | "ANY" => dns_type::ANY,
-        other => return Err(Refusal::new(501, format!("no records of type `{other}`: ask for A or AAAA"))),
+    let kind = match asked.r#type.as_str() {
+        "" => "A",
+        // As official clients say it.
+        "ALL" => "ANY",
+        other => other,
     };
-    Ok(Request::DnsQuery(asked.name, kind))
+    let number = record_type(kind).ok_or_else(|| Refusal::new(501, format!("no records of type `{kind}`")))?;
+    Ok(Request::DnsQuery(asked.name, number))
 }
 
 fn ping(asked: &Ping) -> Result<Request, Refusal> {

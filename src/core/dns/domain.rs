@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use hickory_proto::rr::Name;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The longest name in text, without its final dot (RFC 1035 §2.3.4).
@@ -35,7 +36,8 @@ pub enum DomainError {
 ///
 /// Bytes that no host name has are kept as `\DDD` (RFC 4343 §2.1), so that a name with a dot inside a label is never
 /// taken for one with a label more.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Domain(Arc<str>);
 
 impl Domain {
@@ -123,6 +125,20 @@ impl FromStr for Domain {
             return Err(DomainError::EmptyLabel(text.to_owned()));
         }
         Ok(Self(bare.to_ascii_lowercase().into()))
+    }
+}
+
+impl TryFrom<String> for Domain {
+    type Error = DomainError;
+
+    fn try_from(text: String) -> Result<Self, DomainError> {
+        text.parse()
+    }
+}
+
+impl From<Domain> for String {
+    fn from(domain: Domain) -> Self {
+        domain.0.to_string()
     }
 }
 

@@ -9,7 +9,9 @@
 //! [`Server::poll_effect`] what is to be done, [`Server::poll_timeout`] when to come back.
 
 mod domain;
+mod explain;
 mod flight;
+pub mod host;
 mod hosts;
 mod id;
 mod message;
@@ -21,6 +23,7 @@ mod zones;
 mod tests;
 
 pub use domain::{Domain, DomainError};
+pub use explain::{Described, Explained, describe, question, record_type};
 pub use id::{AskId, QueryId};
 pub use message::Transport;
 pub use server::{Effect, IN_FLIGHT, Outcome, QUESTION_LEN, Server};

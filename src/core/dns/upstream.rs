@@ -1,5 +1,6 @@
 //! The name servers of others that questions are passed on to.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use thiserror::Error;
@@ -31,6 +32,16 @@ impl Upstream {
         match self {
             Self::Plain(server) => server.ip().is_loopback(),
             Self::Http { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(server) if server.port() == PORT => server.ip().fmt(f),
+            Self::Plain(server) => server.fmt(f),
+            Self::Http { url, .. } => f.write_str(url),
         }
     }
 }

@@ -17,6 +17,8 @@ use crate::wire::control::{DnsConfig, DnsRecord, Resolver};
 const ROUTES: Limit = Limit::new("domains with name servers of their own", 4_096);
 /// Name servers for one suffix. More are no safer, and each is asked in turn.
 const UPSTREAMS: Limit = Limit::new("name servers of one domain", 8);
+/// Domains that are tried for each name without a dot. Hosts take a few.
+const SEARCH: Limit = Limit::new("search domains", 32);
 /// What is wrong with the settings, as far as people read on.
 const FAULTS: Limit = Limit::new("faults of DNS settings", 32);
 /// Lets nodes that have an IPv4 address answer with their IPv6 address too: many hosts that have the family cannot use it.
@@ -51,7 +53,9 @@ pub struct Zones {
     records: BTreeMap<Domain, Vec<IpAddr>>,
     /// By suffix who is asked; nobody where we answer alone.
     routes: BTreeMap<Domain, Arc<[Upstream]>>,
+    search: Vec<Domain>,
     default: Arc<[Upstream]>,
+    takes_everything: bool,
     local: Vec<Upstream>,
     /// Addresses of ours: asking them would go round for ever.
     ours: BTreeSet<IpAddr>,
@@ -63,15 +67,23 @@ impl Zones {
     /// Brings the answers up to date with the map, and with the name servers that this host asks by itself.
     pub fn update(&mut self, map: &Netmap, local: &[Upstream]) {
         self.hosts.update(map);
+        self.update_settings(map, local);
+    }
+
+    /// The same without the names of nodes; whether anything is another than before.
+    pub fn update_settings(&mut self, map: &Netmap, local: &[Upstream]) -> bool {
         self.both_families = map.node().is_some_and(|node| node.cap_map.contains_key(BOTH_FAMILIES));
-        self.base = map.node().and_then(|node| node.name.split_once('.')?.1.parse().ok());
+        let base = map.node().and_then(|node| node.name.split_once('.')?.1.parse().ok());
         let ours = map.addresses().iter().map(|address| address.addr()).chain(RESOLVER_ADDRESSES).collect();
-        if self.settings != *map.dns() || self.local != local || self.ours != ours {
+        let is_other = self.settings != *map.dns() || self.local != local || self.ours != ours || self.base != base;
+        if is_other {
+            self.base = base;
             self.settings = map.dns().clone();
             self.local = local.to_vec();
             self.ours = ours;
             self.read_settings();
         }
+        is_other
     }
 
     /// What is wrong with the settings, for people.
@@ -87,6 +99,31 @@ impl Zones {
     /// The suffixes that we answer, or pass on, otherwise than the rest.
     pub fn suffixes(&self) -> impl Iterator<Item = &Domain> {
         self.routes.keys()
+    }
+
+    /// The same, and who is asked for names within each; nobody where we answer alone.
+    pub fn routes(&self) -> impl Iterator<Item = (&Domain, &[Upstream])> {
+        self.routes.iter().map(|(suffix, upstreams)| (suffix, &**upstreams))
+    }
+
+    /// Names that are no node's.
+    pub fn records(&self) -> impl Iterator<Item = &Domain> {
+        self.records.keys()
+    }
+
+    /// What is tried after a name without a dot.
+    pub fn search(&self) -> &[Domain] {
+        &self.search
+    }
+
+    /// Who is asked for all other names.
+    pub fn others(&self) -> &[Upstream] {
+        &self.default
+    }
+
+    /// Whether the coordinator names servers for all other names, in the place of the host's own.
+    pub fn takes_everything(&self) -> bool {
+        self.takes_everything
     }
 
     /// What is known of a name; see [`Finding`].
@@ -171,7 +208,9 @@ impl Zones {
         self.faults.clear();
         self.routes = self.read_routes(&settings);
         self.records = self.read_records(&settings.extra_records);
+        self.search = self.read_search(&settings.domains);
         let chosen = self.upstreams(&settings.resolvers);
+        self.takes_everything = !chosen.is_empty();
         self.default = if !chosen.is_empty() {
             chosen
         } else if !self.local.is_empty() {
@@ -202,6 +241,17 @@ impl Zones {
             }
         }
         routes
+    }
+
+    fn read_search(&mut self, given: &[String]) -> Vec<Domain> {
+        let mut search = Vec::new();
+        for domain in given.iter().take(SEARCH.most) {
+            match domain.parse() {
+                Ok(domain) => search.push(domain),
+                Err(error) => self.fault(format!("search domain: {error}")),
+            }
+        }
+        search
     }
 
     fn read_records(&mut self, given: &[DnsRecord]) -> BTreeMap<Domain, Vec<IpAddr>> {

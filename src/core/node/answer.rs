@@ -37,6 +37,7 @@ impl Engine {
             Request::Netcheck => return self.netcheck(id, now),
             Request::Relays => return self.ask_counters(id, Counters::Relays, now),
             Request::Metrics { all } => return self.ask_counters(id, Counters::Metrics { all }, now),
+            Request::DnsQuery(name, kind) => return self.dns_query(id, &name, kind, now),
             Request::Acl => return self.ask_table(id, TableQuestion::Acl),
             Request::Why(question) => return self.ask_why(id, question),
             Request::Watch(mask) => return self.watch(id, mask, now),
@@ -52,10 +53,8 @@ impl Engine {
             Request::Prefs => Ok(Answer::json(&*self.prefs)),
             Request::DerpMap => Ok(Answer::json(self.netmap.derp())),
             Request::DnsConfig => Ok(Answer::json(self.netmap.dns())),
-            Request::DnsQuery(name, kind) => self.dns_query(&name, kind),
-            Request::DnsOsConfig => {
-                Ok(Answer::json(&json!({ "Nameservers": [], "SearchDomains": [], "MatchDomains": [] })))
-            }
+            Request::DnsOsConfig => Ok(Answer::json(&self.dns_os_config())),
+            Request::DnsStatus => Ok(Answer::json(&self.dns_status())),
             Request::Dial(host, port) => self.dial(&host, port),
             Request::NetMap => Ok(self.net_map()),
             Request::BugReport(note) => Ok(self.bug_report(&note, now)),

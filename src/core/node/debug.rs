@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
-use data_encoding::BASE64;
 use serde::{Serialize, Serializer};
 
 use super::{Answer, Engine, Now, Refusal, VERSION};
 use crate::types::{IpNet, in_overlay};
 use crate::wire::control::Node;
-use crate::wire::local::{DnsReply, NetMapReply, RelayCounters, Severity, dns_message};
+use crate::wire::local::{NetMapReply, RelayCounters, Severity};
 
 /// Errors of writing to a text do not happen; so below.
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {
@@ -117,24 +116,6 @@ impl Engine {
             tracing::info!("{mark}: health {:?} {}: {}", entry.severity, entry.code, entry.text);
         }
         Answer::Text(format!("{mark}\n"))
-    }
-
-    /// The records of a name of the network.
-    pub(super) fn dns_query(&self, name: &str, kind: u16) -> Result<Answer, Refusal> {
-        let wanted = name.trim_end_matches('.');
-        let suffix = self.netmap.node().map(super::report::suffix).unwrap_or_default();
-        let found = self.named(wanted).map(|node| node.addresses.iter().map(IpNet::addr).collect::<Vec<_>>());
-        let is_inside = || {
-            let before = wanted.len().checked_sub(suffix.len()).and_then(|at| wanted.split_at_checked(at));
-            !suffix.is_empty() && before.is_some_and(|(_, end)| end.eq_ignore_ascii_case(suffix))
-        };
-        if found.is_none() && !is_inside() {
-            let text = format!("{name:?} is no name of this network; ask this host's resolver, with `getent hosts`");
-            return Err(Refusal::new(501, text));
-        }
-        let message = dns_message(name, kind, found.as_deref());
-        let message = message.ok_or_else(|| Refusal::new(400, format!("{name:?} is no name")))?;
-        Ok(Answer::json(&DnsReply { bytes: BASE64.encode(&message), resolvers: Vec::new() }))
     }
 
     /// Where a client wants to be connected to: a node, or an address behind one.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::{Answer, CallId, FileContent, Machine, PumpCommand, StateFile};
 use crate::control::{Pin, ServerUrl, Transmit};
+use crate::dns::Explained;
+use crate::dns::host::HostNames;
 use crate::netcheck::{self, LinkKind};
 use crate::plan::{FirewallOptions, KernelAction, Probes, own};
 use crate::types::{IpNet, MachinePrivate};
@@ -73,6 +75,14 @@ pub enum Effect {
     ///
     /// [`Engine::update_resolver`]: super::Engine::update_resolver
     Names,
+    /// Have this host's own resolver told this. [`Engine::handle_host_report`] hears what became of it.
+    ///
+    /// [`Engine::handle_host_report`]: super::Engine::handle_host_report
+    HostNames(HostNames),
+    /// Ask our resolver, which asks others, and answer the request by [`dns_answer`].
+    ///
+    /// [`dns_answer`]: super::dns_answer
+    Question { id: CallId, message: Vec<u8>, explained: Explained },
     /// Ask the kernel what our table holds and has counted.
     Figures,
     /// Ask the kernel where packets to this address go.

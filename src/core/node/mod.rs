@@ -13,7 +13,7 @@
 //!   handle_datagram, handle_pump ─> path::Book, netcheck::Netcheck ─┘              │                     │
 //!   handle_observed, handle_steps (kernel) ────────────────────────────────────────┴─────────────────────┤
 //!                                                                                                        v
-//!   poll_effect: Answer, Watch, Notice | Connect, Transmit | Save | Datagram, Pump, Counters, Netcheck, Echo | Kernel, Figures, LookUpRoute | Names
+//!   poll_effect: Answer, Watch, Notice | Connect, Transmit | Save | Datagram, Pump, Counters, Netcheck, Echo | Kernel, Figures, LookUpRoute | Names, HostNames, Question
 //! ```
 
 mod answer;
@@ -25,6 +25,7 @@ mod entropy;
 mod files;
 mod health;
 mod home;
+mod host_names;
 mod kernel;
 mod load;
 mod login;
@@ -51,6 +52,7 @@ use sha2::{Digest, Sha256};
 pub use clock::{CoordinatorClock, Now};
 pub use effect::{Datagram, Effect, Networks, Settings};
 pub use files::{Aside, FileContent, FoundFile, StateFile, Stored};
+pub use host_names::dns_answer;
 pub use machine::Machine;
 pub use pump::{Direct, PumpCommand, PumpCounters, PumpNews, PumpPeer, RegionState};
 pub use request::{Answer, CallId, Caller, Refusal, Request, Subject};
@@ -58,6 +60,7 @@ pub use request::{Answer, CallId, Caller, Refusal, Request, Subject};
 use calls::{Awaited, Calls};
 use entropy::Entropy;
 use health::Health;
+use host_names::HostSide;
 use network::Surroundings;
 use paths::Relays;
 use ping::Pings;
@@ -97,6 +100,7 @@ pub struct Engine {
     /// When the coordinator last confirmed the map, as far as is known while there is no connection.
     confirmed: Option<Timestamp>,
     surroundings: Surroundings,
+    host_side: HostSide,
     book: Book,
     /// Counts the changes of paths to peers.
     path_changes: Tracked<()>,
@@ -183,6 +187,7 @@ impl Engine {
             netmap: Tracked::new(loaded.netmap),
             confirmed: loaded.confirmed,
             surroundings: Surroundings::new(),
+            host_side: HostSide::default(),
             book,
             path_changes: Tracked::default(),
             relays: Relays::default(),
@@ -293,14 +298,19 @@ impl Engine {
 
     /// Brings a resolver up to date: with the map while this machine is in the network, with nothing else.
     pub fn update_resolver(&self, resolver: &mut dns::Server) {
-        let servers = self.surroundings.resolvers.iter().map(|address| Upstream::from(*address));
-        let (local, others): (Vec<Upstream>, Vec<Upstream>) = servers.partition(Upstream::is_on_this_host);
-        // A server on this host stands for those that it asks itself, which are named beside it where they are known.
-        let servers = if others.is_empty() { local } else { others };
+        let servers = self.name_servers();
         match self.login.was_open {
             true => resolver.update(&self.netmap, &servers),
             false => resolver.update(&Netmap::default(), &servers),
         }
+    }
+
+    /// Whom this host asks by itself.
+    fn name_servers(&self) -> Vec<Upstream> {
+        let servers = self.surroundings.resolvers.iter().map(|address| Upstream::from(*address));
+        let (local, others): (Vec<Upstream>, Vec<Upstream>) = servers.partition(Upstream::is_on_this_host);
+        // A server on this host stands for those that it asks itself, which are named beside it where they are known.
+        if others.is_empty() { local } else { others }
     }
 
     // ---- what is up to date ----

@@ -116,11 +116,6 @@ impl Engine {
         }
     }
 
-    /// These are the name servers that the host asks.
-    pub fn handle_resolvers(&mut self, resolvers: BTreeSet<IpAddr>) {
-        self.surroundings.resolvers.set(resolvers);
-    }
-
     /// What the host says of itself is this: its name, its kernel, its distribution.
     pub fn handle_host(&mut self, host: Hostinfo) {
         self.host.set(host);

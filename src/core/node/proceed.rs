@@ -29,6 +29,7 @@ impl Engine {
         }
         self.renew_health(now);
         self.tell_settled(now);
+        self.renew_host_names();
         self.tell_kept(now);
         self.tell_watchers(now);
     }

@@ -61,6 +61,8 @@ pub enum Request {
     DnsQuery(String, u16),
     /// What of this host's resolver we have set.
     DnsOsConfig,
+    /// How names are resolved here.
+    DnsStatus,
     /// Connect to a port of a node.
     Dial(String, u16),
     /// Everything that the coordinator has told.
@@ -147,6 +149,7 @@ impl Request {
             | Self::DnsConfig
             | Self::DnsQuery(..)
             | Self::DnsOsConfig
+            | Self::DnsStatus
             | Self::Dial(..)
             | Self::Metrics { .. }
             | Self::BugReport(_)

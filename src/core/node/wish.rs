@@ -122,6 +122,7 @@ impl Engine {
     pub(super) fn renew_health(&mut self, now: Now) {
         self.renew_network_health(now);
         self.tell_of_one_way(now);
+        self.renew_names_health(now);
         let troubles = self.reconciler.troubles(now.tick);
         for (kind, severity) in [
             ("kernel", Severity::High),

@@ -302,6 +302,8 @@ impl World {
             | Effect::Notice(_)
             | Effect::Connect { .. }
             | Effect::Names
+            | Effect::HostNames(_)
+            | Effect::Question { .. }
             | Effect::Figures
             | Effect::LookUpRoute(_)
             | Effect::Counters

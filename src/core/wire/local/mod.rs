@@ -7,6 +7,7 @@
 
 mod acl;
 mod dns_query;
+mod dns_status;
 mod net_map;
 mod netcheck;
 mod notify;
@@ -18,7 +19,8 @@ mod relays;
 mod status;
 
 pub use acl::{AclReply, AclRule, DeniedCount, WhyQuestion, WhyReply};
-pub use dns_query::{DnsReply, dns_message, dns_type};
+pub use dns_query::DnsReply;
+pub use dns_status::{DnsRoute, DnsStatusReply};
 pub use net_map::NetMapReply;
 pub use netcheck::{NetcheckRegion, NetcheckReport};
 pub use notify::{HealthState, HealthWarning, Mask, Notify, PeerPath, StartOptions};
