@@ -274,6 +274,22 @@ fn a_relay_that_ends_is_told_and_the_next_one_found() {
 }
 
 #[test]
+fn what_wireguard_sends_before_the_pump_is_told_of_peers_waits() {
+    in_namespace(|| async {
+        let relay = Server::start(&["--open"]);
+        let map = map(&[(HOME, relay.address)]);
+        let bob = Node::join(2, &map).await;
+        bob.knows(1, Some(HOME), None).await;
+        let alice = Node::start(1, &map).await;
+        alice.send(2, &initiation());
+        alice.counters().await;
+        alice.knows(2, Some(HOME), None).await;
+        assert_eq!(bob.receive().0, initiation());
+        assert_eq!(alice.counters().await.dropped_unknown_peer, 0);
+    });
+}
+
+#[test]
 fn what_is_sent_while_a_relay_starts_anew_arrives() {
     in_namespace(|| async {
         let relay = Server::start(&["--open"]);

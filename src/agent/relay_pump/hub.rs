@@ -68,6 +68,11 @@ impl Hub {
         }
     }
 
+    /// Whether it knows peers, and relays to reach them by.
+    pub(super) fn is_told(&self) -> bool {
+        self.key.borrow().is_some() && !self.map.borrow().regions.is_empty() && !self.peers.borrow().is_empty()
+    }
+
     fn handle_command(self: &Rc<Self>, command: PumpCommand) {
         let now = clock::now().tick;
         match command {

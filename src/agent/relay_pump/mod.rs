@@ -113,13 +113,20 @@ pub fn spawn(config: &PumpConfig) -> io::Result<Pump> {
 /// Takes commands, and packets of WireGuard, until nobody commands.
 async fn pump(hub: Rc<Hub>, mut commands: mpsc::Receiver<ToPump>) {
     let mut batch = Batch::new();
+    // An agent that starts finds WireGuard sending: what it cannot place yet waits in the socket.
+    let mut is_told = false;
     loop {
         tokio::select! {
+            // All that was told goes before what follows from it.
+            biased;
             command = commands.recv() => match command {
-                Some(asked) => hub.handle(asked),
+                Some(asked) => {
+                    hub.handle(asked);
+                    is_told |= hub.is_told();
+                }
                 None => return,
             },
-            received = hub.loopback.recv(&mut batch) => match received {
+            received = hub.loopback.recv(&mut batch), if is_told => match received {
                 Ok(()) => {
                     let now = clock::now().tick;
                     for (to, packet) in hub.loopback.packets(&batch) {

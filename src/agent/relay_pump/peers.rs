@@ -70,6 +70,10 @@ impl Peers {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
     pub(super) fn by_key(&self, key: &NodePublic) -> Option<&Rc<RelayedPeer>> {
         self.by_key.get(key)
     }
