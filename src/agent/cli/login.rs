@@ -1,8 +1,10 @@
 //! `up` and `login`: settings, sign-in, and the wait until the machine is in.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
+
+use fast_qr::QRBuilder;
 
 use super::args::{Login, SignIn, Up};
 use super::client::{Client, Notices};
@@ -121,9 +123,17 @@ fn show_page(url: &str, state: BackendState, json: bool, out: &mut impl Write) -
         if let Some(ticket) = Ticket::in_url(url) {
             writeln!(out, "The page must show this code: {}\n", ticket.code())?;
         }
+        if let Some(picture) = std::io::stdout().is_terminal().then(|| picture(url)).flatten() {
+            writeln!(out, "{picture}\n")?;
+        }
     }
     out.flush()?;
     Ok(())
+}
+
+/// An address for a camera; none where it is too long to be one.
+fn picture(url: &str) -> Option<String> {
+    QRBuilder::new(url).build().ok().map(|code| code.to_str())
 }
 
 /// The key itself, or the content of the file that `file:PATH` names.
@@ -152,6 +162,15 @@ mod tests {
         assert_eq!(read_key(&format!("file:{}", file.path().display())).unwrap(), "wk-123");
         let error = read_key("file:/no/such/file").unwrap_err();
         assert!(error.to_string().starts_with("--auth-key: read /no/such/file:"), "{error}");
+    }
+
+    #[test]
+    fn an_address_is_a_square_for_a_camera_where_it_has_room_in_one() {
+        let text = picture("https://vpn.example.org/a/mfrggzdfmztwq2lknnwg23tpoa").unwrap();
+        let lines: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
+        assert!(lines.iter().all(|width| *width == lines[0]) && lines[0].abs_diff(2 * lines.len()) <= 2, "{text}");
+        assert!(lines[0] <= 80 && text.chars().all(|c| "\n \u{2580}\u{2584}\u{2588}".contains(c)), "{text}");
+        assert!(picture(&"x".repeat(10_000)).is_none());
     }
 
     #[test]
