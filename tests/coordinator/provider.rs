@@ -49,6 +49,8 @@ pub(crate) struct Says {
     /// Put into the ID token, or taken from it where null.
     pub(crate) claims: Value,
     pub(crate) userinfo: Option<Value>,
+    /// What it answers where it is asked as GitHub, by path.
+    pub(crate) api: BTreeMap<&'static str, Value>,
     /// Likewise, into what it says of itself.
     pub(crate) discovery: Value,
     /// Put into the answer that the browser carries.
@@ -76,6 +78,7 @@ impl Default for Says {
             kid: "rsa",
             claims: json!({}),
             userinfo: None,
+            api: BTreeMap::new(),
             discovery: json!({}),
             answer: Vec::new(),
             instead: BTreeMap::new(),
@@ -100,6 +103,9 @@ impl Provider {
             .route("/authorize", get(authorize))
             .route("/token", post(token))
             .route("/userinfo", get(userinfo))
+            .route("/login/oauth/authorize", get(github_authorize))
+            .route("/login/oauth/access_token", post(github_token))
+            .route("/api/v3/{*path}", get(github_api))
             .layer(axum::middleware::from_fn_with_state(Arc::clone(&inner), instead))
             .with_state(Arc::clone(&inner));
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
@@ -178,17 +184,10 @@ async fn keys(State(inner): State<Arc<Mutex<Inner>>>) -> Response {
 
 /// Signs in whoever comes, and sends them back at once.
 async fn authorize(State(inner): State<Arc<Mutex<Inner>>>, Query(asked): Query<BTreeMap<String, String>>) -> Response {
-    let mut inner = inner.lock().unwrap();
     assert_eq!((asked["response_type"].as_str(), asked["client_id"].as_str()), ("code", CLIENT));
     assert_eq!(asked["code_challenge_method"], "S256");
     assert!(asked["scope"].split(' ').any(|scope| scope == "openid"));
-    let code = BASE64URL_NOPAD.encode(&rand::random::<[u8; 16]>());
-    let mut back = openidconnect::url::Url::parse(&asked["redirect_uri"]).unwrap();
-    let mut answer = BTreeMap::from([("code", code.clone()), ("state", asked["state"].clone())]);
-    answer.extend(inner.says.answer.iter().cloned());
-    back.query_pairs_mut().extend_pairs(answer);
-    inner.codes.insert(code, asked);
-    Redirect::to(back.as_str()).into_response()
+    send_back(&mut inner.lock().unwrap(), asked)
 }
 
 async fn token(State(inner): State<Arc<Mutex<Inner>>>, headers: HeaderMap, body: Body) -> Response {
@@ -217,6 +216,53 @@ async fn userinfo(State(inner): State<Arc<Mutex<Inner>>>, headers: HeaderMap) ->
         Some(said) => axum::Json(said).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+/// As GitHub: without OpenID Connect.
+async fn github_authorize(
+    State(inner): State<Arc<Mutex<Inner>>>,
+    Query(asked): Query<BTreeMap<String, String>>,
+) -> Response {
+    assert_eq!((asked["client_id"].as_str(), asked["code_challenge_method"].as_str()), (CLIENT, "S256"));
+    assert!(asked["scope"].starts_with("read:user user:email"));
+    send_back(&mut inner.lock().unwrap(), asked)
+}
+
+async fn github_token(State(inner): State<Arc<Mutex<Inner>>>, headers: HeaderMap, body: Body) -> Response {
+    let body = axum::body::to_bytes(body, 1 << 16).await.unwrap();
+    let form: BTreeMap<String, String> = openidconnect::url::form_urlencoded::parse(&body).into_owned().collect();
+    let asked = inner.lock().unwrap().codes.remove(&form["code"]);
+    let challenge = PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(form["code_verifier"].clone()));
+    let is_good = asked.is_some_and(|asked| asked["code_challenge"] == challenge.as_str())
+        && (form["client_id"].as_str(), form["client_secret"].as_str()) == (CLIENT, SECRET)
+        && headers[header::ACCEPT] == "application/json";
+    // It never answers with another status.
+    let error = json!({"error": "bad_verification_code", "error_description": "The code is not good."});
+    axum::Json(if is_good { json!({"access_token": "access-token", "token_type": "bearer"}) } else { error })
+        .into_response()
+}
+
+async fn github_api(
+    State(inner): State<Arc<Mutex<Inner>>>,
+    axum::extract::Path(path): axum::extract::Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    assert_eq!(headers[header::AUTHORIZATION], "Bearer access-token");
+    match inner.lock().unwrap().says.api.get(path.as_str()) {
+        Some(said) => axum::Json(said).into_response(),
+        None => StatusCode::FORBIDDEN.into_response(),
+    }
+}
+
+/// Sends whoever signed in back to where they came from.
+fn send_back(inner: &mut Inner, asked: BTreeMap<String, String>) -> Response {
+    let code = BASE64URL_NOPAD.encode(&rand::random::<[u8; 16]>());
+    let mut back = openidconnect::url::Url::parse(&asked["redirect_uri"]).unwrap();
+    let mut answer = BTreeMap::from([("code", code.clone()), ("state", asked["state"].clone())]);
+    answer.extend(inner.says.answer.iter().cloned());
+    back.query_pairs_mut().extend_pairs(answer);
+    inner.codes.insert(code, asked);
+    Redirect::to(back.as_str()).into_response()
 }
 
 impl Inner {

@@ -17,7 +17,7 @@ use crate::provider::{CLIENT, Provider, SECRET, Says, Signed, issuer};
 use crate::server::Server;
 
 /// A coordinator whose providers are these, each with what the operator says of it.
-fn coordinator(providers: &[(&str, String, &str)]) -> (Server, TempDir) {
+pub(crate) fn coordinator(providers: &[(&str, String, &str)]) -> (Server, TempDir) {
     let (address, directory) = (place(), tempfile::tempdir().unwrap());
     let secret = directory.path().join("secret");
     std::fs::write(&secret, SECRET).unwrap();
@@ -33,7 +33,7 @@ fn coordinator(providers: &[(&str, String, &str)]) -> (Server, TempDir) {
 }
 
 /// One with a provider whose people of example.org are welcome.
-async fn with_provider(more: &str) -> (Server, Provider, TempDir) {
+pub(crate) async fn with_provider(more: &str) -> (Server, Provider, TempDir) {
     let provider = Provider::start().await;
     provider.says(ada());
     let rules = format!("allowed_domains = [\"example.org\"]\n{more}");
@@ -41,7 +41,7 @@ async fn with_provider(more: &str) -> (Server, Provider, TempDir) {
     (server, provider, directory)
 }
 
-fn ada() -> Says {
+pub(crate) fn ada() -> Says {
     said(json!({}))
 }
 
@@ -53,7 +53,7 @@ fn said(change: Value) -> Says {
 }
 
 /// A machine that waits at a page.
-async fn waits(server: &Server, machine: &Machine) -> (RegisterResponse, String) {
+pub(crate) async fn waits(server: &Server, machine: &Machine) -> (RegisterResponse, String) {
     let answer = machine.connect(server.address).await.register(&machine.register_request(None)).await;
     let path = Ticket::in_url(&answer.auth_url).unwrap().path();
     assert!(answer.auth_url.starts_with(&server.url()), "{answer:?}");
@@ -62,23 +62,23 @@ async fn waits(server: &Server, machine: &Machine) -> (RegisterResponse, String)
 
 /// A browser: its cookies, and nothing else.
 #[derive(Default)]
-struct Browser {
+pub(crate) struct Browser {
     cookies: BTreeMap<String, String>,
 }
 
-struct Page {
-    status: StatusCode,
-    headers: HeaderMap,
-    text: String,
+pub(crate) struct Page {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Browser {
-    async fn get(&mut self, url: &str) -> Page {
+    pub(crate) async fn get(&mut self, url: &str) -> Page {
         self.ask(Method::GET, url, &[], String::new()).await
     }
 
     /// Sends the first form of a page, as a browser does.
-    async fn send(&mut self, server: &Server, page: &Page, which: &str) -> Page {
+    pub(crate) async fn send(&mut self, server: &Server, page: &Page, which: &str) -> Page {
         let action = attribute(&page.text, "action=\"", which);
         let body = format!("token={}", page.token());
         self.ask(Method::POST, &format!("{}{action}", server.url()), &[("sec-fetch-site", "same-origin")], body).await
@@ -115,14 +115,14 @@ impl Browser {
     }
 
     /// The whole way, up to the page on which the callback ends.
-    async fn sign_in(&mut self, server: &Server, path: &str, provider: &str) -> Page {
+    pub(crate) async fn sign_in(&mut self, server: &Server, path: &str, provider: &str) -> Page {
         let callback = self.up_to_the_answer(server, path, provider).await;
         self.get(&callback).await
     }
 }
 
 impl Page {
-    fn location(&self) -> String {
+    pub(crate) fn location(&self) -> String {
         self.headers["location"].to_str().unwrap().to_owned()
     }
 
@@ -424,6 +424,7 @@ async fn a_provider_that_is_away_slow_or_leads_astray_takes_nothing_else_with_it
         assert_eq!(Browser::default().sign_in(&server, &path, "good").await.status, StatusCode::SEE_OTHER);
     });
     assert!(status == StatusCode::FORBIDDEN, "{text}");
+    assert!(server.text(&["status"]).contains("sign-in by away: "), "its operator learns of it");
 
     // One that was away is there.
     let provider = Provider::start_at(away).await;

@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use warren_core::registry::{ProviderName, Rules};
 
 use super::{ConfigError, ServerUrl, wrong};
-use crate::service::Described;
+use crate::service::{Described, Kind};
 
 /// What is asked for where nobody says it: who somebody is, their address, and their name.
 const SCOPES: [&str; 3] = ["openid", "email", "profile"];
+/// Where GitHub is, unless it is an installation of one's own.
+const GITHUB: &str = "https://github.com";
 /// Where the service manager puts credentials, and how one of a provider is called there.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 /// The longest secret that is read; none is a tenth of it.
@@ -25,7 +27,9 @@ pub(crate) type Providers = BTreeMap<ProviderName, Oidc>;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Oidc {
-    issuer: String,
+    #[serde(default)]
+    kind: Kind,
+    issuer: Option<String>,
     client_id: String,
     client_secret_file: Option<PathBuf>,
     title: Option<String>,
@@ -57,13 +61,19 @@ pub(super) fn settle(given: Option<Providers>, url: Option<&ServerUrl>) -> Resul
 fn describe(name: ProviderName, given: Oidc) -> Result<Described, ConfigError> {
     let wrong = |key: &str, reason: String| wrong(&format!("oidc.{name}.{key}"), reason);
     let (domains, users, groups) = (&given.allowed_domains, &given.allowed_users, &given.allowed_groups);
+    let issuer = match (given.issuer, given.kind) {
+        (Some(issuer), Kind::Oidc | Kind::Github) => issuer,
+        (None, Kind::Github) => GITHUB.to_owned(),
+        (None, Kind::Oidc) => return Err(wrong("issuer", "it has to be said".to_owned())),
+    };
     let rules = Rules::new(domains, users, groups, given.approval).map_err(|reason| wrong("allowed", reason))?;
     let in_credentials = std::env::var_os(CREDENTIALS).map(|dir| Path::new(&dir).join(format!("oidc.{name}")));
     let file = given.client_secret_file.or_else(|| in_credentials.filter(|file| file.exists()));
     let secret = file.map(|file| read_secret(&file)).transpose();
     Ok(Described {
         title: given.title.unwrap_or_else(|| name.to_string()),
-        issuer: given.issuer,
+        issuer,
+        kind: given.kind,
         client_id: given.client_id,
         client_secret: secret.map_err(|reason| wrong("client_secret_file", reason))?,
         scopes: given.scopes.unwrap_or_else(|| SCOPES.map(str::to_owned).to_vec()),
@@ -105,13 +115,13 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(&file, "hunter2\n").unwrap();
         let text = with(&format!(
-            "client_secret_file = {:?}\nallowed_domains = [\"Example.org\"]\ntitle = \"Corp\"\n[oidc.other]\nissuer = \"https://o/\"\nclient_id = \"w\"",
+            "client_secret_file = {:?}\nallowed_domains = [\"Example.org\"]\ntitle = \"Corp\"\n[oidc.other]\nkind = \"github\"\nclient_id = \"w\"",
             file.path()
         ));
         let settings = Settings::of(parse(&text).unwrap()).unwrap();
         let [corp, other] = settings.oidc.as_slice() else { panic!("{settings:?}") };
         assert_eq!(corp.client_secret.as_ref().unwrap().secret(), "hunter2");
-        assert_eq!((corp.title.as_str(), other.title.as_str(), other.issuer.as_str()), ("Corp", "other", "https://o/"));
+        assert_eq!((corp.title.as_str(), other.title.as_str(), other.issuer.as_str()), ("Corp", "other", GITHUB));
         assert_eq!(other.scopes, SCOPES);
         assert!(other.client_secret.is_none() && !format!("{settings:?}").contains("hunter2"));
     }
@@ -136,6 +146,10 @@ mod tests {
                 "coordinator.toml: oidc.Corp: the name of a provider",
             ),
             ("[oidc.corp]\nissuer = \"x\"".to_owned(), "coordinator.toml: oidc.corp: missing field `client_id`"),
+            (
+                "server_url = \"https://x\"\n[oidc.corp]\nclient_id = \"x\"".to_owned(),
+                "configuration: oidc.corp.issuer: ",
+            ),
             ("oidc = 1".to_owned(), "coordinator.toml: oidc: "),
         ] {
             let error = error(&text);

@@ -32,7 +32,7 @@ pub(crate) use refused::{Refused, RefusedKind, ServiceResult};
 pub(crate) use relay_map::{EmbeddedRelay, RelayMap};
 pub(crate) use server_key::{FORMER_KEYS, KeyUse, ServerKeys};
 pub(crate) use sign_in::{
-    Answer, Begun, CALLBACK, Described, Finished, SignIn, SignInError, Visit, Visitor, WaitingMachine,
+    Answer, Begun, CALLBACK, Described, Finished, Kind, SignIn, SignInError, Visit, Visitor, WaitingMachine,
 };
 
 /// The service; clones are handles to the same one.
@@ -73,7 +73,8 @@ impl Service {
 
     async fn status(&self, actor: &Actor) -> ServiceResult {
         may(actor.rights.may_look(Area::Server), "look at the server")?;
-        let Health { nodes, fault, warnings, held_back: _ } = self.hub.health().await?;
+        let Health { nodes, fault, mut warnings, held_back: _ } = self.hub.health().await?;
+        warnings.extend(self.sign_in.faults());
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let server_key = self.server_key(&self.machines().await?);
         Ok(Reply::Status(StatusView { version, nodes, fault, warnings, server_key }))

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
-use warren_core::registry::{Arrival, Email, Identity, domain_of};
+use warren_core::registry::{Arrival, Email};
 
-use super::described::Described;
+use super::described::{Described, Person};
 
 /// Groups that are looked at of one person; Microsoft leaves out more than 200.
 const GROUPS: usize = 1_000;
@@ -88,18 +88,9 @@ impl Claims {
             }
             Some(_) | None => Vec::new(),
         };
-        let domain = match provider.issuer == GOOGLE {
-            true => self.hd.map(|domain| domain.to_lowercase()),
-            false => email.as_ref().and_then(domain_of),
-        };
-        let welcome = provider.rules.of(email.as_ref(), domain.as_deref(), &groups);
-        let (issuer, subject) = (provider.issuer.clone(), self.sub);
-        Arrival {
-            identity: Identity { provider: provider.name.clone(), issuer, subject, invited: false, email },
-            display_name: self.name.unwrap_or_default(),
-            picture: self.picture.unwrap_or_default(),
-            welcome,
-        }
+        let organisation = (provider.issuer == GOOGLE).then(|| self.hd.map(|domain| domain.to_lowercase()));
+        let (name, picture) = (self.name, self.picture);
+        provider.arrival(Person { subject: self.sub, email, organisation, groups, name, picture })
     }
 }
 

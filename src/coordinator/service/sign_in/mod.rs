@@ -11,6 +11,7 @@ mod attempts;
 mod claims;
 mod described;
 mod fetch;
+mod github;
 mod provider;
 
 use std::collections::BTreeMap;
@@ -29,7 +30,7 @@ use warren_core::wire::control::Hostinfo;
 use super::{Busy, Refused, Service};
 use crate::clock;
 use attempts::{ATTEMPT_TIME, Attempt, Attempts};
-pub(crate) use described::Described;
+pub(crate) use described::{Described, Kind};
 pub(crate) use provider::Answer;
 use provider::Known;
 
@@ -126,6 +127,11 @@ impl SignIn {
     /// The providers, by name, and what people call them.
     pub(crate) fn providers(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.providers.iter().map(|(name, known)| (name.as_str(), known.described.title.as_str()))
+    }
+
+    /// Which providers nobody can sign in by, and why.
+    pub(crate) fn faults(&self) -> impl Iterator<Item = String> {
+        self.providers.values().filter_map(|known| known.fault())
     }
 
     /// How people reach this server, where there are providers.

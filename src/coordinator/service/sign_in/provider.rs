@@ -1,4 +1,4 @@
-//! One OpenID provider: where it is, where it sends people, and whom it names.
+//! One provider: where it is, where it sends people, and whom it names.
 //!
 //! Discovery is done when somebody first wants to sign in, and again after it failed or grew old: a provider that is away
 //! when the server starts keeps nobody else from anything. What a provider says is believed only as far as its signature,
@@ -27,8 +27,9 @@ use warren_core::registry::Arrival;
 use warren_shell::chain;
 
 use super::claims::Claims;
-use super::described::Described;
+use super::described::{Described, Kind};
 use super::fetch::Fetch;
+use super::github::GitHub;
 use crate::clock;
 
 /// How long what a provider said of itself is taken for true.
@@ -52,6 +53,8 @@ const ALGORITHMS: [CoreJwsSigningAlgorithm; 5] = [
 pub(super) struct Known {
     pub(super) described: Described,
     fetch: Fetch,
+    /// Where it is GitHub, which says nothing of itself.
+    github: Option<GitHub>,
     found: Mutex<Found>,
 }
 
@@ -62,7 +65,7 @@ struct Found {
     keys_at: Option<Instant>,
 }
 
-/// What is kept of an attempt to sign in until its answer comes.
+/// What is kept of an attempt to sign in until its answer comes. GitHub gives nothing back that has the nonce in it.
 pub(super) struct Asked {
     nonce: Nonce,
     verifier: PkceCodeVerifier,
@@ -116,13 +119,22 @@ impl AdditionalProviderMetadata for MoreMetadata {}
 impl Known {
     pub(super) fn new(described: Described) -> Result<Self, String> {
         let fetch = Fetch::new(&described.issuer)?;
-        Ok(Self { described, fetch, found: Mutex::default() })
+        let github = match described.kind {
+            Kind::Oidc => None,
+            Kind::Github => Some(GitHub::new(fetch.clone(), &described.issuer)),
+        };
+        Ok(Self { described, fetch, github, found: Mutex::default() })
     }
 
     /// Where to send somebody, and what to keep until they come back.
     pub(super) async fn ask(&self, state: String, callback: &str) -> Result<(Url, Asked), NotNamed> {
-        let metadata = self.metadata().await?;
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
+        if let Some(github) = &self.github {
+            let url =
+                github.ask(&self.described, &state, &challenge, callback).map_err(|reason| self.wrong(&reason))?;
+            return Ok((url, Asked { nonce: Nonce::new_random(), verifier }));
+        }
+        let metadata = self.metadata().await?;
         let redirect = self.redirect(callback)?;
         let id = ClientId::new(self.described.client_id.clone());
         let client = CoreClient::from_provider_metadata(metadata, id, None);
@@ -139,14 +151,14 @@ impl Known {
 
     /// Whom the provider names by its answer.
     pub(super) async fn named(&self, answer: Answer, asked: Asked, callback: &str) -> Result<Arrival, NotNamed> {
+        if let Some(github) = &self.github {
+            let code = self.code(answer)?;
+            let named = github.named(&self.described, &code, &asked.verifier, callback).await;
+            return named.map_err(|reason| self.wrong(&reason));
+        }
         let metadata = self.metadata().await?;
         self.check_issuer(&answer, &metadata)?;
-        let code = match (answer.code, answer.error) {
-            (Some(code), None) => AuthorizationCode::new(code),
-            (_, Some(error)) if error == "access_denied" => return Err(self.wrong("it did not let you in")),
-            (_, Some(error)) => return Err(self.wrong(&error)),
-            (None, None) => return Err(self.wrong("its answer has no code")),
-        };
+        let code = AuthorizationCode::new(self.code(answer)?);
         let id = ClientId::new(self.described.client_id.clone());
         let client = CoreClient::from_provider_metadata(metadata.clone(), id, self.described.client_secret.clone());
         let client = client.set_redirect_uri(self.redirect(callback)?).set_auth_type(auth_type(&metadata));
@@ -162,6 +174,16 @@ impl Known {
         }
         let claims = self.completed(claims, &metadata, answer.access_token()).await?;
         Ok(claims.arrival(&self.described))
+    }
+
+    /// The code of an answer, or why it has none.
+    fn code(&self, answer: Answer) -> Result<String, NotNamed> {
+        match (answer.code, answer.error) {
+            (Some(code), None) => Ok(code),
+            (_, Some(error)) if error == "access_denied" => Err(self.wrong("it did not let you in")),
+            (_, Some(error)) => Err(self.wrong(&error)),
+            (None, None) => Err(self.wrong("its answer has no code")),
+        }
     }
 
     /// An answer of another provider is none of this one.
@@ -235,6 +257,12 @@ impl Known {
     }
 
     // ---- what it says of itself ----
+
+    /// Why nobody can sign in by it at the moment, as far as anybody tried.
+    pub(super) fn fault(&self) -> Option<String> {
+        let found = self.found.try_lock().ok()?;
+        found.failed.as_ref().map(|(reason, _)| reason.0.clone())
+    }
 
     async fn metadata(&self) -> Result<Metadata, NotNamed> {
         let mut found = self.found.lock().await;
