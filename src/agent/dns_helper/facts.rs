@@ -13,6 +13,9 @@ use super::bus::Bus;
 
 /// As much of a file as is read.
 const MOST: u64 = 64 << 10;
+/// How names of links begin that containers are behind: those of Docker, Podman, LXC and what Kubernetes uses.
+const CONTAINERS: [&str; 11] =
+    ["cali", "cilium", "cni", "docker", "flannel", "incusbr", "kube", "lxcbr", "lxdbr", "podman", "weave"];
 /// Where a program of this name is looked for.
 const RESOLVCONF: [&str; 3] = ["usr/sbin/resolvconf", "sbin/resolvconf", "usr/bin/resolvconf"];
 
@@ -31,6 +34,7 @@ pub(super) async fn facts(root: &Path, seen: &Seen, bus: &mut Bus) -> Facts {
             .map(|path| resolvconf(&root.join(path)))
             .find(|found| *found != Resolvconf::Absent)
             .unwrap_or_default(),
+        containers: containers(root),
     }
 }
 
@@ -82,6 +86,18 @@ fn obstacle(file: &Path, is_plain: bool, is_mount: bool) -> Option<Obstacle> {
     } else {
         Obstacle::Other(error.desc().to_owned())
     })
+}
+
+/// The first link that containers are behind.
+fn containers(root: &Path) -> Option<String> {
+    let links = fs::read_dir(root.join("sys/class/net")).into_iter().flatten().flatten();
+    let names = links.filter_map(|link| link.file_name().into_string().ok());
+    // Networks that people make with Docker are called after the beginning of their number.
+    let is_network = |name: &str| {
+        let number = name.strip_prefix("br-");
+        number.is_some_and(|number| number.len() == 12 && number.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    names.filter(|name| is_network(name) || CONTAINERS.iter().any(|begin| name.starts_with(begin))).min()
 }
 
 fn is_mounted_over(file: &Path) -> bool {
@@ -144,6 +160,20 @@ mod tests {
         let seen = disk.see().unwrap();
         assert!(seen.is_ours() && matches!(seen.current, Current::Plain { .. }));
         assert_eq!(file(root.path(), &seen), before);
+    }
+
+    #[test]
+    fn a_link_of_containers_is_found_by_its_name() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(containers(root.path()), None);
+        for link in ["eth0", "lo", "warren0", "virbr0", "br-lan"] {
+            fs::create_dir_all(root.path().join("sys/class/net").join(link)).unwrap();
+        }
+        assert_eq!(containers(root.path()), None);
+        for link in ["docker0", "br-0123456789ab"] {
+            fs::create_dir_all(root.path().join("sys/class/net").join(link)).unwrap();
+            assert_eq!(containers(root.path()).as_deref(), Some(link));
+        }
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub enum Leave {
     NoUpstream,
     /// Another program gathers the file from several.
     Resolvconf(Resolvconf),
+    /// Containers behind this link are given the file, and could not ask us.
+    Containers(String),
     /// Port 53 does not lead to us: this kernel does not translate.
     NoPort,
     /// The file is ours, and what it was before is nowhere.
@@ -96,6 +98,9 @@ fn by_file(facts: &Facts, file: &ResolvConf, names: &HostNames) -> Result<(bool,
     if gathers && file.is_by("resolvconf") {
         return Err(Leave::Resolvconf(facts.resolvconf));
     }
+    if let Some(link) = &facts.containers {
+        return Err(Leave::Containers(link.clone()));
+    }
     if !names.has_port_53 {
         return Err(Leave::NoPort);
     }
@@ -137,6 +142,11 @@ impl Leave {
             Self::Resolvconf(_) => format!(
                 "resolvconf makes /etc/resolv.conf of what several programs tell it; to add us: \
                  `echo nameserver {server} | resolvconf -a tun-warren.inet`"
+            ),
+            Self::Containers(link) => format!(
+                "containers behind {link} are given /etc/resolv.conf, and we answer this host alone; with \
+                 systemd-resolved this host is told and they keep theirs, or put lines like `100.64.0.2 web` into \
+                 /etc/hosts"
             ),
             Self::NoPort => "this kernel cannot lead port 53 to us (nft_chain_nat)".to_owned(),
             Self::NoOriginal => {

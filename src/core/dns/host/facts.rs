@@ -12,6 +12,8 @@ pub struct Facts {
     /// The version of NetworkManager, where it is on the bus.
     pub network_manager: Option<(u32, u32, u32)>,
     pub resolvconf: Resolvconf,
+    /// A link that containers of this host are behind.
+    pub containers: Option<String>,
 }
 
 /// A file that names name servers.

@@ -175,6 +175,15 @@ fn a_host_that_could_be_broken_is_left_alone_and_says_what_to_do() {
     for nobody in [FileFact::default(), plain("search lan\n"), plain("nameserver 100.100.100.100\n")] {
         assert!(text(&without(nobody), &names()).contains("names no name server"));
     }
+    let containers = Facts { containers: Some("docker0".to_owned()), ..without(plain("nameserver 192.0.2.1\n")) };
+    assert!(text(&containers, &names()).contains("containers behind docker0"));
+    let through_resolved = Facts { resolved: Some(ResolvConfMode::Stub), ..without(plain("nameserver 127.0.0.53\n")) };
+    let through_resolved = Facts { containers: Some("docker0".to_owned()), ..through_resolved };
+    assert_eq!(
+        detect(&through_resolved, &names()),
+        Method::Resolved(None),
+        "it is told another port, and passes us on to nobody"
+    );
     let no_port = HostNames { has_port_53: false, ..names() };
     assert!(text(&without(plain("nameserver 192.0.2.1\n")), &no_port).contains("port 53"));
 }
