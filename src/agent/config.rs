@@ -68,7 +68,7 @@ pub struct Config {
     #[arg(long)]
     pub cleanup: bool,
 
-    /// Tell this host's resolver of names for an agent, as root, on the socket that is standard input
+    /// Tell this host's resolver of names for an agent, as root: on the socket that is standard input, or at --dns-socket
     #[arg(long, conflicts_with_all = ["cleanup", "check"])]
     pub dns_helper: bool,
 

@@ -1,5 +1,6 @@
 //! The agent: `warrend`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use warren_agent::{Config, StateDir, init_logging, serve, serve_dns_helper};
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     if config.dns_helper {
-        return match serve_dns_helper() {
+        return match serve_dns_helper(Path::new(&config.dns_socket)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("warrend: {}", Lines(error));

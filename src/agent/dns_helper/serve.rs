@@ -1,10 +1,14 @@
 //! The helper's socket, and its loop.
 
 use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::AcceptConn;
 use nix::unistd::User;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -31,20 +35,29 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How long it waits for the next one while nothing is held. It is started again by whoever connects.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Runs on the socket that the service manager gives as standard input, until nobody needs it.
-pub fn serve_dns_helper() -> Result<(), String> {
+/// Runs on the socket that the service manager gives as standard input, until nobody needs it; where it gives none, on
+/// one of its own at this path, for good.
+pub fn serve_dns_helper(path: &Path) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("start: {error}"))?;
     runtime.block_on(async {
-        let listener = std::io::stdin().as_fd().try_clone_to_owned().map(std::os::unix::net::UnixListener::from);
-        let listener = listener.and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
-        let listener = listener.and_then(UnixListener::from_std);
-        let listener = listener.map_err(|error| format!("standard input is no socket that listens: {error}"))?;
-        let agent = User::from_name(AGENT).ok().flatten().map(|user| user.uid.as_raw());
-        let host = Host::new("/".into(), state(), Bus::of_system());
+        let agent = User::from_name(AGENT).ok().flatten();
+        let (listener, is_given) = match given()? {
+            Some(listener) => (listener, true),
+            None => (bind(path, agent.as_ref()).map_err(|error| format!("{}: {error}", path.display()))?, false),
+        };
+        let listener = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
+        let listener = listener.map_err(|error| format!("listen: {error}"))?;
+        let agent = agent.map(|user| user.uid.as_raw());
+        let state = state();
+        // A service manager has made it.
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&state);
+        made.map_err(|error| format!("{}: {error}", state.display()))?;
+        let host = Host::new("/".into(), state, Bus::of_system());
         let users = [0].into_iter().chain(agent).collect();
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("SIGTERM: {error}"))?;
         let mut helper = Helper::new(host, users);
+        helper.stays = !is_given;
         tokio::select! {
             () = helper.run(listener) => {}
             _ = terminate.recv() => tracing::info!("ending"),
@@ -52,6 +65,35 @@ pub fn serve_dns_helper() -> Result<(), String> {
         helper.end().await;
         Ok(())
     })
+}
+
+/// The socket that is standard input, where it is one that listens.
+fn given() -> Result<Option<std::os::unix::net::UnixListener>, String> {
+    let input = std::io::stdin();
+    if !getsockopt(&input, AcceptConn).unwrap_or(false) {
+        return Ok(None);
+    }
+    let owned = input.as_fd().try_clone_to_owned().map_err(|error| format!("standard input: {error}"))?;
+    Ok(Some(owned.into()))
+}
+
+/// A socket for root and the agent. What an earlier one left is in the way.
+fn bind(path: &Path, agent: Option<&User>) -> std::io::Result<std::os::unix::net::UnixListener> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+        fs::set_permissions(folder, Permissions::from_mode(0o755))?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    // Whoever connects is asked who they are besides.
+    fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    if let Some(agent) = agent {
+        chown(path, None, Some(agent.gid.as_raw()))?;
+    }
+    Ok(listener)
 }
 
 fn state() -> PathBuf {
@@ -67,6 +109,8 @@ pub(super) struct Helper {
     clients: BTreeMap<u64, OwnedWriteHalf>,
     next: u64,
     told: HostReport,
+    /// Nobody starts it again.
+    stays: bool,
 }
 
 enum News {
@@ -78,7 +122,7 @@ impl Helper {
     pub(super) fn new(host: Host, users: Vec<u32>) -> Self {
         let now = clock::now().tick;
         let lease = if host.is_of_another_boot() { Lease::over(now) } else { Lease::new(now) };
-        Self { host, lease, users, clients: BTreeMap::new(), next: 0, told: HostReport::default() }
+        Self { host, lease, users, clients: BTreeMap::new(), next: 0, told: HostReport::default(), stays: false }
     }
 
     /// Runs until nothing is held and nobody comes.
@@ -91,7 +135,7 @@ impl Helper {
         loop {
             let ends = self.lease.poll_timeout();
             let is_held = self.lease.names().is_some_and(|names| !names.is_nothing());
-            let is_idle = self.lease.is_over() && self.clients.is_empty();
+            let is_idle = self.lease.is_over() && self.clients.is_empty() && !self.stays;
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => self.admit(stream, &news_in),
@@ -210,8 +254,6 @@ async fn until(at: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     const OTHERS: &str = "# mine\nnameserver 192.0.2.1\noptions ndots:2\n";
@@ -365,6 +407,21 @@ mod tests {
         }
         assert!(report.trouble.contains("again and again"), "{report:?}");
         assert!(!world.file().contains("100.100.100.100"), "{}", world.file());
+    }
+
+    #[test]
+    fn a_socket_of_its_own_is_for_root_and_the_agent_and_takes_the_place_of_an_old_one() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("run/socket");
+        for _ in 0..2 {
+            let listener = bind(&path, None).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+            std::os::unix::net::UnixStream::connect(&path).unwrap();
+            drop(listener);
+        }
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        bind(&path, None).unwrap_err();
     }
 
     #[tokio::test]
