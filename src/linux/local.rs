@@ -2,7 +2,7 @@
 //! never swallow.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
 
 use warren_core::plan::{KernelError, own};
-use warren_core::types::{IpNet, in_overlay};
+use warren_core::types::{IpNet, SOMEWHERE, in_overlay};
 
 use super::netlink::{RouteSocket, first, is_errno};
 use super::subscription::{Subscription, route_message};
@@ -22,10 +22,6 @@ use super::{Attempt, attempt, link, route};
 const ROUTES: usize = 4_096;
 /// The main table.
 const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
-
-/// Addresses that are everybody's and nobody's neighbour: a root name server. Nothing is sent there.
-const SOMEWHERE: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(198, 41, 0, 4)), IpAddr::V6(Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30))];
 
 /// An address of an interface that is up, is not the loopback and is not ours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +34,8 @@ pub struct LocalAddress {
     pub has_carrier: bool,
     /// Whether the way to the rest of the world leaves by that interface.
     pub is_way_out: bool,
-    /// Whether that interface is made of software that ends on this host: a bridge, one end of a pair, a tunnel.
+    /// Whether that interface is made of software that ends on this host: a bridge without a port to elsewhere, one end
+    /// of a pair, a tunnel.
     pub is_virtual: bool,
 }
 
@@ -68,7 +65,11 @@ impl LocalNetwork {
     pub async fn addresses(&mut self) -> Result<Vec<LocalAddress>, KernelError> {
         let links = self.socket.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()));
         let links = attempt("list links", links).await?;
-        let links: BTreeMap<u32, Link> = links.iter().filter_map(usable_link).collect();
+        let with_hardware: BTreeSet<u32> = links.iter().filter_map(controller_of_hardware).collect();
+        let mut links: BTreeMap<u32, Link> = links.iter().filter_map(usable_link).collect();
+        for (index, link) in &mut links {
+            link.is_virtual &= !with_hardware.contains(index);
+        }
         let ways_out = self.ways_out().await;
 
         let addresses = self.socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()));
@@ -89,7 +90,7 @@ impl LocalNetwork {
         Ok(found)
     }
 
-    /// The interfaces by which the rest of the world is reached, as the kernel itself would send there. Where it does not
+    /// The interfaces by which the rest of the world is reached beside the tunnel, as the kernel itself would send there. Where it does not
     /// say, none is known.
     async fn ways_out(&self) -> Vec<u32> {
         let mut found = Vec::new();
@@ -197,6 +198,12 @@ fn usable_link(message: &RouteNetlinkMessage) -> Option<(u32, Link)> {
     usable.then(|| (message.header.index, Link { interface: name.to_owned(), has_carrier, is_virtual }))
 }
 
+/// The bridge that a port belongs to that leads to other machines: it is no network of guests alone.
+fn controller_of_hardware(message: &RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewLink(message) = message else { return None };
+    first!(message.attributes, LinkAttribute::Controller).copied().filter(|_| !is_virtual(message))
+}
+
 /// Hardware names no kind. Of those that do, some stand for hardware below them.
 fn is_virtual(message: &LinkMessage) -> bool {
     let infos = first!(message.attributes, LinkAttribute::LinkInfo);
@@ -219,6 +226,7 @@ fn route_to(address: IpAddr) -> RouteMessage {
     message.header.address_family = family;
     message.header.destination_prefix_length = length;
     message.attributes.push(RouteAttribute::Destination(destination));
+    message.attributes.push(RouteAttribute::Mark(own::MARK_BYPASS));
     message
 }
 

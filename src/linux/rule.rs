@@ -151,33 +151,42 @@ fn priority_of(message: &RuleMessage) -> u32 {
 #[expect(clippy::wildcard_enum_match_arm, reason = "of the kernel's attributes we set few")]
 fn read(message: &RuleMessage) -> Option<Rule> {
     let header = &message.header;
-    let plain = header.action == rule::RuleAction::ToTable
+    let plain = [rule::RuleAction::ToTable, rule::RuleAction::Goto, rule::RuleAction::Nop].contains(&header.action)
         && header.dst_len == 0
-        && header.src_len == 0
         && header.tos == 0
-        && (header.flags - RuleFlags::Invert).is_empty();
+        // One that leads to no rule yet is as we make it.
+        && (header.flags - RuleFlags::Invert - RuleFlags::Unresolved).is_empty();
     if !plain {
         return None;
     }
     let mut table = u32::from(header.table);
-    let (mut mark, mut mask) = (None, None);
+    let (mut mark, mut mask, mut from, mut goto) = (None, None, None, None);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Table(number) => table = *number,
             RuleAttribute::FwMark(value) => mark = Some(*value),
             RuleAttribute::FwMask(value) => mask = Some(*value),
+            RuleAttribute::Source(address) if header.src_len == bits_of(address) => from = Some(*address),
+            RuleAttribute::Goto(priority) => goto = Some(*priority),
             RuleAttribute::Priority(_) | RuleAttribute::Protocol(_) => {}
             RuleAttribute::SuppressPrefixLen(NO_SUPPRESSION) | RuleAttribute::SuppressIfGroup(NO_SUPPRESSION) => {}
             _ => return None,
         }
     }
-    let action = match table {
-        own::ROUTE_TABLE => RuleAction::Ours,
-        table if table == u32::from(RouteHeader::RT_TABLE_MAIN) => RuleAction::Main,
+    let action = match (header.action, goto, table) {
+        (rule::RuleAction::Goto, Some(own::RULE_BEYOND), 0) => RuleAction::Beyond,
+        (rule::RuleAction::Nop, None, 0) => RuleAction::Nothing,
+        (rule::RuleAction::ToTable, None, own::ROUTE_TABLE) => RuleAction::Ours,
+        (rule::RuleAction::ToTable, None, table) if table == u32::from(RouteHeader::RT_TABLE_MAIN) => RuleAction::Main,
         _ => return None,
     };
+    if from.is_some() != (header.src_len > 0) {
+        return None;
+    }
     let is_inverted = header.flags.contains(RuleFlags::Invert);
     let packets = match (mark, mask) {
+        (None, None | Some(0)) if from.is_some() && !is_inverted => RulePackets::From(from?),
+        _ if from.is_some() => return None,
         // The opposite of all packets is none: not of our making.
         (None, None | Some(0)) if is_inverted => return None,
         (None, None | Some(0)) => RulePackets::All,
@@ -189,18 +198,31 @@ fn read(message: &RuleMessage) -> Option<Rule> {
     Some(Rule { priority: priority_of(message), ipv6: header.family == AddressFamily::Inet6, packets, action })
 }
 
+fn bits_of(address: &IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
 fn write(rule: &Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = if rule.ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
-    message.header.action = rule::RuleAction::ToTable;
-    let table = match rule.action {
-        RuleAction::Main => u32::from(RouteHeader::RT_TABLE_MAIN),
-        RuleAction::Ours => own::ROUTE_TABLE,
+    let (action, leads) = match rule.action {
+        RuleAction::Main => {
+            (rule::RuleAction::ToTable, Some(RuleAttribute::Table(u32::from(RouteHeader::RT_TABLE_MAIN))))
+        }
+        RuleAction::Ours => (rule::RuleAction::ToTable, Some(RuleAttribute::Table(own::ROUTE_TABLE))),
+        RuleAction::Beyond => (rule::RuleAction::Goto, Some(RuleAttribute::Goto(own::RULE_BEYOND))),
+        RuleAction::Nothing => (rule::RuleAction::Nop, None),
     };
-    message.attributes.push(RuleAttribute::Table(table));
+    message.header.action = action;
+    message.attributes.extend(leads);
     message.attributes.push(RuleAttribute::Priority(rule.priority));
     let (is_inverted, marked) = match rule.packets {
         RulePackets::All => (false, None),
+        RulePackets::From(address) => {
+            message.header.src_len = bits_of(&address);
+            message.attributes.push(RuleAttribute::Source(address));
+            (false, None)
+        }
         RulePackets::Marked { mark, mask } => (false, Some((mark, mask))),
         RulePackets::NotMarked { mark, mask } => (true, Some((mark, mask))),
     };

@@ -100,6 +100,7 @@ fn wish_by(planner: &mut Planner, map: &Netmap, paths: &Paths) -> Derived {
     let host = Host {
         key: NodePrivate::from_random([9; 32]),
         networks: BTreeSet::new(),
+        guests: BTreeSet::new(),
         routes: BTreeSet::new(),
         kept: BTreeSet::new(),
         probes: None,

@@ -210,6 +210,7 @@ fn host() -> Host {
     Host {
         key: NodePrivate::from_random([1; 32]),
         networks: BTreeSet::new(),
+        guests: BTreeSet::new(),
         routes: BTreeSet::new(),
         kept: BTreeSet::new(),
         probes: None,

@@ -9,6 +9,7 @@
 mod common;
 mod device;
 mod drift;
+mod exit_node;
 mod firewall;
 mod flows;
 mod foreign;

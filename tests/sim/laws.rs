@@ -3,11 +3,14 @@
 use proptest::prelude::*;
 use warren_core::netmap::{AddressRange, Netmap};
 use warren_core::plan::{
-    Ability, Desired, ModelKernel, Packet, Planner, PortRange, Protocol, RuleStep, Step, desired, diff, own,
+    Ability, Desired, ExitNode, Leaving, ModelKernel, Packet, Planner, PortRange, Protocol, RuleStep, Step, desired,
+    diff, own,
 };
-use warren_core::types::NodePublic;
+use warren_core::types::{NodeId, NodePublic, in_overlay, is_default_route};
 
-use crate::world::{PeerSpec, World, converge, firewall, kernel, packets, public_key, world};
+use std::net::IpAddr;
+
+use crate::world::{Command, PeerSpec, World, converge, firewall, kernel, packets, public_key, world};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
@@ -101,7 +104,13 @@ proptest! {
             let wish = next.wish();
             converge(&mut crashed, &wish);
             let Some(firewall) = firewall(&crashed) else { continue };
-            let held = crashed.flows.iter().filter(|flow| every_try().any(|(peer, _)| holds(&crashed, &peer, flow)));
+            // What came from anywhere to another address than an overlay's may have come by another link.
+            let judged = without_exit(&crashed);
+            let is_held = |flow: &&Packet| {
+                let kernel = if [flow.source, flow.destination].map(in_overlay).contains(&true) { &crashed } else { &judged };
+                every_try().any(|(peer, _)| holds(kernel, &peer, flow))
+            };
+            let held = crashed.flows.iter().filter(is_held);
             for flow in held {
                 prop_assert!(firewall.decide(flow).is_ok(), "after {} steps of the first plan: {:?}", stop, flow);
             }
@@ -193,6 +202,98 @@ proptest! {
         }
     }
 
+    /// The law of leaks: with an exit node wanted nothing but our own outer packets and answers leaves beside it, from
+    /// whatever was there before.
+    #[test]
+    fn with_an_exit_node_wanted_nothing_leaves_beside_it(mut kernel in kernel(), world in world(), exit in exit()) {
+        kernel.misrouted = ["203.0.113.0/24".parse().unwrap()].into();
+        let world = with_exit(world, exit);
+        converge(&mut kernel, &world.wish());
+        prop_assert_eq!(leaks(&kernel, &[&world]), []);
+    }
+
+    /// The same at every prefix of a plan from one exit node to another, or to none that can be had; and after a crash.
+    #[test]
+    fn nothing_leaves_beside_the_exit_node_while_the_wish_changes(
+        world in world(), next in world(), exits in (exit(), exit()),
+    ) {
+        let (world, next) = (with_exit(world, exits.0), with_exit(next, exits.1));
+        let mut kernel = ModelKernel::default();
+        converge(&mut kernel, &world.wish());
+        for step in diff(&next.wish(), &kernel.state).steps {
+            kernel.carry_out(&step).unwrap();
+            prop_assert_eq!(leaks(&kernel, &[&world, &next]), [], "after {}", step);
+        }
+    }
+
+    /// Routes and firewall each hold alone: whoever takes the link, the routes, the rules or the table, one of these.
+    #[test]
+    fn no_single_loss_lets_anything_leave_beside_the_exit_node(world in world(), exit in exit()) {
+        let world = with_exit(world, exit);
+        let mut kernel = ModelKernel::default();
+        converge(&mut kernel, &world.wish());
+        let losses =
+            [Command::DeleteLink, Command::LinkDown, Command::FlushRoutes, Command::FlushRules, Command::DeleteTable];
+        for loss in losses {
+            let mut less = kernel.clone();
+            loss.run(&mut less);
+            let found = leaks(&less, &[&world]).into_iter().filter(|packet| packet.from.is_none());
+            // What is thrown is the firewall's alone to refuse.
+            let is_near = |packet: &Leaving| world.networks.iter().chain(&world.routes).any(|net| net.contains(&packet.to));
+            let is_due = |packet: &Leaving| !(matches!(loss, Command::DeleteTable) && is_near(packet));
+            prop_assert_eq!(found.filter(is_due).collect::<Vec<_>>(), [], "{:?}", loss);
+            // Without a link and without routes, the firewall alone is left.
+            if !matches!(loss, Command::DeleteTable) {
+                Command::FlushRoutes.run(&mut less);
+                Command::FlushRules.run(&mut less);
+                prop_assert_eq!(leaks(&less, &[&world]), [], "{:?}", loss);
+            }
+        }
+    }
+
+    /// Nobody is locked out: what answers somebody from the host's own addresses leaves by its own way at every prefix of
+    /// every plan, and so do our own packets.
+    #[test]
+    fn answers_and_our_own_packets_keep_their_way_through_every_change(first in world(), next in world()) {
+        let known_by = "198.18.7.7/24".parse().unwrap();
+        let (mut first, mut next) = (first, next);
+        first.networks.insert(known_by);
+        next.networks.insert(known_by);
+        let mut kernel = ModelKernel::default();
+        let ssh = |to: &str, from: &str| Leaving {
+            to: to.parse().unwrap(),
+            from: Some(from.parse().unwrap()),
+            is_ours: false,
+            is_answer: true,
+        };
+        let sessions = [ssh("8.8.4.4", "198.18.7.7"), ssh("2001:db8:7::9", "2001:db8::7")];
+        for wish in [first.wish(), next.wish(), Desired::default()] {
+            for step in diff(&wish, &kernel.state).steps {
+                kernel.carry_out(&step).unwrap();
+                for session in &sessions {
+                    prop_assert!(kernel.leaves_beside(session), "after {}: {:?}", step, session);
+                    let ours = Leaving { is_ours: true, is_answer: false, from: None, ..*session };
+                    prop_assert!(kernel.leaves_beside(&ours), "after {}: {:?}", step, ours);
+                }
+            }
+        }
+    }
+
+    /// An exit node is no more than a way: what it sends from addresses that are nobody's has no rights, and no flow is
+    /// its because it might have been.
+    #[test]
+    fn an_exit_node_has_the_rights_of_its_own_addresses_alone(mut kernel in kernel(), world in world(), exit in exit()) {
+        let world = with_exit(world, exit);
+        let from_afar: Vec<Packet> =
+            packets().into_iter().map(|packet| Packet { source: "198.51.100.7".parse().unwrap(), ..packet }).collect();
+        kernel.flows.extend(&from_afar);
+        converge(&mut kernel, &world.wish());
+        for packet in &from_afar {
+            prop_assert!((1..8).all(|key| !kernel.admits(&public_key(key), packet)), "{:?}", packet);
+            prop_assert!(kernel.flows.contains(packet) || in_overlay(packet.destination), "{:?}", packet);
+        }
+    }
+
     /// The classes mean what the packet filter says, rule by rule.
     #[test]
     fn the_firewall_admits_exactly_what_the_packet_filter_does(world in world()) {
@@ -203,11 +304,41 @@ proptest! {
         for (peer, packet) in every_try().filter(|_| wish.device.is_some()) {
             prop_assert_eq!(
                 kernel.admits(&peer, &packet),
-                holds(&kernel, &peer, &packet) && admitted_by_rules(&world, &map, &peer, &packet),
+                holds(&without_exit(&kernel), &peer, &packet) && admitted_by_rules(&world, &map, &peer, &packet),
                 "{} sends {:?}", peer.short(), packet
             );
         }
     }
+}
+
+fn exit() -> impl Strategy<Value = ExitNode> {
+    let peer = prop::option::of((1_u64..6).prop_map(NodeId));
+    (peer, any::<bool>()).prop_map(|(peer, allow_lan)| ExitNode { peer, allow_lan })
+}
+
+/// Whatever else, this exit node is wanted.
+fn with_exit(mut world: World, exit: ExitNode) -> World {
+    world.prefs.exit_node = Some(exit);
+    world
+}
+
+/// What a program sends that leaves beside the exit node, and is for nothing that is reached beside it in any of these.
+fn leaks(kernel: &ModelKernel, worlds: &[&World]) -> Vec<Leaving> {
+    let to = ["8.8.4.4", "8.8.8.9", "203.0.113.9", "192.168.7.9", "10.1.2.3", "172.16.0.9", "172.17.0.9", "100.64.0.9"];
+    let to = to.into_iter().chain(["2001:db8:7::9", "fd00:1::9", "fd7a:115c:a1e0::9"]);
+    let to = to.map(|text| text.parse::<IpAddr>().unwrap());
+    let beside = |to: &IpAddr| {
+        worlds.iter().any(|world| {
+            let allows = world.prefs.exit_node.is_some_and(|exit| exit.allow_lan);
+            let beside = if allows { &world.networks } else { &world.guests };
+            beside.iter().any(|net| net.contains(to))
+        })
+    };
+    let from = [None, Some("172.16.0.1"), Some("8.8.8.1")].map(|from| from.map(|text| text.parse::<IpAddr>().unwrap()));
+    let sent = to.filter(|to| !beside(to)).flat_map(|to| from.map(|from| (to, from)));
+    let sent = sent.filter(|(to, from)| from.is_none_or(|from| from.is_ipv4() == to.is_ipv4()));
+    let sent = sent.map(|(to, from)| Leaving { to, from, is_ours: false, is_answer: false });
+    sent.filter(|packet| kernel.leaves_beside(packet)).collect()
 }
 
 fn without_routes(mut peers: Vec<PeerSpec>) -> Vec<PeerSpec> {
@@ -225,6 +356,14 @@ fn holds(kernel: &ModelKernel, peer: &NodePublic, packet: &Packet) -> bool {
     let mut open = kernel.clone();
     open.state.firewall = warren_core::plan::ObservedFirewall::Absent;
     open.admits(peer, packet)
+}
+
+/// The same kernel, where nobody is the way to everything: that gives no rights.
+fn without_exit(kernel: &ModelKernel) -> ModelKernel {
+    let mut without = kernel.clone();
+    let peers = without.state.device.iter_mut().flat_map(|device| device.peers.values_mut());
+    peers.for_each(|peer| peer.allowed_ips.retain(|net| !is_default_route(net)));
+    without
 }
 
 /// The packet filter read literally.

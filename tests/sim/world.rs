@@ -9,14 +9,15 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use warren_core::netmap::Netmap;
 use warren_core::plan::{
-    Ability, Desired, Host, ModelKernel, Observed, ObservedFirewall, ObservedPeer, Packet, Path, Paths, Prefs,
-    Protocol, Route, RouteTarget, Rule, RuleAction, RulePackets, desired, diff, own,
+    Ability, Desired, ExitNode, Host, ModelKernel, Observed, ObservedFirewall, ObservedPeer, Packet, Path, Paths,
+    Prefs, Protocol, Route, RouteTarget, Rule, RuleAction, RulePackets, desired, diff, own,
 };
 use warren_core::types::{IpNet, NodeId, NodePrivate, NodePublic, Timestamp};
 use warren_core::wire::control::{FilterRule, MapResponse, NetPortRange, Node, Ports, match_all};
 
-/// Subnets that peers carry: nested, so that the longest prefix matters.
-const ROUTES: [&str; 6] = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.1.2.3/32", "fd00:1::/64", "10.1.0.0/17"];
+/// What peers carry: nested, so that the longest prefix matters.
+const ROUTES: [&str; 8] =
+    ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.1.2.3/32", "fd00:1::/64", "10.1.0.0/17", "0.0.0.0/0", "::/0"];
 const SOURCES: [&str; 8] = [
     "*",
     "100.64.0.1",
@@ -40,6 +41,8 @@ pub(crate) struct World {
     pub(crate) own_key: u8,
     pub(crate) own_address: u8,
     pub(crate) networks: BTreeSet<IpNet>,
+    /// Those of them that end on the host itself.
+    pub(crate) guests: BTreeSet<IpNet>,
     /// Addresses that the host depends on.
     pub(crate) kept: BTreeSet<IpAddr>,
     pub(crate) routes: BTreeSet<IpNet>,
@@ -81,7 +84,8 @@ impl World {
 
     pub(crate) fn host(&self) -> Host {
         let (networks, routes, kept) = (self.networks.clone(), self.routes.clone(), self.kept.clone());
-        Host { key: private_key(self.own_key), networks, routes, kept, probes: None, resolver_port: None }
+        let guests = self.guests.clone();
+        Host { key: private_key(self.own_key), networks, guests, routes, kept, probes: None, resolver_port: None }
     }
 
     /// Of peers with one key the lower number's path counts, as it does for the key.
@@ -124,6 +128,7 @@ pub(crate) fn small_world() -> World {
         own_key: 0,
         own_address: 100,
         networks: BTreeSet::new(),
+        guests: BTreeSet::new(),
         kept: BTreeSet::new(),
         routes: BTreeSet::new(),
         approved: BTreeSet::from(["192.168.7.0/24".parse().unwrap()]),
@@ -170,25 +175,46 @@ pub(crate) fn packets() -> Vec<Packet> {
 }
 
 pub(crate) fn world() -> impl Strategy<Value = World> {
-    let prefs = (any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.95));
+    let prefs = (any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.95), exit_node());
     let networks =
         prop::option::weighted(0.2, select(vec!["10.1.2.77/24", "172.16.0.1/16", "100.64.0.6/28", "8.8.8.1/24"]));
     let own = (0_u8..2, 100_u8..102);
     let routes = || subsequence(vec!["192.168.7.0/24", "0.0.0.0/0", "::/0"], 0..=3).prop_map(nets);
     let gateways = subsequence(vec!["10.1.2.128/25", "10.1.0.0/16", "100.64.0.4/32", "fd00:1::/80"], 0..3);
     let gateways = prop_oneof![2 => Just(Vec::new()), 1 => gateways];
-    let networks = (networks, gateways);
+    let bridges = prop::option::weighted(0.3, Just("172.17.0.1/16"));
+    let networks = (networks, bridges, gateways);
     (vec(peer(), 0..6), vec(rule(), 0..4), prefs, own, networks, (routes(), routes())).prop_map(
-        |(peers, filter, prefs, (own_key, own_address), (networks, gateways), (advertised, approved))| {
-            let (accept_routes, shields_up, want_running) = prefs;
+        |(peers, filter, prefs, (own_key, own_address), (networks, bridges, gateways), (advertised, approved))| {
+            let (accept_routes, shields_up, want_running, exit_node) = prefs;
+            let advertise_routes = advertised;
             let prefs =
-                Prefs { want_running, accept_routes, advertise_routes: advertised, shields_up, ..Prefs::default() };
-            let networks = networks.into_iter().map(|network: &str| network.parse().unwrap()).collect();
+                Prefs { want_running, accept_routes, advertise_routes, exit_node, shields_up, ..Prefs::default() };
+            let guests: BTreeSet<IpNet> = bridges.into_iter().map(|network: &str| network.parse().unwrap()).collect();
+            let networks = networks.into_iter().map(|network: &str| network.parse().unwrap());
+            let networks = networks.chain(guests.clone()).collect();
             let routes = gateways.into_iter().map(|route: &str| route.parse().unwrap()).collect();
             let kept = BTreeSet::new();
-            World { peers: distinct(peers), filter, prefs, own_key, own_address, networks, routes, kept, approved }
+            World {
+                peers: distinct(peers),
+                filter,
+                prefs,
+                own_key,
+                own_address,
+                networks,
+                guests,
+                routes,
+                kept,
+                approved,
+            }
         },
     )
+}
+
+/// Mostly none is wanted; of those that are, some are no peer or no exit node.
+fn exit_node() -> impl Strategy<Value = Option<ExitNode>> {
+    let exit = (prop::option::weighted(0.8, 1_u64..6), any::<bool>());
+    prop::option::weighted(0.4, exit.prop_map(|(peer, allow_lan)| ExitNode { peer: peer.map(NodeId), allow_lan }))
 }
 
 fn nets(texts: Vec<&str>) -> BTreeSet<IpNet> {

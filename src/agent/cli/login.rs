@@ -8,14 +8,15 @@ use fast_qr::QRBuilder;
 
 use super::args::{Login, SignIn, Up};
 use super::client::{Client, Notices};
-use super::{Error, Exit, print_json};
+use super::{Error, Exit, exit_node, print_json};
 use warren_core::types::Ticket;
 use warren_core::types::text::Line;
 use warren_core::wire::local::{BackendState, Mask, MaskedPrefs, Prefs, StartOptions};
 
 /// `warren up`.
 pub(super) async fn up(client: &Client, up: Up, json: bool, out: &mut (impl Write + Send)) -> Result<Exit, Error> {
-    let change = change(up.settings.change()?, &up.sign_in);
+    let mut change = change(up.settings.change()?, &up.sign_in);
+    exit_node::choose(client, up.settings.exit_node.as_deref(), &mut change).await?;
     let before = if up.reset { fresh(client.prefs().await?) } else { client.prefs().await? };
     let prefs = change.apply(&before).map_err(|error| Error::Usage(error.to_string()))?;
     sign_in(client, prefs, &up.sign_in, up.force_reauth, json, out).await
@@ -28,7 +29,8 @@ pub(super) async fn login(
     json: bool,
     out: &mut (impl Write + Send),
 ) -> Result<Exit, Error> {
-    let change = change(login.settings.change()?, &login.sign_in);
+    let mut change = change(login.settings.change()?, &login.sign_in);
+    exit_node::choose(client, login.settings.exit_node.as_deref(), &mut change).await?;
     let prefs = change.apply(&client.prefs().await?).map_err(|error| Error::Usage(error.to_string()))?;
     sign_in(client, prefs, &login.sign_in, true, json, out).await
 }

@@ -7,6 +7,7 @@ mod args;
 mod client;
 mod derp_map;
 mod dns;
+mod exit_node;
 mod login;
 mod netcheck;
 mod ping;
@@ -130,7 +131,8 @@ pub async fn run(args: Args, out: &mut (impl Write + Send)) -> Result<Exit, Erro
         }
         Command::Dns(asked) => dns::dns(&client, asked, json, out).await,
         Command::Set(settings) => {
-            let change = settings.change()?;
+            let mut change = settings.change()?;
+            exit_node::choose(&client, settings.exit_node.as_deref(), &mut change).await?;
             if change.is_empty() {
                 return Err(Error::Usage("nothing to set; `warren set --help` lists what there is".to_owned()));
             }

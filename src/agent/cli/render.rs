@@ -38,6 +38,10 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> Result<Exit, Erro
             writeln!(out, "#     - {}", Line(remark))?;
         }
     }
+    if let Some(exit) = status.peer.values().find(|peer| peer.exit_node) {
+        let name = Line(exit.dns_name.trim_end_matches('.'));
+        writeln!(out, "\n# All that leaves goes by {name}; answers to what comes in another way go back that way")?;
+    }
     if let Some(key) = &status.warren.coordinator_key {
         writeln!(out, "\n# Coordinator {}, key {key}", status.warren.coordinator)?;
     }

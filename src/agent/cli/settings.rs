@@ -25,6 +25,13 @@ pub struct Settings {
     /// Subnets to offer, separated by commas; empty for none
     #[arg(long, value_name = "PREFIXES")]
     pub advertise_routes: Option<String>,
+    /// The peer by which all that leaves this machine leaves, by name or address; empty for none. Nothing leaves where it
+    /// cannot be had
+    #[arg(long, value_name = "NODE")]
+    pub exit_node: Option<String>,
+    /// Reach the networks that this machine is attached to beside the exit node
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub exit_node_allow_lan_access: Option<bool>,
     /// Tags to ask for, separated by commas (`tag:` may be left out); empty for none
     #[arg(long, value_name = "TAGS")]
     pub advertise_tags: Option<String>,
@@ -34,12 +41,15 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The change that the flags ask for.
+    /// The change that the flags ask for, but for the exit node: which peer that is the agent knows.
     pub fn change(&self) -> Result<MaskedPrefs, Error> {
         let mut change = MaskedPrefs::default();
-        for (field, value) in
-            [("RouteAll", self.accept_routes), ("CorpDNS", self.accept_dns), ("ShieldsUp", self.shields_up)]
-        {
+        for (field, value) in [
+            ("RouteAll", self.accept_routes),
+            ("CorpDNS", self.accept_dns),
+            ("ShieldsUp", self.shields_up),
+            ("ExitNodeAllowLANAccess", self.exit_node_allow_lan_access),
+        ] {
             if let Some(value) = value {
                 change.set(field, value);
             }
@@ -107,6 +117,8 @@ mod tests {
             accept_dns: Some(false),
             shields_up: Some(true),
             advertise_routes: Some("10.0.0.0/24, fd00::/64".into()),
+            exit_node: None,
+            exit_node_allow_lan_access: Some(true),
             advertise_tags: Some("web,tag:db".into()),
             operator: Some("root".into()),
         };
@@ -122,6 +134,7 @@ mod tests {
                 shields_up: true,
                 advertise_routes: vec!["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
                 advertise_tags: vec!["tag:web".into(), "tag:db".into()],
+                exit_node_allow_lan_access: true,
                 operator_user: "root".into(),
                 ..Prefs::initial()
             }

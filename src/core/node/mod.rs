@@ -22,6 +22,7 @@ mod clock;
 mod debug;
 mod effect;
 mod entropy;
+mod exit_node;
 mod files;
 mod health;
 mod home;

@@ -109,6 +109,7 @@ impl Engine {
         let seen = device.and_then(|device| device.peers.get(&node.key));
         let mut peer = of_node(node);
         peer.in_network_map = true;
+        peer.exit_node = self.exit_node().is_some() && self.is_exit_node(node);
         peer.relay = home(node).map(|region| self.region_code(region)).unwrap_or_default();
         peer.expired |= node.key_expiry.is_some_and(|at| at <= self.time(now));
         if let Some(seen) = seen {

@@ -25,6 +25,7 @@ impl Engine {
             want_running: is_open,
             accept_routes: self.prefs.route_all,
             advertise_routes: self.prefs.advertise_routes.iter().copied().collect(),
+            exit_node: self.exit_node(),
             shields_up: self.prefs.shields_up,
             listen_port: self.settings.port,
             firewall: self.settings.firewall,
@@ -81,6 +82,7 @@ impl Engine {
             key,
             networks: all.chain(&self.settings.keep_local).copied().collect(),
             routes: self.surroundings.routes.iter().filter(matters).copied().collect(),
+            guests: self.guests().collect(),
             kept: self.kept(),
             probes: self.settings.probes(),
             resolver_port: self.settings.resolver_port,
@@ -123,6 +125,7 @@ impl Engine {
         self.renew_network_health(now);
         self.tell_of_one_way(now);
         self.renew_names_health(now);
+        self.tell_of_exit_node(now);
         let troubles = self.reconciler.troubles(now.tick);
         for (kind, severity) in [
             ("kernel", Severity::High),

@@ -1,7 +1,7 @@
 //! What should be true of this host: the whole wish, as one value.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::types::{IpNet, NodePrivate, NodePublic};
@@ -111,15 +111,18 @@ pub enum RulePackets {
         /// The bits of it that count.
         mask: u32,
     },
+    /// Those that are sent from this address.
+    From(IpAddr),
 }
 
 impl RulePackets {
-    /// Whether packets with this mark are among them.
-    pub const fn are(&self, of: u32) -> bool {
+    /// Whether packets with this mark, sent from this address if their sender chose one, are among them.
+    pub fn are(&self, of: u32, from: Option<IpAddr>) -> bool {
         match *self {
             Self::All => true,
             Self::Marked { mark, mask } => of & mask == mark & mask,
             Self::NotMarked { mark, mask } => of & mask != mark & mask,
+            Self::From(address) => from == Some(address),
         }
     }
 }
@@ -131,4 +134,8 @@ pub enum RuleAction {
     Main,
     /// Our own table.
     Ours,
+    /// None: the rules from [`RULE_BEYOND`](super::own::RULE_BEYOND) on are asked next.
+    Beyond,
+    /// None at all: where others lead.
+    Nothing,
 }

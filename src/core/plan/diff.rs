@@ -7,13 +7,14 @@
 //! stays keeps its session: it is never taken down and put back.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::types::{IpNet, NodePublic};
 
 use super::ability::Ability;
-use super::desired::{Desired, DesiredEndpoint, Device, PeerConfig, Route, RouteTarget, Rule};
+use super::desired::{Desired, DesiredEndpoint, Device, PeerConfig, Route, RouteTarget, Rule, RuleAction};
 use super::firewall::Firewall;
 use super::flows::FlowJudge;
 use super::handover::withheld;
@@ -67,7 +68,10 @@ fn go_up(device: &Device, desired: &Desired, observed: &Observed, steps: &mut Ve
     steps.extend(open);
 }
 
+/// What is left of a wish without a link lets nothing leave, so the firewall that says so comes first.
 fn go_down(desired: &Desired, observed: &Observed, steps: &mut Vec<Step>) {
+    let (close, open) = firewall_steps(desired, observed, &PeerChanges::default());
+    steps.extend(close);
     remove_rules(&desired.rules, &observed.rules, steps);
     remove_routes(&desired.routes, &observed.routes, steps);
     if observed.link.as_ref().is_some_and(|link| link.is_wireguard) {
@@ -75,8 +79,6 @@ fn go_down(desired: &Desired, observed: &Observed, steps: &mut Vec<Step>) {
     }
     add_routes(&desired.routes, &observed.routes, steps);
     add_rules(&desired.rules, &observed.rules, steps);
-    let (close, open) = firewall_steps(desired, observed, &PeerChanges::default());
-    steps.extend(close);
     steps.extend(open);
 }
 
@@ -106,6 +108,7 @@ fn firewall_steps(desired: &Desired, observed: &Observed, peers: &PeerChanges<'_
         (ObservedFirewall::Table(from), Some(to)) if from == to => (None, None),
         (ObservedFirewall::Table(from), Some(to)) => {
             let between = withheld(from, to, observed, &peers.gained, &peers.lost());
+            let between = closed_as_before(from, between);
             (update(from, &between), update(&between, to))
         }
         (_, Some(to)) => {
@@ -113,6 +116,16 @@ fn firewall_steps(desired: &Desired, observed: &Observed, peers: &PeerChanges<'_
             (Some(Step::Firewall(FirewallStep::Replace(Arc::clone(&between)))), update(&between, to))
         }
     }
+}
+
+/// What lets nothing leave beside an exit node goes once no route leads into the tunnel any more: it also keeps answers
+/// on the way by which they were asked for.
+fn closed_as_before(from: &Firewall, to: Arc<Firewall>) -> Arc<Firewall> {
+    if from.beside_exit.is_none() || to.beside_exit.is_some() {
+        return to;
+    }
+    let (by_exit, beside_exit) = (from.by_exit.clone(), from.beside_exit.clone());
+    Arc::new(Firewall { by_exit, beside_exit, ..Firewall::clone(&to) })
 }
 
 /// Known flows are judged again where rights go, and where it cannot be seen that they were judged.
@@ -262,13 +275,16 @@ fn remove_routes(desired: &BTreeSet<Route>, observed: &BTreeSet<Route>, steps: &
 /// overlay pass our table by.
 fn add_rules(desired: &BTreeSet<Rule>, observed: &[Rule], steps: &mut Vec<Step>) {
     let present: BTreeSet<Rule> = observed.iter().copied().collect();
-    steps.extend(desired.difference(&present).copied().map(RuleStep::Add).map(Step::Rule));
+    let mut missing: Vec<Rule> = desired.difference(&present).copied().collect();
+    // Where a rule leads has to be there first; what asks our table comes after those that lead past it.
+    missing.sort_by_key(|rule| (rule.action != RuleAction::Nothing, *rule));
+    steps.extend(missing.into_iter().map(RuleStep::Add).map(Step::Rule));
 }
 
-/// The rule that is asked last goes first. Of duplicates one stays.
+/// The rule that is asked last goes first, but for one that others lead to. Of duplicates one stays.
 fn remove_rules(desired: &BTreeSet<Rule>, observed: &[Rule], steps: &mut Vec<Step>) {
     let mut wanted = desired.clone();
     let mut surplus: Vec<Rule> = observed.iter().copied().filter(|rule| !wanted.remove(rule)).collect();
-    surplus.sort_by(|a, b| b.cmp(a));
+    surplus.sort_by_key(|rule| (rule.action == RuleAction::Nothing, Reverse(*rule)));
     steps.extend(surplus.into_iter().map(RuleStep::Remove).map(Step::Rule));
 }

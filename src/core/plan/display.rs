@@ -170,6 +170,7 @@ impl fmt::Display for Rule {
         write!(f, "{} ({})", self.priority, self.family())?;
         match self.packets {
             RulePackets::All => {}
+            RulePackets::From(address) => write!(f, ": from {address}")?,
             RulePackets::Marked { mark, mask } => write!(f, ": mark {mark:#x}/{mask:#x}")?,
             RulePackets::NotMarked { mark, mask: u32::MAX } => write!(f, ": all but mark {mark:#x}")?,
             RulePackets::NotMarked { mark, mask } => write!(f, ": all but mark {mark:#x}/{mask:#x}")?,
@@ -177,6 +178,8 @@ impl fmt::Display for Rule {
         match self.action {
             RuleAction::Main => f.write_str(" to the main table"),
             RuleAction::Ours => write!(f, " to table {}", own::ROUTE_TABLE),
+            RuleAction::Beyond => write!(f, " on to rule {}", own::RULE_BEYOND),
+            RuleAction::Nothing => f.write_str(" to no table"),
         }
     }
 }
@@ -185,6 +188,9 @@ impl fmt::Display for Firewall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sources = self.hosts.len() + self.subnets.len();
         write!(f, "{sources} sources in {} classes may reach {}", self.classes.len(), List(&self.served.routes()))?;
+        if let Some(beside) = &self.beside_exit {
+            write!(f, ", nothing leaves beside the exit node but to {}", List(beside))?;
+        }
         self.probes.iter().try_for_each(|probes| write!(f, ", {probes}"))?;
         self.resolver_port.iter().try_for_each(|port| write!(f, ", names are asked for at port {port}"))
     }
@@ -209,6 +215,11 @@ impl fmt::Display for Change<'_> {
         write!(f, ", classes +{} -{}", classes(to, from), classes(from, to))?;
         if from.served != to.served {
             write!(f, ", may reach {}", List(&to.served.routes()))?;
+        }
+        match &to.beside_exit {
+            beside if *beside == from.beside_exit => {}
+            Some(beside) => write!(f, ", nothing leaves beside the exit node but to {}", List(beside))?,
+            None => f.write_str(", everything leaves as it did without an exit node")?,
         }
         match to.probes.filter(|probes| from.probes != Some(*probes)) {
             Some(probes) => write!(f, ", {probes}")?,

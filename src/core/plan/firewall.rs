@@ -34,6 +34,12 @@ pub struct Firewall {
     /// Networks within the overlay's ranges that are this host's own: packets to them leave by its own links. To the
     /// rest of the ranges they leave by ours, or not at all. No two overlap.
     pub elsewhere: BTreeSet<IpNet>,
+    /// What of everything leads into the tunnel, where that is to lead to an exit node. No two overlap.
+    pub by_exit: BTreeSet<IpNet>,
+    /// Where an exit node is wanted: the networks that are reached beside it. To all else nothing leaves by another link
+    /// than ours but our own outer packets, answers to what came in by that link, and what an address is had by. No two
+    /// overlap.
+    pub beside_exit: Option<BTreeSet<IpNet>>,
     /// What is done for path probes and relayed packets.
     pub probes: Option<Probes>,
     /// Where questions for names go that this host's programs send to port 53 of the resolver's addresses.
@@ -138,6 +144,10 @@ impl Firewall {
 
     /// Whether a packet of this host to this address may leave by our link alone.
     pub fn guards(&self, destination: IpAddr) -> bool {
+        let is_beside = |nets: &BTreeSet<IpNet>| nets.iter().any(|net| net.contains(&destination));
+        if self.beside_exit.as_ref().is_some_and(|nets| !is_beside(nets)) {
+            return true;
+        }
         let is_elsewhere = self.elsewhere.iter().any(|net| net.contains(&destination));
         !self.options.shared_range && in_overlay(destination) && !is_elsewhere
     }

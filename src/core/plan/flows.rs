@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::types::IpNet;
+use crate::types::{IpNet, in_overlay, is_default_route};
 
 use super::desired::Device;
 use super::difference::differences;
@@ -24,6 +24,10 @@ pub struct FlowJudge {
     peers: BTreeSet<IpNet>,
     /// How long those prefixes are.
     lengths: BTreeSet<u8>,
+    /// What an exit node may have sent as if it were anybody, by the family of its default route.
+    by_exit: BTreeSet<IpNet>,
+    /// Our own addresses.
+    own: BTreeSet<IpNet>,
 }
 
 impl FlowJudge {
@@ -31,14 +35,26 @@ impl FlowJudge {
     pub(super) fn new(firewall: &Arc<Firewall>, device: &Device, observed: &Observed) -> Self {
         let wished = device.peers.values().flat_map(|peer| &peer.allowed_ips);
         let there = observed.device.iter().flat_map(|device| device.peers.values()).flat_map(|peer| &peer.allowed_ips);
-        let peers: BTreeSet<IpNet> = wished.chain(there).map(IpNet::trunc).collect();
+        let (by_exit, peers): (BTreeSet<IpNet>, BTreeSet<IpNet>) =
+            wished.chain(there).map(IpNet::trunc).partition(is_default_route);
         let lengths = peers.iter().map(IpNet::prefix_len).collect();
-        Self { firewall: Arc::clone(firewall), peers, lengths }
+        Self { firewall: Arc::clone(firewall), peers, lengths, by_exit, own: device.addresses.clone() }
     }
 
     /// Whether a peer opened the flow with this packet and could not do so again.
     pub fn forbids(&self, opening: &Packet) -> bool {
-        self.is_of_a_peer(opening.source) && self.firewall.decide(opening).is_err()
+        (self.is_of_a_peer(opening.source) || self.is_in_overlay(opening)) && self.firewall.decide(opening).is_err()
+    }
+
+    /// Whether the flow can only have come by the tunnel, where there is an exit node: what else comes from anywhere, as a
+    /// session with an address of the host's on another network, is not its.
+    fn is_in_overlay(&self, opening: &Packet) -> bool {
+        let Packet { source, destination, .. } = opening;
+        let may_be_exit = self.by_exit.iter().any(|net| net.contains(source));
+        let is_own = self.own.iter().any(|net| net.contains(source));
+        let is_ours =
+            |address: &IpAddr| in_overlay(*address) && !self.firewall.elsewhere.iter().any(|net| net.contains(address));
+        may_be_exit && !is_own && (is_ours(source) || is_ours(destination))
     }
 
     /// Whether the address is a peer's.
@@ -90,7 +106,7 @@ mod tests {
         let peers: BTreeSet<IpNet> =
             ["100.64.0.2/32", "100.64.0.3/32", "10.0.0.0/8"].iter().map(|text| text.parse().unwrap()).collect();
         let lengths = peers.iter().map(IpNet::prefix_len).collect();
-        FlowJudge { firewall: Arc::new(firewall()), peers, lengths }
+        FlowJudge { firewall: Arc::new(firewall()), peers, lengths, ..FlowJudge::default() }
     }
 
     fn opening(source: &str, destination: &str, port: u16) -> Packet {
@@ -113,6 +129,17 @@ mod tests {
         let judge = judge();
         assert!(!judge.forbids(&opening("100.64.0.1", "100.64.0.2", 81)), "we opened it");
         assert!(!judge.forbids(&opening("100.64.0.9", "100.64.0.1", 81)), "somebody else's use of the range");
+    }
+
+    /// A session with this host by its address on another network is nobody's business, exit node or not.
+    #[test]
+    fn what_may_have_come_by_an_exit_node_is_forbidden_where_it_is_the_overlays() {
+        let own = ["100.64.0.1/32".parse().unwrap()].into();
+        let judge = FlowJudge { by_exit: ["0.0.0.0/0".parse().unwrap()].into(), own, ..judge() };
+        assert!(judge.forbids(&opening("198.51.100.7", "100.64.0.1", 80)));
+        assert!(judge.forbids(&opening("100.64.0.9", "192.0.2.1", 80)));
+        assert!(!judge.forbids(&opening("198.51.100.7", "192.0.2.1", 22)));
+        assert!(!judge.forbids(&opening("100.64.0.1", "198.51.100.7", 80)), "we opened it");
     }
 
     #[test]

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::netmap::{Netmap, Peer, Reason, Rejection, overlap};
-use crate::types::{IpNet, Limit, OVERLAY_V4, OVERLAY_V6, in_overlay};
+use crate::types::{EXIT_ROUTES, IpNet, Limit, OVERLAY_V4, OVERLAY_V6, in_overlay};
 
 use super::allowance::Allowance;
 use super::allowed_ips::AllowedIps;
 use super::carve::carve;
 use super::desired::{DesiredEndpoint, PeerConfig, Route, RouteTarget, Rule, RuleAction, RulePackets};
 use super::own;
-use super::prefs::{Host, Path, Prefs};
+use super::prefs::{ExitNode, Host, Path, Prefs};
 use super::served::widest;
 
 /// Subnets of all peers together; each is a kernel route and an allowed IP.
@@ -19,6 +19,9 @@ const ROUTES: Limit = Limit::new("subnet routes of peers", 16_384);
 
 /// Prefixes that one subnet of a peer may be cut into: a host with a hundred bridges in 10.0.0.0/8 needs some hundreds.
 const PIECES: usize = 1_024;
+
+/// Addresses of the host's own that have a rule: each is asked of every packet.
+const KNOWN_BY: usize = 256;
 
 /// The metric of routes that carry packets. Not 0, which IPv6 turns into another number.
 const METRIC: u32 = 100;
@@ -32,6 +35,8 @@ pub(super) struct Accepted<'a> {
     pub(super) prefixes: Vec<IpNet>,
     /// The subnets whole.
     pub(super) subnets: Vec<IpNet>,
+    /// Everything, where it is our exit node. What it sends from there has no rights but to answer.
+    pub(super) everything: Vec<IpNet>,
 }
 
 /// A peer as WireGuard should have it.
@@ -83,10 +88,10 @@ pub(super) fn accepted_peers<'a>(
                 Err(reason) => left_out.push(peer.rejection("route", *route, reason)),
             }
         }
-        for route in &peer.default_routes {
-            left_out.push(peer.rejection("default route", *route, Reason::DefaultRoute));
-        }
-        accepted.push(Accepted { map: peer, prefixes, subnets });
+        let is_exit = prefs.exit_node.is_some_and(|exit| exit.peer == Some(peer.node.id));
+        let (everything, others): (Vec<IpNet>, Vec<IpNet>) = peer.default_routes.iter().partition(|_| is_exit);
+        left_out.extend(others.into_iter().map(|route| peer.rejection("default route", route, Reason::DefaultRoute)));
+        accepted.push(Accepted { map: peer, prefixes, subnets, everything });
     }
     accepted
 }
@@ -151,17 +156,27 @@ fn is_within_overlay(network: &IpNet) -> bool {
 /// unreachable route, so that overlay packets do not leak to the underlay while the link is missing. A
 /// network of the host's own that lies inside the overlay range, or inside a peer's subnet, stays the host's. Where we have no address of
 /// a family, its packets would leave with a foreign source and be refused, so they do not enter the tunnel.
-pub(super) fn routes(addresses: &BTreeSet<IpNet>, host: &Host, peers: &[Accepted<'_>]) -> BTreeSet<Route> {
+///
+/// With an exit node, so is everything. The way into the tunnel stays whoever is behind it, and nobody: then WireGuard
+/// refuses. What the host is attached to is always thrown, or the kernel would not answer its router's questions for
+/// our address (ARP) once it checks the ways back; the firewall says what of it is reached.
+pub(super) fn routes(
+    addresses: &BTreeSet<IpNet>,
+    host: &Host,
+    exit: Option<ExitNode>,
+    peers: &[Accepted<'_>],
+) -> BTreeSet<Route> {
     let mut routes = BTreeSet::new();
     let is_ours = |prefix: &IpNet| addresses.iter().any(|address| address.addr().is_ipv4() == prefix.addr().is_ipv4());
-    for overlay in [V4, V6] {
-        routes.insert(Route { destination: overlay, target: RouteTarget::Unreachable, metric: METRIC_LAST });
-        if is_ours(&overlay) {
-            routes.insert(Route { destination: overlay, target: RouteTarget::Tunnel, metric: METRIC });
+    for whole in [V4, V6].into_iter().chain(EXIT_ROUTES.into_iter().filter(|_| exit.is_some())) {
+        routes.insert(Route { destination: whole, target: RouteTarget::Unreachable, metric: METRIC_LAST });
+        if is_ours(&whole) {
+            routes.insert(Route { destination: whole, target: RouteTarget::Tunnel, metric: METRIC });
         }
     }
     let local = Local::of(host);
     let mut throws: BTreeSet<IpNet> = elsewhere(host);
+    throws.extend(host.networks.iter().map(IpNet::trunc).filter(|_| exit.is_some()));
     for destination in peers.iter().flat_map(|peer| &peer.subnets).filter(|route| is_ours(route)) {
         throws.extend(kept_in(destination, host));
         routes.insert(Route { destination: *destination, target: RouteTarget::Tunnel, metric: METRIC });
@@ -179,10 +194,34 @@ pub(super) fn elsewhere(host: &Host) -> BTreeSet<IpNet> {
     widest(attached.chain(routed).map(IpNet::trunc))
 }
 
+/// What of everything leads into the tunnel and is not thrown. Nothing where that is too many pieces: then errors
+/// about what goes there are not heard.
+pub(super) fn by_exit(defaults: &[IpNet], thrown: &[IpNet]) -> BTreeSet<IpNet> {
+    defaults.iter().flat_map(|all| carve(*all, thrown, PIECES).unwrap_or_default()).collect()
+}
+
+/// The networks that are reached beside an exit node: the host's guests, and where it is wished what it is attached to.
+pub(super) fn beside_exit(exit: ExitNode, host: &Host) -> BTreeSet<IpNet> {
+    let beside = if exit.allow_lan { &host.networks } else { &host.guests };
+    widest(beside.iter().map(IpNet::trunc))
+}
+
 /// One rule a family, for all packets but our own outer ones. Those go on to whatever table the host has for them, and
 /// cannot come back to ours where that one has no route.
-pub(super) fn rules() -> BTreeSet<Rule> {
+///
+/// With an exit node, what is sent from an address that others know this host by goes on there as well: answers to what
+/// came in, for which the kernel looks for a way before any firewall could mark them. Of IPv4 it asks the same rules, with
+/// that address as the sender's, whether what comes in comes by its way back (`rp_filter`), so that it is right without
+/// any setting of the kernel. What of it may leave is the firewall's to say.
+pub(super) fn rules(host: &Host, exit: Option<ExitNode>) -> BTreeSet<Rule> {
     let packets = RulePackets::NotMarked { mark: own::MARK_BYPASS, mask: u32::MAX };
     let rule = |ipv6| Rule { priority: own::RULE_OVERLAY, ipv6, packets, action: RuleAction::Ours };
-    [false, true].map(rule).into()
+    let mut rules: BTreeSet<Rule> = [false, true].map(rule).into();
+    let known_by = host.networks.difference(&host.guests).map(IpNet::addr).filter(|address| !in_overlay(*address));
+    for address in known_by.filter(|_| exit.is_some()).take(KNOWN_BY) {
+        let of = |priority, packets, action| Rule { priority, ipv6: address.is_ipv6(), packets, action };
+        rules.insert(of(own::RULE_FROM_HOST, RulePackets::From(address), RuleAction::Beyond));
+        rules.insert(of(own::RULE_BEYOND, RulePackets::All, RuleAction::Nothing));
+    }
+    rules
 }

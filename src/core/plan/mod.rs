@@ -45,10 +45,10 @@ pub use firewall::{
 pub use flows::FlowJudge;
 pub use kernel::{Change, Kernel, KernelError};
 pub use lookup::{Egress, Misroute, RouteLookup};
-pub use model::ModelKernel;
+pub use model::{Leaving, ModelKernel};
 pub use observed::{Observed, ObservedDevice, ObservedFirewall, ObservedLink, ObservedPeer, Obstacle};
 pub use planner::{Derived, Planner, desired};
-pub use prefs::{Host, Path, Paths, Prefs};
+pub use prefs::{ExitNode, Host, Path, Paths, Prefs};
 pub use probes::Probes;
 pub use reconciler::{KernelAction, Reconciler, ReconcilerEvent, Trouble};
 pub use served::Served;

@@ -20,6 +20,18 @@ use super::step::{DeviceStep, FirewallStep, LinkStep, PeerStep, RouteStep, RuleS
 /// The MTU of a new WireGuard link.
 const DEFAULT_MTU: u32 = 1420;
 
+/// A packet that this host's own programs send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    pub to: IpAddr,
+    /// From which address of this host, where its sender chose one.
+    pub from: Option<IpAddr>,
+    /// Whether it carries the mark of our own outer packets.
+    pub is_ours: bool,
+    /// Whether it answers what came in by another link than ours.
+    pub is_answer: bool,
+}
+
 /// The objects of ours in a kernel that does not exist. Tests may change them behind our back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelKernel {
@@ -180,23 +192,51 @@ impl ModelKernel {
         Observed { lookups, ..self.state.clone() }
     }
 
-    /// Where a packet would go: rules are asked in their order, and a table without an answer leaves it to the next. The
-    /// host's own table has a default route.
+    /// Where a packet would go whose sender chose no address.
     pub fn lookup_of(&self, to: IpAddr, marked: bool) -> RouteLookup {
+        RouteLookup { to, marked, egress: self.egress(to, None, marked) }
+    }
+
+    /// Whether a packet of this host's leaves by another link than ours: it is led there, and the firewall lets it.
+    pub fn leaves_beside(&self, packet: &Leaving) -> bool {
+        let firewall = match &self.state.firewall {
+            ObservedFirewall::Table(firewall) => Some(firewall),
+            ObservedFirewall::Absent | ObservedFirewall::Altered(_) => None,
+        };
+        let keeps_its_way = packet.is_answer && firewall.is_some_and(|firewall| firewall.beside_exit.is_some());
+        let marked = packet.is_ours || keeps_its_way;
+        let is_led = matches!(self.egress(packet.to, packet.from, marked), Egress::Elsewhere { .. });
+        is_led && (marked || firewall.is_none_or(|firewall| !firewall.guards(packet.to)))
+    }
+
+    /// Rules are asked in their order, and a table without an answer leaves it to the next. The host's own table has a
+    /// default route.
+    fn egress(&self, to: IpAddr, from: Option<IpAddr>, marked: bool) -> Egress {
         let elsewhere = |table, rule| Egress::Elsewhere { link: "eth0".to_owned(), table, rule };
+        if self.misrouted.iter().any(|net| net.contains(&to)) {
+            return elsewhere(100, Some(1_000));
+        }
         let mut rules: Vec<&Rule> = self.state.rules.iter().filter(|rule| rule.ipv6 == to.is_ipv6()).collect();
         rules.sort_by_key(|rule| rule.priority);
         let mark = if marked { own::MARK_BYPASS } else { 0 };
-        let mut answers =
-            rules.into_iter().filter(|rule| rule.packets.are(mark)).filter_map(|rule| match rule.action {
+        let mut next = 0;
+        for rule in rules.iter().filter(|rule| rule.packets.are(mark, from)) {
+            let answer = match rule.action {
+                _ if rule.priority < next => None,
                 RuleAction::Main => Some(elsewhere(254, None)),
                 RuleAction::Ours => self.answer_of_ours(to),
-            });
-        let egress = match self.misrouted.iter().any(|net| net.contains(&to)) {
-            true => elsewhere(100, Some(1_000)),
-            false => answers.next().unwrap_or_else(|| elsewhere(254, None)),
-        };
-        RouteLookup { to, marked, egress }
+                // One that leads to no rule is passed over.
+                RuleAction::Beyond if rules.iter().any(|other| other.priority == own::RULE_BEYOND) => {
+                    next = own::RULE_BEYOND;
+                    None
+                }
+                RuleAction::Beyond | RuleAction::Nothing => None,
+            };
+            if let Some(answer) = answer {
+                return answer;
+            }
+        }
+        elsewhere(254, None)
     }
 
     /// What our table says of an address, if anything.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::types::{IpNet, NodePrivate, NodePublic, Timestamp, in_overlay};
+use crate::types::{IpNet, NodePrivate, NodePublic, SOMEWHERE, Timestamp, in_overlay, is_default_route};
 
 use super::ability::Ability;
 use super::allowed_ips::AllowedIps;
@@ -131,7 +131,10 @@ impl Observed {
             let leads = |address: &IpAddr| tunnel.iter().any(|net| net.contains(address));
             asked.extend(address.filter(leads).into_iter().flat_map(|address| [(address, false), (address, true)]));
         }
-        let subnets = tunnel.iter().filter(|net| !in_overlay(net.addr())).map(first_host);
+        let far =
+            SOMEWHERE.into_iter().filter(|far| tunnel.iter().any(|net| is_default_route(net) && net.contains(far)));
+        asked.extend(far.flat_map(|far| [(far, false), (far, true)]));
+        let subnets = tunnel.iter().filter(|net| !in_overlay(net.addr()) && !is_default_route(net)).map(first_host);
         let named = named.into_iter().filter(|address| tunnel.iter().any(|net| net.contains(address)));
         asked.extend(named.take(ASKED).chain(subnets.take(ASKED)).map(|address| (address, false)));
         asked

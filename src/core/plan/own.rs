@@ -15,6 +15,10 @@ pub const ROUTE_TABLE: u32 = 0x5741;
 pub const ROUTE_PROTOCOL: u8 = 87;
 /// Everything but our own outer packets (WireGuard's, and the agent's sockets') asks our table.
 pub const RULE_OVERLAY: u32 = 5310;
+/// Packets from the host's own addresses on networks pass our table by while an exit node is wanted.
+pub const RULE_FROM_HOST: u32 = 5302;
+/// Where such a packet goes on: at a rule that does nothing, behind the one that asks our table.
+pub const RULE_BEYOND: u32 = 5390;
 /// Every rule priority from here to [`RULE_LAST`] is ours.
 pub const RULE_FIRST: u32 = 5300;
 /// See [`RULE_FIRST`].
@@ -22,6 +26,9 @@ pub const RULE_LAST: u32 = 5399;
 /// The mark of our own outer packets: they must never enter the overlay. It is compared as a whole, since other programs
 /// have marks of their own of which any bits may be set (Cilium's hold an identity in the upper half).
 pub const MARK_BYPASS: u32 = 0x0500_0000;
+/// The bits of a connection's mark that are ours: those of [`MARK_BYPASS`] in them say that it keeps the way by which
+/// it came. Others' bits stay as they are.
+pub const CONNECTION_MARK_BITS: u32 = 0x0f00_0000;
 /// The one nftables table, family `inet`.
 pub const NFT_TABLE: &str = "warren";
 /// What official peers assume of the tunnel; larger per route where a path proves it.

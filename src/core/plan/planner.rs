@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::netmap::{Netmap, PacketFilter, Peer, Rejection};
-use crate::types::{IpNet, NodeId, NodePublic, RESOLVER_ADDRESSES, in_overlay};
+use crate::types::{IpNet, NodeId, NodePublic, RESOLVER_ADDRESSES, in_overlay, is_default_route};
 
 use super::classes::{Classes, Sources};
 use super::desired::{Desired, Device, RouteTarget};
 use super::firewall::{ClassId, Firewall, Lacks};
-use super::from_map::{Accepted, accepted_peers, elsewhere, routes, rules, wireguard_peer};
+use super::from_map::{Accepted, accepted_peers, beside_exit, by_exit, elsewhere, routes, rules, wireguard_peer};
 use super::own;
-use super::prefs::{Host, Path, Paths, Prefs};
+use super::prefs::{ExitNode, Host, Path, Paths, Prefs};
 use super::served::{Served, widest};
 use super::union::union;
 
@@ -33,7 +33,8 @@ pub struct Derived {
     pub left_out: Vec<Rejection>,
 }
 
-/// Computes the whole wish. A node that is off, or has no address, wishes for nothing.
+/// Computes the whole wish. A node that is off, or has no address, wishes for nothing; but for one whose exit node is
+/// wanted all the same, as where its key has run out: there nothing leaves.
 ///
 /// Whoever does so again and again keeps a [`Planner`], which gives the same for less work.
 pub fn desired(netmap: &Netmap, prefs: &Prefs, paths: &Paths, host: &Host) -> Derived {
@@ -51,7 +52,7 @@ impl Planner {
     pub fn desired(&mut self, netmap: &Netmap, prefs: &Prefs, paths: &Paths, host: &Host) -> Derived {
         let made = self.made.take();
         if !prefs.want_running || netmap.addresses().is_empty() {
-            return Derived::default();
+            return prefs.exit_node.map_or_else(Derived::default, |exit| closed(exit, host));
         }
         let frame = Frame {
             prefs: prefs.clone(),
@@ -66,6 +67,18 @@ impl Planner {
         self.made = Some(made);
         wish
     }
+}
+
+/// Nothing leaves, and there is no tunnel.
+fn closed(exit: ExitNode, host: &Host) -> Derived {
+    let firewall = Firewall { beside_exit: Some(beside_exit(exit, host)), ..Firewall::default() };
+    let desired = Desired {
+        routes: routes(&BTreeSet::new(), host, Some(exit), &[]),
+        rules: rules(host, Some(exit)),
+        firewall: Some(Arc::new(firewall)),
+        device: None,
+    };
+    Derived { desired, left_out: Vec::new() }
 }
 
 /// What every part of the wish depends on.
@@ -105,12 +118,17 @@ impl Made {
         for class in hosts.iter().map(|(_, class)| class).chain(subnets.iter().map(|(_, class)| class)) {
             *uses.entry(*class).or_default() += 1;
         }
-        let routes = routes(netmap.addresses(), host, &accepted);
-        let tunnelled =
-            routes.iter().filter(|route| route.target == RouteTarget::Tunnel).map(|route| route.destination);
+        let routes = routes(netmap.addresses(), host, prefs.exit_node, &accepted);
+        let tunnelled: BTreeSet<IpNet> =
+            routes.iter().filter(|route| route.target == RouteTarget::Tunnel).map(|route| route.destination).collect();
+        let (defaults, tunnelled): (Vec<IpNet>, Vec<IpNet>) = tunnelled.into_iter().partition(is_default_route);
+        let thrown = routes.iter().filter(|route| route.target == RouteTarget::Throw).map(|route| route.destination);
+        let thrown: Vec<IpNet> = thrown.collect();
         let firewall = Firewall {
             served,
-            tunnelled: widest(tunnelled),
+            tunnelled: widest(tunnelled.into_iter()),
+            by_exit: by_exit(&defaults, &thrown),
+            beside_exit: prefs.exit_node.map(|exit| beside_exit(exit, host)),
             classes: uses.keys().map(|id| (*id, classes.get(*id))).collect(),
             hosts: hosts.into_iter().collect(),
             subnets: subnets.into_iter().collect(),
@@ -122,7 +140,8 @@ impl Made {
         };
         let peer = |peer: &Accepted<'_>| {
             let key = peer.map.key();
-            (key, wireguard_peer(peer.prefixes.iter().copied().collect(), paths.chosen.get(&key)))
+            let allowed_ips = peer.prefixes.iter().chain(&peer.everything).copied().collect();
+            (key, wireguard_peer(allowed_ips, paths.chosen.get(&key)))
         };
         let resolver = RESOLVER_ADDRESSES.map(IpNet::from).into_iter().filter(|_| host.resolver_port.is_some());
         let device = Device {
@@ -133,7 +152,8 @@ impl Made {
             addresses: netmap.addresses().iter().copied().chain(resolver).collect(),
             peers: accepted.iter().map(peer).collect(),
         };
-        let desired = Desired { routes, device: Some(device), rules: rules(), firewall: Some(Arc::new(firewall)) };
+        let rules = rules(host, prefs.exit_node);
+        let desired = Desired { routes, device: Some(device), rules, firewall: Some(Arc::new(firewall)) };
         let wish = Derived { desired, left_out };
         let (peers, paths) = (netmap.peer_map().clone(), paths.chosen.clone());
         Self { frame, peers, paths, classes, uses, wish }

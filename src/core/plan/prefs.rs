@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::types::{IpNet, NodePrivate, NodePublic};
+use crate::types::{IpNet, NodeId, NodePrivate, NodePublic};
 
 use super::firewall::FirewallOptions;
 use super::own;
@@ -18,6 +18,8 @@ pub struct Prefs {
     pub accept_routes: bool,
     /// The subnets that this host carries for others.
     pub advertise_routes: BTreeSet<IpNet>,
+    /// By whom all that leaves this host is to leave, where that is wanted.
+    pub exit_node: Option<ExitNode>,
     /// Whether to let nobody open anything here.
     pub shields_up: bool,
     /// The UDP port of WireGuard.
@@ -32,11 +34,21 @@ impl Default for Prefs {
             want_running: false,
             accept_routes: false,
             advertise_routes: BTreeSet::new(),
+            exit_node: None,
             shields_up: false,
             listen_port: own::LISTEN_PORT,
             firewall: FirewallOptions::default(),
         }
     }
+}
+
+/// All that leaves this host is to leave by one peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExitNode {
+    /// Nobody where the peer that was chosen is not known, or offers nothing: then nothing leaves.
+    pub peer: Option<NodeId>,
+    /// Whether the networks that this host is attached to are reached beside it.
+    pub allow_lan: bool,
 }
 
 /// What the host brings along.
@@ -45,6 +57,8 @@ pub struct Host {
     pub key: NodePrivate,
     /// The networks it is attached to, but for our own link: no peer may carry those, nor a part of one.
     pub networks: BTreeSet<IpNet>,
+    /// Those of them that end on this host itself: bridges of containers and virtual machines.
+    pub guests: BTreeSet<IpNet>,
     /// Addresses that it goes on reaching as it did, whatever peers carry: whom it asks for names, the coordinator, relays.
     pub kept: BTreeSet<IpAddr>,
     /// The networks beyond those to which routes of its own lead, but for default routes: no peer may carry those. A

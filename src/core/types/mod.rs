@@ -28,8 +28,8 @@ pub use key::{
 pub use limits::{Limit, LimitError, bounded_map, bounded_vec};
 pub use name::{HostLabel, NameError};
 pub use net::{
-    EXIT_ROUTES, NEVER_ROUTED, OVERLAY_V4, OVERLAY_V6, RESOLVER_ADDRESSES, SITES_V6, in_overlay, is_default_route,
-    may_be_routed, why_not_routed,
+    EXIT_ROUTES, NEVER_ROUTED, OVERLAY_V4, OVERLAY_V6, RESOLVER_ADDRESSES, SITES_V6, SOMEWHERE, in_overlay,
+    is_default_route, may_be_routed, why_not_routed,
 };
 pub use role::{Role, RoleError, UserStatus, UserStatusError};
 pub use span::{DurationError, Lifetime, parse_duration};

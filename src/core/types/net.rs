@@ -27,6 +27,10 @@ pub const RESOLVER_ADDRESSES: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0x53)),
 ];
 
+/// Addresses that are everybody's and nobody's neighbour: a root name server. Nothing is sent there.
+pub const SOMEWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(198, 41, 0, 4)), IpAddr::V6(Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30))];
+
 /// "This host", loopback, link-local, multicast and reserved (RFC 6890), and their IPv6 counterparts.
 pub const NEVER_ROUTED: [IpNet; 9] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8)),

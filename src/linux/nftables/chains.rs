@@ -8,8 +8,8 @@ use super::expression::{Expression, Limited};
 use super::object::{Base, Chain, ChainType, Hook, Object, Policy};
 use super::rule::{Condition, Field, ICMP, ICMPV6, accept, count, drop_it, jump, rule};
 use super::table::{
-    DENIED_ANSWER, DENIED_ASTRAY, DENIED_DESTINATION, DENIED_POLICY, DENIED_SOURCE, DENIED_SPOOFED, DENIED_UNASKED,
-    ELSEWHERE, Family, HOSTS, INTERNET, SERVED, SUBNETS, TUNNELLED,
+    BY_EXIT, DENIED_ANSWER, DENIED_ASTRAY, DENIED_DESTINATION, DENIED_POLICY, DENIED_SOURCE, DENIED_SPOOFED,
+    DENIED_UNASKED, ELSEWHERE, Family, HOSTS, INTERNET, SERVED, SUBNETS, TUNNELLED,
 };
 
 /// Between connection tracking (-200) and the rewriting of destinations (-100).
@@ -31,7 +31,7 @@ const ERRORS: [(Family, &[u8]); 2] = [(Family::V4, &[3, 11, 12]), (Family::V6, &
 const ANSWERS: [(Family, &[u8]); 2] =
     [(Family::V4, &[0, 3, 4, 5, 11, 12]), (Family::V6, &[1, 2, 3, 4, 129, 133, 134, 135, 136, 137])];
 /// What `fib` calls an address of the host's own: `RTN_LOCAL`.
-const LOCAL: u32 = 2;
+pub(super) const LOCAL: u32 = 2;
 /// An IPv4 header without options, in words.
 const PLAIN_HEADER: u8 = 5;
 /// Version 4, and such a header: one byte that every packet is asked for, in place of three questions.
@@ -145,12 +145,15 @@ impl Rules<'_> {
         let mut add = |more: &[Condition]| self.add(chain, &[conditions, more].concat(), accept());
         add(&[state(ESTABLISHED)]);
         for (family, types) in ERRORS {
-            let set = family.name(TUNNELLED);
+            let sets = [TUNNELLED, BY_EXIT].map(|set| family.name(set));
             let about = match about {
-                Quoted::Tunnelled => quoted(family).is_in(&set),
-                Quoted::NotTunnelled => quoted(family).is_not_in(&set),
+                Quoted::Tunnelled => sets.iter().map(|set| vec![quoted(family).is_in(set)]).collect(),
+                Quoted::NotTunnelled => vec![sets.iter().map(|set| quoted(family).is_not_in(set)).collect()],
             };
-            add(&[state(RELATED), Field::icmp_type(family).is_any(types), about]);
+            for about in about {
+                let is_error = vec![state(RELATED), Field::icmp_type(family).is_any(types)];
+                add(&[is_error, about].concat());
+            }
         }
         add(&[state(RELATED), Field::PROTOCOL.is_none(&[ICMP, ICMPV6])]);
     }

@@ -12,6 +12,7 @@ mod chains;
 mod cut;
 pub(super) mod decoders;
 mod elements;
+mod exit;
 mod expression;
 mod foreign;
 mod object;

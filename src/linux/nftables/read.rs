@@ -15,7 +15,7 @@ use super::elements::{AddressKey, Contents, prefix_between};
 use super::expression::{Expression, Verdict};
 use super::object::{AnonymousSet, Chain, Counter, Object, Rule, Set};
 use super::table::{self, Family};
-use super::{cut, probes, resolver};
+use super::{cut, exit, probes, resolver};
 
 /// All that the kernel tells of our table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +43,7 @@ pub(super) fn read(mut listing: Listing) -> Result<Listed, String> {
     judged.map(|place| listing.counters.remove(place));
     let mut firewall =
         Firewall { options: read_options(&listing.rules), lacks: read_lacks(&listing.rules), ..Firewall::default() };
+    firewall.beside_exit = listing.chains.iter().any(|chain| exit::is_chain(&chain.name)).then(BTreeSet::new);
     for (name, contents) in std::mem::take(&mut listing.contents) {
         collect_contents(&mut firewall, &name, contents).map_err(|reason| format!("set {name}: {reason}"))?;
     }
@@ -110,11 +111,14 @@ fn read_options(rules: &[Rule]) -> FirewallOptions {
 
 /// Adds what is in a set to the firewall.
 fn collect_contents(firewall: &mut Firewall, name: &str, contents: Contents) -> Result<(), String> {
+    let mut beside = BTreeSet::new();
     let is_of = |set: &str| Family::BOTH.iter().any(|family| family.name(set) == name);
     let nets = [
         (table::SERVED, &mut firewall.served.listed),
         (table::INTERNET, &mut firewall.served.internet),
         (table::TUNNELLED, &mut firewall.tunnelled),
+        (table::BY_EXIT, &mut firewall.by_exit),
+        (table::BESIDE, firewall.beside_exit.as_mut().unwrap_or(&mut beside)),
         (table::ELSEWHERE, &mut firewall.elsewhere),
     ];
     if let Some((_, nets)) = nets.into_iter().find(|(set, _)| is_of(set)) {

@@ -3,6 +3,7 @@
 //! What a field takes for granted (an IPv4 header, TCP) is asked first, once in a rule, as `nft` does, so that it
 //! prints the rule as it is meant.
 
+use warren_core::plan::own;
 use warren_core::types::IpNet;
 
 use super::elements::AddressKey;
@@ -36,8 +37,8 @@ pub(super) struct Field {
     length: u32,
     family: Option<u8>,
     transport: Option<u8>,
-    /// The bits that count, where not all of its one byte do.
-    bits: Option<u8>,
+    /// The bits that count, where not all do of its one byte, or of a number of the machine.
+    bits: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +46,7 @@ enum Source {
     Meta(Meta),
     Payload(Base, u32),
     Fib(Fib, FibOf),
-    ConnectionState,
+    Connection(Ct),
     HasRouting,
 }
 
@@ -59,7 +60,10 @@ pub(super) struct Condition {
 #[derive(Clone, Debug)]
 enum Test {
     Is(Comparison, Vec<u8>),
-    Within(IpNet),
+    Within {
+        net: IpNet,
+        op: Comparison,
+    },
     HasBit(u32),
     In {
         set: String,
@@ -88,7 +92,11 @@ impl Field {
     pub(super) const WAY_BACK: Self = Self::plain(Source::Fib(Fib::Oifname, FibOf::Source), 16);
     /// What kind of address the destination is to this host: a number in the machine's byte order.
     pub(super) const KIND_OF_DESTINATION: Self = Self::plain(Source::Fib(Fib::AddressType, FibOf::Destination), 4);
-    pub(super) const CONNECTION_STATE: Self = Self::plain(Source::ConnectionState, 4);
+    pub(super) const CONNECTION_STATE: Self = Self::plain(Source::Connection(Ct::State), 4);
+    pub(super) const CONNECTION_DIRECTION: Self = Self::plain(Source::Connection(Ct::Direction), 1);
+    /// The part of a flow's mark that is ours: a number of the machine.
+    pub(super) const CONNECTION_MARK: Self =
+        Self { bits: Some(own::CONNECTION_MARK_BITS), ..Self::plain(Source::Connection(Ct::Mark), 4) };
     /// Whether there is an IPv6 routing header.
     pub(super) const HAS_ROUTING: Self = Self { family: Some(IPV6), ..Self::plain(Source::HasRouting, 1) };
     /// The version, and of IPv4 the length of the header in words.
@@ -148,7 +156,7 @@ impl Field {
             Source::Meta(key) => Expression::LoadMeta { to, key },
             Source::Payload(base, offset) => Expression::LoadPayload { to, base, offset, length: self.length },
             Source::Fib(result, of) => Expression::LoadFib { to, result, of },
-            Source::ConnectionState => Expression::LoadCt { to, key: Ct::State, direction: None },
+            Source::Connection(key) => Expression::LoadCt { to, key, direction: None },
             Source::HasRouting => Expression::LoadHeader {
                 to,
                 header: ROUTING_HEADER,
@@ -178,7 +186,11 @@ impl Field {
 
     /// Whether it lies within this prefix.
     pub(super) fn is_within(self, net: IpNet) -> Condition {
-        Condition { fields: vec![self], test: Test::Within(net) }
+        Condition { fields: vec![self], test: Test::Within { net, op: Comparison::Equal } }
+    }
+
+    pub(super) fn is_not_within(self, net: IpNet) -> Condition {
+        Condition { fields: vec![self], test: Test::Within { net, op: Comparison::Unequal } }
     }
 
     /// Whether any of these bits is set of a number of the machine.
@@ -297,7 +309,7 @@ impl Lowering {
                 self.load(fields);
                 self.compare(*op, value.clone());
             }
-            Test::Within(net) => self.within(fields, *net),
+            Test::Within { net, op } => self.within(fields, *net, *op),
             Test::HasBit(bits) => {
                 self.load(fields);
                 self.mask(bits.to_ne_bytes().to_vec());
@@ -323,7 +335,7 @@ impl Lowering {
     }
 
     /// Whole bytes are compared as they are, others under a mask.
-    fn within(&mut self, fields: &[Field], net: IpNet) {
+    fn within(&mut self, fields: &[Field], net: IpNet, op: Comparison) {
         let key = AddressKey::from(net.network());
         let address: &[u8] = key.as_ref();
         let (whole, rest) = (usize::from(net.prefix_len() / 8), net.prefix_len() % 8);
@@ -337,7 +349,7 @@ impl Lowering {
             mask[whole] = 0xff << (8 - rest);
             self.mask(mask);
         }
-        self.compare(Comparison::Equal, address[..read].to_vec());
+        self.compare(op, address[..read].to_vec());
     }
 
     fn compare(&mut self, op: Comparison, value: Vec<u8>) {
@@ -370,7 +382,10 @@ impl Lowering {
         for field in fields {
             self.push(field.load(Register(register)));
             if let Some(bits) = field.bits {
-                self.mask(vec![bits]);
+                self.mask(match field.length {
+                    1 => bits.to_be_bytes()[3..].to_vec(),
+                    _ => bits.to_ne_bytes().to_vec(),
+                });
             }
             // Sixteen bytes at the most.
             register += u8::try_from(field.length.div_ceil(4)).unwrap_or_default();

@@ -7,11 +7,12 @@
 //! output  (output)      into our link: not what goes on with a flow that was ended
 //!                       to the overlay's ranges by another link: dropped, but for our own outer packets and for
 //!                       @elsewhere4/6, the host's own networks there
+//! and with an exit node those of `exit`, which keep what leaves to our link
 //!
 //! overlay   established, to @served4/6, no route of the sender's within   accept
 //!           a route of the sender's within, or a destination neither in @served4/6 nor in @internet4/6   drop
 //!           destination in @internet4/6 and this host's own   drop
-//!           established; related: ICMP errors on the way to @tunnelled4/6, and what another flow led to   accept
+//!           established; related: ICMP errors on the way to @tunnelled4/6 or @by_exit4/6, and what another flow led to   accept
 //!           other ICMP errors, echo replies, and what configures hosts   drop
 //!           source in @hosts4/6, else @subnets4/6  goto class_…
 //!           any other source                       drop
@@ -40,7 +41,7 @@ use super::expression::Verdict;
 use super::object::{Chain, Object, Part, Set};
 use super::rule::{Condition, Field, accept, count, rule};
 use super::update::Elements;
-use super::{chains, cut, probes, resolver};
+use super::{chains, cut, exit, probes, resolver};
 
 /// Why a packet was dropped: a counter each.
 pub(super) const DENIED_SPOOFED: &str = "denied_spoofed_source";
@@ -68,6 +69,10 @@ pub(super) const SERVED: &str = "served";
 pub(super) const INTERNET: &str = "internet";
 /// What lies behind our link.
 pub(super) const TUNNELLED: &str = "tunnelled";
+/// What else of everything does, where it leads to an exit node.
+pub(super) const BY_EXIT: &str = "by_exit";
+/// What is reached beside an exit node.
+pub(super) const BESIDE: &str = "beside";
 /// What of the overlay's ranges is this host's own.
 pub(super) const ELSEWHERE: &str = "elsewhere";
 
@@ -129,12 +134,14 @@ pub(super) fn objects(firewall: &Firewall) -> Vec<Object> {
     objects.extend(chains::chains());
     objects.extend(probes::objects(firewall.probes.as_ref()));
     objects.extend(resolver::objects(firewall.resolver_port));
+    objects.extend(exit::objects(firewall.beside_exit.is_some()));
     for (id, class) in &firewall.classes {
         objects.extend(class_rules(*id, class));
     }
     objects.extend(chains::rules(firewall));
     objects.extend(probes::rules(firewall.probes.as_ref()));
     objects.extend(resolver::rules(firewall.resolver_port));
+    objects.extend(exit::rules(firewall.beside_exit.is_some(), firewall.lacks));
     objects
 }
 
@@ -148,10 +155,12 @@ pub(super) enum Holds {
 }
 
 /// The sets of addresses, of which there is one for each family.
-pub(super) const SETS: [(&str, Holds); 6] = [
+pub(super) const SETS: [(&str, Holds); 8] = [
     (SERVED, Holds::Prefixes),
     (INTERNET, Holds::Prefixes),
     (TUNNELLED, Holds::Prefixes),
+    (BY_EXIT, Holds::Prefixes),
+    (BESIDE, Holds::Prefixes),
     (ELSEWHERE, Holds::Prefixes),
     (HOSTS, Holds::AddressesThatLead),
     (SUBNETS, Holds::PrefixesThatLead),
@@ -178,6 +187,8 @@ pub(super) fn contents(firewall: &Firewall, name: &str, family: Family) -> Eleme
         SERVED => prefixes(&firewall.served.listed),
         INTERNET => prefixes(&firewall.served.internet),
         TUNNELLED => prefixes(&firewall.tunnelled),
+        BY_EXIT => prefixes(&firewall.by_exit),
+        BESIDE => firewall.beside_exit.as_ref().map(prefixes).unwrap_or_default(),
         ELSEWHERE => prefixes(&firewall.elsewhere),
         HOSTS => {
             let hosts = firewall.hosts.iter().map(|(address, class)| (IpNet::from(*address), Some(*class)));

@@ -42,6 +42,8 @@ fn firewall() -> Firewall {
             internet: BTreeSet::from([net("8.0.0.0/7"), net("2600::/12")]),
         },
         tunnelled: BTreeSet::from([net("100.64.0.0/10"), net("fd7a:115c:a1e0::/48")]),
+        by_exit: BTreeSet::new(),
+        beside_exit: None,
         elsewhere: BTreeSet::from([net("100.100.0.0/16"), net("fd7a:115c:a1e0:9::/64")]),
         classes: BTreeMap::from([(ClassId(7), Class { rules: BTreeMap::from([(RuleId(9), rights)]) })]),
         hosts: BTreeMap::from([("100.64.0.2".parse().unwrap(), ClassId(7))]),
@@ -97,7 +99,11 @@ fn a_firewall_is_known_again_in_its_own_table() {
     let lacks = Lacks { reset: true, routes: true };
     let poor = Firewall { lacks, ..firewall() };
     let poor_and_open = Firewall { lacks, ..open.clone() };
-    for firewall in [Firewall::default(), firewall(), open, poor, poor_and_open] {
+    let by_exit = BTreeSet::from([net("0.0.0.0/1"), net("128.0.0.0/2"), net("::/0")]);
+    let beside_exit = Some(BTreeSet::from([net("172.17.0.0/16")]));
+    let leaving = Firewall { by_exit, beside_exit, ..firewall() };
+    let leaving_alone = Firewall { beside_exit: Some(BTreeSet::new()), lacks, ..Firewall::default() };
+    for firewall in [Firewall::default(), firewall(), open, poor, poor_and_open, leaving, leaving_alone] {
         let listed = read::read(listing(&table::objects(&firewall), &firewall));
         assert_eq!(listed, Ok(read::Listed { firewall, flows_judged: false }));
     }

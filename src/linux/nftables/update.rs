@@ -11,7 +11,7 @@ use warren_core::types::IpNet;
 use super::elements::Ended;
 use super::object::{Object, Set};
 use super::table::{self, Family, Holds};
-use super::{cut, probes, resolver};
+use super::{cut, exit, probes, resolver};
 
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +93,7 @@ pub(super) fn update(from: &Firewall, to: &Firewall) -> Vec<Command> {
     update_sets(from, to, &mut commands);
     commands.extend(probes::update(from.probes.as_ref(), to.probes.as_ref()));
     commands.extend(resolver::update(from.resolver_port, to.resolver_port));
+    commands.extend(exit::update(from.beside_exit.is_some(), to.beside_exit.is_some(), to.lacks));
     for id in from.classes.keys().filter(|id| !to.classes.contains_key(*id)) {
         commands.push(Command::FlushChain(table::class_name(*id)));
         commands.push(Command::DeleteChain(table::class_name(*id)));
@@ -104,10 +105,14 @@ pub(super) fn update(from: &Firewall, to: &Firewall) -> Vec<Command> {
 }
 
 fn update_sets(from: &Firewall, to: &Firewall, commands: &mut Vec<Command>) {
+    let none = BTreeSet::new();
+    let [beside_before, beside] = [from, to].map(|firewall| firewall.beside_exit.as_ref().unwrap_or(&none));
     let sets = [
         (table::SERVED, &from.served.listed, &to.served.listed),
         (table::INTERNET, &from.served.internet, &to.served.internet),
         (table::TUNNELLED, &from.tunnelled, &to.tunnelled),
+        (table::BY_EXIT, &from.by_exit, &to.by_exit),
+        (table::BESIDE, beside_before, beside),
         (table::ELSEWHERE, &from.elsewhere, &to.elsewhere),
     ];
     let hosts = sources(&differences(&from.hosts, &to.hosts), |address| IpNet::from(*address));

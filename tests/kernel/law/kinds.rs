@@ -75,6 +75,7 @@ fn wish(prefs: Prefs) -> Desired {
     let host = Host {
         key: key(0),
         networks: BTreeSet::new(),
+        guests: BTreeSet::new(),
         routes: BTreeSet::new(),
         kept: BTreeSet::new(),
         probes: None,
@@ -342,7 +343,7 @@ async fn exit_node(scene: &Scene, kernels: &mut Kernels) {
             &map,
             &prefs,
             &Paths::default(),
-            &Host { key: key(0), networks, routes, kept, probes: None, resolver_port: None },
+            &Host { key: key(0), networks, guests: BTreeSet::new(), routes, kept, probes: None, resolver_port: None },
         )
         .desired
     };

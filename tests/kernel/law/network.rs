@@ -180,6 +180,7 @@ impl Network {
         let host = Host {
             key: key(0),
             networks: BTreeSet::new(),
+            guests: BTreeSet::new(),
             routes: BTreeSet::new(),
             kept: BTreeSet::new(),
             probes: None,

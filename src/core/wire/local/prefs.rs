@@ -1,5 +1,7 @@
 //! Preferences: what the operator of this machine wants, and partial changes to it.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -106,13 +108,16 @@ impl Prefs {
         Self { corp_dns: true, netfilter_mode: 2, ..Self::default() }
     }
 
+    /// Whether all that leaves this machine is to leave by a peer.
+    pub fn wants_exit_node(&self) -> bool {
+        !self.exit_node_id.is_empty() || !self.exit_node_ip.is_empty()
+    }
+
     /// Whether this agent can do what the preferences say.
     pub fn check(&self) -> Result<(), PrefsError> {
         for (wanted, name) in [
             (self.run_ssh, "RunSSH"),
             (self.run_web_client, "RunWebClient"),
-            (!self.exit_node_id.is_empty(), "ExitNodeID"),
-            (!self.exit_node_ip.is_empty(), "ExitNodeIP"),
             (!self.auto_exit_node.is_empty(), "AutoExitNode"),
             (self.app_connector.advertise, "AppConnector"),
             (self.remote_config, "RemoteConfig"),
@@ -131,6 +136,9 @@ impl Prefs {
         }
         if !self.hostname.is_empty() && HostLabel::from_any(&self.hostname).is_none() {
             return invalid("Hostname", format!("nothing of `{}` can stand in a host name", self.hostname));
+        }
+        if !self.exit_node_ip.is_empty() && self.exit_node_ip.parse::<IpAddr>().is_err() {
+            return invalid("ExitNodeIP", format!("`{}` is no address", self.exit_node_ip));
         }
         for tag in &self.advertise_tags {
             if let Err(reason) = check_tag(tag) {
