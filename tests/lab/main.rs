@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod drift;
+mod exit_node;
 mod ground;
 mod host_names;
 mod join;
