@@ -128,3 +128,20 @@ async fn a_deleted_node_whose_key_still_admits_is_told_of() {
         "whoever holds key 1, which admitted it, can join again: `warren-coordinator key expire 1` ends that\n"
     );
 }
+
+#[tokio::test]
+async fn how_long_a_users_keys_last_is_said_by_a_command_and_shown() {
+    let server = Server::start(&["--node-key-lifetime", "90d"]);
+    server.text(&["user", "create", "ada"]);
+    assert!(server.text(&["user", "key-lifetime", "ada", "7d"]).contains("keys of nodes last 7d"));
+    assert!(!server.admin(&["user", "key-lifetime", "ada", "1m"]).status.success());
+    let machine = Machine::new("web");
+    machine.connect(server.address).await.join(&server.key(&[])).await;
+    let expiry = |server: &Server| -> warren_core::types::Timestamp {
+        server.json(&["node", "show", "web"])["key_expiry"].as_str().unwrap().parse().unwrap()
+    };
+    let short = expiry(&server);
+    assert!(!server.text(&["user", "key-lifetime", "ada"]).contains("keys of nodes last"));
+    server.text(&["node", "extend", "web"]);
+    assert_eq!(expiry(&server).duration_since(short).as_hours() / 24, 83);
+}

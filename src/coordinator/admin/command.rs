@@ -65,6 +65,13 @@ pub(crate) enum UserCommand {
         /// The role
         role: Role,
     },
+    /// Say how long the keys of a user's nodes last that log in from here on
+    KeyLifetime {
+        /// Name or number
+        user: String,
+        /// An hour at least, as `12h` or `30d`, or `never` to end [default: as for everybody]
+        lifetime: Option<Lifetime>,
+    },
     /// Delete a user that has no nodes
     Delete {
         /// Name or number
@@ -259,6 +266,7 @@ impl From<UserCommand> for Request {
             UserCommand::Invite { user, provider, email } => UserRequest::Invite { user, provider, email },
             UserCommand::Approve { user } => UserRequest::Approve { user },
             UserCommand::Role { user, role } => UserRequest::Role { user, role },
+            UserCommand::KeyLifetime { user, lifetime } => UserRequest::KeyLifetime { user, lifetime: life(lifetime) },
             UserCommand::Delete { user } => UserRequest::Delete { user },
         }))
     }
@@ -276,6 +284,14 @@ impl From<KeyCommand> for Request {
             KeyCommand::Expire { id, nodes } => KeyRequest::Expire { id, nodes: nodes.into() },
             KeyCommand::Delete { id, nodes } => KeyRequest::Delete { id, nodes: nodes.into() },
         }))
+    }
+}
+
+fn life(lifetime: Option<Lifetime>) -> Life {
+    match lifetime {
+        None => Life::Usual,
+        Some(Lifetime::For(lifetime)) => Life::For(lifetime),
+        Some(Lifetime::Endless) => Life::Endless,
     }
 }
 
@@ -297,14 +313,7 @@ impl From<NodeCommand> for Request {
             NodeCommand::Pending => NodeRequest::Pending,
             NodeCommand::Approve { code, user, tags } => NodeRequest::Approve { code, user, tags },
             NodeCommand::Reject { code } => NodeRequest::Reject { code },
-            NodeCommand::Extend { node, lifetime } => {
-                let life = match lifetime {
-                    None => Life::Usual,
-                    Some(Lifetime::For(lifetime)) => Life::For(lifetime),
-                    Some(Lifetime::Endless) => Life::Endless,
-                };
-                NodeRequest::Extend { node, life }
-            }
+            NodeCommand::Extend { node, lifetime } => NodeRequest::Extend { node, life: life(lifetime) },
             NodeCommand::Move { node, user } => NodeRequest::Move { node, user },
             NodeCommand::Rename { node, name } => NodeRequest::Rename { node, name },
             NodeCommand::Expire { node } => NodeRequest::Expire { node },

@@ -1,9 +1,11 @@
 //! Replies as text: a table for a list, lines of name and value for one thing.
 
 use std::fmt::{Display, Write};
+use std::time::Duration;
 
 use super::cells::{printable, table, time};
 use super::{audit, policy_text};
+use warren_core::types::Lifetime;
 use warren_core::wire::admin::{
     IdentityView, InvitationView, KeyView, NodeView, PendingView, Reply, RouteView, ServerKeyView, StatusView, UserView,
 };
@@ -70,9 +72,16 @@ fn users(users: &[UserView]) -> String {
     table(["ID", "NAME", "DISPLAY NAME", "ROLE", "STATUS", "CREATED", "NODES"], rows)
 }
 
-/// Whom providers say that a user is.
+/// Whom providers say that a user is, and what else is not everybody's.
 fn who_they_are(user: &UserView) -> String {
     let mut text = String::new();
+    if let Some(lifetime) = &user.key_lifetime {
+        let _ = match lifetime.parse() {
+            Ok(Lifetime::For(span)) => writeln!(text, "keys of nodes last {}", in_large_units(span)),
+            Ok(Lifetime::Endless) => writeln!(text, "keys of nodes do not end"),
+            Err(_) => writeln!(text, "keys of nodes last {}", printable(lifetime)),
+        };
+    }
     for identity in &user.identities {
         let IdentityView { provider, issuer, subject, email, email_verified, .. } = identity;
         let vouched = if *email_verified { "" } else { ", not vouched for" };
@@ -83,6 +92,15 @@ fn who_they_are(user: &UserView) -> String {
         let _ = writeln!(text, "waits for {} by {provider}", printable(email));
     }
     text
+}
+
+/// A span as people type it, in the largest unit that it is a whole number of.
+fn in_large_units(span: Duration) -> String {
+    match span.as_secs() {
+        seconds if seconds % 86_400 == 0 => format!("{}d", seconds / 86_400),
+        seconds if seconds % 3_600 == 0 => format!("{}h", seconds / 3_600),
+        seconds => format!("{seconds}s"),
+    }
 }
 
 fn keys(keys: &[KeyView]) -> String {

@@ -11,10 +11,12 @@ use warren_core::registry::{
     self, Actor, Commands, Decision, Identity, KeyId, KeyRecord, NewKey, NodeRecord, PendingCode, ProviderName,
     Refusal, State, Tag, UserName, UserRecord, canonical_email,
 };
-use warren_core::types::{EXIT_ROUTES, HostLabel, IpNet, NodeId, TicketError, Timestamp, UserId, is_default_route};
+use warren_core::types::{
+    EXIT_ROUTES, HostLabel, IpNet, Lifetime, NodeId, TicketError, Timestamp, UserId, is_default_route,
+};
 use warren_core::wire::admin::{
-    GoneView, IdentityView, InvitationView, KeyRequest, KeyView, NetworkRequest, NewKeyView, NodeRequest, NodeView,
-    PendingView, Reply, RouteRequest, RouteView, UserRequest, UserView, WithNodes,
+    GoneView, IdentityView, InvitationView, KeyRequest, KeyView, Life, NetworkRequest, NewKeyView, NodeRequest,
+    NodeView, PendingView, Reply, RouteRequest, RouteView, UserRequest, UserView, WithNodes,
 };
 use warren_core::wire::control::Hostinfo;
 
@@ -54,6 +56,14 @@ async fn user(hub: &Hub, by: &Actor, request: UserRequest) -> ServiceResult {
         }
         UserRequest::Role { user, role } => {
             hub.command(actor, move |by| by.set_role(by.find_user(&user)?.id, role)).await?
+        }
+        UserRequest::KeyLifetime { user, lifetime } => {
+            let lifetime = match lifetime {
+                Life::Usual => None,
+                Life::For(lifetime) => Some(Lifetime::For(lifetime)),
+                Life::Endless => Some(Lifetime::Endless),
+            };
+            hub.command(actor, move |by| by.set_key_lifetime(by.find_user(&user)?.id, lifetime)).await?
         }
         UserRequest::Suspend { user } => hub.command(actor, move |by| by.suspend_user(by.find_user(&user)?.id)).await?,
         UserRequest::Restore { user } => hub.command(actor, move |by| by.restore_user(by.find_user(&user)?.id)).await?,
@@ -383,6 +393,7 @@ fn user_view(state: &State, user: &UserRecord) -> UserView {
         status: user.status,
         created: user.created,
         nodes: state.nodes_of_user(user.id).count(),
+        key_lifetime: user.key_lifetime.map(|lifetime| lifetime.to_string()),
         identities: user.identities.iter().map(identity_view).collect(),
         invitation: user.invitation.as_ref().map(|invitation| InvitationView {
             provider: invitation.provider.to_string(),

@@ -16,11 +16,14 @@ use super::refusal::Refusal;
 use super::secret::{self, KeyText};
 use super::state::State;
 use crate::policy::{Role, looks_like};
-use crate::types::{HostLabel, IpNet, Limit, NodeId, Timestamp, UserId, UserStatus, why_not_routed};
+use crate::types::{HostLabel, IpNet, Lifetime, Limit, NodeId, Timestamp, UserId, UserStatus, why_not_routed};
 use crate::wire::admin::{Life, WithNodes};
 
 /// Longest display name: a line in a list.
 const DISPLAY_NAME: Limit = Limit::new("bytes in a display name", 255);
+
+/// The least that the keys of a user's nodes may last.
+const LEAST_LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// A pre-authentication key to make.
 #[derive(Clone, Debug)]
@@ -166,6 +169,21 @@ impl Commands<'_> {
         Ok(self.decided(Command::InviteUser, user.clone(), vec![Change::User(user)]))
     }
 
+    /// Says how long the keys of a user's nodes last that log in from here on; nothing for as long as everybody's.
+    pub fn set_key_lifetime(&self, id: UserId, lifetime: Option<Lifetime>) -> Result<Decision<UserRecord>, Refusal> {
+        self.may(Command::SetKeyLifetime)?;
+        let mut user = self.user(id)?.clone();
+        self.may_touch(&user)?;
+        if lifetime.and_then(Lifetime::duration).is_some_and(|lifetime| lifetime < LEAST_LIFETIME) {
+            return Err(Refusal::invalid("a key lasts an hour at least: less than a log-in takes would lock them out"));
+        }
+        if user.key_lifetime == lifetime {
+            return Ok(self.unchanged(Command::SetKeyLifetime, user));
+        }
+        user.key_lifetime = lifetime;
+        Ok(self.decided(Command::SetKeyLifetime, user.clone(), vec![Change::User(user)]))
+    }
+
     fn activate(&self, command: Command, id: UserId, from: UserStatus) -> Result<Decision<UserRecord>, Refusal> {
         self.may(command)?;
         let mut user = self.user(id)?.clone();
@@ -307,7 +325,7 @@ impl Commands<'_> {
             )));
         }
         let expiry = match life {
-            Life::Usual => self.usual_expiry(&record.tags),
+            Life::Usual => self.usual_expiry(record.user, &record.tags),
             Life::For(lifetime) => Some(add(self.now, lifetime)),
             Life::Endless => None,
         };
@@ -317,8 +335,10 @@ impl Commands<'_> {
     }
 
     /// When the key of a node that logs in now is to end; that of a node with tags does not.
-    pub(super) fn usual_expiry(&self, tags: &[Tag]) -> Option<Timestamp> {
-        self.config.key_lifetime.filter(|_| tags.is_empty()).map(|lifetime| add(self.now, lifetime))
+    pub(super) fn usual_expiry(&self, user: Option<UserId>, tags: &[Tag]) -> Option<Timestamp> {
+        let of_user = user.and_then(|id| self.directory.user(id)).and_then(|user| user.key_lifetime);
+        let lifetime = of_user.map_or(self.config.key_lifetime, Lifetime::duration);
+        lifetime.filter(|_| tags.is_empty()).map(|lifetime| add(self.now, lifetime))
     }
 
     /// Deletes a node. Its addresses are nobody's for a while.
@@ -340,7 +360,7 @@ impl Commands<'_> {
                 name = record.label
             )));
         }
-        let expiry = self.usual_expiry(&tags);
+        let expiry = self.usual_expiry(record.user, &tags);
         self.change_node(Command::SetTags, id, |record| {
             // A key that has ended stays so.
             if record.tags.is_empty() != tags.is_empty() && !record.is_expired(self.now) {

@@ -41,6 +41,7 @@ pub enum Command {
     CreateUser,
     RenameUser,
     SetRole,
+    SetKeyLifetime,
     DeleteUser,
     SuspendUser,
     RestoreUser,
@@ -144,6 +145,7 @@ impl Command {
             Self::CreateUser => "create-user",
             Self::RenameUser => "rename-user",
             Self::SetRole => "set-role",
+            Self::SetKeyLifetime => "set-key-lifetime",
             Self::DeleteUser => "delete-user",
             Self::SuspendUser => "suspend-user",
             Self::RestoreUser => "restore-user",
@@ -180,6 +182,7 @@ impl Command {
             Self::CreateUser
             | Self::RenameUser
             | Self::SetRole
+            | Self::SetKeyLifetime
             | Self::DeleteUser
             | Self::SuspendUser
             | Self::RestoreUser

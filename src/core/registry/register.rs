@@ -268,7 +268,7 @@ impl Commands<'_> {
         entropy: [u8; 32],
     ) -> Result<(Arc<NodeRecord>, Vec<Change>), Refusal> {
         self.active_user(admission.user)?;
-        let key_expiry = self.usual_expiry(admission.tags);
+        let key_expiry = self.usual_expiry(Some(admission.user), admission.tags);
         if let Some(other) = self.node_by_key(&admission.node_key).map(|node| node.record)
             && (other.machine != admission.machine || other.user.is_some_and(|user| user != admission.user))
         {

@@ -16,6 +16,7 @@
 //! | `user delete` | stay | none for a node with tags, which goes on; a node without tags is in the way | stays; keys of the user go | stay | stays |
 //! | `user suspend` | stay | stays | stays; keys of the user admit nobody meanwhile | stay; those of nodes without tags are not served | stays, and counts for nothing without tags |
 //! | `user restore` | stay | stays | stays | are served again | stays, and counts again |
+//! | `user key-lifetime` | stay | stays | stays | stay | stays; as said for those that log in, or are extended, from then on |
 //! | `user rename`, `user role` | stay | stays; the policy judges by the new name or role at once | stays | stay | stays |
 //! | `node delete`, `key … --delete-nodes` | nothing stays; a machine that still holds a good key joins as a new node | | | | |
 //!

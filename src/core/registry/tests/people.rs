@@ -1,5 +1,5 @@
 use super::*;
-use crate::types::{Role, UserStatus};
+use crate::types::{Lifetime, Role, UserStatus};
 
 fn commands<'a>(world: &'a World, actor: &'a Actor) -> Commands<'a> {
     world.state.by(actor, world.now)
@@ -214,4 +214,45 @@ fn a_user_is_restored_or_approved_only_from_what_they_are() {
     let decision = world.by().approve_user(ada).unwrap();
     world.run(decision);
     assert!(world.answer(1, &request(1, "web", &key)).machine_authorized);
+}
+
+#[test]
+fn keys_of_a_users_nodes_last_as_long_as_is_said_of_them_from_the_next_log_in_on() {
+    let config = Config { key_lifetime: Some(Duration::from_secs(90 * 86_400)), ..Config::default() };
+    let mut world = World::with(config, Records::default());
+    let (ada, bob) = (world.user("ada"), world.user("bob"));
+    let [hers, his] = [ada, bob].map(|user| world.key(user, |key| key.reusable = true));
+    let tagged = world.key(ada, |key| key.tags = vec!["tag:web".parse().unwrap()]);
+    let set = |world: &mut World, lifetime: Option<Lifetime>| {
+        let decision = world.by().set_key_lifetime(ada, lifetime)?;
+        Ok::<_, Refusal>(world.run(decision))
+    };
+    let lasts = |world: &World, id: NodeId| {
+        let ends = world.state.node(id).unwrap().record.ends_at()?;
+        Some(ends.duration_since(world.now).as_secs() / 86_400)
+    };
+    let first = world.join(1, "laptop", &hers);
+    set(&mut world, Some(Lifetime::For(Duration::from_secs(7 * 86_400)))).unwrap();
+    assert_eq!(lasts(&world, first), Some(90), "a node that is in keeps what it has");
+    let (second, others, web) =
+        (world.join(2, "phone", &hers), world.join(3, "desk", &his), world.join(4, "web", &tagged));
+    assert_eq!([second, others, web].map(|id| lasts(&world, id)), [Some(7), Some(90), None]);
+    let decision = world.by().extend_node(first, Life::Usual).unwrap();
+    world.run(decision);
+    assert_eq!(lasts(&world, first), Some(7));
+    let decision = world.by().set_tags(web, &[]).unwrap();
+    world.run(decision);
+    assert_eq!(lasts(&world, web), Some(7), "without tags it is hers");
+
+    assert!(set(&mut world, Some(Lifetime::For(Duration::from_secs(60)))).is_err(), "nobody is locked out");
+    set(&mut world, Some(Lifetime::Endless)).unwrap();
+    let third = world.join(5, "tablet", &hers);
+    assert_eq!(lasts(&world, third), None);
+    set(&mut world, None).unwrap();
+    let fourth = world.join(6, "server", &hers);
+    assert_eq!(lasts(&world, fourth), Some(90));
+    let it = with_role(&mut world, "it", Role::ItAdmin);
+    let owner = with_role(&mut world, "owner", Role::Owner);
+    let refused = commands(&world, &actor(&world, it)).set_key_lifetime(owner, None);
+    assert_eq!(refused.unwrap_err().kind(), RefusalKind::Forbidden);
 }

@@ -103,6 +103,9 @@ pub struct UserView {
     pub status: UserStatus,
     pub created: Timestamp,
     pub nodes: usize,
+    /// How long the keys of their nodes last, where that is not as for everybody.
+    #[serde(default)]
+    pub key_lifetime: Option<String>,
     /// Whom providers say they are.
     #[serde(default)]
     pub identities: Vec<IdentityView>,

@@ -109,6 +109,8 @@ pub enum UserRequest {
     },
     /// Say what one may do to the network itself, and what the policy's autogroups make of them.
     Role { user: String, role: Role },
+    /// Say how long the keys of nodes of one last that log in from here on.
+    KeyLifetime { user: String, lifetime: Life },
     /// Delete one that has no nodes.
     Delete { user: String },
 }
