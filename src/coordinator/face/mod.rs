@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | [`node`] | machines | `/key`, then HTTP/2 in a Noise channel: to register, the map |
 //! | [`relay`] | clients of the embedded relay, and other relays | DERP, and whether a client is admitted |
-//! | [`sign_in`] | people in a browser | the page of a machine that waits |
+//! | [`sign_in`] | people in a browser | the page of a machine that waits, and the way to a provider and back |
 //! | [`health`] | monitors | whether all is well |
 //! | [`admin_socket`] | accounts of this host | administration in JSON |
 //! | [`metrics`] | monitors on this host | figures |
