@@ -30,15 +30,23 @@ main() {
   start_coordinator
   key=$(on coordinator warren-coordinator key create --user demo --reusable)
 
+  say "What tells each node's own resolver of the network's names. It needs root, and the agent does not"
+  for node in alice bob; do
+    mkdir -p "/etc/netns/$node"
+    echo "nameserver 192.0.2.53" >"/etc/netns/$node/resolv.conf"
+    start "$node" env "STATE_DIRECTORY=$state/$node-names" warrend --dns-helper --dns-socket "$state/$node-names.sock"
+  done
+
   say "An agent on each node. Each node is behind a NAT; all that it is told is the coordinator's address and the key"
   for node in alice bob; do
-    start "$node" warrend --state-dir "$state/$node" --socket "$state/$node.sock"
+    start "$node" warrend --state-dir "$state/$node" --socket "$state/$node.sock" --dns-socket "$state/$node-names.sock"
     until_true "$node" test -S "$state/$node.sock"
     on "$node" warren --socket "$state/$node.sock" up --coordinator "$url" --auth-key "$key" --hostname "$node"
   done
 
   show_relay_and_direct
   show_both_families
+  show_names
   show_relay_killed
   show_status
   revocation
@@ -71,6 +79,13 @@ show_both_families() {
     address=$(quiet on alice warren --socket "$state/alice.sock" ip "-$family")
     on bob ping -n -c 2 "$address"
   done
+}
+
+show_names() {
+  say "And by name"
+  until_true alice ping -n -q -c 1 -W 2 bob
+  on alice ping -n -c 2 bob
+  on alice warren --socket "$state/alice.sock" dns query bob
 }
 
 show_relay_killed() {
@@ -206,7 +221,7 @@ quiet() { "$@" 2>/dev/null; }
 start() {
   local host=$1; shift
   echo "$host# ${*//$state\//} &"
-  ip netns exec "$host" "$@" >"$state/$host.log" 2>&1 &
+  ip netns exec "$host" "$@" >>"$state/$host.log" 2>&1 &
   started+=("$host:$!")
 }
 
@@ -243,6 +258,7 @@ clean_up() {
   wait
   if [ "$status" != 0 ]; then tail -n 20 "$state"/*.log >&2; fi
   for host in switch coordinator alice-router bob-router alice bob; do ip netns delete "$host" 2>/dev/null || true; done
+  rm -rf /etc/netns/alice /etc/netns/bob
   rm -rf "$state"
 }
 
