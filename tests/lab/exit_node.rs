@@ -8,6 +8,7 @@ use warren_core::wire::local::BackendState;
 
 use crate::lab::{Host, Lab, PATIENCE, eventually};
 use crate::programs::{Agent, Coordinator};
+use crate::train::PathWatch;
 
 /// How long a connection that is refused in silence is tried.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -49,7 +50,10 @@ fn what_leaves_goes_by_the_exit_node_or_not_at_all_and_sessions_go_on() {
     goes_by(&alice, [&gate.host.v4, &gate.host.v6]);
     session.goes_on();
 
-    // Killed, and started again with its exit node.
+    // Killed, and started again with its exit node. What a relay carries ends with the agent, which passes it on.
+    for (from, to) in [(&alice, &gate), (&gate, &alice)] {
+        PathWatch::start(&from.host, &to.ip(4)).wait_until_direct(PATIENCE);
+    }
     alice.kill();
     goes_by(&alice, [&gate.host.v4, &gate.host.v6]);
     alice.start_again();
