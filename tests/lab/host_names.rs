@@ -8,11 +8,12 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::lab::{Host, eventually};
 use crate::program::program_path;
 use crate::programs::{Agent, Joined, Process};
+use crate::train::now;
 
 /// What the name server of the lab answers to everything.
 const ELSEWHERE: [u8; 4] = [192, 0, 2, 77];
@@ -126,7 +127,7 @@ fn programs_find_nodes_by_name_and_a_host_whose_agent_is_killed_is_as_it_was_wit
 
     // Whoever is gone for a moment changes nothing, and names of the network leave it in no moment.
     alice.kill();
-    let killed = Instant::now();
+    let killed = now();
     alice.host.try_run(&format!("getent ahostsv4 bob.{base}"));
     eventually("the host to be as it was", || (file.text() == original).then_some(()));
     let took = killed.elapsed();

@@ -3,12 +3,13 @@
 use std::io::copy;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use warren_core::wire::local::BackendState;
 
 use crate::lab::{Host, Lab, PATIENCE, eventually, say, try_within, within};
 use crate::programs::{Agent, Coordinator, Joined};
+use crate::train::now;
 
 const SUBNET: &str = "10.9.0.0/24";
 /// After this long a kernel has given up the session that it had with a peer, and begins another.
@@ -43,7 +44,7 @@ fn behind_a_proxy_a_router_whose_cable_is_pulled_is_replaced_within_seconds() {
     let (gone, other) = if first == one.name { (&one, &two) } else { (&two, &one) };
 
     lab.unplug(&gone.host);
-    let pulled = Instant::now();
+    let pulled = now();
 
     let taken_over = try_within(PATIENCE, || (primary(&coordinator)? == other.name).then_some(()));
     assert!(
@@ -71,7 +72,7 @@ fn a_node_that_comes_back_with_its_clock_a_day_behind_is_reached_and_reaches_oth
     alice.start_again();
 
     alice.wait_for(BackendState::Running);
-    let begun = Instant::now();
+    let begun = now();
     let ping = || alice.host.try_run(&format!("ping -n -c 1 -W 2 {address}")).status.success().then_some(());
     within(SESSION + Duration::from_secs(60), "a ping with the clock behind", ping);
     say(&format!("with its clock a day behind it reached its peer after {:.1?}", begun.elapsed()));
@@ -125,6 +126,7 @@ impl Drop for Clock {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "it is this clock that is set")]
 fn move_clock(seconds: i64) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let time = format!("@{}", i64::try_from(now).unwrap() + seconds);
