@@ -321,64 +321,6 @@ async fn exit_node(scene: &Scene, kernels: &mut Kernels) {
     // Addresses that the agent does not see.
     sh("ip addr add 9.9.9.9/32 dev lo && ip addr add 2620:fe::9/128 dev lo nodad");
     let default = ["0.0.0.0/0", "::/0"];
-    let everything = warren_core::wire::control::match_all();
-    let exit = |offered: &[&str], approved: &[&str]| {
-        let mut ours = Node { id: NodeId(1), key: key(0).public(), ..Node::default() };
-        ours.addresses = nets(&["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]);
-        ours.allowed_ips = Some([ours.addresses.clone(), nets(approved)].concat());
-        let addresses = nets(&["100.64.0.2/32", "fd7a:115c:a1e0::2/128"]);
-        let peer = Node { id: NodeId(2), key: key(1).public(), addresses, ..Node::default() };
-        let mut map = Netmap::default();
-        let message = MapResponse {
-            node: Some(ours),
-            peers: vec![peer].into(),
-            packet_filter: Some(everything.clone()),
-            ..MapResponse::default()
-        };
-        map.replace(message, Timestamp::UNIX_EPOCH);
-        let prefs = Prefs { want_running: true, advertise_routes: nets(offered), ..Prefs::default() };
-        let networks = nets(&["192.168.7.1/24", "fd00:7::1/64"]);
-        let (routes, kept) = (BTreeSet::new(), BTreeSet::new());
-        desired(
-            &map,
-            &prefs,
-            &Paths::default(),
-            &Host { key: key(0), networks, guests: BTreeSet::new(), routes, kept, probes: None, resolver_port: None },
-        )
-        .desired
-    };
-    let rows = |internet, lan| {
-        let mut rows = Vec::new();
-        for (to, outcome) in [
-            (US, TAKEN),
-            ("8.8.8.8", internet),
-            ("9.9.9.10", internet),
-            // The host by its other addresses, the page of its router, a cloud's metadata, a neighbour of the overlay.
-            ("192.168.7.1", lan),
-            ("192.168.7.9", lan),
-            ("9.9.9.9", FOREIGN),
-            ("172.16.0.1", FOREIGN),
-            ("10.4.4.4", FOREIGN),
-            ("169.254.169.254", FOREIGN),
-            ("100.64.0.9", FOREIGN),
-            ("203.0.113.9", FOREIGN),
-        ] {
-            rows.push((1, "100.64.0.2", to, Load::Tcp(80), outcome));
-            rows.push((1, "100.64.0.2", to, Load::Icmp(8), outcome));
-        }
-        for (to, outcome) in [
-            (US_V6, TAKEN),
-            ("2600::9", internet),
-            ("fd00:7::1", lan),
-            ("fd00:7::9", lan),
-            ("2620:fe::9", FOREIGN),
-            ("64:ff9b::a9fe:a9fe", FOREIGN),
-            ("fd00:ec2::254", FOREIGN),
-        ] {
-            rows.push((1, "fd7a:115c:a1e0::2", to, Load::Udp(53), outcome));
-        }
-        rows
-    };
     let lan = ["192.168.7.0/24", "fd00:7::/64"];
     let all = [default, lan].concat();
     for (offered, approved, internet, of_lan) in [
@@ -388,9 +330,70 @@ async fn exit_node(scene: &Scene, kernels: &mut Kernels) {
         (&all, &lan, FOREIGN, TAKEN),
         (&all, &[], FOREIGN, FOREIGN),
     ] {
-        kernels.converge(&exit(offered, approved)).await;
-        expect(scene, kernels, &rows(internet, of_lan)).await;
+        kernels.converge(&offering(offered, approved)).await;
+        expect(scene, kernels, &beyond(internet, of_lan)).await;
     }
+}
+
+/// What an agent wants that offers these routes, of which the coordinator approved those; its policy lets everything in.
+fn offering(offered: &[&str], approved: &[&str]) -> Desired {
+    let mut ours = Node { id: NodeId(1), key: key(0).public(), ..Node::default() };
+    ours.addresses = nets(&["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]);
+    ours.allowed_ips = Some([ours.addresses.clone(), nets(approved)].concat());
+    let addresses = nets(&["100.64.0.2/32", "fd7a:115c:a1e0::2/128"]);
+    let peer = Node { id: NodeId(2), key: key(1).public(), addresses, ..Node::default() };
+    let mut map = Netmap::default();
+    let message = MapResponse {
+        node: Some(ours),
+        peers: vec![peer].into(),
+        packet_filter: Some(warren_core::wire::control::match_all()),
+        ..MapResponse::default()
+    };
+    map.replace(message, Timestamp::UNIX_EPOCH);
+    let prefs = Prefs { want_running: true, advertise_routes: nets(offered), ..Prefs::default() };
+    let networks = nets(&["192.168.7.1/24", "fd00:7::1/64"]);
+    let (routes, kept) = (BTreeSet::new(), BTreeSet::new());
+    desired(
+        &map,
+        &prefs,
+        &Paths::default(),
+        &Host { key: key(0), networks, guests: BTreeSet::new(), routes, kept, probes: None, resolver_port: None },
+    )
+    .desired
+}
+
+/// What a peer may reach through this node, given what becomes of packets to the internet and to the node's own network.
+fn beyond(internet: &'static str, lan: &'static str) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (to, outcome) in [
+        (US, TAKEN),
+        ("8.8.8.8", internet),
+        ("9.9.9.10", internet),
+        // The host by its other addresses, the page of its router, a cloud's metadata, a neighbour of the overlay.
+        ("192.168.7.1", lan),
+        ("192.168.7.9", lan),
+        ("9.9.9.9", FOREIGN),
+        ("172.16.0.1", FOREIGN),
+        ("10.4.4.4", FOREIGN),
+        ("169.254.169.254", FOREIGN),
+        ("100.64.0.9", FOREIGN),
+        ("203.0.113.9", FOREIGN),
+    ] {
+        rows.push((1, "100.64.0.2", to, Load::Tcp(80), outcome));
+        rows.push((1, "100.64.0.2", to, Load::Icmp(8), outcome));
+    }
+    for (to, outcome) in [
+        (US_V6, TAKEN),
+        ("2600::9", internet),
+        ("fd00:7::1", lan),
+        ("fd00:7::9", lan),
+        ("2620:fe::9", FOREIGN),
+        ("64:ff9b::a9fe:a9fe", FOREIGN),
+        ("fd00:ec2::254", FOREIGN),
+    ] {
+        rows.push((1, "fd7a:115c:a1e0::2", to, Load::Udp(53), outcome));
+    }
+    rows
 }
 
 /// The group that denials are logged to.
