@@ -65,8 +65,8 @@ pub struct Dialler {
 
 impl Dialler {
     /// One that uses the proxies that the environment names (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
-    pub fn new(mark: Option<u32>) -> Self {
-        Self { dialler: warren_shell::Dialler::new(mark).within(NODE_TIME), tls: RelayTls::default() }
+    pub fn new(dialler: &warren_shell::Dialler) -> Self {
+        Self { dialler: dialler.apart().within(NODE_TIME), tls: RelayTls::default() }
     }
 
     /// The same with these proxies.

@@ -21,8 +21,14 @@ const ANSWER: usize = u16::MAX as usize;
 const MESSAGE: &str = "application/dns-message";
 
 /// Posts a question, and gives the answer. `known` are addresses of the server, so that its name need not be looked up.
-/// No proxy is asked and no mark set: the question goes where the host's own would.
-pub(super) async fn ask(tls: &RelayTls, url: &str, known: &[IpAddr], question: Vec<u8>) -> Result<Vec<u8>, String> {
+/// No proxy is asked.
+pub(super) async fn ask(
+    dialler: &Dialler,
+    tls: &RelayTls,
+    url: &str,
+    known: &[IpAddr],
+    question: Vec<u8>,
+) -> Result<Vec<u8>, String> {
     let uri: Uri = url.parse().map_err(|error| format!("{url:?}: {error}"))?;
     let host = uri.host().ok_or_else(|| format!("{url:?}: no host"))?;
     let is_plain = uri.scheme_str() == Some("http");
@@ -30,7 +36,7 @@ pub(super) async fn ask(tls: &RelayTls, url: &str, known: &[IpAddr], question: V
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let target = DialTarget::new(bare, port);
     let target = if known.is_empty() { target } else { target.at(known.to_vec(), [false; 2]) };
-    let stream = Dialler::new(None).within(CONNECT).dial_straight(&target).await?;
+    let stream = dialler.clone().within(CONNECT).dial_straight(&target).await?;
     if is_plain {
         return post(stream, &uri, question).await;
     }

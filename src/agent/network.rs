@@ -78,7 +78,7 @@ pub type Missing = Vec<(&'static str, String)>;
 
 impl Network {
     /// Opens everything that can be opened, and notes in the settings on which ports.
-    pub fn open(settings: &mut Settings, mark: Option<u32>) -> (Self, Missing) {
+    pub fn open(settings: &mut Settings, dialler: &Dialler) -> (Self, Missing) {
         let mut missing = Missing::new();
         let mut opened = |code, what: &str, instead: &str, error: &dyn Display| {
             missing.push((code, format!("{what}: {error}; {instead}. The agent needs CAP_NET_RAW and CAP_NET_ADMIN")));
@@ -91,8 +91,9 @@ impl Network {
                 unknown
             }
         };
-        let mut network = Self { netcheck: Some(netcheck_io::spawn(Dialler::new(mark), gateways)), ..Self::default() };
-        match ProbeSocket::bind(own::PROBE_PORT).and_then(|socket| Ok((socket, UdpSender::open(settings.port, mark)?)))
+        let mut network = Self { netcheck: Some(netcheck_io::spawn(dialler.apart(), gateways)), ..Self::default() };
+        match ProbeSocket::bind(own::PROBE_PORT)
+            .and_then(|socket| Ok((socket, UdpSender::open(settings.port, dialler.mark())?)))
         {
             Ok((socket, sender)) => {
                 settings.probe_port = Some(socket.port());
@@ -101,7 +102,8 @@ impl Network {
             }
             Err(error) => opened("probes", "open the sockets for path probes", "no direct path is looked for", &error),
         }
-        let config = PumpConfig { mark, wireguard_port: settings.port, relay_port: own::RELAY_PORT };
+        let config =
+            PumpConfig { dialler: dialler.clone(), wireguard_port: settings.port, relay_port: own::RELAY_PORT };
         match relay_pump::spawn(&config) {
             Ok(Pump { commands, news, relay_port }) => {
                 settings.relay_port = Some(relay_port);
@@ -109,7 +111,7 @@ impl Network {
             }
             Err(error) => opened("relays", "relayed packets", "no relay is used", &error),
         }
-        match Resolver::open(own::RESOLVER_PORT, clock::key_bytes()) {
+        match Resolver::open(own::RESOLVER_PORT, clock::key_bytes(), dialler.apart().unmarked()) {
             Ok(resolver) => {
                 settings.resolver_port = Some(resolver.port());
                 network.resolver = Some(resolver);

@@ -12,13 +12,14 @@ use super::state::StateError;
 use warren_core::control::{Pin, Received, ServerUrl, Transmit};
 use warren_core::node::{Effect, Engine, FileContent, StateFile};
 use warren_core::types::MachinePrivate;
+use warren_shell::Dialler;
 
 /// What the loop sends to, and whoever waits for its answers.
 pub(super) struct Outward {
     pub(super) calls: Calls,
     kernel: ToKernel,
     saves: mpsc::Sender<Save>,
-    mark: Option<u32>,
+    dialler: Dialler,
     pub(super) transports: Transports,
     transmits: Option<mpsc::Sender<Transmit>>,
     /// The one receiver whose other end changes.
@@ -28,9 +29,9 @@ pub(super) struct Outward {
 }
 
 impl Outward {
-    pub(super) fn new(kernel: ToKernel, saves: mpsc::Sender<Save>, mark: Option<u32>, transports: Transports) -> Self {
+    pub(super) fn new(kernel: ToKernel, saves: mpsc::Sender<Save>, dialler: Dialler, transports: Transports) -> Self {
         let (_open, received) = mpsc::channel(1);
-        Self { calls: Calls::default(), kernel, saves, mark, transports, transmits: None, received, _open }
+        Self { calls: Calls::default(), kernel, saves, dialler, transports, transmits: None, received, _open }
     }
 
     pub(super) fn carry_out(&mut self, engine: &mut Engine) {
@@ -62,7 +63,8 @@ impl Outward {
     }
 
     fn connect(&mut self, server: ServerUrl, machine_key: MachinePrivate, pin: Pin) {
-        let (transmits, received) = control_io::spawn(IoConfig { server, machine_key, mark: self.mark, pin });
+        let (transmits, received) =
+            control_io::spawn(IoConfig { server, machine_key, dialler: self.dialler.clone(), pin });
         self.transmits = Some(transmits);
         self.received = received;
     }

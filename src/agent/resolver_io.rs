@@ -6,22 +6,23 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use super::name_server::{self, DATAGRAM, framed, read_message};
 use super::relay_tls::RelayTls;
 use super::{clock, doh};
 use warren_core::dns::{AskId, Effect, Outcome, QUESTION_LEN, QueryId, Server, Transport, Upstream};
 use warren_core::types::RESOLVER_ADDRESSES;
-use warren_shell::{Watch, locked};
+use warren_shell::{Dialler, Watch, locked};
 
 /// Connections at one time. A host's programs use a few; more wait to be taken.
 const CONNECTIONS: usize = 128;
@@ -29,10 +30,6 @@ const CONNECTIONS: usize = 128;
 const IDLE: Duration = Duration::from_secs(45);
 /// Answers that wait for one connection to take them. One that takes none loses more.
 const ANSWERS: usize = 64;
-/// How long another server may take to be connected.
-const CONNECT: Duration = Duration::from_secs(4);
-/// The largest datagram that another server is heard with.
-const DATAGRAM: usize = 4096;
 /// How long to wait after a socket failed.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Ports that are tried where the wished one is taken, before the fault is told.
@@ -48,15 +45,17 @@ pub struct Resolver {
 
 impl Resolver {
     /// Opens the sockets, at this port or another, and begins. Nobody else may know the seed.
-    pub fn open(port: u16, seed: [u8; 32]) -> io::Result<Self> {
-        Self::open_at(&RESOLVER_ADDRESSES, port, seed)
+    /// Servers that speak HTTP are dialled.
+    pub fn open(port: u16, seed: [u8; 32], dialler: Dialler) -> io::Result<Self> {
+        Self::open_at(&RESOLVER_ADDRESSES, port, seed, dialler)
     }
 
-    fn open_at(addresses: &[IpAddr], port: u16, seed: [u8; 32]) -> io::Result<Self> {
+    fn open_at(addresses: &[IpAddr], port: u16, seed: [u8; 32], dialler: Dialler) -> io::Result<Self> {
         let sockets = Sockets::bind(addresses, port)?;
         let port = sockets.port;
         let state = State { server: Server::new(seed), next: 0, waiting: BTreeMap::new(), asks: BTreeMap::new() };
-        let shared = Arc::new(Shared { state: Mutex::new(state), tls: RelayTls::default(), changed: Notify::new() });
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), dialler, tls: RelayTls::default(), changed: Notify::new() });
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
         let (of_thread, handle) = (Arc::clone(&shared), runtime.handle().clone());
@@ -156,6 +155,7 @@ fn socket(address: IpAddr, port: u16, kind: Type, protocol: Protocol) -> io::Res
 struct Shared {
     state: Mutex<State>,
     /// For servers that speak HTTP.
+    dialler: Dialler,
     tls: RelayTls,
     /// Whatever there is to wait for may be another than before.
     changed: Notify,
@@ -329,13 +329,15 @@ impl Shared {
         let asked = match (&upstream, transport) {
             (Upstream::Plain(server), Transport::Udp) => self.ask_by_datagram(ask, *server, &question).await,
             (Upstream::Plain(server), Transport::Tcp) => self.ask_by_stream(ask, *server, &question).await,
-            (Upstream::Http { url, addresses }, _) => match doh::ask(&self.tls, url, addresses, question).await {
-                Ok(answer) => {
-                    self.act(|server, now| server.handle_reply(now, ask, &answer));
-                    Ok(())
+            (Upstream::Http { url, addresses }, _) => {
+                match doh::ask(&self.dialler, &self.tls, url, addresses, question).await {
+                    Ok(answer) => {
+                        self.act(|server, now| server.handle_reply(now, ask, &answer));
+                        Ok(())
+                    }
+                    Err(error) => Err(io::Error::other(error)),
                 }
-                Err(error) => Err(io::Error::other(error)),
-            },
+            }
         };
         if let Err(error) = asked {
             tracing::debug!(?upstream, ?transport, %error, "ask a name server");
@@ -346,10 +348,7 @@ impl Shared {
 
     /// Hears until it is ended: anybody may send something.
     async fn ask_by_datagram(self: &Arc<Self>, ask: AskId, server: SocketAddr, question: &[u8]) -> io::Result<()> {
-        let from: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = UdpSocket::bind((from, 0)).await?;
-        socket.connect(server).await?;
-        socket.send(question).await?;
+        let socket = name_server::send(server, None, question).await?;
         let mut buffer = vec![0; DATAGRAM];
         loop {
             let length = socket.recv(&mut buffer).await?;
@@ -359,35 +358,17 @@ impl Shared {
     }
 
     async fn ask_by_stream(self: &Arc<Self>, ask: AskId, server: SocketAddr, question: &[u8]) -> io::Result<()> {
-        let mut stream = timeout(CONNECT, TcpStream::connect(server)).await??;
-        let question = framed(question).ok_or(io::ErrorKind::InvalidInput)?;
-        stream.write_all(&question).await?;
-        let answer = read_message(&mut stream, usize::from(u16::MAX)).await.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let answer = name_server::ask_by_stream(server, None, question).await?;
         self.act(|server, now| server.handle_reply(now, ask, &answer));
         self.changed.notify_one();
         Ok(())
     }
 }
 
-/// A message behind its length (RFC 1035 §4.2.2).
-async fn read_message(stream: &mut (impl AsyncRead + Unpin), most: usize) -> Option<Vec<u8>> {
-    let length = usize::from(stream.read_u16().await.ok()?);
-    if length > most {
-        return None;
-    }
-    let mut message = vec![0; length];
-    stream.read_exact(&mut message).await.ok()?;
-    Some(message)
-}
-
-fn framed(message: &[u8]) -> Option<Vec<u8>> {
-    let length = u16::try_from(message.len()).ok()?;
-    Some([&length.to_be_bytes(), message].concat())
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::net::Ipv4Addr;
 
     use warren_core::dns::Upstream;
     use warren_core::netmap::Netmap;
@@ -410,7 +391,7 @@ mod tests {
     }
 
     fn resolver(upstream: &[SocketAddr]) -> Resolver {
-        let resolver = Resolver::open_at(&[Ipv4Addr::LOCALHOST.into()], 0, [7; 32]).unwrap();
+        let resolver = Resolver::open_at(&[Ipv4Addr::LOCALHOST.into()], 0, [7; 32], Dialler::new(None)).unwrap();
         let node = serde_json::json!({"ID": 1, "Name": "us.corp.example.", "Addresses": ["100.64.0.1/32"]});
         let dns = serde_json::json!({"Proxied": true});
         let message: MapResponse = serde_json::from_value(serde_json::json!({"Node": node, "DNSConfig": dns})).unwrap();
@@ -515,13 +496,13 @@ mod tests {
     fn another_port_is_taken_where_somebody_has_the_wished_one() {
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
-        let resolver = Resolver::open_at(&[Ipv4Addr::LOCALHOST.into()], port, [7; 32]).unwrap();
+        let resolver = Resolver::open_at(&[Ipv4Addr::LOCALHOST.into()], port, [7; 32], Dialler::new(None)).unwrap();
         assert_ne!(resolver.port(), port);
     }
 
     #[test]
     fn the_sockets_open_before_the_addresses_are_there() {
-        let resolver = Resolver::open(0, [7; 32]).unwrap();
+        let resolver = Resolver::open(0, [7; 32], Dialler::new(None)).unwrap();
         assert_ne!(resolver.port(), 0);
     }
 }

@@ -8,19 +8,21 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 /// Where name servers are named.
-const FILES: [&str; 5] = [
-    "/etc/resolv.conf",
-    // What that one was, while it names us.
-    "/etc/resolv.conf.before-warren",
-    "/run/systemd/resolve/resolv.conf",
-    "/run/NetworkManager/resolv.conf",
-    "/run/NetworkManager/no-stub-resolv.conf",
+const FILES: [&str; 7] = [
+    "etc/resolv.conf",
+    // What that one was, while it names us: a file, or a link to one of the others.
+    "etc/resolv.conf.before-warren",
+    "run/systemd/resolve/resolv.conf",
+    "run/NetworkManager/resolv.conf",
+    "run/NetworkManager/no-stub-resolv.conf",
+    "run/resolvconf/resolv.conf",
+    "run/netconfig/resolv.conf",
 ];
 /// As much of a file as is read: a thousand lines.
 const MOST: u64 = 64 << 10;
@@ -33,11 +35,12 @@ const PACE: Duration = Duration::from_secs(15);
 pub(super) fn watch() -> mpsc::Receiver<BTreeSet<IpAddr>> {
     let (out, servers) = mpsc::channel(1);
     tokio::spawn(async move {
-        let mut told = None;
+        let mut told: Option<BTreeSet<IpAddr>> = None;
         let mut pace = tokio::time::interval(PACE);
         loop {
             pace.tick().await;
-            let found = tokio::task::spawn_blocking(|| read(FILES.iter().map(Path::new))).await.unwrap_or_default();
+            let found = tokio::task::spawn_blocking(|| all(Path::new("/"))).await.unwrap_or_default();
+            let found = found.into_iter().collect();
             if told.as_ref() != Some(&found) {
                 told = Some(found.clone());
                 if out.send(found).await.is_err() {
@@ -49,14 +52,25 @@ pub(super) fn watch() -> mpsc::Receiver<BTreeSet<IpAddr>> {
     servers
 }
 
-/// The name servers that these files name. A file that is not there names none.
-fn read<'a>(files: impl Iterator<Item = &'a Path>) -> BTreeSet<IpAddr> {
-    let text = |path: &Path| {
+/// All of them, below a root directory, in the order in which they are named.
+pub(super) fn all(root: &Path) -> Vec<IpAddr> {
+    read(FILES.iter().map(|file| root.join(file)))
+}
+
+/// The name servers that these files name, each once. A file that is not there names none.
+fn read(files: impl Iterator<Item = PathBuf>) -> Vec<IpAddr> {
+    let text = |path: PathBuf| {
         let mut text = Vec::new();
         File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut text)).ok()?;
         Some(String::from_utf8_lossy(&text).into_owned())
     };
-    files.filter_map(text).flat_map(|text| servers(&text)).take(SERVERS).collect()
+    let mut found = Vec::new();
+    for server in files.filter_map(text).flat_map(|text| servers(&text)) {
+        if found.len() < SERVERS && !found.contains(&server) {
+            found.push(server);
+        }
+    }
+    found
 }
 
 /// The `nameserver` lines (resolv.conf(5)). A link-local address has its link behind it.
@@ -80,18 +94,17 @@ mod tests {
         std::fs::write(&one, "# nameserver 192.0.2.9\nnameserver 10.0.0.53\n  nameserver\tfe80::1%eth0 # x\n").unwrap();
         std::fs::write(&two, "search example.com\nnameserver 10.0.0.53\nnameserver nowhere\nnameserver 2001:db8::53")
             .unwrap();
-        let found: Vec<String> =
-            read([&one, &two, &none].into_iter().map(|path| path.as_path())).iter().map(ToString::to_string).collect();
-        assert_eq!(found, ["10.0.0.53", "2001:db8::53", "fe80::1"]);
+        let found: Vec<String> = read([one, two, none].into_iter()).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["10.0.0.53", "fe80::1", "2001:db8::53"]);
     }
 
     #[test]
     fn a_file_without_end_is_read_to_its_limit() {
-        let found = read([Path::new("/dev/zero")].into_iter());
+        let found = read([PathBuf::from("/dev/zero")].into_iter());
         assert!(found.is_empty());
         let many: String = (0..300).map(|n| format!("nameserver 10.0.{}.{}\n", n / 200, n % 200)).collect();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), many).unwrap();
-        assert_eq!(read([file.path()].into_iter()).len(), SERVERS);
+        assert_eq!(read([file.path().to_owned()].into_iter()).len(), SERVERS);
     }
 }

@@ -21,7 +21,7 @@ use super::state::{StateDir, StateError};
 use warren_core::node::{Datagram, Engine, Networks, Settings};
 use warren_core::plan::Kernel;
 use warren_linux::packet;
-use warren_shell::lasting;
+use warren_shell::{Dialler, lasting};
 
 /// Questions of the local socket that wait for the loop.
 const CALLS: usize = 64;
@@ -42,8 +42,8 @@ pub struct Parts<K> {
     pub socket: UnixListener,
     /// Who may change things.
     pub operators: Operators,
-    /// The mark on packets to the coordinator.
-    pub mark: Option<u32>,
+    /// The way to the coordinator.
+    pub dialler: Dialler,
     pub stop: oneshot::Receiver<()>,
 }
 
@@ -55,14 +55,14 @@ pub fn load(settings: Settings, dir: &StateDir) -> Result<Engine, StateError> {
 
 /// Runs until `stop`. The kernel is left as it is: the data path outlives the agent.
 pub async fn run<K: Kernel + Send + 'static>(parts: Parts<K>) {
-    let Parts { mut engine, dir, kernel, mut networks, network, socket, operators, mark, mut stop } = parts;
+    let Parts { mut engine, dir, kernel, mut networks, network, socket, operators, dialler, mut stop } = parts;
     let (calls_in, mut calls) = mpsc::channel(CALLS);
     let mut socket_task = JoinSet::new();
     socket_task.spawn(lasting("local socket", local_api::serve(socket, operators, calls_in)));
     let (to_kernel, mut from_kernel) = pipes::kernel(kernel);
     let mut host = pipes::host(host::facts, pipes::HOST_PACE);
     let (saves, mut saved) = pipes::disk(Arc::new(dir));
-    let mut pipes = Outward::new(to_kernel, saves, mark, Transports::new(network));
+    let mut pipes = Outward::new(to_kernel, saves, dialler, Transports::new(network));
     let mut resolvers = super::resolvers::watch();
     let mut readiness = Readiness::new(clock::now().tick);
     loop {

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use super::host_pipe::HostPipe;
 use super::local_api::{self, Operators};
 use super::network::{self, Network};
-use super::{Config, Parts, StartError, StateDir, cleanup, clock, host, pipes, privilege, run};
+use super::{Config, Parts, StartError, StateDir, cleanup, clock, host, own_names, pipes, privilege, run};
 use warren_core::node::Settings;
 use warren_core::plan::own;
 use warren_core::types::IpNet;
@@ -34,7 +34,7 @@ pub fn serve(config: &Config) -> Result<(), StartError> {
 async fn agent(config: &Config) -> Result<(), StartError> {
     let dir = StateDir::open(&config.state_dir)?;
     let _lock = DirectoryLock::take(&config.state_dir)?;
-    let mark = Some(own::MARK_BYPASS);
+    let dialler = own_names::dialler(own::MARK_BYPASS, &dir);
     let mut settings = Settings {
         port: config.port,
         max_map_age: config.max_map_age,
@@ -49,7 +49,7 @@ async fn agent(config: &Config) -> Result<(), StartError> {
     let mut kernel = if config.firewall.share_table { kernel.share_table() } else { kernel };
     let (port, taken) = kernel.keep_port(config.port).await;
     settings.port = port;
-    let (mut network, mut missing) = Network::open(&mut settings, mark);
+    let (mut network, mut missing) = Network::open(&mut settings, &dialler);
     network.host = config.dns_helper_socket().map(HostPipe::spawn);
     missing.extend(taken.map(|taken| ("port", port_text(config.port, port, &taken))));
     let mut engine = run::load(settings, &dir)?;
@@ -80,7 +80,7 @@ async fn agent(config: &Config) -> Result<(), StartError> {
         network,
         socket,
         operators: Operators::new(&config.operator_group),
-        mark,
+        dialler,
         stop,
     };
     tracing::info!("listening on {}", config.socket.display());

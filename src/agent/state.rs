@@ -102,7 +102,12 @@ impl StateDir {
 
     /// A file's content, `None` where there is no such file.
     pub fn load(&self, file: StateFile) -> Result<Option<FileContent>, StateError> {
-        let path = self.path.join(file.name());
+        self.load_named(file.name(), file.limit())
+    }
+
+    /// The same of a file that the engine does not know.
+    pub(super) fn load_named(&self, name: &str, limit: u64) -> Result<Option<FileContent>, StateError> {
+        let path = self.path.join(name);
         let failed = |reason: String| StateError { operation: "read", path: path.clone(), reason };
         let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path);
         let open = match opened {
@@ -112,12 +117,12 @@ impl StateDir {
         };
         let metadata = open.metadata().map_err(|error| failed(error.to_string()))?;
         check_owner(&metadata).map_err(failed)?;
-        if metadata.len() > file.limit() {
-            return Err(failed(format!("{} bytes, at most {} are read", metadata.len(), file.limit())));
+        if metadata.len() > limit {
+            return Err(failed(format!("{} bytes, at most {limit} are read", metadata.len())));
         }
         // Large enough from the start, so that no copy of a key is left behind as it grows.
         let mut content = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default() + 1);
-        let read = open.take(file.limit()).read_to_end(&mut content);
+        let read = open.take(limit).read_to_end(&mut content);
         let content = FileContent::new(content);
         read.map_err(|error| failed(error.to_string()))?;
         Ok(Some(content))
@@ -125,8 +130,13 @@ impl StateDir {
 
     /// Replaces a file's content, for good when this returns.
     pub fn save(&self, file: StateFile, content: &[u8]) -> Result<(), StateError> {
-        let path = self.path.join(file.name());
-        let beside = self.path.join(format!("{}.new", file.name()));
+        self.save_named(file.name(), content)
+    }
+
+    /// The same of a file that the engine does not know.
+    pub(super) fn save_named(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
+        let path = self.path.join(name);
+        let beside = self.path.join(format!("{name}.new"));
         let written = write_private(&beside, content)
             .and_then(|()| fs::rename(&beside, &path))
             .and_then(|()| File::open(&self.path)?.sync_all());

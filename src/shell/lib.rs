@@ -26,7 +26,7 @@ mod vital;
 mod websocket;
 
 pub use certificate_files::{CertificateFiles, FileStamp, file_stamp, open_to_all};
-pub use dial::{CONNECT_TIME, DIAL_TIME, DialTarget, Dialler, Found, LookUp, NAME_TIME};
+pub use dial::{CONNECT_TIME, DIAL_TIME, DialTarget, Dialler, Found, LookUp, NAME_TIME, System};
 pub use directory_lock::{DirectoryLock, DirectoryLockError};
 pub use listening::{bind, bind_udp, tune};
 pub use logging::{CleanFields, LogFilter, log_to_stderr};

@@ -140,7 +140,7 @@ impl Agent {
             network,
             socket: local_api::bind(&socket).unwrap(),
             operators: Operators::new("no-such-group"),
-            mark: None,
+            dialler: warren_shell::Dialler::new(None),
             stop: stopped,
         };
         let client = Client::new(&socket);

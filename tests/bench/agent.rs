@@ -63,7 +63,7 @@ fn agent(root: &Path) {
             network: Network::default(),
             socket: local_api::bind(&socket).unwrap(),
             operators: Operators::new("no-such-group"),
-            mark: None,
+            dialler: warren_shell::Dialler::new(None),
             stop: stopped,
         };
         tokio::spawn(run(parts));

@@ -180,7 +180,12 @@ impl Node {
         let wireguard = UdpSocket::bind("127.0.0.1:0").unwrap();
         let wireguard_port = wireguard.local_addr().unwrap().port();
         let threads = pump_threads();
-        let pump = relay_pump::spawn(&PumpConfig { mark: None, wireguard_port, relay_port: own::RELAY_PORT }).unwrap();
+        let pump = relay_pump::spawn(&PumpConfig {
+            dialler: warren_shell::Dialler::new(None),
+            wireguard_port,
+            relay_port: own::RELAY_PORT,
+        })
+        .unwrap();
         // A thread has its name a moment after it begins.
         let thread = loop {
             if let Some(new) = pump_threads().into_iter().find(|thread| !threads.contains(thread)) {

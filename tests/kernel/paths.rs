@@ -239,7 +239,7 @@ impl Scene {
         let map = Arc::new(DerpMap { regions: [(REGION, Some(region))].into(), ..DerpMap::default() });
         let start = || {
             relay_pump::spawn(&PumpConfig {
-                mark: Some(own::MARK_BYPASS),
+                dialler: warren_shell::Dialler::new(Some(own::MARK_BYPASS)),
                 wireguard_port: 41741,
                 relay_port: own::RELAY_PORT,
             })

@@ -20,13 +20,14 @@ const ELSEWHERE: [u8; 4] = [192, 0, 2, 77];
 
 /// A name server that knows every name, and keeps what it was asked.
 #[derive(Clone, Default)]
-struct NameServer(Arc<Mutex<Vec<String>>>);
+pub(crate) struct NameServer(Arc<Mutex<Vec<String>>>);
 
 impl NameServer {
-    fn start(host: &Host) -> Self {
+    /// One at an address of a host, which says that everything is here.
+    pub(crate) fn start(host: &Host, address: &str, here: [u8; 4]) -> Self {
         let server = Self::default();
         let asked = Arc::clone(&server.0);
-        let address = host.v4.clone();
+        let address = address.to_owned();
         host.namespace.spawn_inside(move || {
             let socket = UdpSocket::bind((address.as_str(), 53)).unwrap();
             let mut buffer = [0; 1500];
@@ -44,7 +45,7 @@ impl NameServer {
                 answer.extend(&question[12..at + 5]);
                 if is_ipv4 {
                     answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4]);
-                    answer.extend(ELSEWHERE);
+                    answer.extend(here);
                 }
                 let _ = socket.send_to(&answer, from);
             }
@@ -52,20 +53,24 @@ impl NameServer {
         server
     }
 
-    fn was_asked_within(&self, domain: &str) -> Vec<String> {
+    pub(crate) fn was_asked_within(&self, domain: &str) -> Vec<String> {
         self.0.lock().unwrap().iter().filter(|name| name.ends_with(domain)).cloned().collect()
     }
 }
 
 /// A host with a file of its own in the place of `/etc/resolv.conf`, as a container has.
-struct OwnFile(PathBuf);
+pub(crate) struct OwnFile(PathBuf);
 
 impl OwnFile {
-    fn new(host: &Host, text: &str) -> Self {
+    pub(crate) fn new(host: &Host, text: &str) -> Self {
         let folder = PathBuf::from("/etc/netns").join(&host.namespace.name);
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("resolv.conf"), text).unwrap();
         Self(folder)
+    }
+
+    pub(crate) fn write(&self, text: &str) {
+        fs::write(self.0.join("resolv.conf"), text).unwrap();
     }
 
     fn text(&self) -> String {
@@ -104,7 +109,7 @@ fn look_up(host: &Host, name: &str) -> Option<String> {
 fn programs_find_nodes_by_name_and_a_host_whose_agent_is_killed_is_as_it_was_within_six_seconds() {
     let Some(Joined { mut alice, bob, coordinator: _coordinator, mut lab }) = Joined::new() else { return };
     let server_host = lab.host("nameserver");
-    let server = NameServer::start(&server_host);
+    let server = NameServer::start(&server_host, &server_host.v4, ELSEWHERE);
     let original = format!("# mine\nnameserver {}\noptions timeout:2 attempts:1\n", server_host.v4);
     let file = OwnFile::new(&alice.host, &original);
     assert_eq!(look_up(&alice.host, "www.example.org").as_deref(), Some("192.0.2.77"));

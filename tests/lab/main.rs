@@ -20,6 +20,7 @@ mod narrow;
 mod nat;
 mod netcheck;
 mod outage;
+mod own_names;
 #[path = "../common/program.rs"]
 mod program;
 #[allow(dead_code, reason = "some of it serves the benches only")]

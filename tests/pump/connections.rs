@@ -39,7 +39,7 @@ fn region(nodes: impl Into<Vec<DerpNode>>) -> DerpRegion {
 }
 
 fn dialler() -> Dialler {
-    Dialler::new(None).with_proxies(Matcher::builder().build())
+    Dialler::new(&warren_shell::Dialler::new(None)).with_proxies(Matcher::builder().build())
 }
 
 /// Connects; again where the machine was too slow for the bounds of a connection.
@@ -202,7 +202,7 @@ async fn a_proxy_is_asked_for_a_tunnel_with_the_name_and_credentials() {
     let relay = Server::start(&["--open"]);
     let (proxy, asked) = proxy(relay.address);
     let through = |rule: &str| Matcher::builder().https(format!("http://user:secret@{proxy}")).no(rule).build();
-    let dialler = Dialler::new(None).with_proxies(through(""));
+    let dialler = Dialler::new(&warren_shell::Dialler::new(None)).with_proxies(through(""));
     let node = DerpNode { derp_port: 443, ..insecure(relay.address) };
 
     Member::join(1, connected(&dialler, &region([node.clone()])).await).await;
@@ -210,7 +210,7 @@ async fn a_proxy_is_asked_for_a_tunnel_with_the_name_and_credentials() {
     let head = asked.recv().unwrap();
     assert!(head.starts_with("CONNECT relay.test:443 HTTP/1.1"), "{head}");
     assert!(head.to_ascii_lowercase().contains("proxy-authorization: basic dxnlcjpzzwnyzxq="), "{head}");
-    let spared = Dialler::new(None).with_proxies(through("relay.test"));
+    let spared = Dialler::new(&warren_shell::Dialler::new(None)).with_proxies(through("relay.test"));
     assert!(!error(&spared, &region([node])).await.contains("proxy"));
 }
 

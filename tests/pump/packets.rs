@@ -80,7 +80,7 @@ impl Node {
         let wireguard = UdpSocket::bind("127.0.0.1:0").unwrap();
         wireguard.set_read_timeout(Some(PATIENCE)).unwrap();
         let wireguard_port = wireguard.local_addr().unwrap().port();
-        let config = PumpConfig { mark: None, wireguard_port, relay_port: 41742 };
+        let config = PumpConfig { dialler: warren_shell::Dialler::new(None), wireguard_port, relay_port: 41742 };
         let node = Self { n, pump: relay_pump::spawn(&config).unwrap(), wireguard };
         node.tell(PumpCommand::Key(Some(private(n)))).await;
         node.tell(PumpCommand::Regions(Arc::clone(map))).await;

@@ -107,7 +107,7 @@ pub(super) struct Dialler {
 
 impl Dialler {
     pub(super) fn new(config: IoConfig) -> Self {
-        let dialler = warren_shell::Dialler::new(config.mark);
+        let dialler = config.dialler.clone();
         Self { config, dialler, roots: system_roots }
     }
 

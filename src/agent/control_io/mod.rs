@@ -35,22 +35,21 @@ const PINGS: usize = 4;
 const LOAD_BALANCE: &str = "ts-lb";
 
 /// How to reach the coordinator.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct IoConfig {
     pub server: ServerUrl,
     /// Who this machine is to it.
     pub machine_key: MachinePrivate,
-    /// The mark on our packets, so that they never go through the overlay they make. Setting it needs
-    /// `CAP_NET_ADMIN`.
-    pub mark: Option<u32>,
+    /// The way there: its mark keeps our packets out of the overlay that they make.
+    pub dialler: warren_shell::Dialler,
     /// What is known of its key.
     pub pin: Pin,
 }
 
 impl IoConfig {
     /// Of a coordinator that nothing is known of, with packets that need no mark.
-    pub const fn new(server: ServerUrl, machine_key: MachinePrivate) -> Self {
-        Self { server, machine_key, mark: None, pin: Pin::FirstUse }
+    pub fn new(server: ServerUrl, machine_key: MachinePrivate) -> Self {
+        Self { server, machine_key, dialler: warren_shell::Dialler::new(None), pin: Pin::FirstUse }
     }
 }
 

@@ -43,10 +43,10 @@ const NEWS: usize = 256;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the pump is told once.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PumpConfig {
-    /// The mark on packets to relays, so that none enters the overlay.
-    pub mark: Option<u32>,
+    /// Connects to relays; its mark is on all that is sent, so that nothing enters the overlay.
+    pub dialler: warren_shell::Dialler,
     /// Where WireGuard listens.
     pub wireguard_port: u16,
     /// Where to listen for WireGuard; another port is taken where somebody has this one.
@@ -73,13 +73,13 @@ pub struct Pump {
 
 /// Starts a pump, in the network namespace of this thread.
 pub fn spawn(config: &PumpConfig) -> io::Result<Pump> {
-    let PumpConfig { mark, wireguard_port, relay_port } = *config;
+    let PumpConfig { dialler, wireguard_port, relay_port } = config.clone();
     let named = |what: &str| {
         let what = what.to_owned();
         move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"))
     };
     let socket = LoopbackSocket::bind(relay_port).map_err(named("bind the relay socket on the loopback"))?;
-    let injector = Injector::open(wireguard_port, mark).map_err(named("open raw sockets"))?;
+    let injector = Injector::open(wireguard_port, dialler.mark()).map_err(named("open raw sockets"))?;
     let relay_port = socket.port();
     // A few threads for names.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
@@ -97,7 +97,7 @@ pub fn spawn(config: &PumpConfig) -> io::Result<Pump> {
             // Whoever started us waits for this.
             let _ = to_us.send(outcome);
             if let Some(loopback) = loopback {
-                pump(Hub::new(Dialler::new(mark), loopback, injector, to_loop), from_loop).await;
+                pump(Hub::new(Dialler::new(&dialler), loopback, injector, to_loop), from_loop).await;
             }
         });
         drop(tasks);

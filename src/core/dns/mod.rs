@@ -11,6 +11,7 @@
 mod domain;
 mod explain;
 mod flight;
+mod found;
 pub mod host;
 mod hosts;
 mod id;
@@ -24,6 +25,7 @@ mod tests;
 
 pub use domain::{Domain, DomainError};
 pub use explain::{Described, Explained, describe, question, record_type};
+pub use found::addresses;
 pub use id::{AskId, QueryId};
 pub use message::Transport;
 pub use server::{Effect, IN_FLIGHT, Outcome, QUESTION_LEN, Server};

@@ -9,6 +9,7 @@ mod names;
 mod proxy;
 mod race;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use names::Names;
-pub use names::{Found, LookUp, NAME_TIME};
+pub use names::{Found, LookUp, NAME_TIME, System};
 use race::race;
 
 /// How long the connection may take, once there are addresses: a lost packet is repeated after one, three and seven
@@ -110,6 +111,22 @@ impl Dialler {
     pub fn with_names(mut self, look_up: impl LookUp) -> Self {
         self.names = Names::new(look_up);
         self
+    }
+
+    /// The same with addresses of names that were found at an earlier time. They are used while nobody answers.
+    pub fn remembering(self, known: BTreeMap<String, Vec<IpAddr>>) -> Self {
+        self.names.remember(known);
+        self
+    }
+
+    /// The same with names of its own: those that nobody answers for are not in the way of others.
+    pub fn apart(&self) -> Self {
+        Self { names: self.names.apart(), ..self.clone() }
+    }
+
+    /// One whose packets go where the host's own would, with the same names.
+    pub fn unmarked(&self) -> Self {
+        Self { mark: None, ..self.clone() }
     }
 
     /// The same with so much time for a connection.

@@ -1,8 +1,8 @@
 //! Names and their addresses.
 //!
-//! The system is asked (`getaddrinfo`), because it alone knows of its files, caches and private domains. It cannot be
-//! hurried, nor called off: a look-up that is under way is shared by all who ask, goes on after they have given up, and
-//! what it finds is remembered.
+//! The system is asked (`getaddrinfo`), because it alone knows of its files, caches and private domains, unless whoever
+//! dials has a way of its own. The system cannot be hurried, nor called off: a look-up that is under way is shared by all
+//! who ask, goes on after they have given up, and what it finds is remembered.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -38,7 +38,7 @@ pub trait LookUp: Send + Sync + 'static {
 pub type Found = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 
 /// As this system does it.
-struct System;
+pub struct System;
 
 impl LookUp for System {
     fn look_up(&self, name: String) -> Found {
@@ -52,7 +52,7 @@ type Resolved = Option<Result<Vec<IpAddr>, String>>;
 pub(super) struct Names(Arc<Shared>);
 
 struct Shared {
-    look_up: Box<dyn LookUp>,
+    look_up: Arc<dyn LookUp>,
     places: Semaphore,
     names: Mutex<BTreeMap<String, Name>>,
 }
@@ -74,8 +74,25 @@ impl Default for Names {
 
 impl Names {
     pub(super) fn new(look_up: impl LookUp) -> Self {
-        let places = Semaphore::new(AT_ONCE);
-        Self(Arc::new(Shared { look_up: Box::new(look_up), places, names: Mutex::default() }))
+        Self::of(Arc::new(look_up))
+    }
+
+    fn of(look_up: Arc<dyn LookUp>) -> Self {
+        Self(Arc::new(Shared { look_up, places: Semaphore::new(AT_ONCE), names: Mutex::default() }))
+    }
+
+    /// Others that are looked up in the same way, and know by now what these know.
+    pub(super) fn apart(&self) -> Self {
+        let names = Self::of(Arc::clone(&self.0.look_up));
+        names.remember(self.names().iter().map(|(name, known)| (name.clone(), known.addresses.clone())).collect());
+        names
+    }
+
+    /// The same with addresses of an earlier time, which are used while nobody answers.
+    pub(super) fn remember(&self, known: BTreeMap<String, Vec<IpAddr>>) {
+        let doubted =
+            |(name, found): (String, Vec<IpAddr>)| (name, Name { addresses: unique(&found), ..Name::default() });
+        self.names().extend(known.into_iter().take(NAMES).map(doubted));
     }
 
     /// The addresses of a name, the one that worked last first.
@@ -245,6 +262,18 @@ mod tests {
         answer.send(Some(0)).unwrap();
         under_way.wait_for(Option::is_some).await.unwrap();
         assert_eq!(names.look_up("a.example").await.unwrap().len(), 2, "a failure takes nothing away");
+    }
+
+    #[tokio::test]
+    async fn addresses_of_an_earlier_time_are_used_while_nobody_answers() {
+        let (names, answer, _) = slow();
+        names.remember([("a.example".to_owned(), vec![[192, 0, 2, 9].into()])].into());
+        assert_eq!(names.look_up("a.example").await.unwrap(), [IpAddr::from([192, 0, 2, 9])]);
+        assert_eq!(names.apart().look_up("a.example").await.unwrap(), [IpAddr::from([192, 0, 2, 9])]);
+        answer.send(Some(1)).unwrap();
+        let mut under_way = names.ask("a.example");
+        under_way.wait_for(Option::is_some).await.unwrap();
+        assert_eq!(names.look_up("a.example").await.unwrap()[0], IpAddr::from([192, 0, 2, 1]));
     }
 
     #[tokio::test]
