@@ -24,6 +24,10 @@ const FILES: [&str; 7] = [
     "run/resolvconf/resolv.conf",
     "run/netconfig/resolv.conf",
 ];
+/// Where resolvconf and openresolv keep what they are told, by version.
+const RECORDS: [&str; 3] = ["run/resolvconf/interface", "run/resolvconf/interfaces", "run/resolvconf/keys"];
+/// Their records that are read.
+const MOST_RECORDS: usize = 256;
 /// As much of a file as is read: a thousand lines.
 const MOST: u64 = 64 << 10;
 /// Name servers that are taken note of. Programs ask three.
@@ -54,7 +58,15 @@ pub(super) fn watch() -> mpsc::Receiver<BTreeSet<IpAddr>> {
 
 /// All of them, below a root directory, in the order in which they are named.
 pub(super) fn all(root: &Path) -> Vec<IpAddr> {
-    read(FILES.iter().map(|file| root.join(file)))
+    read(FILES.iter().map(|file| root.join(file)).chain(records(root)))
+}
+
+/// What resolvconf and openresolv were told, each record in a file.
+pub(super) fn records(root: &Path) -> Vec<PathBuf> {
+    let folders = RECORDS.iter().filter_map(|folder| std::fs::read_dir(root.join(folder)).ok());
+    let mut files: Vec<PathBuf> = folders.flatten().flatten().take(MOST_RECORDS).map(|entry| entry.path()).collect();
+    files.sort();
+    files
 }
 
 /// The name servers that these files name, each once. A file that is not there names none.

@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::net::IpAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
-use warren_core::dns::host::{Facts, FileFact, FileKind, Obstacle, Original, Resolvconf, Seen};
+use warren_core::dns::host::{Facts, FileFact, FileKind, Gatherer, Obstacle, Original, Resolvconf, Seen};
 
 use super::bus::Bus;
 
@@ -17,10 +18,10 @@ const MOST: u64 = 64 << 10;
 const CONTAINERS: [&str; 11] =
     ["cali", "cilium", "cni", "docker", "flannel", "incusbr", "kube", "lxcbr", "lxdbr", "podman", "weave"];
 /// Where a program of this name is looked for.
-const RESOLVCONF: [&str; 3] = ["usr/sbin/resolvconf", "sbin/resolvconf", "usr/bin/resolvconf"];
+pub(super) const RESOLVCONF: [&str; 3] = ["usr/sbin/resolvconf", "sbin/resolvconf", "usr/bin/resolvconf"];
 
-/// Everything that is known. `seen` is what the file is, and was.
-pub(super) async fn facts(root: &Path, seen: &Seen, bus: &mut Bus) -> Facts {
+/// Everything that is known. `seen` is what the file is, and was; `gathered`, whom resolvconf was told of.
+pub(super) async fn facts(root: &Path, seen: &Seen, bus: &mut Bus, gathered: Vec<IpAddr>) -> Facts {
     // Asking it may start it, and then it writes its file.
     let resolved = bus.resolv_conf_mode().await;
     let network_manager = bus.network_manager().await;
@@ -34,6 +35,7 @@ pub(super) async fn facts(root: &Path, seen: &Seen, bus: &mut Bus) -> Facts {
             .map(|path| resolvconf(&root.join(path)))
             .find(|found| *found != Resolvconf::Absent)
             .unwrap_or_default(),
+        gathered,
         containers: containers(root),
     }
 }
@@ -113,19 +115,19 @@ fn hosts(nsswitch: &str) -> Vec<String> {
     words.filter(|word| !word.contains(['[', ']', '='])).map(str::to_owned).collect()
 }
 
-fn resolvconf(path: &Path) -> Resolvconf {
+pub(super) fn resolvconf(path: &Path) -> Resolvconf {
     if fs::read_link(path).is_ok_and(|target| target.ends_with("resolvectl")) {
         return Resolvconf::Resolvectl;
     }
     match text(path) {
         none if none.is_empty() => Resolvconf::Absent,
-        script if script.contains("openresolv") => Resolvconf::Openresolv,
-        _ => Resolvconf::Debian,
+        script if script.contains("openresolv") => Resolvconf::Gathers(Gatherer::Openresolv),
+        _ => Resolvconf::Gathers(Gatherer::Debian),
     }
 }
 
 /// A file's text, or nothing. Whatever is no file is not opened.
-fn text(path: &Path) -> String {
+pub(super) fn text(path: &Path) -> String {
     let is_file = fs::metadata(path).is_ok_and(|metadata| !metadata.file_type().is_fifo() && !metadata.is_dir());
     let mut bytes = Vec::new();
     if is_file && let Ok(file) = File::open(path) {
@@ -189,9 +191,9 @@ mod tests {
         let path = root.path().join("resolvconf");
         assert_eq!(resolvconf(&path), Resolvconf::Absent);
         fs::write(&path, "#!/bin/sh\n# part of openresolv\n").unwrap();
-        assert_eq!(resolvconf(&path), Resolvconf::Openresolv);
+        assert_eq!(resolvconf(&path), Resolvconf::Gathers(Gatherer::Openresolv));
         fs::write(&path, "#!/bin/sh\n").unwrap();
-        assert_eq!(resolvconf(&path), Resolvconf::Debian);
+        assert_eq!(resolvconf(&path), Resolvconf::Gathers(Gatherer::Debian));
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/usr/bin/resolvectl", &path).unwrap();
         assert_eq!(resolvconf(&path), Resolvconf::Resolvectl);

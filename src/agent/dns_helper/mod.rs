@@ -8,6 +8,7 @@
 mod bus;
 mod disk;
 mod facts;
+mod resolvconf;
 mod serve;
 
 pub use serve::serve_dns_helper;
@@ -17,6 +18,7 @@ use std::time::Instant;
 
 use bus::Bus;
 use disk::Disk;
+use resolvconf::Records;
 use warren_core::dns::host::{
     Contest, FileStep, HostNames, HostReport, Leave, Method, ResolvConf, Seen, detect, hold, release,
 };
@@ -26,6 +28,7 @@ use warren_core::plan::own;
 struct Host {
     root: PathBuf,
     disk: Disk,
+    records: Records,
     bus: Bus,
     contest: Contest,
     /// Which start of the machine this is.
@@ -38,10 +41,11 @@ struct Host {
 
 impl Host {
     fn new(root: PathBuf, state: PathBuf, bus: Bus) -> Self {
-        let disk = Disk::new(&root, &state);
+        let (disk, records) = (Disk::new(&root, &state), Records::new(root.clone()));
         let boot = std::fs::read_to_string(root.join("proc/sys/kernel/random/boot_id")).unwrap_or_default();
         let boot = boot.trim().to_owned();
-        let mut host = Self { root, disk, bus, contest: Contest::default(), boot, told_link: false, held_file: false };
+        let contest = Contest::default();
+        let mut host = Self { root, disk, records, bus, contest, boot, told_link: false, held_file: false };
         // systemd-resolved keeps what it was told of a link there.
         let kept = |index: i32| host.root.join(format!("run/systemd/resolve/netif/{index}")).exists();
         host.told_link = host.link().is_some_and(kept);
@@ -66,25 +70,30 @@ impl Host {
         if names.is_nothing() {
             return self.leave(&seen).await;
         }
-        let facts = facts::facts(&self.root, &seen, &mut self.bus).await;
+        let facts = facts::facts(&self.root, &seen, &mut self.bus, self.records.upstreams()).await;
         let base = names.search.first();
         let method = match detect(&facts, names) {
             Method::File { .. } if self.contest.is_given_up(now) => Method::Leave(Leave::Contested),
             Method::File { .. } if seen.is_ours() && seen.record.is_none() => Method::Leave(Leave::NoOriginal),
-            told @ (Method::Resolved(_) | Method::File { .. } | Method::Leave(_)) => told,
+            told @ (Method::Resolved(_) | Method::File { .. } | Method::Resolvconf { .. } | Method::Leave(_)) => told,
         };
         match method {
             Method::Resolved(note) => {
-                let put_back = self.put_back(&seen);
+                let put_back = self.put_back(&seen).and(self.records.take_back().await);
                 let told = self.tell_link(names).await.and(put_back);
                 let told_by = "systemd-resolved".to_owned();
                 report(told, told_by, Vec::new(), note.map(|note| note.to_string()))
             }
             Method::File { in_place, upstreams, note } => {
-                let reverted = self.revert_link().await;
+                let reverted = self.revert_link().await.and(self.records.take_back().await);
                 let text = ResolvConf::read(&facts.file.text).ours(names);
                 let written = self.carry_out(&hold(&seen, &text, in_place, &self.boot)).and(reverted);
                 report(written, "/etc/resolv.conf".to_owned(), upstreams, note.map(|note| note.to_string()))
+            }
+            Method::Resolvconf { gatherer, upstreams } => {
+                let put_back = self.put_back(&seen).and(self.revert_link().await);
+                let told = self.records.tell(gatherer, names).await.and(put_back);
+                report(told, "resolvconf".to_owned(), upstreams, None)
             }
             Method::Leave(reason) => {
                 let HostReport { trouble, .. } = self.leave(&seen).await;
@@ -102,7 +111,8 @@ impl Host {
     /// Everything is as it was.
     async fn leave(&mut self, seen: &Seen) -> HostReport {
         let (put_back, reverted) = (self.put_back(seen), self.revert_link().await);
-        report(put_back.and(reverted), String::new(), Vec::new(), None)
+        let taken_back = self.records.take_back().await;
+        report(put_back.and(reverted).and(taken_back), String::new(), Vec::new(), None)
     }
 
     fn put_back(&mut self, seen: &Seen) -> Result<(), String> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::HostNames;
-use super::facts::{Facts, FileKind, Obstacle, ResolvConfMode, Resolvconf};
+use super::facts::{Facts, FileKind, Gatherer, Obstacle, ResolvConfMode, Resolvconf};
 use super::resolv_conf::ResolvConf;
 use crate::dns::domain::Domain;
 use crate::types::RESOLVER_ADDRESSES;
@@ -21,6 +21,8 @@ pub enum Method {
         upstreams: Vec<IpAddr>,
         note: Option<Note>,
     },
+    /// resolvconf makes the file with us first, and we ask those that others told it of.
+    Resolvconf { gatherer: Gatherer, upstreams: Vec<IpAddr> },
     /// Not at all.
     Leave(Leave),
 }
@@ -43,8 +45,6 @@ pub enum Leave {
     File(Obstacle),
     /// Nobody is known whom we could ask for the rest.
     NoUpstream,
-    /// Another program gathers the file from several.
-    Resolvconf(Resolvconf),
     /// Containers behind this link are given the file, and could not ask us.
     Containers(String),
     /// Port 53 does not lead to us: this kernel does not translate.
@@ -77,26 +77,23 @@ pub fn detect(facts: &Facts, names: &HostNames) -> Method {
         }
         note = Some(Note::PastResolved);
     }
-    match by_file(facts, &file, names) {
-        Ok((in_place, upstreams)) => Method::File { in_place, upstreams, note },
-        Err(reason) => Method::Leave(reason),
-    }
+    by_file(facts, &file, names, note).unwrap_or_else(Method::Leave)
 }
 
-/// Whether the file may name us, and who is asked for the rest then.
-fn by_file(facts: &Facts, file: &ResolvConf, names: &HostNames) -> Result<(bool, Vec<IpAddr>), Leave> {
+/// How the file comes to name us, if it may.
+fn by_file(facts: &Facts, file: &ResolvConf, names: &HostNames, note: Option<Note>) -> Result<Method, Leave> {
     let is_mount = facts.file.is_mount;
     // A container's host answers there, and nobody else can be asked.
     let is_own = |server: &&IpAddr| server.is_loopback() && !(is_mount && is_docker(server));
-    if let Some(server) = file.servers.iter().find(is_own) {
+    if let Some(server) = file.servers.iter().chain(&facts.gathered).find(is_own) {
         return Err(Leave::LocalServer(*server));
     }
-    if let Some(obstacle) = &facts.file.obstacle {
+    let gatherer = match facts.resolvconf {
+        Resolvconf::Gathers(gatherer) if file.is_by("resolvconf") => Some(gatherer),
+        Resolvconf::Gathers(_) | Resolvconf::Resolvectl | Resolvconf::Absent => None,
+    };
+    if let (Some(obstacle), None) = (&facts.file.obstacle, gatherer) {
         return Err(Leave::File(obstacle.clone()));
-    }
-    let gathers = matches!(facts.resolvconf, Resolvconf::Openresolv | Resolvconf::Debian);
-    if gathers && file.is_by("resolvconf") {
-        return Err(Leave::Resolvconf(facts.resolvconf));
     }
     if let Some(link) = &facts.containers {
         return Err(Leave::Containers(link.clone()));
@@ -104,13 +101,17 @@ fn by_file(facts: &Facts, file: &ResolvConf, names: &HostNames) -> Result<(bool,
     if !names.has_port_53 {
         return Err(Leave::NoPort);
     }
-    let upstreams: Vec<IpAddr> =
-        file.servers.iter().filter(|server| !RESOLVER_ADDRESSES.contains(server)).copied().collect();
+    // Once resolvconf was told, its file may name us alone.
+    let named = if gatherer.is_some() && !facts.gathered.is_empty() { &facts.gathered } else { &file.servers };
+    let upstreams: Vec<IpAddr> = named.iter().filter(|server| !RESOLVER_ADDRESSES.contains(server)).copied().collect();
     if upstreams.is_empty() && !names.everything {
         return Err(Leave::NoUpstream);
     }
+    if let Some(gatherer) = gatherer {
+        return Ok(Method::Resolvconf { gatherer, upstreams });
+    }
     let is_missing = facts.file.kind == FileKind::Missing;
-    Ok((is_mount && !is_missing, upstreams))
+    Ok(Method::File { in_place: is_mount && !is_missing, upstreams, note })
 }
 
 /// Where Docker answers in a container with a network of its own.
@@ -139,10 +140,6 @@ impl Leave {
                  `nameservers.global` in the coordinator's configuration"
                     .to_owned()
             }
-            Self::Resolvconf(_) => format!(
-                "resolvconf makes /etc/resolv.conf of what several programs tell it; to add us: \
-                 `echo nameserver {server} | resolvconf -a tun-warren.inet`"
-            ),
             Self::Containers(link) => format!(
                 "containers behind {link} are given /etc/resolv.conf, and we answer this host alone; with \
                  systemd-resolved this host is told and they keep theirs, or put lines like `100.64.0.2 web` into \

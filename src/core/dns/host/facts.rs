@@ -1,5 +1,7 @@
 //! What is known of how a host resolves names, before anything is decided.
 
+use std::net::IpAddr;
+
 /// How a host resolves names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -12,6 +14,8 @@ pub struct Facts {
     /// The version of NetworkManager, where it is on the bus.
     pub network_manager: Option<(u32, u32, u32)>,
     pub resolvconf: Resolvconf,
+    /// Whom others told resolvconf of.
+    pub gathered: Vec<IpAddr>,
     /// A link that containers of this host are behind.
     pub containers: Option<String>,
 }
@@ -83,6 +87,13 @@ pub enum Resolvconf {
     Absent,
     /// Another name of `resolvectl`.
     Resolvectl,
+    /// One that makes the file of what several programs tell it.
+    Gathers(Gatherer),
+}
+
+/// Whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gatherer {
     Openresolv,
     Debian,
 }

@@ -24,11 +24,11 @@ use crate::types::{Limit, bounded_vec};
 
 pub use contest::Contest;
 pub use detect::{Leave, Method, Note, detect};
-pub use facts::{Facts, FileFact, FileKind, Obstacle, ResolvConfMode, Resolvconf};
+pub use facts::{Facts, FileFact, FileKind, Gatherer, Obstacle, ResolvConfMode, Resolvconf};
 pub use file::{Current, FileStep, Original, Record, Seen, hold, release};
 pub use lease::{Lease, PATIENCE};
 pub use report::{HostReport, MESSAGE_LEN};
-pub use resolv_conf::{ResolvConf, is_ours};
+pub use resolv_conf::{ResolvConf, is_ours, record};
 
 /// More of them and systemd-resolved takes none at all.
 const ROUTES: usize = 256;

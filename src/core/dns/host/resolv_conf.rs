@@ -13,6 +13,26 @@ const SEARCH: usize = 6;
 /// Lines that are kept as they are.
 const KEPT: [&str; 2] = ["options", "sortlist"];
 
+/// What resolvconf is told where it leaves out what these others told it.
+pub fn record(names: &HostNames, others: &[ResolvConf]) -> String {
+    let [server, _] = RESOLVER_ADDRESSES;
+    let foreign = others.iter().flat_map(|other| &other.search);
+    format!("nameserver {server}\n{}", search_line(names, foreign))
+}
+
+/// Ours first, and of theirs as many as every C library takes.
+fn search_line<'a>(names: &HostNames, foreign: impl Iterator<Item = &'a String>) -> String {
+    let foreign = foreign.filter_map(|domain| domain.parse().ok());
+    let mut search: Vec<Domain> = Vec::new();
+    for domain in names.search.iter().cloned().chain(foreign) {
+        if search.len() < SEARCH && !search.contains(&domain) {
+            search.push(domain);
+        }
+    }
+    let search: Vec<&str> = search.iter().map(Domain::as_str).collect();
+    if search.is_empty() { String::new() } else { format!("search {}\n", search.join(" ")) }
+}
+
 /// Whether a text is one that we wrote.
 pub fn is_ours(text: &[u8]) -> bool {
     text.starts_with(HEADER.as_bytes())
@@ -58,18 +78,7 @@ impl ResolvConf {
     /// is kept.
     pub fn ours(&self, names: &HostNames) -> String {
         let [server, _] = RESOLVER_ADDRESSES;
-        let foreign = self.search.iter().filter_map(|domain| domain.parse().ok());
-        let mut search: Vec<Domain> = Vec::new();
-        for domain in names.search.iter().cloned().chain(foreign) {
-            if search.len() < SEARCH && !search.contains(&domain) {
-                search.push(domain);
-            }
-        }
-        let mut text = format!("{HEADER}\nnameserver {server}\n");
-        if !search.is_empty() {
-            let search: Vec<&str> = search.iter().map(Domain::as_str).collect();
-            text += &format!("search {}\n", search.join(" "));
-        }
+        let mut text = format!("{HEADER}\nnameserver {server}\n{}", search_line(names, self.search.iter()));
         for line in &self.kept {
             text += &format!("{line}\n");
         }
