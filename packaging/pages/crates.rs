@@ -16,8 +16,7 @@ const PACKAGES: &[(&str, &str)] =
 const LICENCE_FILES: &[&str] = &["LICENSE", "LICENCE", "COPYING", "NOTICE", "UNLICENSE"];
 
 /// Where a crate comes without the text of its licence, though that is to be passed on: the text by the licence's name.
-const TEXTS: &[(&str, &str)] =
-    &[("MIT", include_str!("licences/MIT.txt")), ("LGPL-2.1-or-later", include_str!("licences/LGPL-2.1.txt"))];
+const TEXTS: &[(&str, &str)] = &[("MIT", include_str!("licences/MIT.txt"))];
 
 /// A crate that a program links.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,8 +11,7 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 use warren_shell::CleanFields;
 
 /// Libraries that log whole messages to the kernel at finer levels, our private key included.
-const TALKATIVE: [&str; 6] =
-    ["netlink_proto", "netlink_packet", "netlink_request", "wireguard_control", "genetlink", "rtnetlink"];
+const TALKATIVE: [&str; 4] = ["netlink_proto", "netlink_packet", "genetlink", "rtnetlink"];
 
 /// Begins to log what the filter lets through. Whatever it says, no key gets into the log.
 pub fn init(filter: &str) -> Result<(), String> {

@@ -349,7 +349,7 @@ impl LinuxKernel {
         };
         match step {
             LinkStep::Create => {
-                match wireguard::create().await {
+                match link::create(socket).await {
                     Err(error) if is_errno(&error, Errno::EOPNOTSUPP) => return Err(failure(&operation, NO_WIREGUARD)),
                     created => created.during(&operation)?,
                 }
@@ -379,7 +379,6 @@ impl LinuxKernel {
         }
     }
 
-    /// The device must be there: a change alone would bring it back.
     async fn apply_device(&mut self, step: &DeviceStep) -> Result<(), KernelError> {
         let operation = match step {
             DeviceStep::SetPrivateKey(_) => format!("set the key of {}", own::LINK),
@@ -388,15 +387,16 @@ impl LinuxKernel {
         };
         attempt(&operation, link::own_index(&self.route)).await?;
         match step {
-            DeviceStep::SetPrivateKey(key) => attempt(&operation, wireguard::set_private_key(key)).await,
             DeviceStep::SetListenPort(port) => {
                 (self.guard, self.port) = (None, Some(*port));
-                let set = wireguard::set_listen_port(*port).await;
+                let set = self.wireguard.configure(step).await;
                 // A link that is down has told WireGuard its port, and taken none.
                 self.guard = PortGuard::hold(*port).ok();
                 set.map_err(|error| with_holder(error, self.port)).during(&operation)
             }
-            DeviceStep::SetFwmark(mark) => attempt(&operation, wireguard::set_fwmark(*mark)).await,
+            DeviceStep::SetPrivateKey(_) | DeviceStep::SetFwmark(_) => {
+                attempt(&operation, self.wireguard.configure(step)).await
+            }
         }
     }
 

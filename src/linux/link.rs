@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -49,6 +49,15 @@ pub(super) async fn own_index(socket: &RouteSocket) -> io::Result<u32> {
         Some(_) => Err(io::Error::other(format!("the link {} is not WireGuard, so it is not ours", own::LINK))),
         None => Err(Errno::ENODEV.into()),
     }
+}
+
+/// Makes the link; one that is there already stays as it is.
+pub(super) async fn create(socket: &RouteSocket) -> io::Result<()> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(own::LINK.to_owned()));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]));
+    let created = socket.ask(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await;
+    tolerate(created, &[Errno::EEXIST])
 }
 
 /// Deletes the link by its number, so that a stranger that takes the name meanwhile is safe.

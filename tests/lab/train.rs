@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use wireguard_control::{Backend, Device};
+use warren_core::types::IpNet;
 
 use crate::lab::{Host, try_within, within};
 
@@ -210,10 +210,15 @@ pub(crate) fn which(lost: &[u32]) -> String {
     if lost.is_empty() { String::new() } else { format!(" (numbers {lost:?})") }
 }
 
+/// Where the kernel sends what is for a peer, by one of its addresses (`wg show DEVICE dump`, wg(8)).
 fn endpoint_of(peer: IpAddr) -> Option<SocketAddr> {
-    let device = Device::get(&"warren0".parse().unwrap(), Backend::Kernel).ok()?;
-    let peer = device.peers.into_iter().find(|p| p.config.allowed_ips.iter().any(|allowed| allowed.address == peer));
-    peer?.config.endpoint
+    let shown = Command::new("wg").args(["show", "warren0", "dump"]).output().ok()?;
+    let holds = |allowed: &str| allowed.split(',').any(|net| net.parse::<IpNet>().is_ok_and(|net| net.addr() == peer));
+    // The first line is the device's own.
+    String::from_utf8_lossy(&shown.stdout).lines().skip(1).find_map(|line| {
+        let [_key, _secret, endpoint, allowed, ..] = line.split('\t').collect::<Vec<_>>()[..] else { return None };
+        holds(allowed).then(|| endpoint.parse().ok())?
+    })
 }
 
 fn sequence_number(line: &str) -> Option<u32> {

@@ -1,10 +1,7 @@
 //! The WireGuard side of our link.
 //!
-//! The device itself (its creation, key, port and mark) goes through `wireguard-control`, which blocks and
-//! would bring a deleted device back with every change: so it runs on the blocking pool, and after a look
-//! whether the device is there. Peers go through [`peers`], which can say what that library cannot: change
-//! only what exists, take single allowed IPs away, and split what is too long for one message. The device
-//! is deleted by number in [`super::link`], because that library would read all peers first.
+//! The link is made and deleted by [`super::link`], by number once it is there. [`peers`] says what may become of a
+//! peer: change only what exists, take single allowed IPs away, and split what is too long for one message.
 
 mod digest;
 mod peers;
@@ -23,10 +20,9 @@ use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd, WireguardMessage, WireguardPeer};
 use nix::errno::Errno;
 use tokio::task::JoinSet;
-use wireguard_control::{Backend, DeviceUpdate, InterfaceName, Key};
 
-use warren_core::plan::{ObservedDevice, PeerStep, own};
-use warren_core::types::{IpNet, NodePrivate, NodePublic};
+use warren_core::plan::{DeviceStep, ObservedDevice, PeerStep, own};
+use warren_core::types::{IpNet, NodePublic};
 
 use super::netlink::{Conversation, DUMP_ATTEMPTS, cut_off, is_errno};
 
@@ -37,27 +33,6 @@ pub(super) struct WireguardSocket {
     conversation: Conversation<GenetlinkHandle>,
     /// Whether this kernel takes single allowed IPs away (6.16 and later), until it refuses.
     removes_single_ips: AtomicBool,
-}
-
-/// Makes the link; one that is there already stays as it is.
-pub(super) async fn create() -> io::Result<()> {
-    update(DeviceUpdate::new()).await
-}
-
-/// Sets our key on a device that exists.
-pub(super) async fn set_private_key(key: &NodePrivate) -> io::Result<()> {
-    // The kernel needs the secret itself.
-    update(DeviceUpdate::new().set_private_key(Key(*key.expose_bytes()))).await
-}
-
-/// Sets the UDP port on a device that exists.
-pub(super) async fn set_listen_port(port: u16) -> io::Result<()> {
-    update(DeviceUpdate::new().set_listen_port(port)).await
-}
-
-/// Sets the mark of outer packets on a device that exists.
-pub(super) async fn set_fwmark(mark: u32) -> io::Result<()> {
-    update(DeviceUpdate::new().set_fwmark(mark)).await
 }
 
 impl WireguardSocket {
@@ -90,35 +65,46 @@ impl WireguardSocket {
         self.dump(own::LINK, Digest::default, |digest: &mut Digest, part: Digest| digest.append(part)).await
     }
 
+    /// Sets our key, port or mark on the device that is there.
+    pub(super) async fn configure(&self, step: &DeviceStep) -> io::Result<()> {
+        let attribute = match step {
+            // The kernel needs the secret itself.
+            DeviceStep::SetPrivateKey(key) => WireguardAttribute::PrivateKey(*key.expose_bytes()),
+            DeviceStep::SetListenPort(port) => WireguardAttribute::ListenPort(*port),
+            DeviceStep::SetFwmark(mark) => WireguardAttribute::Fwmark(*mark),
+        };
+        self.send([change(attribute)]).await
+    }
+
     /// Carries out a step about a peer.
     pub(super) async fn apply(&self, key: &NodePublic, step: &PeerStep) -> io::Result<()> {
         if let PeerStep::RemoveAllowedIps { allowed_ips, .. } = step {
             return self.remove_allowed_ips(key, allowed_ips).await;
         }
-        self.send(parts(key, step)).await
+        self.send(peers::messages(parts(key, step))).await
     }
 
     /// Carries out steps about peers in few messages. Where that fails, the first ones were carried out, and nobody
     /// says how many.
     pub(super) async fn apply_all(&self, steps: &[(&NodePublic, &PeerStep)]) -> io::Result<()> {
-        self.send(steps.iter().flat_map(|(key, step)| parts(key, step))).await
+        self.send(peers::messages(steps.iter().flat_map(|(key, step)| parts(key, step)))).await
     }
 
     /// Takes allowed IPs from a present peer; those that stay are never without a peer.
     async fn remove_allowed_ips(&self, key: &NodePublic, allowed_ips: &BTreeSet<IpNet>) -> io::Result<()> {
         if self.removes_single_ips.load(Ordering::Relaxed) {
-            match self.send(peers::remove_allowed_ips(key, allowed_ips)).await {
+            match self.send(peers::messages(peers::remove_allowed_ips(key, allowed_ips))).await {
                 Err(error) if is_errno(&error, Errno::EINVAL) => {
                     self.removes_single_ips.store(false, Ordering::Relaxed);
                 }
                 other => return other,
             }
         }
-        self.send(peers::throw_away(allowed_ips)).await
+        self.send(peers::messages(peers::throw_away(allowed_ips))).await
     }
 
-    async fn send(&self, parts: impl IntoIterator<Item = WireguardPeer>) -> io::Result<()> {
-        for message in peers::messages(parts) {
+    async fn send(&self, messages: impl IntoIterator<Item = WireguardMessage>) -> io::Result<()> {
+        for message in messages {
             let mut request = NetlinkMessage::from(GenlMessage::from_payload(message));
             request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
             let mut answers = self.conversation.handle()?.request(request).await.map_err(into_io)?;
@@ -200,11 +186,10 @@ fn question(link: &str) -> WireguardMessage {
     WireguardMessage { cmd: WireguardCmd::GetDevice, attributes: vec![WireguardAttribute::IfName(link.to_owned())] }
 }
 
-/// Applies a change on the blocking pool. The error texts of the library are those of the kernel.
-async fn update(change: DeviceUpdate) -> io::Result<()> {
-    let name: InterfaceName = own::LINK.parse()?;
-    let applied = tokio::task::spawn_blocking(move || change.apply(&name, Backend::Kernel)).await;
-    applied.map_err(io::Error::other)?
+/// A change of the device that is there.
+fn change(what: WireguardAttribute) -> WireguardMessage {
+    let attributes = vec![WireguardAttribute::IfName(own::LINK.to_owned()), what];
+    WireguardMessage { cmd: WireguardCmd::SetDevice, attributes }
 }
 
 fn into_io(error: GenetlinkError) -> io::Error {

@@ -10,12 +10,13 @@ use std::net::SocketAddr;
 use netlink_packet_core::Emitable;
 use netlink_packet_wireguard::{
     WireguardAddressFamily, WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAllowedIpFlags, WireguardAttribute,
-    WireguardCmd, WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
+    WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
 };
 
-use warren_core::plan::{DesiredEndpoint, ObservedDevice, ObservedPeer, PeerConfig, own};
+use warren_core::plan::{DesiredEndpoint, ObservedDevice, ObservedPeer, PeerConfig};
 use warren_core::types::{IpNet, NodePrivate, NodePublic, Timestamp};
 
+use super::change;
 use crate::netlink::first;
 
 /// The most allowed IPs in one part: about 24 KB.
@@ -33,14 +34,14 @@ pub(super) fn messages(parts: impl IntoIterator<Item = WireguardPeer>) -> Vec<Wi
     for part in parts {
         let more = part.buffer_len();
         if bytes + more > PARTS_BYTES && !peers.is_empty() {
-            messages.push(message(std::mem::take(&mut peers)));
+            messages.push(change(WireguardAttribute::Peers(std::mem::take(&mut peers))));
             bytes = 0;
         }
         bytes += more;
         peers.push(part);
     }
     if !peers.is_empty() {
-        messages.push(message(peers));
+        messages.push(change(WireguardAttribute::Peers(peers)));
     }
     messages
 }
@@ -191,13 +192,6 @@ fn part(key: &NodePublic, flags: WireguardPeerFlags, more: Vec<WireguardPeerAttr
     let mut attributes = vec![WireguardPeerAttribute::PublicKey(*key.as_bytes()), WireguardPeerAttribute::Flags(flags)];
     attributes.extend(more);
     WireguardPeer(attributes)
-}
-
-fn message(peers: Vec<WireguardPeer>) -> WireguardMessage {
-    WireguardMessage {
-        cmd: WireguardCmd::SetDevice,
-        attributes: vec![WireguardAttribute::IfName(own::LINK.to_owned()), WireguardAttribute::Peers(peers)],
-    }
 }
 
 #[cfg(test)]
