@@ -176,7 +176,7 @@ async fn a_user_who_is_no_operator_may_look_and_not_change_anything() {
 
     let (exit, text) = nobody(&["ip", "-4"]).await;
     assert_eq!((exit, text.as_str()), (Some(0), "100.64.0.1\n"));
-    for change in [&["down"][..], &["set", "--shields-up"], &["logout"]] {
+    for change in [&["down"][..], &["set", "--shields-up"], &["logout"], &["rotate-keys"]] {
         let (exit, text) = nobody(change).await;
         assert_eq!(exit, Some(1));
         assert!(text.starts_with("warren: this needs root or a member of the operator group; use sudo"), "{text}");

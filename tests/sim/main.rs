@@ -8,6 +8,7 @@ mod net;
 mod paths;
 mod relays;
 mod repair;
+mod rotation;
 mod storms;
 mod wishes;
 mod world;

@@ -47,6 +47,8 @@ pub enum Command {
     Login(Login),
     /// Sign this machine out: its key is expired and forgotten
     Logout,
+    /// Give this machine another node key; nothing that is under way is lost
+    RotateKeys,
     /// Ask a peer to answer, and tell which way the answer came
     Ping(Ping),
     /// Look at this machine's network: UDP, addresses, NAT, port mapping, and how far the relays are

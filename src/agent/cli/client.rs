@@ -79,6 +79,11 @@ impl Client {
         self.ask(Method::GET, &format!("{}{call}", path::WARREN), Vec::new()).await
     }
 
+    /// Asks for something of our own to be done that has no answer.
+    pub async fn post_own(&self, call: &str) -> Result<(), Error> {
+        self.whole(Method::POST, &format!("{}{call}", path::WARREN), Vec::new()).await.map(|_| ())
+    }
+
     /// A question that official clients ask too.
     pub async fn theirs<T: DeserializeOwned>(&self, call: &str) -> Result<T, Error> {
         self.ask(Method::GET, &format!("{}{call}", path::TAILSCALE), Vec::new()).await

@@ -123,6 +123,10 @@ pub async fn run(args: Args, out: &mut (impl Write + Send)) -> Result<Exit, Erro
             client.post("logout", &()).await?;
             settled(&client, json, out).await
         }
+        Command::RotateKeys => {
+            client.post_own("rotate-keys").await?;
+            settled(&client, json, out).await
+        }
         Command::Down => {
             let mut change = MaskedPrefs::default();
             change.set("WantRunning", false);

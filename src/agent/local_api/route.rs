@@ -108,6 +108,7 @@ fn router() -> Router {
         .route("/health", call(GET, || Request::Health))
         .route("/settled", call(GET, || Request::Settled))
         .route("/kept", call(GET, || Request::Kept))
+        .route("/rotate-keys", call(POST, || Request::RotateKeys))
         .route("/version", call(GET, || Request::Version))
         .route("/netcheck", call(GET, || Request::Netcheck))
         .route("/relays", call(GET, || Request::Relays))

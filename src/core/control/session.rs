@@ -70,6 +70,8 @@ struct Credentials {
     auth_url: Option<String>,
     /// Whether the node key was changed in this log-in already: once is enough.
     renewed: bool,
+    /// The new key is to take the old one's place, without a sign-in.
+    rotates: bool,
 }
 
 enum Phase {
@@ -140,6 +142,7 @@ impl Session {
                 ephemeral,
                 auth_url: None,
                 renewed: false,
+                rotates: false,
             },
             phase: Phase::Stopped,
             update: Update::Due,
@@ -193,10 +196,23 @@ impl Session {
         }
     }
 
+    /// This key is to take the place of the one that we are in with. Where the coordinator refuses, whoever gave it takes
+    /// it back by [`Session::handle_key_kept`]; where it does not answer, it is asked again.
+    pub fn handle_rotation(&mut self, key: NodePublic, now: Instant) {
+        self.abandon();
+        self.credentials.old_node_key = self.credentials.node_key;
+        self.credentials.node_key = key;
+        self.credentials.auth_key = None;
+        self.credentials.auth_url = None;
+        self.credentials.rotates = true;
+        self.register(now);
+    }
+
     /// The key that was to be the next one is given up: this one stays.
     pub fn handle_key_kept(&mut self, key: NodePublic) {
         self.credentials.node_key = key;
         self.credentials.old_node_key = NodePublic::default();
+        self.credentials.rotates = false;
     }
 
     /// What we say of this host has changed.

@@ -33,6 +33,7 @@ impl Engine {
             Request::Settled => return self.calls.wait(id, Awaited::Settled, Some(now.tick + SETTLE)),
             Request::Kept => return self.tell_when_kept(id, Kept::Health, now),
             Request::Logout => return self.logout(id, now),
+            Request::RotateKeys => return self.rotate_keys(id, now),
             Request::Ping(address, kind) => return self.ping(id, address, kind, now),
             Request::Netcheck => return self.netcheck(id, now),
             Request::Relays => return self.ask_counters(id, Counters::Relays, now),

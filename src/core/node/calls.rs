@@ -18,6 +18,8 @@ pub(super) enum Awaited {
     Kept(Kept),
     /// The coordinator's word on a sign-out, or none.
     SignOut,
+    /// The coordinator's word on another node key.
+    Rotation,
     /// A whole look at the network has ended.
     Netcheck,
     /// What our table says.
@@ -109,7 +111,7 @@ impl Engine {
                 Awaited::Netcheck => self.reply(id, self.netcheck_answer(now)),
                 Awaited::Counters(of) => self.reply(id, self.counters_answer(of, &PumpCounters::default())),
                 // These wait for what always comes to an end: the session's time-out, the kernel's answer.
-                Awaited::SignOut | Awaited::Table(_) | Awaited::WayTo(..) => {}
+                Awaited::SignOut | Awaited::Rotation | Awaited::Table(_) | Awaited::WayTo(..) => {}
             }
         }
     }

@@ -117,6 +117,9 @@ pub(super) struct MapHeader {
     pub(super) confirmed: Timestamp,
     /// Whose map it is: one of another key is of no use.
     pub(super) node_key: NodePublic,
+    /// The key that was about to take its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) next_key: Option<NodePublic>,
 }
 
 /// What became of a file.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::health::code;
 use super::{Effect, Engine, Now, StateFile};
 use crate::control::{Pin, ServerUrl, Session};
-use crate::types::{Fingerprint, MachinePublic};
+use crate::types::{Fingerprint, MachinePublic, NodePublic, Timestamp};
 use crate::wire::local::Severity;
 
 /// The code of the fault that another server answers in the coordinator's place.
@@ -20,6 +20,15 @@ pub(super) struct Home {
     pub(super) url: String,
     /// Who the coordinator must be.
     pub(super) pin: Pin,
+    /// Since when the node key is in use there, as far as this was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key_since: Option<Timestamp>,
+    /// Which key that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<NodePublic>,
+    /// The coordinator refused another key: it is not asked before then.
+    #[serde(skip)]
+    pub(super) rotate_not_before: Option<Timestamp>,
 }
 
 impl Home {

@@ -10,7 +10,7 @@ use super::stored::Saves;
 use super::{Engine, Machine, StateFile};
 use crate::control::Pin;
 use crate::netmap::Netmap;
-use crate::types::{MachinePrivate, NodePrivate, Timestamp};
+use crate::types::{MachinePrivate, NodePrivate, NodePublic, Timestamp};
 use crate::wire::control::MapResponse;
 use crate::wire::local::{Prefs, Severity};
 
@@ -49,7 +49,7 @@ pub(super) fn load(stored: Stored, machine: &Machine, entropy: &mut Entropy, now
         loading.saves.want_gone(StateFile::NodeKey, now);
         loading.saves.want_gone(StateFile::Map, now);
         loading.saves.want(StateFile::Coordinator, now);
-        Home { url: prefs.control_url.clone(), pin: Pin::FirstUse }
+        Home { url: prefs.control_url.clone(), ..Home::default() }
     };
     let (netmap, confirmed) = loading.map(map, node_key.as_ref());
     let Loading { health, saves, .. } = loading;
@@ -137,10 +137,10 @@ impl Loading {
     fn home(&mut self, found: Found<Home>, prefs: &Prefs, was_in: bool) -> Home {
         let url = prefs.control_url.clone();
         let home = match &found {
-            Found::Broken(_) => Home { url, pin: Pin::Lost },
+            Found::Broken(_) => Home { url, pin: Pin::Lost, ..Home::default() },
             Found::Absent if was_in => {
                 self.saves.want(StateFile::Coordinator, self.now);
-                Home { url, pin: Pin::FirstUse }
+                Home { url, ..Home::default() }
             }
             Found::Absent => Home::default(),
             Found::Whole(home) => home.clone(),
@@ -184,7 +184,8 @@ fn load_map(
     let end = content.iter().position(|byte| *byte == b'\n').unwrap_or(content.len());
     let (header, map) = content.split_at(end);
     let header: MapHeader = serde_json::from_slice(header).map_err(broken)?;
-    if header.node_key != node_key.public() {
+    let is_of = |key: &NodePublic| *key == node_key.public();
+    if !is_of(&header.node_key) && !header.next_key.as_ref().is_some_and(is_of) {
         return Ok(None);
     }
     let map: MapResponse = serde_json::from_slice(map).map_err(broken)?;

@@ -29,7 +29,7 @@ pub(super) struct Login {
     /// The key that takes the place of the present one once the coordinator knows it.
     pub(super) next_key: Option<NodePrivate>,
     /// The session was told of that key.
-    next_key_told: bool,
+    pub(super) next_key_told: bool,
     /// A log-in that waits until what this machine is known by is on disk.
     starting: Option<control::Login>,
     /// The coordinator does not know this machine any more: the network is closed.
@@ -42,7 +42,7 @@ impl Engine {
     /// What a key is for is to come in: where we are in, it is not looked at.
     pub(super) fn start(&mut self, auth_key: &str, now: Now) {
         if !self.prefs.want_running {
-            return self.stop_session();
+            return self.stop_session(now);
         }
         let spent = self.key_is_spent(now);
         let comes_in = self.session.is_none() || self.login.needed || spent || self.netmap.node().is_none();
@@ -82,6 +82,7 @@ impl Engine {
         if self.server(now).is_none() {
             return;
         }
+        self.abandon_rotation("this machine signs in anew", now);
         self.go_to(&self.prefs.control_url.clone(), None, now);
         self.saves.want_owed(StateFile::MachineKey, now);
         self.node_key_or_new(now);
@@ -98,7 +99,9 @@ impl Engine {
         }
         if let Some(login) = self.login.starting.take() {
             self.open_session(now);
-            if let Some(session) = &mut self.session {
+            if login.auth_key.is_none() && !login.renew && self.identity.spare_key.is_some() {
+                self.resume_rotation(now);
+            } else if let Some(session) = &mut self.session {
                 session.handle_start(login, now.tick);
             }
         }
@@ -130,9 +133,11 @@ impl Engine {
         self.notify(&Notify { err_message: Some(text), ..Notify::default() });
     }
 
-    /// Goes back from a key that was to be the next one, and was not let in.
-    fn keep_key(&mut self, now: Now) {
-        (self.login.next_key, self.login.next_key_told) = (None, false);
+    /// Goes back from a key that was to be the next one, and was not let in. Where an answer was lost before, it may have
+    /// been: it is tried where the present one is not known.
+    pub(super) fn keep_key(&mut self, now: Now) {
+        self.identity.spare_key = self.login.next_key.take();
+        self.login.next_key_told = false;
         self.saves.want(StateFile::NodeKey, now);
         if let (Some(key), Some(session)) = (&*self.identity.node_key, &mut self.session) {
             session.handle_key_kept(key.public());
@@ -146,6 +151,7 @@ impl Engine {
         let Some(spare) = self.identity.spare_key.take() else { return false };
         self.identity.node_key.set(Some(spare));
         self.keep_key(now);
+        self.saves.want(StateFile::Map, now);
         true
     }
 
@@ -178,16 +184,18 @@ impl Engine {
         self.effects.push_back(Effect::Connect { server, machine_key, pin: self.home.pin.clone() });
     }
 
-    pub(super) fn stop_session(&mut self) {
+    pub(super) fn stop_session(&mut self, now: Now) {
         if let Some(session) = &mut self.session {
             session.handle_stop();
         }
+        self.abandon_rotation("this machine leaves the network", now);
         self.login = Login { needed: self.login.needed, expired: self.login.expired, ..Login::default() };
     }
 
     /// Signs this machine out. The coordinator is asked to forget it, also where nobody talks to it at this moment.
     pub(super) fn logout(&mut self, id: CallId, now: Now) {
         self.calls.wait(id, Awaited::SignOut, None);
+        self.abandon_rotation("this machine signs out", now);
         if self.identity.node_key.is_none() {
             return self.logged_out(None, now);
         }
@@ -255,6 +263,7 @@ impl Engine {
         if self.identity.spare_key.take().is_some() {
             self.saves.want(StateFile::NodeKey, now);
         }
+        self.finish_rotation(now);
         self.login = Login { was_open: self.login.was_open, has_run: self.login.has_run, ..Login::default() };
         self.prefs.update(|prefs| std::mem::take(&mut prefs.logged_out));
         self.health.clear(&self.logout_code());
@@ -305,6 +314,7 @@ impl Engine {
             | Failure::NotUnderstood(_) => failure.to_string(),
         };
         self.health.set("coordinator", Severity::Medium, text, now.wall);
+        self.fail_rotation(failure, now);
         if matches!(failure, Failure::Refused(_)) {
             if self.login.next_key.is_some() && !self.key_is_spent(now) {
                 // The key that we have is still good.
@@ -373,6 +383,7 @@ impl Engine {
 
     /// Forgets who we were.
     pub(super) fn forget(&mut self, now: Now) {
+        self.abandon_rotation("this machine signed out", now);
         self.identity.node_key.set(None);
         self.identity.spare_key = None;
         *self.netmap.edit() = Netmap::default();

@@ -38,6 +38,7 @@ mod proceed;
 mod pump;
 mod report;
 mod request;
+mod rotation;
 mod stored;
 mod timer;
 mod tracked;
@@ -96,6 +97,7 @@ pub struct Engine {
     prefs: Tracked<Prefs>,
     home: home::Home,
     login: login::Login,
+    rotation: Tracked<Option<rotation::Rotation>>,
     session: Option<Session>,
     netmap: Tracked<Netmap>,
     /// When the coordinator last confirmed the map, as far as is known while there is no connection.
@@ -140,7 +142,7 @@ struct Identity {
 struct Made {
     /// What book, pump and look at the network know of peers.
     peers: Computed<5>,
-    wish: Computed<8>,
+    wish: Computed<9>,
     /// What we tell the coordinator of ourselves.
     facts: Computed<3>,
     /// What the resolver answers.
@@ -184,6 +186,7 @@ impl Engine {
             prefs: Tracked::new(loaded.prefs),
             home: loaded.home,
             login: login::Login::default(),
+            rotation: Tracked::default(),
             session: None,
             netmap: Tracked::new(loaded.netmap),
             confirmed: loaded.confirmed,
@@ -328,7 +331,7 @@ impl Engine {
     }
 
     /// The wish comes of these.
-    fn inputs_of_wish(&self) -> Inputs<8> {
+    fn inputs_of_wish(&self) -> Inputs<9> {
         Inputs([
             self.netmap.version(),
             self.prefs.version(),
@@ -337,6 +340,7 @@ impl Engine {
             self.surroundings.routes.version(),
             self.surroundings.resolvers.version(),
             self.path_changes.version(),
+            self.rotation.version(),
             self.login.was_open.into(),
         ])
     }

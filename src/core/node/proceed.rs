@@ -12,6 +12,7 @@ impl Engine {
         self.handle_netcheck_events(now);
         self.handle_book_events(now);
         self.handle_netcheck_events(now);
+        self.proceed_with_rotation(now);
         self.renew_facts(now);
         self.renew_wish(now);
         self.renew_names();

@@ -45,6 +45,8 @@ pub enum Request {
     Login,
     /// Leave the network.
     Logout,
+    /// Give this node another key.
+    RotateKeys,
     /// Tell of changes.
     Watch(Mask),
     /// Whether and how a peer answers.
@@ -134,6 +136,7 @@ impl Request {
     pub fn changes(&self) -> bool {
         match self {
             Self::EditPrefs(_) | Self::CheckPrefs(_) | Self::Start(_) | Self::Login | Self::Logout => true,
+            Self::RotateKeys => true,
             // It holds all there is; the official agent asks for as much.
             Self::NetMap => true,
             Self::Status { .. }

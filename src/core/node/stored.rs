@@ -52,6 +52,11 @@ impl Saves {
 
     /// There is nothing left that a file should hold: it goes at once.
     pub(super) fn want_gone(&mut self, file: StateFile, now: Now) {
+        self.want_at_once(file, now);
+    }
+
+    /// The content of a file has changed, and cannot wait for further changes.
+    pub(super) fn want_at_once(&mut self, file: StateFile, now: Now) {
         self.owed.insert(file);
         self.due.insert(file, now.tick);
     }
@@ -157,7 +162,8 @@ impl Engine {
         let content = match file {
             StateFile::MachineKey => Some(self.identity.machine_key.expose_text().as_bytes().to_vec()),
             StateFile::NodeKey => {
-                let keys = [self.identity.node_key.as_ref(), self.login.next_key.as_ref()];
+                let next = self.login.next_key.as_ref().or(self.identity.spare_key.as_ref());
+                let keys = [self.identity.node_key.as_ref(), next];
                 let lines: Vec<_> = keys.into_iter().flatten().map(NodePrivate::expose_text).collect();
                 let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
                 (!lines.is_empty()).then(|| lines.join(&b'\n'))
@@ -174,7 +180,8 @@ impl Engine {
         let node_key = self.identity.node_key.as_ref()?.public();
         self.netmap.node()?;
         let confirmed = if self.login.online { self.time(now) } else { self.confirmed? };
-        let mut content = serde_json::to_vec(&MapHeader { confirmed, node_key }).ok()?;
+        let next_key = self.login.next_key.as_ref().map(NodePrivate::public);
+        let mut content = serde_json::to_vec(&MapHeader { confirmed, node_key, next_key }).ok()?;
         content.push(b'\n');
         content.append(&mut self.netmap.to_message().ok()?);
         Some(content)

@@ -43,10 +43,12 @@ enum Timer {
     OwnKey,
     /// The map becomes too old.
     MapAge,
+    /// Our key is to be changed, or the change is not answered.
+    Rotation,
 }
 
 impl Timer {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Session,
         Self::Reconciler,
         Self::Paths,
@@ -63,6 +65,7 @@ impl Timer {
         Self::PeerKeys,
         Self::OwnKey,
         Self::MapAge,
+        Self::Rotation,
     ];
 }
 
@@ -97,6 +100,7 @@ impl Engine {
             Timer::PeerKeys => self.on_the_tick(self.netmap.next_expiry(), now),
             Timer::OwnKey => self.on_the_tick(self.own_expiry(), now),
             Timer::MapAge => self.on_the_tick(self.closes_at(), now),
+            Timer::Rotation => self.rotation_timeout(now),
         }
     }
 
@@ -120,13 +124,14 @@ impl Engine {
                 let time = self.time(now);
                 self.netmap.update(|netmap| netmap.expire(time));
             }
+            Timer::Rotation => self.expire_rotation(now),
             // Proceeding looks at these each time.
             Timer::Watchers | Timer::Saves | Timer::Complaints | Timer::OwnKey | Timer::MapAge => {}
         }
     }
 
     /// When a time on the coordinator's wall comes that is still ahead.
-    fn on_the_tick(&self, at: Option<Timestamp>, now: Now) -> Option<Instant> {
+    pub(super) fn on_the_tick(&self, at: Option<Timestamp>, now: Now) -> Option<Instant> {
         let time = self.time(now);
         let at = at.filter(|at| *at > time)?;
         Some(now.tick + Duration::try_from(at.duration_since(time)).unwrap_or_default())

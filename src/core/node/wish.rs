@@ -31,7 +31,7 @@ impl Engine {
             firewall: self.settings.firewall,
         };
         self.past.note(self.netmap.filter(), now.wall);
-        let wish = match &*self.identity.node_key {
+        let wish = match self.device_key() {
             Some(key) => {
                 let host = self.own_networks(key.clone());
                 self.planner.desired(&self.netmap, &prefs, &self.paths(), &host)

@@ -62,8 +62,14 @@ impl Book {
     /// Takes what the map says of all peers; a peer that is not named is forgotten.
     ///
     /// Only what changed is looked at closely, so that a change of one peer among thousands costs little.
-    pub fn handle_peers<'a>(&mut self, peers: impl Iterator<Item = PeerInfo<'a>>, ranking: Ranking, now: Instant) {
+    pub fn handle_peers<'a>(
+        &mut self,
+        peers: impl Iterator<Item = PeerInfo<'a>> + Clone,
+        ranking: Ranking,
+        now: Instant,
+    ) {
         self.handle_now(now);
+        self.handle_other_keys(peers.clone(), now);
         let moved = self.common.ranking != ranking;
         self.common.ranking = ranking;
         self.round = self.round.wrapping_add(1);
@@ -97,6 +103,36 @@ impl Book {
             self.by_disco.reserve_exact(self.peers.len());
             self.by_disco.extend(self.peers.iter().filter_map(|(key, peer)| Some((peer.disco?, *key))));
             self.by_disco.sort_unstable();
+        }
+    }
+
+    /// A peer that changed its node key, and nothing else, is where it was. What the kernel knew of it goes with the old
+    /// key, so this side begins the handshake where there was traffic: the peer's own may have come too early.
+    fn handle_other_keys<'a>(&mut self, peers: impl Iterator<Item = PeerInfo<'a>> + Clone, now: Instant) {
+        let before = |info: &PeerInfo<'_>| {
+            let disco = info.disco.filter(|_| !self.peers.contains_key(&info.key))?;
+            let from = self.by_disco.partition_point(|(known, _)| *known < disco);
+            let (known, key) = self.by_disco.get(from)?;
+            (*known == disco).then_some((*key, info.key))
+        };
+        let mut others: Vec<(NodePublic, NodePublic)> = peers.clone().filter_map(|info| before(&info)).collect();
+        if others.is_empty() {
+            return;
+        }
+        let stay: BTreeSet<NodePublic> = peers.map(|info| info.key).collect();
+        others.retain(|(old, _)| !stay.contains(old));
+        for (old, new) in others {
+            let Some(mut peer) = self.peers.remove(&old) else { continue };
+            let deadline = peer.live.as_mut().and_then(|live| live.deadline.take());
+            deadline.map(|at| self.deadlines.remove(&(at, old)));
+            self.common.narrow.remove(&old).map(|endpoint| self.common.narrow.insert(new, endpoint));
+            peer.handle_other_key(now);
+            self.peers.insert(new, peer);
+            self.by_disco.retain(|(_, key)| *key != old);
+            self.by_disco.extend(self.peers.get(&new).and_then(|peer| Some((peer.disco?, new))));
+            self.by_disco.sort_unstable();
+            // It has its place in the list of deadlines again.
+            self.with(&new, now, |_, _| ());
         }
     }
 

@@ -127,6 +127,13 @@ impl Live {
         }
     }
 
+    /// The peer goes by another key: pongs that are under way are for the old one.
+    pub(super) fn handle_other_key(&mut self, now: Instant) {
+        self.pings.clear();
+        self.initiation = None;
+        self.begin_anew(now);
+    }
+
     /// The relay carried something. Where the path is direct, the peer does not trust it: it has to prove itself.
     pub(super) fn handle_relayed(&mut self, now: Instant) {
         self.relayed = Some(now);

@@ -133,6 +133,14 @@ impl PeerState {
         Some(PeerId { key, disco: self.disco?, region: self.home })
     }
 
+    /// It goes by another node key from here on, of which the kernel knows nothing yet.
+    pub(super) fn handle_other_key(&mut self, now: Instant) {
+        (self.seen, self.tried_since, self.moving) = (Seen::default(), None, false);
+        if let Some(live) = &mut self.live {
+            live.handle_other_key(now);
+        }
+    }
+
     // ---- something is going on ----
 
     /// Its state with probes, begun if there is none.

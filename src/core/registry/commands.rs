@@ -59,6 +59,8 @@ pub enum Command {
     Register,
     /// A machine ends its own key.
     LogOut,
+    /// A machine that is in changes its own key.
+    RotateNodeKey,
     Approve,
     Reject,
     RenameNode,
@@ -159,6 +161,7 @@ impl Command {
             Self::DeleteKey => "delete-key",
             Self::Register => "register",
             Self::LogOut => "log-out",
+            Self::RotateNodeKey => "rotate-node-key",
             Self::Approve => "approve",
             Self::Reject => "reject",
             Self::RenameNode => "rename-node",
@@ -194,6 +197,7 @@ impl Command {
             | Self::AddMachine
             | Self::Register
             | Self::LogOut
+            | Self::RotateNodeKey
             | Self::CleanUp
             | Self::SettleNames => None,
             Self::Approve

@@ -141,6 +141,9 @@ impl Commands<'_> {
         if let Some(expiry) = request.expiry {
             return self.set_expiry(known, expiry);
         }
+        if request.rotation && known.is_none() {
+            return self.rotate(machine, request);
+        }
         match (&request.auth, known) {
             // A client that restarts shows the key it joined with, which may be used up by then.
             (_, Some(record)) if !self.has_ended(record, self.now) => Ok(self.answer(self.welcome(record))),
@@ -182,6 +185,21 @@ impl Commands<'_> {
             false => vec![Change::of_node(record, &next)],
         };
         Ok(self.decided(Command::LogOut, reply, changes))
+    }
+
+    /// A machine that is in changes its key. Who it is and until when stays as it was: how long somebody who signed in
+    /// is trusted is not the machine's to say.
+    fn rotate(&self, machine: MachinePublic, request: &RegisterRequest) -> Result<Decision<Registered>, Refusal> {
+        let known = self.node_by_key(&request.old_node_key).map(|node| node.record);
+        let record = known
+            .filter(|record| record.machine == machine)
+            .ok_or_else(|| Refusal::not_found("this machine has no node with the key that it wants to change"))?;
+        if self.has_ended(record, self.now) {
+            return Err(Refusal::forbidden("the node's key has ended: it takes a new sign-in to have another one"));
+        }
+        let next = NodeRecord { key: request.node_key, ..record.as_ref().clone() };
+        let change = Change::of_node(record, &next);
+        Ok(self.decided(Command::RotateNodeKey, self.welcome(&next), vec![change]))
     }
 
     fn register_with_key(

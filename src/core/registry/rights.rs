@@ -8,6 +8,7 @@
 //! | it logs in or is approved for another user | another node, which gets nothing of the first; the first stays as it was | | | | |
 //! | it comes back after its key ended, with a reusable key | as above, but only by a key that was made afterwards, or by one that lets nodes in again; not at all otherwise | | | | |
 //! | it comes back after it logged out itself | as above, by any key that is good | | | | |
+//! | it changes its own key (`warren rotate-keys`) | stay | stays | stays | stay | stays |
 //! | `node tag` | exactly these; none only where there is a user | stays: the node is theirs again when it has no tags | stays | stay | never with tags; anew once the last is gone |
 //! | `node move` | stay | the new one | stays | stay | stays |
 //! | `node expire` | stay | stays | stays | stay, and are not served | now |

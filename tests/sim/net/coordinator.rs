@@ -8,7 +8,8 @@ use std::time::Duration;
 use warren_core::control::{Received, Reply, RequestId, Transmit};
 use warren_core::types::{DiscoPublic, IpNet, MachinePrivate, NodeId, RegionId, StableNodeId};
 use warren_core::wire::control::{
-    DerpMap, DerpNode, DerpRegion, MapRequest, MapResponse, Node, RegisterResponse, match_all,
+    DerpMap, DerpNode, DerpRegion, MapRequest, MapResponse, Node, ROTATES_NODE_KEYS, RegisterRequest, RegisterResponse,
+    match_all,
 };
 use warren_core::wire::map_stream;
 
@@ -19,6 +20,15 @@ use super::{Happening, World};
 pub(crate) const COORDINATOR: &str = "https://coordinator.example.net";
 /// Signs of life on a stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(50);
+
+/// What becomes of a host's wish to have another key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rotations {
+    Taken,
+    /// It is taken, and the answer is lost.
+    Unanswered,
+    Refused,
+}
 
 /// What the coordinator knows of a host.
 #[derive(Default)]
@@ -87,10 +97,18 @@ impl World {
         self.after_for_agent(pause, host, Happening::Coordinator(Received::ServerKey(key)));
         let answered = |body| Received::Reply(id, Reply { status: 200, retry_after: None, body });
         match transmit {
-            Transmit::Register { .. } => {
-                let response = RegisterResponse { machine_authorized: true, ..RegisterResponse::default() };
-                let answer = answered(serde_json::to_vec(&response).unwrap());
+            Transmit::Register { request, .. } => {
+                let answer = match self.register(host, &request) {
+                    Some(response) => answered(serde_json::to_vec(&response).unwrap()),
+                    None => Received::Closed(id, "reset".to_owned()),
+                };
                 self.after_for_agent(pause, host, Happening::Coordinator(answer));
+            }
+            Transmit::Update { request, .. } | Transmit::Stream { request, .. }
+                if request.node_key != self.hosts[host].key =>
+            {
+                let unknown = Reply { status: 404, retry_after: None, body: b"no such node".to_vec() };
+                self.after_for_agent(pause, host, Happening::Coordinator(Received::Reply(id, unknown)));
             }
             Transmit::Update { request, .. } => {
                 self.note(host, *request);
@@ -107,6 +125,27 @@ impl World {
         }
     }
 
+    /// Judges a registration; none where the answer is lost. A key that is not known has to be let in by a person.
+    fn register(&mut self, host: usize, request: &RegisterRequest) -> Option<RegisterResponse> {
+        let welcome = RegisterResponse { machine_authorized: true, ..RegisterResponse::default() };
+        let known = self.hosts[host].key;
+        if request.node_key == known {
+            return Some(welcome);
+        }
+        if !request.rotation {
+            let auth_url = format!("{COORDINATOR}/a/0");
+            return Some(RegisterResponse { auth_url, ..RegisterResponse::default() });
+        }
+        if request.old_node_key != known || self.rotations == Rotations::Refused {
+            return Some(RegisterResponse { error: "no".to_owned(), ..RegisterResponse::default() });
+        }
+        self.hosts[host].key = request.node_key;
+        self.hosts[host].keys.push(request.node_key);
+        self.hosts[host].record.stream = None;
+        self.tell_others(host);
+        (self.rotations == Rotations::Taken).then_some(welcome)
+    }
+
     /// Takes note of what a host says of itself, and tells the others.
     fn note(&mut self, host: usize, request: MapRequest) {
         let record = &mut self.hosts[host].record;
@@ -118,6 +157,10 @@ impl World {
             return;
         }
         (record.disco, record.endpoints, record.home) = (request.disco_key, request.endpoints, home);
+        self.tell_others(host);
+    }
+
+    fn tell_others(&mut self, host: usize) {
         for other in (0..self.hosts.len()).filter(|other| *other != host) {
             let pause = self.chance.millis(100, 300);
             self.after_for_agent(pause, other, Happening::Map { of: Some(host) });
@@ -177,6 +220,7 @@ impl World {
             endpoints: host.record.endpoints.clone(),
             home_derp: home.unwrap_or_default(),
             machine_authorized: true,
+            cap_map: [(ROTATES_NODE_KEYS.to_owned(), None)].into(),
             ..Node::default()
         }
     }

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use warren_core::netcheck::Report;
-use warren_core::node::{Engine, FileContent, FoundFile, Machine, Networks, PumpPeer, Settings, StateFile, Stored};
+use warren_core::node::{
+    Answer, Engine, FileContent, FoundFile, Machine, Networks, PumpPeer, Settings, StateFile, Stored,
+};
 use warren_core::path::{Book, Selected};
 use warren_core::plan::{ModelKernel, ObservedFirewall};
 use warren_core::types::{IpNet, MachinePrivate, NodePrivate, NodePublic, RegionId};
@@ -22,7 +24,9 @@ const RELAY_PORT: u16 = 41_742;
 
 pub(crate) struct Host {
     number: usize,
+    /// The node key by which the coordinator knows it, and all that it ever knew.
     pub(crate) key: NodePublic,
+    pub(crate) keys: Vec<NodePublic>,
     pub(crate) network: usize,
     /// Its addresses, each with the length of its on-link prefix.
     pub(crate) addresses: Vec<IpNet>,
@@ -60,6 +64,8 @@ pub(crate) struct Host {
     /// Times that the way to a peer changed.
     pub(crate) changes: BTreeMap<usize, Vec<Duration>>,
     pub(crate) direct: BTreeMap<usize, bool>,
+    /// What its agents answered to whoever asked.
+    pub(crate) answers: Vec<Answer>,
 }
 
 impl Host {
@@ -81,6 +87,7 @@ impl Host {
         Self {
             number,
             key: node_key.public(),
+            keys: vec![node_key.public()],
             network: 0,
             addresses: Vec::new(),
             engine: None,
@@ -104,6 +111,7 @@ impl Host {
             questions: 0,
             changes: BTreeMap::new(),
             direct: BTreeMap::new(),
+            answers: Vec::new(),
         }
     }
 
@@ -131,6 +139,19 @@ impl Host {
         self.heard.clear();
         self.gone.clear();
         self.record.disconnect();
+    }
+
+    /// The disk says that the node key is in use since so many days from the world's beginning.
+    pub(crate) fn remember_key_since(&mut self, days: i64) {
+        let since = super::run::wall_at(Duration::ZERO, days * 86_400);
+        let home = format!(r#"{{"URL":"{COORDINATOR}","Pin":"FirstUse","KeySince":"{since}","Key":"{}"}}"#, self.key);
+        self.disk.insert(StateFile::Coordinator, FileContent::new(home.into_bytes()));
+    }
+
+    /// The node keys on its disk, one a line.
+    pub(crate) fn keys_on_disk(&self) -> Vec<NodePublic> {
+        let text = std::str::from_utf8(self.disk[&StateFile::NodeKey].expose_bytes()).unwrap();
+        text.lines().map(|line| line.trim().parse::<NodePrivate>().unwrap().public()).collect()
     }
 
     pub(super) fn write(&mut self, file: StateFile, content: Option<FileContent>) {

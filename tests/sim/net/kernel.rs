@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use warren_core::types::NodePublic;
+
 const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 const REKEY_ATTEMPT: Duration = Duration::from_secs(90);
 const REKEY_AFTER: Duration = Duration::from_secs(120);
@@ -50,6 +52,8 @@ struct Session {
 
 #[derive(Debug, Default)]
 pub(crate) struct KernelPeer {
+    /// Its node key.
+    pub(crate) key: NodePublic,
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
@@ -72,6 +76,8 @@ pub(crate) struct KernelPeer {
 #[derive(Debug, Default)]
 pub(crate) struct Kernel {
     pub(crate) peers: BTreeMap<usize, KernelPeer>,
+    /// The device's own key.
+    pub(crate) key: NodePublic,
     /// By how much the clock that is written into handshakes is behind.
     pub(crate) behind: Duration,
 }
@@ -90,6 +96,12 @@ impl Kernel {
 }
 
 impl KernelPeer {
+    /// The device has another key: what comes under the old sessions is still taken, and nothing is sent under them.
+    pub(crate) fn handle_own_key(&mut self) {
+        self.session.iter_mut().for_each(|session| session.confirmed = false);
+        (self.next_session, self.initiated) = (None, None);
+    }
+
     /// The first keep-alive is sent as they are switched on.
     pub(crate) fn set_keepalive(&mut self, is_on: bool, now: Duration) -> Vec<Packet> {
         let was_on = std::mem::replace(&mut self.keepalive, is_on);

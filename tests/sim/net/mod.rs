@@ -24,6 +24,7 @@ use warren_core::plan::KernelAction;
 use warren_core::types::{IpNet, NodePublic, RegionId};
 
 use chance::Chance;
+pub(crate) use coordinator::Rotations;
 use host::Host;
 use kernel::Packet;
 use nat::{Gateway, Kind};
@@ -139,6 +140,8 @@ pub(crate) struct World {
     /// Whose handshakes reach which kernel in vain.
     pub(crate) deaf: Option<(usize, usize)>,
     coordinator_is_up: bool,
+    /// What becomes of a host's wish to have another key.
+    pub(crate) rotations: Rotations,
     /// Nobody has a home relay.
     pub(crate) relayless: bool,
     /// Large packets are lost, but for those through relays.
@@ -171,6 +174,7 @@ impl World {
                 .into(),
             deaf: None,
             coordinator_is_up: true,
+            rotations: Rotations::Taken,
             relayless: false,
             narrow: false,
             weather,
@@ -263,7 +267,7 @@ impl World {
     }
 
     pub(super) fn number_of(&self, key: &NodePublic) -> Option<usize> {
-        self.hosts.iter().position(|host| host.key == *key)
+        self.hosts.iter().position(|host| host.keys.contains(key))
     }
 
     /// Lets time pass.

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use warren_core::node::{Datagram, Effect, PumpNews};
+use warren_core::node::{CallId, Caller, Datagram, Effect, PumpNews, Request};
 use warren_core::plan::{KernelAction, KernelError, Observed, Step};
-use warren_core::types::{RegionId, Timestamp};
+use warren_core::types::{NodePrivate, RegionId, Timestamp};
 use warren_core::wire::{disco, stun};
 
 use super::host::{PORT, behind_loopback, loopback};
-use super::kernel::Packet;
+use super::kernel::{KernelPeer, Packet};
 use super::{Happening, Payload, World};
 
 /// How often the pump speaks of a peer's traffic.
@@ -72,6 +72,16 @@ impl World {
                 let seed = self.chance.bytes();
                 self.hosts[host].begin(seed, now);
             }
+        }
+        self.settle(host);
+    }
+
+    /// Somebody at a host asks its agent for another node key.
+    pub(crate) fn rotate_keys(&mut self, host: usize) {
+        let now = self.agent_time(host);
+        if let Some(engine) = &mut self.hosts[host].engine {
+            let operator = Caller { is_operator: true, ..Caller::default() };
+            engine.handle_call(CallId(1), &operator, Request::RotateKeys, now);
         }
         self.settle(host);
     }
@@ -150,6 +160,15 @@ impl World {
         if self.deaf.is_some_and(|(one, other)| [(one, other), (other, one)].contains(&(peer, host))) {
             return;
         }
+        let keys = |of: usize, other: usize| {
+            let kernel = &self.hosts[of].kernel;
+            Some((kernel.key, kernel.peers.get(&other)?.key))
+        };
+        let (ours, theirs) = (keys(host, peer), keys(peer, host));
+        let is_handshake = !matches!(packet, Packet::Data { .. });
+        if is_handshake && ours != theirs.map(|(own, other)| (other, own)) {
+            return;
+        }
         let fresh = self.chance.next();
         let Some(state) = self.hosts[host].kernel.peers.get_mut(&peer) else { return };
         let (out, delivered) = state.receive(packet, from, fresh, self.now);
@@ -204,11 +223,9 @@ impl World {
     /// What WireGuard has changed by itself.
     fn seen(&mut self, host: usize) -> Observed {
         let offset = self.hosts[host].wall_offset;
-        let numbers: Vec<_> = self.hosts.iter().map(|host| host.key).collect();
         let host = &mut self.hosts[host];
         for (key, peer) in host.objects.state.device.iter_mut().flat_map(|device| &mut device.peers) {
-            let number = numbers.iter().position(|known| known == key);
-            let Some(state) = number.and_then(|number| host.kernel.peers.get(&number)) else { continue };
+            let Some(state) = host.kernel.peers.values().find(|state| state.key == *key) else { continue };
             peer.endpoint = state.endpoint;
             peer.last_handshake = state.last_handshake.map(|at| wall_at(at, offset));
             (peer.rx_bytes, peer.tx_bytes) = (state.rx_bytes, state.tx_bytes);
@@ -237,10 +254,21 @@ impl World {
         self.hosts[host].objects.carry_out(step)?;
         let device = self.hosts[host].objects.state.device.clone();
         let wanted = device.iter().flat_map(|device| &device.peers);
-        let wanted: Vec<_> = wanted.filter_map(|(key, peer)| Some((self.number_of(key)?, peer))).collect();
-        self.hosts[host].kernel.peers.retain(|number, _| wanted.iter().any(|(wanted, _)| wanted == number));
-        for (number, peer) in wanted {
+        // While a peer's addresses go over to its other key, both are there.
+        let wanted = wanted.filter(|(_, peer)| !peer.allowed_ips.is_empty());
+        let wanted: Vec<_> = wanted.filter_map(|(key, peer)| Some((self.number_of(key)?, *key, peer))).collect();
+        self.hosts[host]
+            .kernel
+            .peers
+            .retain(|number, peer| wanted.iter().any(|(wanted, key, _)| wanted == number && *key == peer.key));
+        let own = device.as_ref().and_then(|device| device.private_key.as_ref()).map(NodePrivate::public);
+        let kernel = &mut self.hosts[host].kernel;
+        if std::mem::replace(&mut kernel.key, own.unwrap_or_default()) != own.unwrap_or_default() {
+            kernel.peers.values_mut().for_each(KernelPeer::handle_own_key);
+        }
+        for (number, key, peer) in wanted {
             let state = self.hosts[host].kernel.peers.entry(number).or_default();
+            state.key = key;
             if let Some(endpoint) = peer.endpoint {
                 state.set_endpoint(endpoint);
             }
@@ -296,9 +324,9 @@ impl World {
             Effect::Pump(command) => self.command(host, command),
             Effect::Rebind => self.redial(host),
             Effect::Netcheck(action) => self.act(host, action),
-            // Nobody asks here, and a connection is made with the first request.
-            Effect::Answer(..)
-            | Effect::Watch(..)
+            Effect::Answer(_, answer) => self.hosts[host].answers.push(answer),
+            // Nobody watches here, and a connection is made with the first request.
+            Effect::Watch(..)
             | Effect::Notice(_)
             | Effect::Connect { .. }
             | Effect::Names

@@ -35,6 +35,7 @@ impl Session {
             followup: credentials.auth_url.clone().unwrap_or_default(),
             hostinfo: Some(self.facts.hostinfo.clone()),
             ephemeral: credentials.ephemeral,
+            rotation: credentials.rotates,
             ..RegisterRequest::default()
         }
     }
@@ -48,6 +49,11 @@ impl Session {
             // A page that leads nowhere must not be waited for again.
             self.credentials.auth_url = None;
             return self.wait(Failure::Refused(cut(&response.error)), Next::Register, now);
+        }
+        if self.credentials.rotates && (response.node_key_expired || !response.auth_url.is_empty()) {
+            let failure =
+                Failure::Refused("it wants somebody to sign in before this machine has another key".to_owned());
+            return self.wait(failure, Next::Register, now);
         }
         if response.node_key_expired {
             if self.credentials.renewed {
@@ -63,6 +69,9 @@ impl Session {
         self.credentials.auth_key = None;
         self.credentials.auth_url = None;
         self.credentials.old_node_key = NodePublic::default();
+        self.credentials.rotates = false;
+        // The map is read anew, and so is said anew that all is in order.
+        self.online = false;
         self.events.push_back(SessionEvent::LoggedIn { user: response.user, login: response.login });
         self.update = Update::Due;
         self.phase = Phase::Ready;

@@ -83,6 +83,11 @@ impl Live {
         }
     }
 
+    /// The peer has another key, so there is no session: this side begins one.
+    pub(in crate::path) fn begin_anew(&mut self, now: Instant) {
+        self.begin = Begin { heard: self.begin.heard, began: Some(now), begins: true, ..Begin::default() };
+    }
+
     /// The kernel's counters were read.
     pub(super) fn judge_handshakes(&mut self, progress: Progress, now: Instant) {
         let begin = &mut self.begin;

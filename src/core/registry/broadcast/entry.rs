@@ -10,7 +10,7 @@ use crate::registry::config::Config;
 use crate::registry::directory::{Grants, TAGGED};
 use crate::registry::record::{NodeRecord, UserRecord};
 use crate::types::{DiscoPublic, IpNet, NodeId, RegionId, UserId, is_default_route};
-use crate::wire::control::{CapMap, Hostinfo, Login, Node, PeerChange, User, UserProfile};
+use crate::wire::control::{CapMap, Hostinfo, Login, Node, PeerChange, ROTATES_NODE_KEYS, User, UserProfile};
 
 const TAGGED_NAME: &str = "tagged-devices";
 const TAGGED_DISPLAY: &str = "Tagged Devices";
@@ -117,6 +117,7 @@ pub(super) fn myself(state: &NodeState, config: &Config) -> Node {
     node.machine = state.record.machine;
     node.hostinfo = Some(state.record.hostinfo());
     let ours = OWN_CAPABILITIES.iter().map(|capability| ((*capability).to_owned(), None));
+    let ours = ours.chain([(ROTATES_NODE_KEYS.to_owned(), None)]);
     let given: CapMap = serde_json::from_str(&state.grants.attributes).unwrap_or_default();
     node.cap_map = ours.chain(given).collect();
     if !state.expired {

@@ -12,6 +12,7 @@ mod maps;
 mod people;
 mod policy;
 mod rights;
+mod rotation;
 mod sign_in;
 
 use std::collections::{BTreeMap, BTreeSet};

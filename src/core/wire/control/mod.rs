@@ -22,7 +22,9 @@ pub use hostinfo::{Hostinfo, NetInfo, Service};
 pub use listed::{Listed, Unreadable};
 pub use map::{Debug, EndpointType, MapRequest, MapResponse, PeerChange, PingRequest};
 pub use node::{CapMap, Node, UserProfile};
-pub use register::{Login, OverTlsPublicKeys, RegisterAuth, RegisterRequest, RegisterResponse, ServerKey, User};
+pub use register::{
+    Login, OverTlsPublicKeys, ROTATES_NODE_KEYS, RegisterAuth, RegisterRequest, RegisterResponse, ServerKey, User,
+};
 
 /// Limits on what one message may hold.
 pub mod limit {

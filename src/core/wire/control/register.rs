@@ -29,6 +29,9 @@ impl ServerKey {
     pub const PATH: &'static str = "/machine/warren/server-key";
 }
 
+/// The capability by which a coordinator says that it understands [`RegisterRequest::rotation`].
+pub const ROTATES_NODE_KEYS: &str = "warren-rotates-node-keys";
+
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct RegisterRequest {
@@ -46,6 +49,10 @@ pub struct RegisterRequest {
     pub hostinfo: Option<Hostinfo>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ephemeral: bool,
+    /// Our own: the node key takes the old one's place, and nothing else changes. Other coordinators take it for a new
+    /// sign-in.
+    #[serde(rename = "WarrenRotation", skip_serializing_if = "std::ops::Not::not")]
+    pub rotation: bool,
     #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "clean_text::<_, { limit::NAME }>")]
     pub tailnet: String,
 }
