@@ -32,6 +32,7 @@ mod cleanup;
 mod config;
 mod dns_helper;
 mod doh;
+mod exit_names;
 mod firewall_flags;
 mod host;
 mod host_pipe;

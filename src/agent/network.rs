@@ -18,7 +18,9 @@ use super::{clock, netcheck_io};
 use warren_core::dns::host::HostNames;
 use warren_core::dns::{self, Explained};
 use warren_core::netcheck::{Action, Input};
-use warren_core::node::{Answer, CallId, Engine, PumpCommand, PumpCounters, PumpNews, PumpPeer, Settings, dns_answer};
+use warren_core::node::{
+    Answer, Askers, CallId, Engine, PumpCommand, PumpCounters, PumpNews, PumpPeer, Settings, dns_answer,
+};
 use warren_core::plan::own;
 use warren_core::types::{NodePublic, Timestamp};
 use warren_core::wire::local::Severity;
@@ -195,9 +197,10 @@ impl Transports {
     }
 
     /// Changes what is answered for names.
-    pub(super) fn update_resolver(&self, change: impl FnOnce(&mut dns::Server)) {
+    pub(super) fn update_resolver(&self, askers: Option<Askers>, change: impl FnOnce(&mut dns::Server)) {
         if let Some(resolver) = &self.resolver {
             resolver.update(change);
+            resolver.answer_others(askers);
         }
     }
 

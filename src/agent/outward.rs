@@ -46,7 +46,10 @@ impl Outward {
                 Effect::Kernel(action) => report(self.kernel.actions.try_send(action), "kernel"),
                 // One that waits already is for all who ask.
                 Effect::Figures => drop(self.kernel.figures.try_send(())),
-                Effect::Names => self.transports.update_resolver(|resolver| engine.update_resolver(resolver)),
+                Effect::Names => {
+                    let askers = engine.askers();
+                    self.transports.update_resolver(askers, |resolver| engine.update_resolver(resolver));
+                }
                 Effect::HostNames(names) => self.transports.tell_host(names),
                 Effect::Question { id, message, explained } => self.transports.question(id, &message, explained),
                 Effect::LookUpRoute(to) => report(self.kernel.lookups.try_send(to), "kernel"),

@@ -17,10 +17,12 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use super::exit_names::ExitNames;
 use super::name_server::{self, DATAGRAM, framed, read_message};
 use super::relay_tls::RelayTls;
 use super::{clock, doh};
 use warren_core::dns::{AskId, Effect, Outcome, QUESTION_LEN, QueryId, Server, Transport, Upstream};
+use warren_core::node::Askers;
 use warren_core::types::RESOLVER_ADDRESSES;
 use warren_shell::{Dialler, Watch, locked};
 
@@ -40,6 +42,8 @@ pub struct Resolver {
     shared: Arc<Shared>,
     port: u16,
     runtime: tokio::runtime::Handle,
+    /// For those who leave by this host.
+    others: Mutex<ExitNames>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -68,7 +72,14 @@ impl Resolver {
                 }
             });
         })?;
-        Ok(Self { shared, port, runtime: handle, _stop: stop })
+        let asked = Arc::clone(&shared);
+        let ask = move |question: Vec<u8>| {
+            let (answer, answered) = oneshot::channel();
+            asked.ask_for_others(&question, Client::Within(answer));
+            answered
+        };
+        let others = Mutex::new(ExitNames::new(Arc::new(ask)));
+        Ok(Self { shared, port, runtime: handle, others, _stop: stop })
     }
 
     /// Where it answers.
@@ -83,6 +94,11 @@ impl Resolver {
         // Whoever is asked is asked on its thread.
         self.runtime.spawn(async move { shared.ask(Transport::Tcp, &message, Client::Within(answer)) });
         answered
+    }
+
+    /// Answers these for whom this host is the way out, and no others.
+    pub(super) fn answer_others(&self, askers: Option<Askers>) {
+        locked("names for others", &self.others).update(askers, &self.runtime);
     }
 
     /// Changes what is answered.
@@ -283,10 +299,18 @@ impl Shared {
     }
 
     fn ask(self: &Arc<Self>, transport: Transport, question: &[u8], client: Client) {
+        self.take(client, |server, query, now| server.handle_query(now, query, transport, question));
+    }
+
+    fn ask_for_others(self: &Arc<Self>, question: &[u8], client: Client) {
+        self.take(client, |server, query, now| server.handle_query_of_others(now, query, question));
+    }
+
+    fn take(self: &Arc<Self>, client: Client, handle: impl FnOnce(&mut Server, QueryId, Instant) -> Outcome) {
         let mut state = locked("resolver", &self.state);
         state.next += 1;
         let query = QueryId(state.next);
-        match state.server.handle_query(clock::now().tick, query, transport, question) {
+        match handle(&mut state.server, query, clock::now().tick) {
             Outcome::Answer(answer) => client.send(answer),
             Outcome::Later => {
                 state.waiting.insert(query, client);

@@ -38,6 +38,13 @@ fn an_agent_whose_exit_node_is_dead_finds_its_coordinator_by_name() {
     let is_option = || alice.status().peer.values().any(|peer| peer.exit_node_option);
     eventually("alice to hear of an exit node", || is_option().then_some(()));
     alice.warren("set --exit-node gate");
+    // Names that others know are asked of the exit node, through the tunnel.
+    let by_exit = || {
+        let said = alice.try_warren("dns query www.example.org").stdout;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        (said.contains(&format!("http://{}:", gate.ip(4))) && said.contains(&coordinator.host.v4)).then_some(())
+    };
+    eventually("a name by way of the exit node", by_exit);
     gate.stop();
     gate.host.run("ip link del warren0");
     alice.wait_for_health(&["exit node", "not online"]);

@@ -30,4 +30,4 @@ pub use id::{AskId, QueryId};
 pub use message::Transport;
 pub use server::{Effect, IN_FLIGHT, Outcome, QUESTION_LEN, Server};
 pub use upstream::{Upstream, UpstreamError};
-pub use zones::{Finding, Zones};
+pub use zones::{Finding, WayOut, Zones};

@@ -11,7 +11,7 @@ use super::flight::Flight;
 use super::id::{AskId, QueryId};
 use super::message::{Request, Transport, Unanswerable};
 use super::upstream::Upstream;
-use super::zones::{Finding, Zones};
+use super::zones::{Finding, WayOut, Zones};
 use crate::netmap::Netmap;
 
 /// The longest question: four times what any client asks.
@@ -84,6 +84,11 @@ impl Server {
         self.zones.update(map, local);
     }
 
+    /// By whom what leaves this host leaves; counts from the next update on.
+    pub fn set_way_out(&mut self, way_out: WayOut) {
+        self.zones.set_way_out(way_out);
+    }
+
     /// What is answered here, and who is asked for the rest.
     pub const fn zones(&self) -> &Zones {
         &self.zones
@@ -91,6 +96,22 @@ impl Server {
 
     /// A client asks.
     pub fn handle_query(&mut self, now: Instant, query: QueryId, transport: Transport, bytes: &[u8]) -> Outcome {
+        self.handle(now, query, transport, bytes, |zones, asked| zones.find(&asked.domain, asked.query.query_type))
+    }
+
+    /// Somebody asks who leaves by this host.
+    pub fn handle_query_of_others(&mut self, now: Instant, query: QueryId, bytes: &[u8]) -> Outcome {
+        self.handle(now, query, Transport::Tcp, bytes, |zones, asked| zones.find_for_others(&asked.domain))
+    }
+
+    fn handle(
+        &mut self,
+        now: Instant,
+        query: QueryId,
+        transport: Transport,
+        bytes: &[u8],
+        find: impl FnOnce(&Zones, &Request) -> Finding,
+    ) -> Outcome {
         if bytes.len() > QUESTION_LEN {
             return Outcome::Silence;
         }
@@ -99,7 +120,7 @@ impl Server {
             Err(Unanswerable::Silence) => return Outcome::Silence,
             Err(Unanswerable::Refused(answer)) => return Outcome::Answer(answer),
         };
-        match self.zones.find(&request.domain, request.query.query_type) {
+        match find(&self.zones, &request) {
             Finding::Addresses(addresses) => Outcome::Answer(request.addresses(&addresses)),
             Finding::Pointer(domain) => Outcome::Answer(match domain.to_name() {
                 Some(name) => request.pointer(name),

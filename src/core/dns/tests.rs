@@ -1,3 +1,4 @@
+mod exit;
 mod forwarding;
 
 use std::net::IpAddr;

@@ -43,6 +43,16 @@ pub enum Finding {
     Nobody,
 }
 
+/// By whom what leaves this host leaves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum WayOut {
+    /// By itself.
+    #[default]
+    Own,
+    /// By an exit node, which can be asked here where it says so.
+    Exit(Option<Upstream>),
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Zones {
@@ -55,7 +65,12 @@ pub struct Zones {
     routes: BTreeMap<Domain, Arc<[Upstream]>>,
     search: Vec<Domain>,
     default: Arc<[Upstream]>,
+    /// Who is asked for those who leave by us.
+    for_others: Arc<[Upstream]>,
     takes_everything: bool,
+    way_out: WayOut,
+    /// What was read was read with another way out.
+    is_stale: bool,
     local: Vec<Upstream>,
     /// Addresses of ours: asking them would go round for ever.
     ours: BTreeSet<IpAddr>,
@@ -75,7 +90,11 @@ impl Zones {
         self.both_families = map.node().is_some_and(|node| node.cap_map.contains_key(BOTH_FAMILIES));
         let base = map.node().and_then(|node| node.name.split_once('.')?.1.parse().ok());
         let ours = map.addresses().iter().map(|address| address.addr()).chain(RESOLVER_ADDRESSES).collect();
-        let is_other = self.settings != *map.dns() || self.local != local || self.ours != ours || self.base != base;
+        let is_other = std::mem::take(&mut self.is_stale)
+            || self.settings != *map.dns()
+            || self.local != local
+            || self.ours != ours
+            || self.base != base;
         if is_other {
             self.base = base;
             self.settings = map.dns().clone();
@@ -84,6 +103,12 @@ impl Zones {
             self.read_settings();
         }
         is_other
+    }
+
+    /// Says by whom what leaves this host leaves. It counts from the next update on.
+    pub fn set_way_out(&mut self, way_out: WayOut) {
+        self.is_stale |= self.way_out != way_out;
+        self.way_out = way_out;
     }
 
     /// What is wrong with the settings, for people.
@@ -151,6 +176,32 @@ impl Zones {
         }
     }
 
+    /// What somebody who leaves by this host hears of a name: whatever others know of it. What we know beside that is
+    /// not for them, who have a map of their own.
+    pub fn find_for_others(&self, name: &Domain) -> Finding {
+        let is_known = self.records.contains_key(name)
+            || self.hosts.named(name.as_str()).is_some()
+            || reverse(name).is_some_and(|address| self.hosts.with_address(address).is_some());
+        let is_within_ours = self.base.as_ref().is_some_and(|base| name.is_within(base));
+        let is_single = name.split().1.is_none();
+        if is_known || is_within_ours || is_single || is_never_looked_up(name) || self.is_filtered(name) {
+            return Finding::NoSuchName(name.clone());
+        }
+        match self.route(name) {
+            Some((zone, _)) => Finding::NoSuchName(zone.clone()),
+            None if self.for_others.is_empty() => Finding::Nobody,
+            None => Finding::Ask(Arc::clone(&self.for_others)),
+        }
+    }
+
+    /// Whether the coordinator keeps this name from those who leave by us.
+    fn is_filtered(&self, name: &Domain) -> bool {
+        self.settings.exit_node_filtered_set.iter().any(|filtered| match filtered.strip_prefix('.') {
+            Some(suffix) => suffix.parse().is_ok_and(|suffix| name.is_within(&suffix) && *name != suffix),
+            None => filtered.parse::<Domain>().is_ok_and(|filtered| *name == filtered),
+        })
+    }
+
     /// The addresses of a name that is answered here.
     fn addresses(&self, name: &Domain) -> Option<Vec<IpAddr>> {
         if let Some(address) = self.behind_a_site(name) {
@@ -210,15 +261,26 @@ impl Zones {
         self.records = self.read_records(&settings.extra_records);
         self.search = self.read_search(&settings.domains);
         let chosen = self.upstreams(&settings.resolvers);
-        self.takes_everything = !chosen.is_empty();
-        self.default = if !chosen.is_empty() {
-            chosen
+        self.for_others = if !chosen.is_empty() {
+            Arc::clone(&chosen)
         } else if !self.local.is_empty() {
             self.local.iter().filter(|upstream| self.check(upstream).is_ok()).cloned().collect()
         } else {
             self.upstreams(&settings.fallback_resolvers)
         };
+        let by_exit = self.by_exit(&settings);
+        self.takes_everything = !chosen.is_empty() || by_exit.is_some();
+        self.default = by_exit.unwrap_or_else(|| Arc::clone(&self.for_others));
         self.settings = settings;
+    }
+
+    /// Whom an exit node that is used has us ask: those who may be asked beside it, or itself.
+    fn by_exit(&mut self, settings: &DnsConfig) -> Option<Arc<[Upstream]>> {
+        let WayOut::Exit(itself) = self.way_out.clone() else { return None };
+        let beside: Vec<Resolver> =
+            settings.resolvers.iter().filter(|resolver| resolver.use_with_exit_node).cloned().collect();
+        let beside = self.upstreams(&beside);
+        if beside.is_empty() { itself.map(|itself| Arc::from([itself])) } else { Some(beside) }
     }
 
     fn read_routes(&mut self, settings: &DnsConfig) -> BTreeMap<Domain, Arc<[Upstream]>> {
@@ -233,7 +295,13 @@ impl Zones {
         }
         for (suffix, resolvers) in settings.routes.iter().take(ROUTES.most) {
             let named = resolvers.as_deref().unwrap_or_default();
-            let upstreams = self.upstreams(named);
+            // With an exit node those are asked that may be asked beside it.
+            let is_asked = |resolver: &&Resolver| self.way_out == WayOut::Own || resolver.use_with_exit_node;
+            let asked: Vec<Resolver> = named.iter().filter(is_asked).cloned().collect();
+            if asked.is_empty() && !named.is_empty() {
+                continue;
+            }
+            let upstreams = self.upstreams(&asked);
             match suffix.parse() {
                 // Where all who are named are of no use, the names are nobody else's all the same.
                 Ok(suffix) => drop(routes.insert(suffix, upstreams)),

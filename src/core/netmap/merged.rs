@@ -11,11 +11,13 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::rejection::{Reason, Rejection};
-use crate::types::{Limit, NodeId, RegionId, Timestamp, UserId};
+use crate::types::{Limit, NodeId, RegionId, Timestamp, UserId, is_default_route};
 use crate::wire::control::{
-    DerpMap, DnsConfig, FilterRule, Hostinfo, MapResponse, Node, PeerChange, Unreadable, UserProfile, limit,
+    DerpMap, DnsConfig, FilterRule, Hostinfo, MapResponse, Node, PeerChange, Service, Unreadable, UserProfile, limit,
 };
 
+/// Services of an exit node that others ask: names, over each family.
+const ASKED: [&str; 2] = ["peerapi4", "peerapi6"];
 /// Nodes that deltas may add up to. One message cannot hold more either.
 const PEERS: Limit = Limit::new("peers told of", limit::PEERS);
 /// What all peers together may take, near enough: ten times what 10,000 usual nodes do. Deltas without end add up
@@ -99,7 +101,7 @@ impl MergedMap {
             self.apply_derp(derp);
         }
         if let Some(mut node) = message.node {
-            node.hostinfo = node.hostinfo.map(what_we_show);
+            keep_what_is_used(&mut node);
             if self.has_room("this node", OWN_BYTES, text_bytes(&node)) {
                 self.node = Some(Arc::new(node));
             }
@@ -232,7 +234,7 @@ impl MergedMap {
     fn upsert(&mut self, nodes: Vec<Node>, touched: &mut Touched) {
         for mut node in nodes {
             self.remove(node.id, touched);
-            node.hostinfo = node.hostinfo.map(what_we_show);
+            keep_what_is_used(&mut node);
             self.insert(Arc::new(node), touched);
         }
     }
@@ -268,9 +270,18 @@ impl MergedMap {
     }
 }
 
-/// A peer says much of its machine; this much of it is shown to people, and the rest not kept.
-fn what_we_show(told: Hostinfo) -> Hostinfo {
-    Hostinfo { hostname: told.hostname, os: told.os, os_version: told.os_version, ..Hostinfo::default() }
+/// A peer says much of its machine; this much of it is shown to people or used, and the rest not kept.
+fn keep_what_is_used(node: &mut Node) {
+    let is_exit = node.allowed_ips.iter().flatten().any(is_default_route);
+    let asked = |service: &Service| is_exit && ASKED.contains(&service.proto.as_str());
+    let bare = |service: Service| Service { description: String::new(), ..service };
+    node.hostinfo = node.hostinfo.take().map(|told| Hostinfo {
+        hostname: told.hostname,
+        os: told.os,
+        os_version: told.os_version,
+        services: told.services.into_iter().filter(asked).map(bare).take(ASKED.len()).collect(),
+        ..Hostinfo::default()
+    });
 }
 
 /// What a node takes in memory, near enough.
@@ -280,13 +291,15 @@ fn weight(node: &Node) -> usize {
     let hostinfo = node.hostinfo.iter().flat_map(|told| [&told.hostname, &told.os, &told.os_version]);
     let texts = node.tags.iter().chain([&node.name, &node.stable_id.0, &node.legacy_derp]).chain(hostinfo);
     let texts: usize = texts.map(|text| size_of::<String>() + text.len()).sum();
+    let services = node.hostinfo.iter().flat_map(|told| &told.services);
+    let services: usize = services.map(|service| size_of::<Service>() + service.proto.len()).sum();
     let arguments = |list: &Vec<Box<RawValue>>| {
         list.iter().map(|argument| size_of::<String>() + argument.get().len()).sum::<usize>()
     };
     let capability = |(name, list): (&String, &Option<Vec<Box<RawValue>>>)| {
         name.len() + 2 * size_of::<String>() + list.as_ref().map_or(0, arguments)
     };
-    size_of::<Node>() + lists + texts + node.cap_map.iter().map(capability).sum::<usize>()
+    size_of::<Node>() + lists + texts + services + node.cap_map.iter().map(capability).sum::<usize>()
 }
 
 /// What a part of the packet filter takes in memory, near enough.

@@ -2,16 +2,39 @@
 //!
 //! Whatever stands there, nothing leaves by another way meanwhile; that it does not is told.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::{Engine, Now};
+use crate::dns::{Upstream, WayOut};
 use crate::netcheck::LinkKind;
 use crate::netmap::Peer;
-use crate::plan::ExitNode;
-use crate::types::IpNet;
-use crate::wire::control::Node;
+use crate::plan::{ExitNode, Firewall};
+use crate::types::{IpNet, is_default_route};
+use crate::wire::control::{Node, Service};
 use crate::wire::local::Severity;
+
+/// Those who leave by this host, and may ask it for names.
+#[derive(Clone, Debug)]
+pub struct Askers {
+    /// Where they ask.
+    pub at: Vec<SocketAddr>,
+    /// Who they are: [`Firewall::admits_dns`].
+    pub firewall: Arc<Firewall>,
+}
+
+/// Where an exit node is asked for names, if it says so.
+fn names_at(node: &Node) -> Option<Upstream> {
+    let services = node.hostinfo.iter().flat_map(|told| &told.services);
+    let port = |proto: &str| services.clone().find(|service| service.proto == proto && service.port != 0);
+    let at = |address: &IpNet| {
+        let address = address.addr();
+        let port = port(if address.is_ipv4() { "peerapi4" } else { "peerapi6" })?.port;
+        let url = format!("http://{}/dns-query", SocketAddr::new(address, port)).into();
+        Some(Upstream::Http { url, addresses: vec![address] })
+    };
+    node.addresses.iter().find_map(at)
+}
 
 /// What stands at the end of each fault: the way back.
 const WAY_BACK: &str = "`warren set --exit-node=` goes back to this machine's own way out";
@@ -30,6 +53,36 @@ impl Engine {
     /// The peer that was chosen, where the map has it.
     fn exit_peer(&self) -> Option<&Arc<Peer>> {
         self.netmap.peers().find(|peer| self.is_exit_node(&peer.node))
+    }
+
+    /// By whom names are asked for that others know.
+    pub(super) fn way_out(&self) -> WayOut {
+        if self.exit_node().is_none() {
+            return WayOut::Own;
+        }
+        WayOut::Exit(
+            self.exit_peer().filter(|peer| !peer.default_routes.is_empty()).and_then(|peer| names_at(&peer.node)),
+        )
+    }
+
+    /// Whom those ask who leave by this host: at which addresses of ours, and who they are. Nobody where we carry none.
+    pub fn askers(&self) -> Option<Askers> {
+        let port = self.settings.resolver_port.filter(|_| self.login.was_open)?;
+        let firewall = self.reconciler.desired()?.firewall.clone()?;
+        let at = self.netmap.addresses().iter().map(|address| (address.addr(), port).into()).collect();
+        (!firewall.served.internet.is_empty()).then_some(Askers { at, firewall })
+    }
+
+    /// What official clients look for at an exit node.
+    pub(super) fn offered_services(&self) -> Vec<Service> {
+        let service = |proto: &str, port| Service { proto: proto.to_owned(), port, description: String::new() };
+        let offers = self.prefs.advertise_routes.iter().any(is_default_route);
+        match self.settings.resolver_port.filter(|_| offers) {
+            Some(port) => {
+                vec![service("peerapi4", port), service("peerapi6", port), service("peerapi-dns-proxy", 1)]
+            }
+            None => Vec::new(),
+        }
     }
 
     /// Whether this node was chosen.
@@ -51,7 +104,8 @@ impl Engine {
     pub(super) fn tell_of_exit_node(&mut self, now: Now) {
         let fault = self.exit_node().and_then(|_| self.exit_fault());
         self.health.keep("exit-node", Severity::High, fault.is_some(), now.wall, || fault.unwrap_or_default());
-        let names = self.exit_node().filter(|exit| !exit.allow_lan).and_then(|_| self.unreached_resolvers());
+        let is_alone = |exit: &ExitNode| !exit.allow_lan && !self.asks_exit_node();
+        let names = self.exit_node().filter(is_alone).and_then(|_| self.unreached_resolvers());
         self.health.keep("exit-node-names", Severity::Medium, names.is_some(), now.wall, || {
             format!(
                 "this machine asks {} for names, which lies in a network that it is attached to and that is not \

@@ -9,7 +9,7 @@ use data_encoding::BASE64;
 use super::tracked::Computed;
 use super::{Answer, CallId, Effect, Engine, Now};
 use crate::dns::host::{HostNames, HostReport};
-use crate::dns::{self, Explained, Outcome, QueryId, Transport, Zones};
+use crate::dns::{self, Explained, Outcome, QueryId, Transport, WayOut, Zones};
 use crate::plan::Ability;
 use crate::types::RESOLVER_ADDRESSES;
 use crate::wire::control::Resolver;
@@ -23,7 +23,7 @@ pub(super) struct HostSide {
     wished: HostNames,
     /// What had to be left out of it.
     left_out: Option<String>,
-    made: Option<Computed<5>>,
+    made: Option<Computed<6>>,
     /// What whoever tells the host says, or why nobody does.
     heard: Option<Result<HostReport, String>>,
     /// The name servers that files name now.
@@ -66,6 +66,7 @@ impl Engine {
         let inputs = super::tracked::Inputs([
             self.netmap.version(),
             self.surroundings.resolvers.version(),
+            self.prefs.version(),
             is_on.into(),
             has_port_53.into(),
             port.into(),
@@ -74,6 +75,8 @@ impl Engine {
             return;
         }
         let servers = self.name_servers();
+        let way_out = self.way_out();
+        self.host_side.zones.set_way_out(way_out);
         let is_other = self.host_side.zones.update_settings(&self.netmap, &servers);
         let before = self.host_side.wished.clone();
         let as_before = before.has_port_53 == has_port_53 && before.port == port;
@@ -108,6 +111,12 @@ impl Engine {
         let faults = side.zones.faults().iter().map(|fault| (fault.clone(), format!("names: {fault}")));
         let faults: Vec<_> = entries.chain(faults.filter(|_| wanted)).collect();
         self.health.set_kind("dns", severity, faults, now.wall);
+    }
+
+    /// Whether programs of this host ask us for names, and we our exit node.
+    pub(super) fn asks_exit_node(&self) -> bool {
+        let is_told = matches!(&self.host_side.heard, Some(Ok(report)) if !report.told_by.is_empty());
+        is_told && matches!(self.way_out(), WayOut::Exit(Some(_)))
     }
 
     /// For `warren dns status`.

@@ -53,6 +53,7 @@ use sha2::{Digest, Sha256};
 
 pub use clock::{CoordinatorClock, Now};
 pub use effect::{Datagram, Effect, Networks, Settings};
+pub use exit_node::Askers;
 pub use files::{Aside, FileContent, FoundFile, StateFile, Stored};
 pub use host_names::dns_answer;
 pub use machine::Machine;
@@ -146,7 +147,7 @@ struct Made {
     /// What we tell the coordinator of ourselves.
     facts: Computed<3>,
     /// What the resolver answers.
-    names: Computed<3>,
+    names: Computed<5>,
 }
 
 /// When memory is to be given back: after a look at the kernel, which takes more than anything else.
@@ -303,6 +304,7 @@ impl Engine {
     /// Brings a resolver up to date: with the map while this machine is in the network, with nothing else.
     pub fn update_resolver(&self, resolver: &mut dns::Server) {
         let servers = self.name_servers();
+        resolver.set_way_out(self.way_out());
         match self.login.was_open {
             true => resolver.update(&self.netmap, &servers),
             false => resolver.update(&Netmap::default(), &servers),
@@ -351,8 +353,14 @@ impl Engine {
     }
 
     /// What the resolver answers comes of these.
-    fn inputs_of_names(&self) -> Inputs<3> {
-        Inputs([self.netmap.version(), self.surroundings.resolvers.version(), self.login.was_open.into()])
+    fn inputs_of_names(&self) -> Inputs<5> {
+        Inputs([
+            self.netmap.version(),
+            self.prefs.version(),
+            self.surroundings.networks.version(),
+            self.surroundings.resolvers.version(),
+            self.login.was_open.into(),
+        ])
     }
 
     /// Whether the wish is the one for the present state of things.

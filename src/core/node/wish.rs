@@ -219,6 +219,7 @@ impl Engine {
         hostinfo.routable_ips.clone_from(&self.prefs.advertise_routes);
         hostinfo.request_tags.clone_from(&self.prefs.advertise_tags);
         hostinfo.shields_up = self.prefs.shields_up;
+        hostinfo.services = self.offered_services();
         hostinfo
     }
 }

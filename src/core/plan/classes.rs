@@ -40,9 +40,9 @@ pub(super) struct Classes {
 }
 
 impl Classes {
-    /// Reads the filter for a host that serves this.
-    pub(super) fn of(filter: &PacketFilter, served: &Served) -> Self {
-        let rights = rights(filter, served);
+    /// Reads the filter, and further rules, for a host that serves this.
+    pub(super) fn of(filter: &PacketFilter, further: &[FilterRule], served: &Served) -> Self {
+        let rights = rights(filter.rules.iter().chain(further), served);
         let by_capability = rights.iter().filter(|(_, rights)| !rights.capabilities.is_empty());
         let by_capability = by_capability.map(|(id, _)| *id).collect();
         let atoms = Atoms::of(&rights);
@@ -126,9 +126,9 @@ struct Rights {
 }
 
 /// Keeps of each rule what concerns us, and joins rules that give the same rights.
-fn rights(filter: &PacketFilter, served: &Served) -> BTreeMap<RuleId, Rights> {
+fn rights<'a>(rules: impl Iterator<Item = &'a FilterRule>, served: &Served) -> BTreeMap<RuleId, Rights> {
     let mut all: BTreeMap<RuleId, Rights> = BTreeMap::new();
-    for rule in &filter.rules {
+    for rule in rules {
         let admits = admits(rule, served);
         if !admits.is_empty() {
             let rights = all.entry(rule_id_of(&admits)).or_default();

@@ -16,6 +16,7 @@ mod desired;
 mod diff;
 mod difference;
 mod display;
+mod exit_names;
 mod explain;
 mod firewall;
 mod flows;

@@ -13,6 +13,7 @@ use crate::types::{IpNet, NodeId, NodePublic, RESOLVER_ADDRESSES, in_overlay, is
 
 use super::classes::{Classes, Sources};
 use super::desired::{Desired, Device, RouteTarget};
+use super::exit_names;
 use super::firewall::{ClassId, Firewall, Lacks};
 use super::from_map::{Accepted, accepted_peers, beside_exit, by_exit, elsewhere, routes, rules, wireguard_peer};
 use super::own;
@@ -109,7 +110,9 @@ impl Made {
         let mut left_out = Vec::new();
         let accepted = accepted_peers(netmap, prefs, host, &mut left_out);
         let served = Served::of(netmap.addresses(), &prefs.advertise_routes, approved, &host.networks);
-        let mut classes = Classes::of(netmap.filter(), &served);
+        let own: BTreeSet<IpNet> = netmap.addresses().iter().copied().collect();
+        let asked_for = host.resolver_port.map(|port| exit_names::rules(netmap.filter(), &served, &own, port));
+        let mut classes = Classes::of(netmap.filter(), &asked_for.unwrap_or_default(), &served);
         let Sources { hosts, subnets } = match prefs.shields_up {
             true => Sources::default(),
             false => classes.sources(&accepted),
