@@ -28,6 +28,7 @@ mod programs;
 mod relay;
 mod restart;
 mod revocation;
+mod rotation;
 mod routers;
 mod snapshot;
 mod theory;
