@@ -138,6 +138,39 @@ fn attribute(text: &str, before: &str, contains: &str) -> String {
 }
 
 #[tokio::test]
+async fn nothing_that_a_browser_is_answered_can_be_framed_remembered_or_taken_for_something_else() {
+    let (server, _provider, _config) = with_provider("").await;
+    let (_, path) = waits(&server, &Machine::new("laptop")).await;
+    let mut browser = Browser::default();
+    let foreign = [("sec-fetch-site", "cross-site")];
+    let mut statuses = Vec::new();
+    for (method, path, headers) in [
+        (Method::GET, path.clone(), &[][..]),
+        (Method::GET, "/nowhere".to_owned(), &[]),
+        (Method::GET, "/a/x".to_owned(), &[]),
+        (Method::DELETE, path.clone(), &[]),
+        (Method::GET, format!("{path}/add"), &[]),
+        (Method::POST, format!("{path}/add"), &foreign),
+        (Method::GET, "/oidc/callback?state=%ff".to_owned(), &[]),
+        (Method::GET, format!("{path}/with/corp"), &[]),
+    ] {
+        let answer = browser.ask(method, &format!("{}{path}", server.url()), headers, String::new()).await;
+        statuses.push(answer.status.as_u16());
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("cache-control", "no-store"),
+            ("referrer-policy", "no-referrer"),
+            ("cross-origin-opener-policy", "same-origin"),
+        ] {
+            assert_eq!(answer.headers[name], value, "{path}: {}", answer.status);
+        }
+        let policy = answer.headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'") && policy.ends_with("frame-ancestors 'none'"), "{path}");
+    }
+    assert_eq!(statuses, [200, 404, 404, 405, 405, 403, 404, 303]);
+}
+
+#[tokio::test]
 async fn a_machine_is_in_within_a_second_of_the_consent_of_whoever_signed_in() {
     let (server, provider, _config) = with_provider("approval = false").await;
     for (signed, subject, user) in [(Signed::Rs256, "1", "ada@example.org"), (Signed::Es256, "2", "corp-2")] {

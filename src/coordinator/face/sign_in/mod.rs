@@ -10,15 +10,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use warren_core::registry::Ticket;
 
-use super::answer::later;
+use super::answer::{later, refuse};
 use super::connection::{Connection, SiteRate};
 use crate::limits;
 use crate::service::{Answer, Begun, Busy, CALLBACK, Finished, Service, SignIn, SignInError, Visit, Visitor};
@@ -42,6 +42,10 @@ pub(crate) fn routes(face: SignInFace) -> Router {
         .route(CALLBACK, get(from_provider))
         .route("/a/{ticket}/add", post(add))
         .route("/a/{ticket}/sign-out", post(sign_out))
+        // What no face has is answered by this one, for it is people who mistype.
+        .fallback(async || refuse(StatusCode::NOT_FOUND, ""))
+        // Of answers that the router gives itself too: 404, 405, whatever it comes to refuse.
+        .layer(map_response(async |response: Response| protected(response)))
         .with_state(Arc::new(face))
 }
 
@@ -142,17 +146,7 @@ async fn from_provider(
     }
 }
 
-async fn add(
-    State(face): State<Arc<SignInFace>>,
-    Extension(connection): Extension<Connection>,
-    Path(ticket): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let (ticket, token, visitor) = match form(&face, &connection, &ticket, &headers, body).await {
-        Ok(form) => form,
-        Err(response) => return response,
-    };
+async fn add(State(face): State<Arc<SignInFace>>, SentForm { ticket, token, visitor }: SentForm) -> Response {
     match face.service.add_machine(ticket, &token, visitor).await {
         Ok(node) => {
             let addresses = format!("{}, {}", node.ipv4, node.ipv6);
@@ -162,17 +156,7 @@ async fn add(
     }
 }
 
-async fn sign_out(
-    State(face): State<Arc<SignInFace>>,
-    Extension(connection): Extension<Connection>,
-    Path(ticket): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let (ticket, token, visitor) = match form(&face, &connection, &ticket, &headers, body).await {
-        Ok(form) => form,
-        Err(response) => return response,
-    };
+async fn sign_out(State(face): State<Arc<SignInFace>>, SentForm { ticket, token, visitor }: SentForm) -> Response {
     match face.service.sign_out(ticket, &token, visitor).await {
         Ok(()) => go(&ticket.path(), face.cookies().forget_session()),
         Err(error) => failed(error),
@@ -180,26 +164,34 @@ async fn sign_out(
 }
 
 /// What a form says, if it comes from a page of ours; whether it was shown to this browser is the service's to say.
-async fn form(
-    face: &SignInFace,
-    connection: &Connection,
-    ticket: &str,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<(Ticket, String, Visitor), Response> {
-    face.questions.take(&connection.place).map_err(later)?;
-    let ticket: Ticket = ticket.parse().map_err(|_| unknown())?;
-    if !is_from_here(headers, face.sign_in().server_url()) {
-        return Err(failed(SignInError::Foreign));
+struct SentForm {
+    ticket: Ticket,
+    token: String,
+    visitor: Visitor,
+}
+
+impl FromRequest<Arc<SignInFace>> for SentForm {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, face: &Arc<SignInFace>) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let connection = Extension::<Connection>::from_request_parts(&mut parts, face).await;
+        let Extension(connection) = connection.map_err(IntoResponse::into_response)?;
+        face.questions.take(&connection.place).map_err(later)?;
+        let ticket = Path::<String>::from_request_parts(&mut parts, face).await.map_err(IntoResponse::into_response)?;
+        let ticket: Ticket = ticket.parse().map_err(|_| unknown())?;
+        if !is_from_here(&parts.headers, face.sign_in().server_url()) {
+            return Err(failed(SignInError::Foreign));
+        }
+        let body = axum::body::to_bytes(body, limits::PLAIN_BODY_BYTES);
+        let Ok(Ok(body)) = tokio::time::timeout(limits::BODY_TIME, body).await else {
+            return Err(failed(SignInError::Foreign));
+        };
+        // A token has no letter that a form would write otherwise.
+        let text = String::from_utf8_lossy(&body);
+        let token = text.split('&').find_map(|field| field.strip_prefix("token=")).unwrap_or_default().to_owned();
+        Ok(Self { ticket, token, visitor: face.visitor(&connection, &parts.headers) })
     }
-    let body = axum::body::to_bytes(body, limits::PLAIN_BODY_BYTES);
-    let Ok(Ok(body)) = tokio::time::timeout(limits::BODY_TIME, body).await else {
-        return Err(failed(SignInError::Foreign));
-    };
-    // A token has no letter that a form would write otherwise.
-    let text = String::from_utf8_lossy(&body);
-    let token = text.split('&').find_map(|field| field.strip_prefix("token=")).unwrap_or_default().to_owned();
-    Ok((ticket, token, face.visitor(connection, headers)))
 }
 
 fn go(to: &str, cookie: Option<HeaderValue>) -> Response {
