@@ -37,7 +37,7 @@ pub use places::{HeldPlace, Places, Room, possible_connections};
 pub use rate::{Buckets, Rates};
 pub use secret_file::{keep_private, kept_key, make_directory, write_secret};
 pub use server_certificate::{ServerCertificate, client_config};
-pub use service_manager::{Heartbeat, tell_manager};
+pub use service_manager::{Heartbeat, keep_for_next, kept_by_last, tell_manager};
 pub use table::table;
 pub use vital::{FATAL, Watch, lasting, locked, vital};
 pub use websocket::{WebSocketBytes, websocket_accept};

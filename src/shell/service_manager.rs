@@ -1,5 +1,6 @@
-//! What the service manager is told: how far the program is, and that it is alive.
+//! What the service manager is told, how far the program is and that it is alive; and what it keeps for the next one.
 
+use std::os::fd::{BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -9,6 +10,28 @@ use tracing::warn;
 pub fn tell_manager(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         warn!(%error, "telling the service manager");
+    }
+}
+
+/// Gives a descriptor to the service manager, whose next process of this unit gets it by this name; nothing else is kept
+/// under it from now on. How many it keeps, the unit says.
+pub fn keep_for_next(name: &str, descriptor: BorrowedFd<'_>) {
+    tell_manager(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+    // An error that waits in a socket is no reason to forget it.
+    let states = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+    if let Err(error) = sd_notify::notify_with_fds(&states, &[descriptor]) {
+        warn!(%error, name, "giving a descriptor to the service manager");
+    }
+}
+
+/// The number of the descriptor that the last process of this unit left under this name.
+pub fn kept_by_last(name: &str) -> Option<RawFd> {
+    match sd_notify::listen_fds_with_names() {
+        Ok(mut kept) => kept.find(|(_, kept)| kept == name).map(|(descriptor, _)| descriptor),
+        Err(error) => {
+            warn!(%error, "what the service manager kept");
+            None
+        }
     }
 }
 

@@ -130,8 +130,8 @@ watched() {
 # ---- versions that come and go ----
 
 upgraded() {
-  local agent coordinator
-  agent=$(pid warrend) coordinator=$(pid warren-coordinator)
+  local agent coordinator queue
+  agent=$(pid warrend) coordinator=$(pid warren-coordinator) queue=$(relay_queue)
   is "an older version installs" put_in "$old"/warren*.deb
   is "the agent was started anew" renewed warrend "$agent"
   is "the coordinator was started anew" renewed warren-coordinator "$coordinator"
@@ -146,7 +146,14 @@ upgraded() {
   agent=$(pid warrend)
   is "the same version again" put_in "$new"/warren_*.deb
   is "starts the agent anew" renewed warrend "$agent"
+  agent=$(pid warrend)
+  systemctl kill -s KILL warrend
+  is "and so does its end" soon renewed warrend "$agent"
+  is "where packets for relayed peers wait is the same all along" soon eval '[ -n "$(relay_queue)" ] && equals "$(relay_queue)" '"'$queue'"
 }
+
+# The number that the kernel knows the socket by.
+relay_queue() { ss -Huane 'sport = 41742' 2>/dev/null | grep -o 'ino:[0-9]*'; }
 
 # An edited file stays, also where the package brings another one.
 edited_configuration() {

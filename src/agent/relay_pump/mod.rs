@@ -78,7 +78,7 @@ pub fn spawn(config: &PumpConfig) -> io::Result<Pump> {
         let what = what.to_owned();
         move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"))
     };
-    let socket = LoopbackSocket::bind(relay_port).map_err(named("bind the relay socket on the loopback"))?;
+    let socket = LoopbackSocket::open(relay_port).map_err(named("bind the relay socket on the loopback"))?;
     let injector = Injector::open(wireguard_port, dialler.mark()).map_err(named("open raw sockets"))?;
     let relay_port = socket.port();
     // A few threads for names.
