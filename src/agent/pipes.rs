@@ -12,7 +12,7 @@ use warren_core::netcheck::LinkKind;
 use warren_core::node::{FileContent, Networks, StateFile};
 use warren_core::plan::{Change, Figures, Kernel, KernelAction, KernelError, Observed, RouteLookup};
 use warren_core::wire::control::Hostinfo;
-use warren_linux::{LocalAddress, LocalNetwork};
+use warren_linux::{HostRoutes, LocalAddress, LocalNetwork};
 use warren_shell::vital;
 
 /// How long to wait before asking a source of news again that failed.
@@ -118,12 +118,16 @@ pub(super) fn networks(mut network: LocalNetwork) -> mpsc::Receiver<Networks> {
                 Err(error) => Err(error),
             };
             match found {
-                Ok((addresses, mut routes)) => {
+                Ok((addresses, found)) => {
+                    let HostRoutes { networks: mut routes, mut links } = found;
+                    for LocalAddress { address, interface, .. } in &addresses {
+                        links.entry(address.trunc()).or_default().insert(interface.clone());
+                    }
                     routes.extend(host::resolvers_in_overlay());
                     let live = addresses.iter().filter(|local| local.has_carrier).map(|local| local.address).collect();
                     let link_kinds = addresses.iter().map(|local| (local.address, link_kind(local))).collect();
                     let all = addresses.into_iter().map(|local| local.address).collect();
-                    if out.send(Networks { all, live, link_kinds, routes }).await.is_err() {
+                    if out.send(Networks { all, live, link_kinds, routes, links }).await.is_err() {
                         return;
                     }
                 }

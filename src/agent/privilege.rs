@@ -1,10 +1,23 @@
 //! The two capabilities that the agent has, and nothing else.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 use caps::{CapSet, Capability, CapsHashSet};
+
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 use crate::StartError;
 
 const OURS: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
+
+/// Uses files as the owner of this directory does, where that is possible: of this thread, and of those that it starts.
+pub(super) fn use_files_of_owner(directory: &Path) {
+    if let Ok(owner) = std::fs::metadata(directory) {
+        setfsgid(Gid::from_raw(owner.gid()));
+        setfsuid(Uid::from_raw(owner.uid()));
+    }
+}
 
 /// Gives up every capability but ours, for this process and for the programs it starts (`nft`).
 ///

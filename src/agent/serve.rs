@@ -13,8 +13,15 @@ use warren_core::types::IpNet;
 use warren_linux::{LinuxKernel, LocalNetwork, OnlyOne};
 use warren_shell::{DirectoryLock, tell_manager, vital};
 
+/// What the kernel's switches were that were changed. It is the kernel's own business: no version reads what it means.
+const FORWARDING: &str = "forwarding";
+
 /// Runs the agent until it is told to end, or cleans up after one.
 pub fn serve(config: &Config) -> Result<(), StartError> {
+    if config.cleanup {
+        // Whose files these are, root without capabilities may not read them.
+        privilege::use_files_of_owner(&config.state_dir);
+    }
     privilege::keep_only_ours()?;
     // One thread: the loop is one task, and its pipes mostly wait. A few more for the disk and the user database, and for
     // names, of which each dialler looks up four at a time and which may take long.
@@ -23,7 +30,7 @@ pub fn serve(config: &Config) -> Result<(), StartError> {
         // Held until the end, as is the directory.
         let _only_one = OnlyOne::take()?;
         if config.cleanup {
-            let steps = cleanup(&mut LinuxKernel::new()?).await?;
+            let steps = cleanup(&mut LinuxKernel::new()?.keep_record(config.state_dir.join(FORWARDING))).await?;
             tracing::info!("cleaned up in {steps} steps");
             return Ok(());
         }
@@ -45,7 +52,7 @@ async fn agent(config: &Config) -> Result<(), StartError> {
         machine: host::machine(),
         ..Settings::default()
     };
-    let kernel = LinuxKernel::new()?;
+    let kernel = LinuxKernel::new()?.keep_record(config.state_dir.join(FORWARDING));
     let mut kernel = if config.firewall.share_table { kernel.share_table() } else { kernel };
     let (port, taken) = kernel.keep_port(config.port).await;
     settings.port = port;

@@ -13,6 +13,7 @@ mod conntrack;
 #[doc(hidden)]
 pub mod decoders;
 mod echo;
+mod forwarding;
 mod gateway;
 mod link;
 mod local;
@@ -35,17 +36,19 @@ use std::fmt::Display;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 
 use warren_core::plan::{
     Ability, Change, DeviceStep, Figures, Firewall, FirewallStep, FlowJudge, Kernel, KernelError, LinkStep, Observed,
-    PeerStep, RouteLookup, RouteStep, RuleStep, Step, own,
+    ObservedFirewall, PeerStep, RouteLookup, RouteStep, RuleStep, Step, own,
 };
 use warren_core::types::{NodePublic, in_overlay};
 
 use self::conntrack::Conntrack;
+use self::forwarding::Switches;
 use self::monitor::Monitor;
 use self::netlink::{RouteSocket, is_errno};
 use self::nftables::{Ended, Nftables};
@@ -54,7 +57,7 @@ use self::wireguard::WireguardSocket;
 
 pub use self::echo::{EchoToken, echo};
 pub use self::gateway::{DefaultRoute, Gateway};
-pub use self::local::{LocalAddress, LocalNetwork};
+pub use self::local::{HostRoutes, LocalAddress, LocalNetwork};
 pub use self::memory::give_back_memory;
 #[doc(hidden)]
 pub use self::nftables::trial::gateway_table_and_what_the_kernel_has;
@@ -75,6 +78,7 @@ pub struct LinuxKernel {
     wireguard: Arc<WireguardSocket>,
     nftables: Nftables,
     conntrack: Conntrack,
+    switches: Switches,
     monitor: Monitor,
     /// The number of our link at the last look.
     link: Option<u32>,
@@ -98,6 +102,7 @@ impl LinuxKernel {
             wireguard,
             nftables,
             conntrack,
+            switches: Switches::default(),
             monitor,
             link: None,
             port: None,
@@ -127,6 +132,12 @@ impl LinuxKernel {
         (self.port, self.guard) = (Some(port), guard);
         let text = || format!("UDP port {wanted} is taken by {}", who_has(wanted));
         (port, (port != wanted || self.guard.is_none()).then(text))
+    }
+
+    /// Keeps in this file what the kernel's switches were that are changed; without it, none is.
+    pub fn keep_record(mut self, file: PathBuf) -> Self {
+        self.switches.keep_record(file);
+        self
     }
 
     /// Leaves our nftables table open to other programs also where the kernel would keep them off.
@@ -169,6 +180,7 @@ impl Kernel for LinuxKernel {
             routes: routes.routes,
             rules: rules.rules,
             firewall,
+            forwarding: self.switches.observe().during("read the switches of forwarding")?,
             flows_judged,
             obstacles: obstacles.unwrap_or_default(),
             strange: routes.strange.into_iter().map(|(text, _)| text).chain(strange_rules).chain(renamed).collect(),
@@ -195,9 +207,10 @@ impl Kernel for LinuxKernel {
                 attempt(&format!("remove rule {}", rule.priority), rule::remove(&self.route, rule)).await
             }
             Step::Firewall(FirewallStep::Replace(firewall)) => self.replace_firewall(firewall).await,
-            Step::Firewall(FirewallStep::Update { from, to }) => self.nftables.update(from, to).await,
+            Step::Firewall(FirewallStep::Update { from, to }) => self.update_firewall(from, to).await,
             Step::Firewall(FirewallStep::CutFlows(judge)) => self.cut_flows(judge).await,
             Step::Firewall(FirewallStep::Delete) => self.nftables.delete().await,
+            Step::Forwarding(step) => attempt(&step.to_string(), self.switches.apply(step, &self.route)).await,
             Step::RemoveStrange(text) => self.remove_strange(text).await,
         }
     }
@@ -281,6 +294,18 @@ impl LinuxKernel {
             tracing::info!(count = flows.len(), "ended connections that the firewall does not admit");
         }
         Err(failure(OPERATION, format!("there are still some after {CUT_ROUNDS} rounds")))
+    }
+
+    /// Where something comes to the table that this kernel may lack, the whole table finds out what that is.
+    async fn update_firewall(&mut self, from: &Arc<Firewall>, to: &Arc<Firewall>) -> Result<(), KernelError> {
+        let done = self.nftables.update(from, to).await;
+        if done.is_ok() || from.carries.is_some() || to.carries.is_none() {
+            return done;
+        }
+        match self.nftables.observe().await? {
+            (ObservedFirewall::Table(found), _) if found == *from => self.replace_firewall(to).await,
+            _ => done,
+        }
     }
 
     /// A kernel that lacks what some rules need refuses the whole table. Then it is made without.

@@ -107,11 +107,6 @@ pub(super) async fn remove_address(socket: &RouteSocket, index: u32, address: Ip
     tolerate(removed, &[Errno::EADDRNOTAVAIL, Errno::ENODEV])
 }
 
-/// The number of a link, if there is one of this name.
-pub(super) async fn index_of(socket: &RouteSocket, name: &str) -> io::Result<Option<u32>> {
-    Ok(named(socket, name).await?.map(|message| message.header.index))
-}
-
 /// The WireGuard links of other names, each with its number and its addresses.
 pub(super) async fn other_wireguard(socket: &RouteSocket) -> io::Result<Vec<(String, u32, BTreeSet<IpNet>)>> {
     let mut question = LinkMessage::default();

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
 
 use warren_core::plan::{KernelError, own};
-use warren_core::types::{IpNet, SOMEWHERE, in_overlay};
+use warren_core::types::{EXIT_ROUTES, IpNet, SOMEWHERE, in_overlay};
 
 use super::netlink::{RouteSocket, first, is_errno};
 use super::subscription::{Subscription, route_message};
@@ -37,6 +37,15 @@ pub struct LocalAddress {
     /// Whether that interface is made of software that ends on this host: a bridge without a port to elsewhere, one end
     /// of a pair, a tunnel.
     pub is_virtual: bool,
+}
+
+/// Where routes of the main table lead.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostRoutes {
+    /// The networks, but for default routes and what is ours.
+    pub networks: BTreeSet<IpNet>,
+    /// By which links those are reached that have any, default routes among them.
+    pub links: BTreeMap<IpNet, BTreeSet<String>>,
 }
 
 /// The host's links and addresses other than ours, and word of their changes.
@@ -103,19 +112,22 @@ impl LocalNetwork {
         found
     }
 
-    /// The networks to which routes of the main table lead, but for default routes and what is ours: at most
-    /// [`ROUTES`], those of private ranges first. A router may carry the whole internet, so they are sorted out as they
-    /// come.
-    pub async fn routes(&mut self) -> Result<BTreeSet<IpNet>, KernelError> {
-        let ours = link::index_of(&self.socket, own::LINK);
-        let ours = attempt(&format!("look for link {}", own::LINK), ours).await?;
-        let (mut private, mut public) = (BTreeSet::new(), BTreeSet::new());
+    /// Where routes of the main table lead, but for what is ours: at most [`ROUTES`] networks, those of private ranges
+    /// first. A router may carry the whole internet, so they are sorted out as they come.
+    pub async fn routes(&mut self) -> Result<HostRoutes, KernelError> {
+        let names = self.names().await?;
+        let ours = names.iter().find(|(_, name)| *name == own::LINK).map(|(index, _)| *index);
+        let (mut private, mut public) = (BTreeMap::new(), BTreeMap::new());
+        let mut defaults = BTreeMap::new();
         let mut take = |message: &RouteMessage| {
+            let by: BTreeSet<String> = links_of(message).filter_map(|index| names.get(&index).cloned()).collect();
             if let Some(net) = network_of(message, ours) {
                 let nets = if is_private(&net) { &mut private } else { &mut public };
-                if nets.len() < ROUTES {
-                    nets.insert(net);
+                if nets.len() < ROUTES || nets.contains_key(&net) {
+                    nets.entry(net).or_insert_with(BTreeSet::new).extend(by);
                 }
+            } else if let Some(net) = default_of(message, ours) {
+                defaults.entry(net).or_insert_with(BTreeSet::new).extend(by);
             }
         };
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -138,10 +150,25 @@ impl LocalNetwork {
             }
         }
         let room = ROUTES.saturating_sub(private.len());
-        Ok(private.into_iter().chain(public.into_iter().take(room)).collect())
+        let networks: BTreeMap<_, _> = private.into_iter().chain(public.into_iter().take(room)).collect();
+        let mut found = HostRoutes { networks: networks.keys().copied().collect(), links: defaults };
+        found.links.extend(networks);
+        found.links.retain(|_, by| !by.is_empty());
+        Ok(found)
     }
 
-    /// Waits until a link or an address outside the overlay may have changed, or a route to a private network. May be
+    /// The links by their numbers.
+    async fn names(&self) -> Result<BTreeMap<u32, String>, KernelError> {
+        let links = self.socket.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()));
+        let named = |message: &RouteNetlinkMessage| {
+            let RouteNetlinkMessage::NewLink(message) = message else { return None };
+            Some((message.header.index, link::name_of(message)?.to_owned()))
+        };
+        Ok(attempt("list links", links).await?.iter().filter_map(named).collect())
+    }
+
+    /// Waits until a link or an address outside the overlay may have changed, or a route to a private network or to
+    /// everything. May be
     /// dropped at any time.
     pub async fn changed(&mut self) -> Result<(), KernelError> {
         self.subscription
@@ -151,6 +178,7 @@ impl LocalNetwork {
                 }
                 Some(RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message)) => {
                     network_of(&message, None).is_some_and(|net| is_private(&net))
+                        || default_of(&message, None).is_some()
                 }
                 _ => true,
             })
@@ -161,14 +189,32 @@ impl LocalNetwork {
 
 /// Where a route of the main table leads to, if it is no default route, none of ours, and to other machines.
 fn network_of(message: &RouteMessage, our_link: Option<u32>) -> Option<IpNet> {
-    let is_ours = route::is_our_protocol(message)
-        || our_link.is_some_and(|index| message.attributes.contains(&RouteAttribute::Oif(index)));
     // What is refused in the main table is the host's own word on that network.
     let kinds = [RouteType::Unicast, RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit];
-    let is_own = route::table_of(message) == MAIN && !is_ours && kinds.contains(&message.header.kind);
+    let is_own = is_of_host(message, our_link) && kinds.contains(&message.header.kind);
     let net = route::destination_of(message).filter(|net| is_own && net.prefix_len() > 0)?;
     let is_far = !net.addr().is_multicast() && !link::is_link_local(net.addr());
     is_far.then(|| net.trunc())
+}
+
+/// A default route of the main table, none of ours, as the network that it is for.
+fn default_of(message: &RouteMessage, our_link: Option<u32>) -> Option<IpNet> {
+    let is_default = message.header.destination_prefix_length == 0 && message.header.kind == RouteType::Unicast;
+    let [v4, v6] = EXIT_ROUTES;
+    let net = if message.header.address_family == AddressFamily::Inet { v4 } else { v6 };
+    (is_default && is_of_host(message, our_link)).then_some(net)
+}
+
+fn is_of_host(message: &RouteMessage, our_link: Option<u32>) -> bool {
+    let is_ours = route::is_our_protocol(message) || links_of(message).any(|index| Some(index) == our_link);
+    route::table_of(message) == MAIN && !is_ours
+}
+
+/// The links by which a route leads, of which there may be several.
+fn links_of(message: &RouteMessage) -> impl Iterator<Item = u32> {
+    let hops = first!(message.attributes, RouteAttribute::MultiPath).into_iter().flatten();
+    let one = first!(message.attributes, RouteAttribute::Oif).copied();
+    one.into_iter().chain(hops.map(|hop| hop.interface_index))
 }
 
 /// Whether it lies in a range that is nobody's on the internet, as those do that networks of peers lie in.

@@ -101,6 +101,7 @@ fn wish_by(planner: &mut Planner, map: &Netmap, paths: &Paths) -> Derived {
         key: NodePrivate::from_random([9; 32]),
         networks: BTreeSet::new(),
         guests: BTreeSet::new(),
+        links: BTreeMap::new(),
         routes: BTreeSet::new(),
         kept: BTreeSet::new(),
         probes: None,

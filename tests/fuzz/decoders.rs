@@ -211,6 +211,7 @@ fn host() -> Host {
         key: NodePrivate::from_random([1; 32]),
         networks: BTreeSet::new(),
         guests: BTreeSet::new(),
+        links: BTreeMap::new(),
         routes: BTreeSet::new(),
         kept: BTreeSet::new(),
         probes: None,

@@ -1,5 +1,6 @@
 //! Word of changes that others make.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use warren_core::plan::{Kernel, own};
@@ -126,13 +127,17 @@ fn local_addresses_are_those_that_others_may_use_and_their_changes_are_told() {
 fn the_hosts_own_routes_are_those_of_the_main_table_that_lead_to_others() {
     in_namespace(Needs::Namespace, || async {
         let mut network = LocalNetwork::new().unwrap();
-        assert_eq!(network.routes().await.unwrap(), nets(&[]));
+        assert_eq!(network.routes().await.unwrap().networks, nets(&[]));
         sh("ip link add lan type veth peer name far");
         sh("ip link set lan addrgenmode none && ip link set far addrgenmode none");
         sh("ip addr add 192.0.2.7/24 dev lan && ip link set lan up");
         sh("ip link set far up && ip addr add 2001:db8::7/64 dev lan nodad");
         while tokio::time::timeout(QUIET, network.changed()).await.is_ok() {}
-        sh("ip route add default via 192.0.2.1 && ip route add 10.9.0.0/16 via 192.0.2.1 table 77");
+        sh("ip route add default via 192.0.2.1");
+        tokio::time::timeout(PATIENCE, network.changed()).await.unwrap().unwrap();
+        let all = network.routes().await.unwrap().links[&net("0.0.0.0/0")].clone();
+        assert_eq!(all, BTreeSet::from(["lan".to_owned()]), "by which link all else is reached");
+        sh("ip route add 10.9.0.0/16 via 192.0.2.1 table 77");
         sh("ip route add 198.51.100.0/24 via 192.0.2.1 && ip route add 10.8.0.0/16 via 192.0.2.1 proto 87");
         assert!(tokio::time::timeout(QUIET, network.changed()).await.is_err(), "a router of the internet wakes nobody");
 
@@ -140,7 +145,7 @@ fn the_hosts_own_routes_are_those_of_the_main_table_that_lead_to_others() {
         sh("ip -6 route add fd44::/64 via 2001:db8::1 && ip -6 route add default via 2001:db8::1");
 
         tokio::time::timeout(PATIENCE, network.changed()).await.unwrap().unwrap();
-        let found = network.routes().await.unwrap();
+        let found = network.routes().await.unwrap().networks;
         let own =
             ["192.0.2.0/24", "198.51.100.0/24", "100.100.100.200/32", "10.244.1.0/26", "fd44::/64", "2001:db8::/64"];
         assert_eq!(found, nets(&own));

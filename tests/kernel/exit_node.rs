@@ -164,6 +164,7 @@ fn planned(map: &Netmap, exit_node: Option<ExitNode>) -> Desired {
         key: private(1),
         networks: nets(&["192.0.2.1/24", "2001:db8::1/64"]),
         guests: BTreeSet::new(),
+        links: BTreeMap::new(),
         routes: BTreeSet::new(),
         kept: BTreeSet::new(),
         probes: None,

@@ -8,7 +8,8 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use warren_core::plan::own;
 use warren_core::plan::{
-    Admit, Class, ClassId, Firewall, FirewallStep, ObservedFirewall, PortRange, Probes, Protocol, RuleId, Served, Step,
+    Admit, Class, ClassId, Firewall, FirewallStep, ObservedFirewall, PortRange, Probes, Protocol, RuleId, Served,
+    SourceNat, Step,
 };
 use warren_core::types::IpNet;
 use warren_linux::LinuxKernel;
@@ -54,6 +55,7 @@ fn firewall() -> Firewall {
             (net("fd01::/64"), ClassId(0xabc)),
         ]),
         elsewhere: nets(&["100.100.0.0/16", "100.64.9.0/24", "fd7a:115c:a1e0:9::/64"]),
+        carries: Some(SourceNat::ToInternet),
         probes: Some(Probes { wireguard_port: 41741, probe_port: 41743, relay_port: 41742 }),
         resolver_port: Some(own::RESOLVER_PORT),
         ..Firewall::default()
@@ -201,8 +203,10 @@ pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
     let served = (prop::collection::btree_set(any_net(), 0..6), prop::collection::btree_set(any_net(), 0..3));
     let elsewhere = prop::collection::btree_set(any_net(), 0..3);
     let probes = prop::option::of(40_000_u16..40_003);
-    let sets = (subnets, served, elsewhere);
-    (classes, sources, sets, probes).prop_map(|(classes, sources, (subnets, served, elsewhere), probes)| {
+    let carries =
+        prop::sample::select(vec![None, Some(SourceNat::All), Some(SourceNat::ToInternet), Some(SourceNat::Nothing)]);
+    let sets = (subnets, served, elsewhere, carries);
+    (classes, sources, sets, probes).prop_map(|(classes, sources, (subnets, served, elsewhere, carries), probes)| {
         let ids: Vec<ClassId> = classes.keys().copied().collect();
         let hosts = sources.into_iter().map(|((number, six), class)| {
             let text = if six { format!("fd7a:115c:a1e0::{number:x}") } else { format!("100.64.0.{number}") };
@@ -218,6 +222,7 @@ pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
             classes,
             probes: probes.map(|port| Probes { wireguard_port: port, probe_port: 2, relay_port: 3 }),
             resolver_port: probes,
+            carries,
             ..Firewall::default()
         }
     })

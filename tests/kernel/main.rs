@@ -13,6 +13,7 @@ mod exit_node;
 mod firewall;
 mod flows;
 mod foreign;
+mod forwarding;
 mod gateway;
 mod law;
 mod neighbour;

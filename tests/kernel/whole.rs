@@ -11,8 +11,8 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde_json::{Value, json};
 use warren_core::plan::{
     Ability, Class, ClassId, Desired, DesiredEndpoint, Device, Egress, Firewall, Kernel, LinkStep, ModelKernel,
-    Observed, ObservedFirewall, PeerConfig, PeerStep, Route, RouteStep, RouteTarget, Rule, RuleAction, RulePackets,
-    Step, diff, own,
+    Observed, ObservedFirewall, ObservedForwarding, PeerConfig, PeerStep, Route, RouteStep, RouteTarget, Rule,
+    RuleAction, RulePackets, Step, diff, own,
 };
 use warren_core::types::IpNet;
 use warren_linux::LinuxKernel;
@@ -325,6 +325,7 @@ fn without_ours(mut all: BTreeMap<&'static str, Value>) -> BTreeMap<&'static str
 
 /// Without what only the kernel can know: its number for the link, and what it sent by itself.
 fn comparable(mut observed: Observed) -> Observed {
+    observed.forwarding = ObservedForwarding::default();
     // What stands for a default route is an address of the host itself, which the table of those decides.
     observed.lookups.retain(|lookup| !lookup.to.is_loopback() && lookup.to != std::net::Ipv4Addr::new(0, 0, 0, 1));
     for lookup in &mut observed.lookups {
@@ -367,7 +368,7 @@ fn any_wish() -> impl Strategy<Value = Desired> {
         let routes = routes.into_iter().filter(|route: &Route| {
             (has_link || route.target != RouteTarget::Tunnel) && places.insert((route.destination, route.metric))
         });
-        Desired { routes: routes.collect(), device, rules, firewall }
+        Desired { routes: routes.collect(), device, rules, firewall, ..Desired::default() }
     })
 }
 

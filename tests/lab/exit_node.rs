@@ -29,12 +29,6 @@ fn what_leaves_goes_by_the_exit_node_or_not_at_all_and_sessions_go_on() {
     gate.warren("set --advertise-routes=0.0.0.0/0,::/0");
     eventually("the offer to be there", || coordinator.run("route list").contains("0.0.0.0/0").then_some(()));
     coordinator.run("route approve gate 0.0.0.0/0");
-    gate.host.run("sysctl -q -w net.ipv4.conf.eth0.forwarding=1 net.ipv4.conf.warren0.forwarding=1");
-    gate.host.run("sysctl -q -w net.ipv6.conf.all.forwarding=1");
-    gate.host.namespace.nft(
-        "table inet exit { chain out { type nat hook postrouting priority 100; iifname \"warren0\" oifname != \
-         \"warren0\" masquerade; }; }",
-    );
     let is_option = || alice.status().peer.values().any(|peer| peer.exit_node_option);
     eventually("alice to hear of an exit node", || is_option().then_some(()));
     let mut session = far.session(&alice.host);

@@ -31,6 +31,7 @@ mod revocation;
 mod rotation;
 mod routers;
 mod snapshot;
+mod subnet_router;
 mod theory;
 mod train;
 #[allow(dead_code, reason = "some of it serves the interop tests only")]

@@ -225,7 +225,10 @@ impl Agent {
 
     /// Runs `warrend --cleanup`, which needs no running agent.
     pub(crate) fn cleanup(&self) {
-        text("warrend --cleanup", self.agent_command().arg("--cleanup").output().unwrap());
+        text(
+            "warrend --cleanup",
+            self.agent_command().arg("--cleanup").arg("--state-dir").arg(self.state_dir()).output().unwrap(),
+        );
     }
 
     /// The socket of the local API.

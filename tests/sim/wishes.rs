@@ -134,7 +134,8 @@ fn an_address_that_changes_hands_and_rights_has_none_in_between() {
     assert_eq!(
         plan(&small_world(), &moved),
         "\
-update table inet warren: sources +0 -1, classes +0 -0, may reach 100.64.0.100/32, 192.168.7.0/24, fd7a:115c:a1e0::64/128
+update table inet warren: sources +0 -1, classes +0 -0, may reach 100.64.0.100/32, 192.168.7.0/24, fd7a:115c:a1e0::64/128, \
+what is carried for peers leaves with this host's addresses
 end the connections that the firewall does not admit
 give peer [np6en] 10.1.2.0/24
 update table inet warren: sources +1 -0, classes +0 -0
@@ -304,7 +305,7 @@ fn a_subnet_is_served_where_it_is_offered_and_approved_and_no_longer() {
     assert_eq!(
         plan(&world, &withdrawn),
         "\
-update table inet warren: sources +0 -0, classes +0 -0, may reach 100.64.0.100/32, fd7a:115c:a1e0::64/128
+update table inet warren: sources +0 -0, classes +0 -0, may reach 100.64.0.100/32, fd7a:115c:a1e0::64/128, nothing is carried for peers
 end the connections that the firewall does not admit
 "
     );

@@ -46,6 +46,8 @@ pub(crate) struct World {
     /// Addresses that the host depends on.
     pub(crate) kept: BTreeSet<IpAddr>,
     pub(crate) routes: BTreeSet<IpNet>,
+    /// By which links the host reaches what.
+    pub(crate) links: BTreeMap<IpNet, BTreeSet<String>>,
     /// What the coordinator lets us carry.
     pub(crate) approved: BTreeSet<IpNet>,
 }
@@ -85,7 +87,16 @@ impl World {
     pub(crate) fn host(&self) -> Host {
         let (networks, routes, kept) = (self.networks.clone(), self.routes.clone(), self.kept.clone());
         let guests = self.guests.clone();
-        Host { key: private_key(self.own_key), networks, guests, routes, kept, probes: None, resolver_port: None }
+        Host {
+            key: private_key(self.own_key),
+            networks,
+            guests,
+            links: self.links.clone(),
+            routes,
+            kept,
+            probes: None,
+            resolver_port: None,
+        }
     }
 
     /// Of peers with one key the lower number's path counts, as it does for the key.
@@ -131,6 +142,7 @@ pub(crate) fn small_world() -> World {
         guests: BTreeSet::new(),
         kept: BTreeSet::new(),
         routes: BTreeSet::new(),
+        links: BTreeMap::new(),
         approved: BTreeSet::from(["192.168.7.0/24".parse().unwrap()]),
     }
 }
@@ -175,7 +187,7 @@ pub(crate) fn packets() -> Vec<Packet> {
 }
 
 pub(crate) fn world() -> impl Strategy<Value = World> {
-    let prefs = (any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.95), exit_node());
+    let prefs = (any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.95), exit_node(), any::<bool>());
     let networks =
         prop::option::weighted(0.2, select(vec!["10.1.2.77/24", "172.16.0.1/16", "100.64.0.6/28", "8.8.8.1/24"]));
     let own = (0_u8..2, 100_u8..102);
@@ -186,10 +198,17 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
     let networks = (networks, bridges, gateways);
     (vec(peer(), 0..6), vec(rule(), 0..4), prefs, own, networks, (routes(), routes())).prop_map(
         |(peers, filter, prefs, (own_key, own_address), (networks, bridges, gateways), (advertised, approved))| {
-            let (accept_routes, shields_up, want_running, exit_node) = prefs;
+            let (accept_routes, shields_up, want_running, exit_node, keep_sources) = prefs;
             let advertise_routes = advertised;
-            let prefs =
-                Prefs { want_running, accept_routes, advertise_routes, exit_node, shields_up, ..Prefs::default() };
+            let prefs = Prefs {
+                want_running,
+                accept_routes,
+                advertise_routes,
+                keep_sources,
+                exit_node,
+                shields_up,
+                ..Prefs::default()
+            };
             let guests: BTreeSet<IpNet> = bridges.into_iter().map(|network: &str| network.parse().unwrap()).collect();
             let networks = networks.into_iter().map(|network: &str| network.parse().unwrap());
             let networks = networks.chain(guests.clone()).collect();
@@ -203,12 +222,18 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
                 own_address,
                 networks,
                 guests,
+                links: links(),
                 routes,
                 kept,
                 approved,
             }
         },
     )
+}
+
+fn links() -> BTreeMap<IpNet, BTreeSet<String>> {
+    let links = [("192.168.7.0/24", "lan"), ("0.0.0.0/0", "wan"), ("::/0", "wan")];
+    links.map(|(net, link)| (net.parse().unwrap(), BTreeSet::from([link.to_owned()]))).into()
 }
 
 /// Mostly none is wanted; of those that are, some are no peer or no exit node.

@@ -25,6 +25,9 @@ pub struct Settings {
     /// Subnets to offer, separated by commas; empty for none
     #[arg(long, value_name = "PREFIXES")]
     pub advertise_routes: Option<String>,
+    /// Give what peers send to those subnets this machine's own address, so that answers come back to it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub snat_subnet_routes: Option<bool>,
     /// The peer by which all that leaves this machine leaves, by name or address; empty for none. Nothing leaves where it
     /// cannot be had
     #[arg(long, value_name = "NODE")]
@@ -49,6 +52,7 @@ impl Settings {
             ("CorpDNS", self.accept_dns),
             ("ShieldsUp", self.shields_up),
             ("ExitNodeAllowLANAccess", self.exit_node_allow_lan_access),
+            ("NoSNAT", self.snat_subnet_routes.map(|is_on| !is_on)),
         ] {
             if let Some(value) = value {
                 change.set(field, value);
@@ -117,6 +121,7 @@ mod tests {
             accept_dns: Some(false),
             shields_up: Some(true),
             advertise_routes: Some("10.0.0.0/24, fd00::/64".into()),
+            snat_subnet_routes: Some(false),
             exit_node: None,
             exit_node_allow_lan_access: Some(true),
             advertise_tags: Some("web,tag:db".into()),
@@ -134,6 +139,7 @@ mod tests {
                 shields_up: true,
                 advertise_routes: vec!["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
                 advertise_tags: vec!["tag:web".into(), "tag:db".into()],
+                no_snat: true,
                 exit_node_allow_lan_access: true,
                 operator_user: "root".into(),
                 ..Prefs::initial()

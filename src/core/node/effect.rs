@@ -121,6 +121,8 @@ pub struct Networks {
     pub link_kinds: BTreeMap<IpNet, LinkKind>,
     /// Where routes of the host's own lead, beyond those.
     pub routes: BTreeSet<IpNet>,
+    /// By which links it reaches all of these, and what its default routes lead to.
+    pub links: BTreeMap<IpNet, BTreeSet<String>>,
 }
 
 /// A datagram that the firewall diverted from WireGuard's port.

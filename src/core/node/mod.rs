@@ -143,7 +143,7 @@ struct Identity {
 struct Made {
     /// What book, pump and look at the network know of peers.
     peers: Computed<5>,
-    wish: Computed<9>,
+    wish: Computed<10>,
     /// What we tell the coordinator of ourselves.
     facts: Computed<3>,
     /// What the resolver answers.
@@ -333,13 +333,14 @@ impl Engine {
     }
 
     /// The wish comes of these.
-    fn inputs_of_wish(&self) -> Inputs<9> {
+    fn inputs_of_wish(&self) -> Inputs<10> {
         Inputs([
             self.netmap.version(),
             self.prefs.version(),
             self.identity.node_key.version(),
             self.surroundings.networks.version(),
             self.surroundings.routes.version(),
+            self.surroundings.links.version(),
             self.surroundings.resolvers.version(),
             self.path_changes.version(),
             self.rotation.version(),

@@ -1,6 +1,6 @@
 //! What this host knows of its own network: where it can be reached, its home relay, and what stands in the way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub(super) struct Surroundings {
     pub(super) networks: Tracked<Option<Networks>>,
     /// Where routes of the host's own lead.
     pub(super) routes: Tracked<BTreeSet<IpNet>>,
+    /// By which links it reaches what.
+    pub(super) links: Tracked<BTreeMap<IpNet, BTreeSet<String>>>,
     /// The name servers that the host asks.
     pub(super) resolvers: Tracked<BTreeSet<IpAddr>>,
     /// What the last look at the network has found.
@@ -54,6 +56,7 @@ impl Surroundings {
         Self {
             networks: Tracked::default(),
             routes: Tracked::default(),
+            links: Tracked::default(),
             resolvers: Tracked::default(),
             net_info: None,
             has_looked: false,
@@ -84,6 +87,7 @@ impl Engine {
     pub fn handle_networks(&mut self, mut networks: Networks, now: Now) {
         // Where routes lead is for the wish alone.
         self.surroundings.routes.set(std::mem::take(&mut networks.routes));
+        self.surroundings.links.set(std::mem::take(&mut networks.links));
         let before = self.surroundings.networks.clone();
         if !self.surroundings.networks.set(Some(networks.clone())) {
             return;

@@ -1,10 +1,11 @@
 //! From map, preferences and paths to the wish; and what we tell the coordinator of ourselves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::{Engine, Now, Timestamp};
 use crate::control::ServerUrl;
+use crate::netmap::overlap;
 use crate::plan::{self, Ability, Desired, Host, Obstacle, RouteLookup, Trouble};
 use crate::types::{IpNet, NodePrivate, in_overlay};
 use crate::wire::control::Hostinfo;
@@ -25,6 +26,7 @@ impl Engine {
             want_running: is_open,
             accept_routes: self.prefs.route_all,
             advertise_routes: self.prefs.advertise_routes.iter().copied().collect(),
+            keep_sources: self.prefs.no_snat,
             exit_node: self.exit_node(),
             shields_up: self.prefs.shields_up,
             listen_port: self.settings.port,
@@ -83,10 +85,19 @@ impl Engine {
             networks: all.chain(&self.settings.keep_local).copied().collect(),
             routes: self.surroundings.routes.iter().filter(matters).copied().collect(),
             guests: self.guests().collect(),
+            links: self.links_to_carried(),
             kept: self.kept(),
             probes: self.settings.probes(),
             resolver_port: self.settings.resolver_port,
         }
+    }
+
+    /// The links to what this host offers to carry.
+    fn links_to_carried(&self) -> BTreeMap<IpNet, BTreeSet<String>> {
+        let offered = &self.prefs.advertise_routes;
+        let matters = |net: &IpNet| offered.iter().any(|offered| overlap(offered, net));
+        let links = self.surroundings.links.iter().filter(|(net, _)| matters(net));
+        links.map(|(net, links)| (*net, links.clone())).collect()
     }
 
     /// A machine without a map wishes for nothing. But where an agent before us left something in the kernel, it may be
@@ -156,6 +167,7 @@ impl Engine {
             )
         });
         self.health.set_kind("blocked", Severity::Medium, obstacles, now.wall);
+        self.tell_of_forwarding(now);
         let time = self.time(now);
         let is_past = |at: Option<Timestamp>| at.is_some_and(|at| at <= time);
         let wanted = self.prefs.want_running && self.netmap.node().is_some();
@@ -179,6 +191,19 @@ impl Engine {
         });
     }
 
+    /// Says what a person has to switch on, where the agent may not.
+    fn tell_of_forwarding(&mut self, now: Now) {
+        let found = self.reconciler.desired().zip(self.reconciler.observed());
+        let command = found.and_then(|(desired, observed)| desired.forwarding.to_type(&observed.forwarding));
+        self.health.keep("forwarding", Severity::Medium, command.is_some(), now.wall, || {
+            format!(
+                "this machine carries IPv6 for peers, but the kernel's switches for that cannot be written from here \
+                 (/proc/sys is read-only, as in containers), so none of it passes; on the machine itself: `{}`",
+                command.unwrap_or_default()
+            )
+        });
+    }
+
     /// Whether the wish would have a use for it.
     fn is_missed(&self, ability: Ability) -> bool {
         let Some(desired) = self.reconciler.desired() else { return false };
@@ -189,9 +214,11 @@ impl Engine {
                 let addresses = desired.device.iter().flat_map(|device| &device.addresses);
                 addresses.clone().any(|address| address.addr().is_ipv6())
             }
-            Ability::LogDenied | Ability::ResetFlows | Ability::FindRoutes | Ability::Translate => {
-                *desired.within(&lacking) != *desired
-            }
+            Ability::LogDenied
+            | Ability::ResetFlows
+            | Ability::FindRoutes
+            | Ability::Translate
+            | Ability::Masquerade => *desired.within(&lacking) != *desired,
         }
     }
 

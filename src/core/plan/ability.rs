@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::types::IpNet;
 
 use super::desired::{Desired, RouteTarget};
-use super::firewall::{Firewall, Lacks};
+use super::firewall::{Firewall, Lacks, SourceNat};
 use super::own;
 
 /// Something that most kernels can, and that is not needed for all the rest.
@@ -30,13 +30,15 @@ pub enum Ability {
     FindRoutes,
     /// To give packets another destination.
     Translate,
+    /// To give packets that leave the address of their link.
+    Masquerade,
     /// To look at other programs' firewalls.
     OtherFirewalls,
 }
 
 impl Ability {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Ipv6,
         Self::LinkIpv6,
         Self::EndFlows,
@@ -44,10 +46,12 @@ impl Ability {
         Self::ResetFlows,
         Self::FindRoutes,
         Self::Translate,
+        Self::Masquerade,
         Self::OtherFirewalls,
     ];
     /// Those that the firewall's table is made with.
-    pub const OF_TABLE: [Self; 4] = [Self::LogDenied, Self::ResetFlows, Self::FindRoutes, Self::Translate];
+    pub const OF_TABLE: [Self; 5] =
+        [Self::LogDenied, Self::ResetFlows, Self::FindRoutes, Self::Translate, Self::Masquerade];
 }
 
 /// What is missed, and what can be done.
@@ -84,6 +88,11 @@ impl fmt::Display for Ability {
                 "this kernel's nftables cannot translate addresses (`modprobe nft_chain_nat nft_nat`, then restart \
                  warrend), so names are answered only where systemd-resolved asks for them",
             ),
+            Self::Masquerade => f.write_str(
+                "this kernel's nftables cannot masquerade (`modprobe nft_chain_nat nft_masq`, then restart warrend), so \
+                 what peers send to the networks that this machine carries arrives with their own addresses, and answers \
+                 come back only where those networks have a route for them",
+            ),
             Self::OtherFirewalls => f.write_str(
                 "other programs' firewalls cannot be looked at (install nftables for its program nft; where it is there, \
                  `nft list chains` and warrend's log say why), so nobody is told where one of them drops the tunnel's \
@@ -109,6 +118,7 @@ impl Desired {
             rest.routes
                 .retain(|route| is_ipv4(&route.destination) || (!has_none && route.target != RouteTarget::Tunnel));
             rest.rules.retain(|rule| !rule.ipv6 || !has_none);
+            rest.forwarding.v6.clear();
         }
         if let Some(firewall) = &mut rest.firewall {
             let without = firewall.without(lacking);
@@ -129,6 +139,9 @@ impl Firewall {
         }
         if lacking.contains(&Ability::Translate) {
             without.resolver_port = None;
+        }
+        if lacking.contains(&Ability::Masquerade) {
+            without.carries = without.carries.map(|_| SourceNat::Nothing);
         }
         without.lacks =
             Lacks { reset: lacking.contains(&Ability::ResetFlows), routes: lacking.contains(&Ability::FindRoutes) };

@@ -8,6 +8,7 @@ use crate::types::{IpNet, NodePrivate, NodePublic};
 
 use super::allowed_ips::AllowedIps;
 use super::firewall::Firewall;
+use super::forwarding::Forwarding;
 
 /// Everything of ours that should exist in the kernel. The default is nothing at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Desired {
     /// Policy rules with our priorities.
     pub rules: BTreeSet<Rule>,
     pub firewall: Option<Arc<Firewall>>,
+    /// What lets packets pass that are carried for peers.
+    pub forwarding: Forwarding,
 }
 
 /// The WireGuard link.

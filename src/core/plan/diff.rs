@@ -3,7 +3,7 @@
 //! All ordering is decided here. On the way up: strange objects go; the link and its settings; the
 //! firewall, with the rights withheld of addresses that are about to change hands; the end of flows that it
 //! does not admit; peers that must go; addresses; peers to come; the link up; routes; rules; last the
-//! withheld rights. On the way down the reverse. So a crash between any two steps leaves nothing open that policy forbids, and a peer that
+//! withheld rights, and what lets packets pass. On the way down the reverse. So a crash between any two steps leaves nothing open that policy forbids, and a peer that
 //! stays keeps its session: it is never taken down and put back.
 
 use std::borrow::Cow;
@@ -31,10 +31,13 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     let desired = if observed.link_is_foreign() { Cow::Borrowed(&nothing) } else { desired.within(&observed.lacking) };
     let desired = desired.as_ref();
     let mut steps: Vec<Step> = observed.strange.iter().cloned().map(Step::RemoveStrange).collect();
+    let (back, set) = desired.forwarding.steps(&observed.forwarding);
+    steps.extend(back.into_iter().map(Step::Forwarding));
     match &desired.device {
         Some(device) => go_up(device, desired, observed, &mut steps),
         None => go_down(desired, observed, &mut steps),
     }
+    steps.extend(set.into_iter().map(Step::Forwarding));
     Plan { steps }
 }
 

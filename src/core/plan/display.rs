@@ -6,7 +6,7 @@ use std::fmt;
 use crate::types::IpNet;
 
 use super::desired::{DesiredEndpoint, PeerConfig, Route, RouteTarget, Rule, RuleAction, RulePackets};
-use super::firewall::Firewall;
+use super::firewall::{Firewall, SourceNat};
 use super::own;
 use super::step::{DeviceStep, FirewallStep, LinkStep, PeerStep, Plan, RouteStep, RuleStep, Step};
 
@@ -32,6 +32,7 @@ impl fmt::Display for Step {
             Self::Route(step) => step.fmt(f),
             Self::Rule(step) => step.fmt(f),
             Self::Firewall(step) => step.fmt(f),
+            Self::Forwarding(step) => step.fmt(f),
             Self::RemoveStrange(object) => write!(f, "remove {}", object.escape_debug()),
         }
     }
@@ -117,6 +118,7 @@ impl Step {
                 format!("rule {} ({})", rule.priority, rule.family())
             }
             Self::Firewall(_) => format!("table inet {}", own::NFT_TABLE),
+            Self::Forwarding(step) => step.switch().to_string(),
             Self::RemoveStrange(object) => object.escape_debug().to_string(),
         }
     }
@@ -191,8 +193,19 @@ impl fmt::Display for Firewall {
         if let Some(beside) = &self.beside_exit {
             write!(f, ", nothing leaves beside the exit node but to {}", List(beside))?;
         }
+        self.carries.iter().try_for_each(|nat| write!(f, ", {nat}"))?;
         self.probes.iter().try_for_each(|probes| write!(f, ", {probes}"))?;
         self.resolver_port.iter().try_for_each(|port| write!(f, ", names are asked for at port {port}"))
+    }
+}
+
+impl fmt::Display for SourceNat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::All => "what is carried for peers leaves with this host's addresses",
+            Self::ToInternet => "what is carried for peers to the internet leaves with this host's addresses",
+            Self::Nothing => "what is carried for peers leaves with their addresses",
+        })
     }
 }
 
@@ -220,6 +233,11 @@ impl fmt::Display for Change<'_> {
             beside if *beside == from.beside_exit => {}
             Some(beside) => write!(f, ", nothing leaves beside the exit node but to {}", List(beside))?,
             None => f.write_str(", everything leaves as it did without an exit node")?,
+        }
+        match to.carries.filter(|nat| from.carries != Some(*nat)) {
+            Some(nat) => write!(f, ", {nat}")?,
+            None if from.carries != to.carries => f.write_str(", nothing is carried for peers")?,
+            None => {}
         }
         match to.probes.filter(|probes| from.probes != Some(*probes)) {
             Some(probes) => write!(f, ", {probes}")?,

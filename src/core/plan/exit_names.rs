@@ -91,6 +91,7 @@ mod tests {
             key: NodePrivate::from_random([1; 32]),
             networks: BTreeSet::new(),
             guests: BTreeSet::new(),
+            links: std::collections::BTreeMap::new(),
             kept: BTreeSet::new(),
             routes: BTreeSet::new(),
             probes: None,

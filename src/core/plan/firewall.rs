@@ -40,6 +40,9 @@ pub struct Firewall {
     /// than ours but our own outer packets, answers to what came in by that link, and what an address is had by. No two
     /// overlap.
     pub beside_exit: Option<BTreeSet<IpNet>>,
+    /// Where this host carries packets for others: which of them leave with an address of its own, and segments of TCP
+    /// are kept small enough for the tunnel.
+    pub carries: Option<SourceNat>,
     /// What is done for path probes and relayed packets.
     pub probes: Option<Probes>,
     /// Where questions for names go that this host's programs send to port 53 of the resolver's addresses.
@@ -48,6 +51,18 @@ pub struct Firewall {
     pub options: FirewallOptions,
     /// What the kernel cannot do in a table.
     pub lacks: Lacks,
+}
+
+/// Which packets of peers leave this host with the address of the link that they leave by, so that their answers come
+/// back to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SourceNat {
+    /// All that go to what is served.
+    All,
+    /// Those to the internet: subnets see who sends, and have a route back.
+    ToInternet,
+    /// None, since the kernel cannot.
+    Nothing,
 }
 
 /// What the kernel cannot do in a table, so that it is done in another way.

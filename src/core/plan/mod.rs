@@ -20,6 +20,7 @@ mod exit_names;
 mod explain;
 mod firewall;
 mod flows;
+mod forwarding;
 mod from_map;
 mod handover;
 mod kernel;
@@ -41,9 +42,10 @@ pub use diff::diff;
 pub use difference::differences;
 pub use explain::{Count, Figures, rights_of, rules_naming};
 pub use firewall::{
-    Admit, Class, ClassId, Denied, Firewall, FirewallOptions, Lacks, Packet, PortRange, Protocol, RuleId,
+    Admit, Class, ClassId, Denied, Firewall, FirewallOptions, Lacks, Packet, PortRange, Protocol, RuleId, SourceNat,
 };
 pub use flows::FlowJudge;
+pub use forwarding::{Before, Forwarding, ForwardingStep, ObservedForwarding, Switch};
 pub use kernel::{Change, Kernel, KernelError};
 pub use lookup::{Egress, Misroute, RouteLookup};
 pub use model::{Leaving, ModelKernel};

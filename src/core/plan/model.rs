@@ -65,6 +65,7 @@ impl ModelKernel {
             Step::Route(step) => return self.try_route_step(step),
             Step::Rule(step) => self.change_rules(step),
             Step::Firewall(step) => return self.try_firewall_step(step),
+            Step::Forwarding(step) => self.state.forwarding.carry_out(step),
             Step::RemoveStrange(object) => self.state.strange.retain(|strange| strange != object),
         }
         Ok(())
@@ -167,6 +168,7 @@ impl ModelKernel {
             | Step::Route(_)
             | Step::Rule(_)
             | Step::Firewall(_)
+            | Step::Forwarding(_)
             | Step::RemoveStrange(_) => None,
         }
     }
@@ -254,6 +256,7 @@ impl ModelKernel {
     pub fn delete_link(&mut self) {
         self.state.link = None;
         self.state.device = None;
+        self.state.forwarding.remove_link(own::LINK);
         self.drop_tunnel_routes(|_| true);
     }
 

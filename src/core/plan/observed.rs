@@ -10,6 +10,7 @@ use super::ability::Ability;
 use super::allowed_ips::AllowedIps;
 use super::desired::{Route, RouteTarget, Rule};
 use super::firewall::Firewall;
+use super::forwarding::ObservedForwarding;
 use super::lookup::RouteLookup;
 
 /// Addresses asked about in one look, beside one of each family: each is a question to the kernel, and one rule leads
@@ -28,6 +29,8 @@ pub struct Observed {
     /// Rules with our priorities, duplicates included.
     pub rules: Vec<Rule>,
     pub firewall: ObservedFirewall,
+    /// The kernel's switches, and what they were before we changed them.
+    pub forwarding: ObservedForwarding,
     /// Whether every flow that the table accepts as known was judged by the table as it is.
     pub flows_judged: bool,
     /// Other programs' chains that would drop our packets. Nothing is done about them.

@@ -14,7 +14,8 @@ use crate::types::{IpNet, NodeId, NodePublic, RESOLVER_ADDRESSES, in_overlay, is
 use super::classes::{Classes, Sources};
 use super::desired::{Desired, Device, RouteTarget};
 use super::exit_names;
-use super::firewall::{ClassId, Firewall, Lacks};
+use super::firewall::{ClassId, Firewall, Lacks, SourceNat};
+use super::forwarding::Forwarding;
 use super::from_map::{Accepted, accepted_peers, beside_exit, by_exit, elsewhere, routes, rules, wireguard_peer};
 use super::own;
 use super::prefs::{ExitNode, Host, Path, Paths, Prefs};
@@ -78,6 +79,7 @@ fn closed(exit: ExitNode, host: &Host) -> Derived {
         rules: rules(host, Some(exit)),
         firewall: Some(Arc::new(firewall)),
         device: None,
+        forwarding: Forwarding::default(),
     };
     Derived { desired, left_out: Vec::new() }
 }
@@ -127,7 +129,13 @@ impl Made {
         let (defaults, tunnelled): (Vec<IpNet>, Vec<IpNet>) = tunnelled.into_iter().partition(is_default_route);
         let thrown = routes.iter().filter(|route| route.target == RouteTarget::Throw).map(|route| route.destination);
         let thrown: Vec<IpNet> = thrown.collect();
+        let carries = served.is_more_than(netmap.addresses()).then_some(match prefs.keep_sources {
+            true => SourceNat::ToInternet,
+            false => SourceNat::All,
+        });
+        let forwarding = Forwarding::of(&served, netmap.addresses(), host);
         let firewall = Firewall {
+            carries,
             served,
             tunnelled: widest(tunnelled.into_iter()),
             by_exit: by_exit(&defaults, &thrown),
@@ -156,7 +164,7 @@ impl Made {
             peers: accepted.iter().map(peer).collect(),
         };
         let rules = rules(host, prefs.exit_node);
-        let desired = Desired { routes, device: Some(device), rules, firewall: Some(Arc::new(firewall)) };
+        let desired = Desired { routes, device: Some(device), rules, firewall: Some(Arc::new(firewall)), forwarding };
         let wish = Derived { desired, left_out };
         let (peers, paths) = (netmap.peer_map().clone(), paths.chosen.clone());
         Self { frame, peers, paths, classes, uses, wish }

@@ -18,6 +18,8 @@ pub struct Prefs {
     pub accept_routes: bool,
     /// The subnets that this host carries for others.
     pub advertise_routes: BTreeSet<IpNet>,
+    /// Whether those see who sends, and not this host in place of all peers.
+    pub keep_sources: bool,
     /// By whom all that leaves this host is to leave, where that is wanted.
     pub exit_node: Option<ExitNode>,
     /// Whether to let nobody open anything here.
@@ -34,6 +36,7 @@ impl Default for Prefs {
             want_running: false,
             accept_routes: false,
             advertise_routes: BTreeSet::new(),
+            keep_sources: false,
             exit_node: None,
             shields_up: false,
             listen_port: own::LISTEN_PORT,
@@ -64,6 +67,8 @@ pub struct Host {
     /// The networks beyond those to which routes of its own lead, but for default routes: no peer may carry those. A
     /// part of one it may: the narrower wins.
     pub routes: BTreeSet<IpNet>,
+    /// By which links it reaches which networks, default routes among them, as far as it may carry those for others.
+    pub links: BTreeMap<IpNet, BTreeSet<String>>,
     /// The ports that the agent has, where it looks for paths.
     pub probes: Option<Probes>,
     /// The port at which the agent answers for names, where it does.

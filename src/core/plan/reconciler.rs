@@ -445,6 +445,9 @@ fn recent(times: &VecDeque<Instant>, now: Instant) -> usize {
 
 /// Whether a step is undone by whoever deletes the link.
 fn goes_with_the_link(step: &Step) -> bool {
+    if let Step::Forwarding(step) = step {
+        return step.switch().link() == own::LINK;
+    }
     !matches!(
         step,
         Step::Link(LinkStep::Create)

@@ -92,6 +92,11 @@ impl Served {
         self.pieces().any(|net| net.contains(&address))
     }
 
+    /// Whether anything is served beside these addresses of this host.
+    pub(super) fn is_more_than(&self, addresses: &BTreeSet<IpNet>) -> bool {
+        !self.internet.is_empty() || self.listed.iter().any(|net| !addresses.contains(net))
+    }
+
     /// Whether everything here is served there, too.
     pub fn is_within(&self, other: &Self) -> bool {
         let lasts = |net: &IpNet| other.pieces().any(|around| around.contains(net));

@@ -9,6 +9,7 @@ use crate::types::{IpNet, NodePrivate, NodePublic};
 use super::desired::{PeerConfig, Route, Rule};
 use super::firewall::Firewall;
 use super::flows::FlowJudge;
+use super::forwarding::ForwardingStep;
 
 /// Steps in the order in which they are applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub enum Step {
     Rule(RuleStep),
     /// A change of our nftables table, or of the flows that it lets through.
     Firewall(FirewallStep),
+    /// A change of a switch that lets packets pass.
+    Forwarding(ForwardingStep),
     /// Delete an object in one of our places that we would never have made, as `observe` printed it.
     RemoveStrange(String),
 }

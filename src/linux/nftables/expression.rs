@@ -89,6 +89,8 @@ expressions! {
     "rt" LoadRoute { 1 to: Register, 2 key: Route };
     /// Keeps the bits of the mask and turns those of `flip`.
     "bitwise" Bitwise { 1 from: Register, 2 to: Register, 3 length: u32, 4 mask: Data, 5 flip: Data } (6 = 0);
+    /// Turns numbers of so many bytes from the machine's order to the network's, or back.
+    "byteorder" Reorder { 1 from: Register, 2 to: Register, 3 op: Order, 4 length: u32, 5 size: u32 };
     "cmp" Compare { 1 register: Register, 2 op: Comparison, 3 value: Data };
     /// Whether a set has the key. One without a name has a number in the transaction.
     "lookup" Lookup { 1 set: String, 4 id: Option<u32>, 2 key: Register, 5 is_inverted: bool };
@@ -162,6 +164,8 @@ numbers! {
     HeaderFlags: u32 { Value = 0, IsPresent = 1 }
     /// `NFT_RT_…`.
     Route: u32 { TcpMss = 3 }
+    /// `NFT_BYTEORDER_…`.
+    Order: u32 { ToHost = 0, ToNetwork = 1 }
     /// `NFT_CMP_…`.
     Comparison: u32 { Equal = 0, Unequal = 1, Less = 2, AtMost = 3, Greater = 4, AtLeast = 5 }
     /// `NFT_LIMIT_…`.

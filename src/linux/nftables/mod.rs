@@ -15,6 +15,7 @@ mod elements;
 mod exit;
 mod expression;
 mod foreign;
+mod gateway;
 mod object;
 mod probes;
 mod read;

@@ -15,7 +15,7 @@ use super::elements::{AddressKey, Contents, prefix_between};
 use super::expression::{Expression, Verdict};
 use super::object::{AnonymousSet, Chain, Counter, Object, Rule, Set};
 use super::table::{self, Family};
-use super::{cut, exit, probes, resolver};
+use super::{cut, exit, gateway, probes, resolver};
 
 /// All that the kernel tells of our table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +44,7 @@ pub(super) fn read(mut listing: Listing) -> Result<Listed, String> {
     let mut firewall =
         Firewall { options: read_options(&listing.rules), lacks: read_lacks(&listing.rules), ..Firewall::default() };
     firewall.beside_exit = listing.chains.iter().any(|chain| exit::is_chain(&chain.name)).then(BTreeSet::new);
+    firewall.carries = gateway::read(&listing.chains, &listing.rules);
     for (name, contents) in std::mem::take(&mut listing.contents) {
         collect_contents(&mut firewall, &name, contents).map_err(|reason| format!("set {name}: {reason}"))?;
     }

@@ -109,6 +109,9 @@ impl Field {
     pub(super) const DESTINATION_PORT: Self = Self::port(None, 2);
     pub(super) const TCP_SOURCE_PORT: Self = Self::port(Some(TCP), 0);
     pub(super) const TCP_DESTINATION_PORT: Self = Self::port(Some(TCP), 2);
+    /// What opens and ends a flow of TCP: its flags SYN (2) and RST (4).
+    pub(super) const TCP_OPENS: Self =
+        Self { transport: Some(TCP), bits: Some(0x06), ..Self::plain(Source::Payload(Base::Transport, 13), 1) };
     pub(super) const UDP_SOURCE_PORT: Self = Self::port(Some(UDP), 0);
     pub(super) const UDP_DESTINATION_PORT: Self = Self::port(Some(UDP), 2);
 

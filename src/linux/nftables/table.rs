@@ -7,7 +7,7 @@
 //! output  (output)      into our link: not what goes on with a flow that was ended
 //!                       to the overlay's ranges by another link: dropped, but for our own outer packets and for
 //!                       @elsewhere4/6, the host's own networks there
-//! and with an exit node those of `exit`, which keep what leaves to our link
+//! and with an exit node those of `exit`, which keep what leaves to our link; on a gateway those of `gateway`
 //!
 //! overlay   established, to @served4/6, no route of the sender's within   accept
 //!           a route of the sender's within, or a destination neither in @served4/6 nor in @internet4/6   drop
@@ -41,7 +41,7 @@ use super::expression::Verdict;
 use super::object::{Chain, Object, Part, Set};
 use super::rule::{Condition, Field, accept, count, rule};
 use super::update::Elements;
-use super::{chains, cut, exit, probes, resolver};
+use super::{chains, cut, exit, gateway, probes, resolver};
 
 /// Why a packet was dropped: a counter each.
 pub(super) const DENIED_SPOOFED: &str = "denied_spoofed_source";
@@ -135,6 +135,7 @@ pub(super) fn objects(firewall: &Firewall) -> Vec<Object> {
     objects.extend(probes::objects(firewall.probes.as_ref()));
     objects.extend(resolver::objects(firewall.resolver_port));
     objects.extend(exit::objects(firewall.beside_exit.is_some()));
+    objects.extend(gateway::objects(firewall.carries));
     for (id, class) in &firewall.classes {
         objects.extend(class_rules(*id, class));
     }
@@ -142,6 +143,7 @@ pub(super) fn objects(firewall: &Firewall) -> Vec<Object> {
     objects.extend(probes::rules(firewall.probes.as_ref()));
     objects.extend(resolver::rules(firewall.resolver_port));
     objects.extend(exit::rules(firewall.beside_exit.is_some(), firewall.lacks));
+    objects.extend(gateway::rules(firewall.carries));
     objects
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use netlink_packet_core::NetlinkBuffer;
 use warren_core::plan::own;
 use warren_core::plan::{
-    Admit, Class, ClassId, Firewall, FirewallOptions, Lacks, PortRange, Probes, Protocol, RuleId, Served,
+    Admit, Class, ClassId, Firewall, FirewallOptions, Lacks, PortRange, Probes, Protocol, RuleId, Served, SourceNat,
 };
 use warren_core::types::IpNet;
 
@@ -44,6 +44,7 @@ fn firewall() -> Firewall {
         tunnelled: BTreeSet::from([net("100.64.0.0/10"), net("fd7a:115c:a1e0::/48")]),
         by_exit: BTreeSet::new(),
         beside_exit: None,
+        carries: Some(SourceNat::All),
         elsewhere: BTreeSet::from([net("100.100.0.0/16"), net("fd7a:115c:a1e0:9::/64")]),
         classes: BTreeMap::from([(ClassId(7), Class { rules: BTreeMap::from([(RuleId(9), rights)]) })]),
         hosts: BTreeMap::from([("100.64.0.2".parse().unwrap(), ClassId(7))]),

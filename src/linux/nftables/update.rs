@@ -11,7 +11,7 @@ use warren_core::types::IpNet;
 use super::elements::Ended;
 use super::object::{Object, Set};
 use super::table::{self, Family, Holds};
-use super::{cut, exit, probes, resolver};
+use super::{cut, exit, gateway, probes, resolver};
 
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +93,7 @@ pub(super) fn update(from: &Firewall, to: &Firewall) -> Vec<Command> {
     update_sets(from, to, &mut commands);
     commands.extend(probes::update(from.probes.as_ref(), to.probes.as_ref()));
     commands.extend(resolver::update(from.resolver_port, to.resolver_port));
+    commands.extend(gateway::update(from.carries, to.carries));
     commands.extend(exit::update(from.beside_exit.is_some(), to.beside_exit.is_some(), to.lacks));
     for id in from.classes.keys().filter(|id| !to.classes.contains_key(*id)) {
         commands.push(Command::FlushChain(table::class_name(*id)));

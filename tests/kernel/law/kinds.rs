@@ -76,6 +76,7 @@ fn wish(prefs: Prefs) -> Desired {
         key: key(0),
         networks: BTreeSet::new(),
         guests: BTreeSet::new(),
+        links: BTreeMap::new(),
         routes: BTreeSet::new(),
         kept: BTreeSet::new(),
         probes: None,
@@ -357,7 +358,16 @@ fn offering(offered: &[&str], approved: &[&str]) -> Desired {
         &map,
         &prefs,
         &Paths::default(),
-        &Host { key: key(0), networks, guests: BTreeSet::new(), routes, kept, probes: None, resolver_port: None },
+        &Host {
+            key: key(0),
+            networks,
+            guests: BTreeSet::new(),
+            links: BTreeMap::new(),
+            routes,
+            kept,
+            probes: None,
+            resolver_port: None,
+        },
     )
     .desired
 }

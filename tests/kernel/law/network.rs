@@ -1,7 +1,7 @@
 //! Random networks under random policies, from the policy's text on: the coordinator's model makes the map, the
 //! agent's reads it, and the planner plans for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,6 +181,7 @@ impl Network {
             key: key(0),
             networks: BTreeSet::new(),
             guests: BTreeSet::new(),
+            links: BTreeMap::new(),
             routes: BTreeSet::new(),
             kept: BTreeSet::new(),
             probes: None,
