@@ -134,7 +134,7 @@ chapters_of() {
   for page in packaging/man/*.7; do
     page=$(basename "$page" .7)
     case $page in
-      warren-coordinator* | warren-policy | warren-sign-in) [ "$1" != warren-coordinator ] || echo "$page" ;;
+      warren-coordinator* | warren-policy | warren-sign-in | warren-wireguard-devices) [ "$1" != warren-coordinator ] || echo "$page" ;;
       warren-relay) [ "$1" != warren-relay ] || echo "$page" ;;
       *) [ "$1" != warren ] || echo "$page" ;;
     esac

@@ -124,6 +124,12 @@ impl Cli {
             Command::ServerKey(command) => administer(self.places, command.into(), self.json),
             Command::User(command) => administer(self.places, command.into(), self.json),
             Command::Key(command) => administer(self.places, command.into(), self.json),
+            Command::Node(NodeCommand::AddWireguard(device)) => {
+                let (request, key) = device.request();
+                with_socket(self.places, self.json, async |socket, json| {
+                    admin::run_device(socket, &request, key.as_ref(), json).await
+                })
+            }
             Command::Node(command) => administer(self.places, command.into(), self.json),
             Command::Route(command) => administer(self.places, command.into(), self.json),
             Command::Policy(command) => match command.run(self.json) {
@@ -248,12 +254,20 @@ fn keep(
 }
 
 fn administer(places: GlobalOptions, request: Request, json: bool) -> Result<ExitCode, ConfigError> {
+    with_socket(places, json, async |socket, json| admin::run(socket, &request, json).await)
+}
+
+fn with_socket(
+    places: GlobalOptions,
+    json: bool,
+    ask: impl AsyncFnOnce(&Path, bool) -> Result<(), String>,
+) -> Result<ExitCode, ConfigError> {
     let (_, socket) = places.find()?;
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Ok(failed(&error.to_string())),
     };
-    Ok(match runtime.block_on(admin::run(&socket, &request, json)) {
+    Ok(match runtime.block_on(ask(&socket, json)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => refused(&error, json),
     })

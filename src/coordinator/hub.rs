@@ -224,7 +224,8 @@ impl Hub {
 
     /// Whether a key belongs to a node that may use the network.
     pub(crate) async fn knows(&self, key: NodePublic) -> Result<bool, Busy> {
-        self.look(move |state| state.node_by_key(&key).is_some_and(|node| !node.expired)).await
+        self.look(move |state| state.node_by_key(&key).is_some_and(|node| !node.expired && !node.record.is_device()))
+            .await
     }
 
     /// What nodes know of the relays is outdated: these are the shared ones; where nodes do not share them, their streams

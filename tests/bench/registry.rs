@@ -245,6 +245,7 @@ fn node(number: u32, created: Timestamp) -> NodeRecord {
         approved: true,
         attributes: Attributes::new(),
         approved_routes: Vec::new(),
+        gateway: None,
         version: 0,
         status: NodeStatus {
             disco: DiscoPublic::from_bytes(*keys(NODES + number).1.as_bytes()),

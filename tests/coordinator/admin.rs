@@ -231,3 +231,52 @@ fn a_line_of_usage_asks_for_what_has_to_be_given_alone() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("Usage: warren-coordinator user create <NAME>"), "{said}");
 }
+
+const DEVICE_POLICY: &str = r#"{
+    "tagOwners": {"tag:phone": [], "tag:web": []},
+    "acls": [{"action": "accept", "src": ["tag:phone"], "dst": ["tag:web:80"]}],
+    "tests": [{"src": "tag:phone", "accept": ["tag:web:80"], "deny": ["tag:web:22"]}],
+}"#;
+
+#[tokio::test]
+async fn a_wireguard_device_is_added_with_a_file_and_its_private_key_stays_with_whoever_asked() {
+    let server = Server::start(&[]);
+    let (gate, web) = (Machine::new("gate"), Machine::new("web"));
+    gate.connect(server.address).await.join(&server.key(&[])).await;
+    web.connect(server.address).await.join(&server.key(&["--tag", "tag:web"])).await;
+    let add =
+        ["node", "add-wireguard", "phone", "--generate-key", "--user", "ada", "--tag", "tag:phone", "--via", "gate"];
+    let told = [add.as_slice(), &["--gateway-endpoint", "gw.example.org:41641"]].concat();
+    let refused = String::from_utf8(server.admin(&told).stderr).unwrap();
+    assert!(refused.contains("need a policy"), "{refused}");
+    let policy = server.state_dir().join("policy.hujson");
+    std::fs::write(&policy, DEVICE_POLICY).unwrap();
+    server.text(&["policy", "set", policy.to_str().unwrap()]);
+    let refused = String::from_utf8(server.admin(&add).stderr).unwrap();
+    assert!(refused.contains("--gateway-endpoint"), "{refused}");
+
+    let file = server.text(&told);
+    for line in ["Address = 100.64.0.3/32, fd7a:115c:a1e0::3/128", "MTU = 1280", "Endpoint = gw.example.org:41641"] {
+        assert!(file.lines().any(|found| found == line), "{line}: {file}");
+    }
+    let private = file.lines().find_map(|line| line.strip_prefix("PrivateKey = ")).unwrap();
+    let bytes: [u8; 32] = data_encoding::BASE64.decode(private.as_bytes()).unwrap().try_into().unwrap();
+    let shown = server.json(&["node", "show", "phone"]);
+    let public = warren_core::types::NodePrivate::from_random(bytes).public().to_string();
+    assert_eq!((shown["node_key"].as_str(), shown["gateway"].as_str()), (Some(public.as_str()), Some("gate")));
+    assert!(server.text(&["node", "list"]).contains("wireguard device"));
+    for entry in
+        std::fs::read_dir(server.state_dir()).unwrap().filter_map(|entry| std::fs::read(entry.unwrap().path()).ok())
+    {
+        assert!(!entry.windows(32).any(|window| window == bytes || window == &private.as_bytes()[..32]));
+    }
+
+    let journal = server.json(&["audit"]);
+    let made = journal.as_array().unwrap().iter().find(|record| record["command"] == "add-device").unwrap();
+    assert_eq!(made["after"]["gateway"], 1, "{made}");
+    assert_eq!(server.admin(&["node", "delete", "gate"]).status.code(), Some(1), "the device would be cut off");
+    let taken = ["node", "add-wireguard", "two", "--key", "nonsense", "--via", "gate", "--gateway-endpoint", "gw:1"];
+    assert_eq!(server.admin(&taken).status.code(), Some(1));
+    server.text(&["node", "delete", "phone"]);
+    server.text(&["node", "delete", "gate"]);
+}

@@ -377,6 +377,12 @@ fn admitted_by_rules(world: &World, map: &Netmap, peer: &NodePublic, packet: &Pa
         .iter()
         .chain(offered)
         .any(|prefix| prefix.contains(&packet.destination) && (prefix.prefix_len() > 0 || is_internet));
+    // What devices and peers send one another passes here.
+    let passes_on = map.peers().any(|peer| peer.is_device()) && {
+        let mut own = world.networks.iter().chain(&world.routes);
+        map.peers().any(|peer| peer.has_address(packet.destination))
+            && !own.any(|network| network.contains(&packet.destination))
+    };
     let in_range = |range: &AddressRange| range.first <= packet.source && packet.source <= range.last;
     let admits = map.filter().rules.iter().any(|rule| {
         let is_own = peer.addresses.contains(&packet.source.into());
@@ -395,5 +401,5 @@ fn admitted_by_rules(world: &World, map: &Netmap, peer: &NodePublic, packet: &Pa
         });
         from && to
     });
-    is_served && admits && peer.may_open() && !world.prefs.shields_up
+    (is_served || passes_on) && admits && peer.may_open() && !world.prefs.shields_up
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use warren_core::plan::{Desired, ModelKernel, RouteTarget, desired, diff};
+use warren_core::plan::{Desired, DesiredEndpoint, ModelKernel, RouteTarget, desired, diff};
 use warren_core::types::IpNet;
 
 use crate::world::{PeerSpec, World, converge, older_rules, public_key, small_world};
@@ -263,6 +263,41 @@ fn a_network_of_the_host_inside_the_overlay_range_stays_the_hosts() {
     assert_eq!(throw.destination, "100.64.0.8/29".parse().unwrap());
     assert_eq!(left_out(&world).len(), 1);
     assert_eq!(wish.device.unwrap().peers[&public_key(1)].allowed_ips.len(), 1);
+}
+
+#[test]
+fn a_gateway_holds_its_device_and_serves_the_addresses_of_all_peers_while_it_does() {
+    let mut world = small_world();
+    world.prefs.accept_routes = false;
+    let serves =
+        |world: &World, address: &str| world.wish().firewall.unwrap().served.contains(address.parse().unwrap());
+    assert!(!serves(&world, "100.64.0.2"));
+    world.peers[0].device = true;
+    let wish = world.wish();
+    let device = &wish.device.unwrap().peers[&public_key(1)];
+    assert_eq!((device.endpoint, device.keepalive), (DesiredEndpoint::Leave, 0), "it comes from wherever it is");
+    assert_eq!(device.allowed_ips.len(), 2);
+    for address in ["100.64.0.1", "fd7a:115c:a1e0::1", "100.64.0.2", "fd7a:115c:a1e0::2"] {
+        assert!(serves(&world, address), "{address}");
+    }
+    assert!(!serves(&world, "10.1.2.3"), "what lies behind peers is not passed on");
+    assert!(!serves(&world, "100.64.0.3"));
+}
+
+#[test]
+fn addresses_of_devices_behind_a_peer_are_taken_as_its_own_are() {
+    let mut world = small_world();
+    world.prefs.accept_routes = false;
+    world.peers[1].routes = vec!["10.1.2.0/24", "100.64.0.77/32"];
+    let wish = world.wish();
+    let gateway = &wish.device.unwrap().peers[&public_key(2)];
+    assert!(gateway.allowed_ips.iter().any(|net| *net == "100.64.0.77/32".parse().unwrap()));
+    assert!(!gateway.allowed_ips.iter().any(|net| *net == "10.1.2.0/24".parse().unwrap()));
+    assert!(!wish.routes.iter().any(|route| route.destination == "100.64.0.77/32".parse().unwrap()));
+    world.networks = BTreeSet::from(["100.64.0.76/30".parse().unwrap()]);
+    let left_out = left_out(&world);
+    let reason = "address 100.64.0.77/32 of peer 2 () is left out: this host is itself on 100.64.0.76/30";
+    assert!(left_out.len() == 1 && left_out[0].starts_with(reason), "{left_out:?}");
 }
 
 #[test]

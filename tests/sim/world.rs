@@ -60,6 +60,8 @@ pub(crate) struct PeerSpec {
     pub(crate) routes: Vec<&'static str>,
     pub(crate) jailed: bool,
     pub(crate) guest: bool,
+    /// Speaks nothing but WireGuard, behind this node.
+    pub(crate) device: bool,
     pub(crate) path: Option<(u8, bool)>,
 }
 
@@ -123,6 +125,7 @@ impl PeerSpec {
             allowed_ips: Some(addresses.iter().copied().chain(routes).collect()),
             addresses,
             is_jailed: self.jailed,
+            is_wireguard_only: self.device,
             cap_map: if self.guest { BTreeMap::from([(CAPABILITY.to_owned(), None)]) } else { BTreeMap::new() },
             ..Node::default()
         }
@@ -131,7 +134,16 @@ impl PeerSpec {
 
 /// Peers 1 and 2, one of them with a subnet; everybody may do everything.
 pub(crate) fn small_world() -> World {
-    let peer = |id| PeerSpec { id, key: id, address: id, routes: vec![], jailed: false, guest: false, path: None };
+    let peer = |id| PeerSpec {
+        id,
+        key: id,
+        address: id,
+        routes: vec![],
+        jailed: false,
+        guest: false,
+        device: false,
+        path: None,
+    };
     World {
         peers: vec![peer(1), PeerSpec { routes: vec!["10.1.2.0/24"], ..peer(2) }],
         filter: match_all(),
@@ -169,7 +181,8 @@ pub(crate) fn packets() -> Vec<Packet> {
     let sources =
         ["100.64.0.1", "100.64.0.2", "100.64.0.5", "10.1.2.3", "10.1.2.200", "10.1.200.1", "10.9.9.9", "fd00:1::1"];
     let sources = sources.into_iter().chain(["fd7a:115c:a1e0::1", "fd7a:115c:a1e0::2"]);
-    let destinations = ["100.64.0.100", "100.64.0.101", "192.168.7.9", "192.168.7.10", "fd7a:115c:a1e0::64"];
+    let destinations =
+        ["100.64.0.100", "100.64.0.101", "100.64.0.2", "192.168.7.9", "192.168.7.10", "fd7a:115c:a1e0::64"];
     let destinations = destinations.into_iter().chain(["8.8.8.8", "8.8.9.9", "192.168.8.1", "169.254.169.254"]);
     let kinds = [(Protocol::TCP, 22), (Protocol::TCP, 80), (Protocol::ICMP, 0), (Protocol(47), 0)];
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
@@ -255,9 +268,10 @@ fn distinct(peers: Vec<PeerSpec>) -> Vec<PeerSpec> {
 fn peer() -> impl Strategy<Value = PeerSpec> {
     let routes = subsequence(ROUTES.to_vec(), 0..3);
     let path = prop::option::of((1_u8..4, any::<bool>()));
-    let flags = (prop::bool::weighted(0.2), prop::bool::weighted(0.3));
-    (1_u8..6, 1_u8..6, 1_u8..6, routes, flags, path).prop_map(|(id, key, address, routes, (jailed, guest), path)| {
-        PeerSpec { id, key, address, routes, jailed, guest, path }
+    let flags = (prop::bool::weighted(0.2), prop::bool::weighted(0.3), prop::bool::weighted(0.1));
+    (1_u8..6, 1_u8..6, 1_u8..6, routes, flags, path).prop_map(|(id, key, address, routes, flags, path)| {
+        let (jailed, guest, device) = flags;
+        PeerSpec { id, key, address, routes, jailed, guest, device, path }
     })
 }
 

@@ -3,11 +3,15 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
+use data_encoding::BASE64;
+use fast_qr::QRBuilder;
 use http::Method;
+use zeroize::Zeroizing;
 
 use super::table;
+use warren_core::types::NodePrivate;
 use warren_core::types::text::{Line, Screen};
-use warren_core::wire::admin::{PATH, Reply, Request};
+use warren_core::wire::admin::{PATH, PRIVATE_KEY, Reply, Request};
 use warren_shell::unix_client;
 
 /// What this server goes by on its socket.
@@ -17,7 +21,35 @@ const REPLY_BYTES: usize = 256 * 1024 * 1024;
 
 /// Asks the server behind the socket and prints its answer; the error is a sentence.
 pub(crate) async fn run(socket: &Path, request: &Request, json: bool) -> Result<(), String> {
-    let reply = ask(socket, request).await?;
+    print(ask(socket, request).await?, json)
+}
+
+/// The same for a device, whose file gets the private key that was made for it. The server never hears of that.
+pub(crate) async fn run_device(
+    socket: &Path,
+    request: &Request,
+    key: Option<&NodePrivate>,
+    json: bool,
+) -> Result<(), String> {
+    let mut reply = ask(socket, request).await?;
+    let Reply::Device(device) = &mut reply else { return print(reply, json) };
+    let Some(key) = key else {
+        eprintln!("{}", Line(&format!("put the device's private key in place of {PRIVATE_KEY}")));
+        return print(reply, json);
+    };
+    // It is printed for the device, this once.
+    let secret = Zeroizing::new(BASE64.encode(key.expose_bytes()));
+    let text = Zeroizing::new(device.config.replace(PRIVATE_KEY, &secret));
+    device.config.clone_from(&text);
+    let picture = (!json && io::stdout().is_terminal()).then(|| QRBuilder::new(text.as_str()).build().ok()).flatten();
+    print(reply, json)?;
+    match picture {
+        Some(picture) => show(&format!("\n{}\n", picture.to_str()), json),
+        None => Ok(()),
+    }
+}
+
+fn print(reply: Reply, json: bool) -> Result<(), String> {
     let text = if json { as_json(&reply)? } else { table::text(&reply) };
     if let Reply::NewKey(new) = &reply
         && new.user_created

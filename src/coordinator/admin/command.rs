@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use warren_core::types::{Fingerprint, IpNet, Lifetime, Role};
+use warren_core::types::{Fingerprint, IpNet, Lifetime, NodePrivate, Role};
 use warren_core::wire::admin::{
     KeyRequest, Life, NetworkRequest, NodeRequest, Request, RouteRequest, ServerKeyRequest, UserRequest, WithNodes,
 };
@@ -160,6 +160,8 @@ pub(crate) enum NodeCommand {
         #[arg(long = "tag", value_name = "TAG")]
         tags: Vec<String>,
     },
+    /// Make a device that speaks nothing but WireGuard a node, and print the file for it: see warren-wireguard-devices(7)
+    AddWireguard(AddWireguard),
     /// Turn a machine that waits away; it is told so
     Reject {
         /// The code that the machine and its page show
@@ -204,6 +206,43 @@ pub(crate) enum NodeCommand {
         /// All its tags from here on, as `tag:web`
         tags: Vec<String>,
     },
+}
+
+/// `node add-wireguard …`
+#[derive(Args, Clone, Debug)]
+#[command(group(clap::ArgGroup::new("its_key").required(true)))]
+pub(crate) struct AddWireguard {
+    /// Its name: one DNS label
+    name: String,
+    /// Its public key, as `wg pubkey` prints it
+    #[arg(long, group = "its_key")]
+    key: Option<String>,
+    /// Make a key for it: the private half is printed in the file, this once, and kept nowhere else
+    #[arg(long, group = "its_key")]
+    generate_key: bool,
+    /// Whose it is; made where there is no such user; may be left out where there is only one
+    #[arg(long)]
+    user: Option<String>,
+    /// A tag for it, as `tag:phone`; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// The node that passes on what comes and goes: name, number or address
+    #[arg(long, value_name = "GATEWAY")]
+    via: String,
+    /// Where the device finds that node [default: as the node says itself]
+    #[arg(long, value_name = "HOST:PORT")]
+    gateway_endpoint: Option<String>,
+}
+
+impl AddWireguard {
+    /// The request, and the private key where one is to be made.
+    pub(crate) fn request(self) -> (Request, Option<NodePrivate>) {
+        let Self { name, key, generate_key, user, tags, via, gateway_endpoint: endpoint } = self;
+        let made = generate_key.then(|| NodePrivate::from_random(rand::random()));
+        let key = made.as_ref().map(|made| made.public().base64()).or(key).unwrap_or_default();
+        let request = NodeRequest::AddWireguard { name, key, user, tags, via, endpoint };
+        (Request::Network(NetworkRequest::Node(request)), made)
+    }
 }
 
 /// `route …`
@@ -312,6 +351,7 @@ impl From<NodeCommand> for Request {
             NodeCommand::Show { node } => NodeRequest::Show { node },
             NodeCommand::Pending => NodeRequest::Pending,
             NodeCommand::Approve { code, user, tags } => NodeRequest::Approve { code, user, tags },
+            NodeCommand::AddWireguard(device) => return device.request().0,
             NodeCommand::Reject { code } => NodeRequest::Reject { code },
             NodeCommand::Extend { node, lifetime } => NodeRequest::Extend { node, life: life(lifetime) },
             NodeCommand::Move { node, user } => NodeRequest::Move { node, user },

@@ -9,6 +9,6 @@ mod policy_text;
 mod table;
 
 pub(crate) use audit::AuditArgs;
-pub(crate) use client::{run, show};
+pub(crate) use client::{run, run_device, show};
 pub(crate) use command::{KeyCommand, NodeCommand, RouteCommand, ServerKeyCommand, UserCommand};
 pub(crate) use fetch::fetch_backup;

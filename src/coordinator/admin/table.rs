@@ -23,6 +23,8 @@ pub(super) fn text(reply: &Reply) -> String {
         Reply::Keys(list) => keys(list),
         Reply::Node(one) => node(one),
         Reply::Nodes(list) => nodes(list),
+        // Alone, so that it can go into a file.
+        Reply::Device(device) => device.config.clone(),
         Reply::Pending(list) => pending(list),
         Reply::Routes(list) => routes(list),
         Reply::Policy(policy) => policy_text::policy(policy),
@@ -152,6 +154,9 @@ fn state(node: &NodeView) -> &'static str {
     if node.two_machines {
         return "on two machines";
     }
+    if node.gateway.is_some() && !node.expired {
+        return "wireguard device";
+    }
     match (node.expired, node.logged_out, node.online) {
         (true, true, _) => "logged out",
         (true, false, _) => "expired",
@@ -162,6 +167,14 @@ fn state(node: &NodeView) -> &'static str {
 
 fn user(node: &NodeView) -> String {
     node.user.clone().unwrap_or_else(|| "-".to_owned())
+}
+
+fn admitted_by(node: &NodeView) -> String {
+    match (&node.gateway, node.admitted_by) {
+        (Some(gateway), _) => format!("an administrator, as a WireGuard device behind {gateway}"),
+        (None, Some(key)) => format!("key {key}"),
+        (None, None) => "approval by hand".to_owned(),
+    }
 }
 
 fn key_expires(node: &NodeView) -> String {
@@ -180,7 +193,7 @@ fn node(node: &NodeView) -> String {
         ("name", node.name.clone()),
         ("user", user(node)),
         ("tags", list(&node.tags)),
-        ("admitted by", node.admitted_by.map_or_else(|| "approval by hand".to_owned(), |key| format!("key {key}"))),
+        ("admitted by", admitted_by(node)),
         ("addresses", list(&node.addresses)),
         ("state", state(node).to_owned()),
         ("ephemeral", if node.ephemeral { "yes" } else { "no" }.to_owned()),

@@ -4,6 +4,7 @@
 //! name by the registry, which also looks at their rights. The rest is for machines and relays. A face knows this module
 //! and nothing behind it.
 
+mod devices;
 mod network;
 mod policy;
 mod refused;

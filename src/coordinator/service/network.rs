@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::devices::Wanted;
 use super::policy;
 use super::refused::{Refused, ServiceResult};
 use crate::clock;
 use crate::hub::Hub;
 use warren_core::registry::{
-    self, Actor, Commands, Decision, Identity, KeyId, KeyRecord, NewKey, NodeRecord, PendingCode, ProviderName,
-    Refusal, State, Tag, UserName, UserRecord, canonical_email,
+    self, Actor, Commands, Decision, Identity, KeyId, KeyRecord, NewDevice, NewKey, NodeRecord, PendingCode,
+    ProviderName, Refusal, State, Tag, UserName, UserRecord, canonical_email,
 };
 use warren_core::types::{
     EXIT_ROUTES, HostLabel, IpNet, Lifetime, NodeId, TicketError, Timestamp, UserId, is_default_route,
 };
 use warren_core::wire::admin::{
-    GoneView, IdentityView, InvitationView, KeyRequest, KeyView, Life, NetworkRequest, NewKeyView, NodeRequest,
-    NodeView, PendingView, Reply, RouteRequest, RouteView, UserRequest, UserView, WithNodes,
+    DeviceView, GoneView, IdentityView, InvitationView, KeyRequest, KeyView, Life, NetworkRequest, NewKeyView,
+    NodeRequest, NodeView, PendingView, Reply, RouteRequest, RouteView, UserRequest, UserView, WithNodes,
 };
 use warren_core::wire::control::Hostinfo;
 
@@ -186,6 +187,10 @@ async fn node(hub: &Hub, actor: &Actor, request: NodeRequest) -> ServiceResult {
             Ok(hub.look(|state| Reply::Pending(state.pending_list().map(pending_view).collect())).await?)
         }
         NodeRequest::Approve { code, user, tags } => approve(hub, actor, &code, user, &tags).await,
+        NodeRequest::AddWireguard { name, key, user, tags, via, endpoint } => {
+            let wanted = Wanted::look(hub, &name, &key, via, endpoint).await?;
+            add_device(hub, actor, wanted, user, &tags).await
+        }
         NodeRequest::Reject { code } => reject(hub, actor, &code).await,
         NodeRequest::Delete { node } => delete_node(hub, actor, node).await,
         NodeRequest::Rename { node, name } => {
@@ -240,6 +245,30 @@ async fn approve(hub: &Hub, actor: &Actor, code: &str, user: Option<String>, tag
         }
         notes.extend(state.advice_on_node(node.id));
         show(state, node.id, notes)
+    };
+    hub.look(view).await?
+}
+
+/// Makes a device that speaks nothing but WireGuard a node; the reply has the file for it.
+async fn add_device(hub: &Hub, actor: &Actor, wanted: Wanted, user: Option<String>, tags: &[String]) -> ServiceResult {
+    // All of it is looked at before a user is made for a device that cannot be.
+    let tags = parse_tags(tags)?;
+    let (user, made) = match user {
+        Some(user) => user_or_new(hub, actor, user).await?,
+        None => (hub.look(only_user).await??, false),
+    };
+    let new = NewDevice { label: wanted.label.clone(), key: wanted.key, user, tags, gateway: wanted.gateway };
+    let add = move |by: &Commands<'_>| by.add_device(new.clone(), rand::random());
+    let device = hub.command(actor.clone(), add).await?;
+    let view = move |state: &State| {
+        let config = wanted.file(state, device.id)?;
+        let node = state.node(device.id).ok_or_else(|| Refused::not_found(format!("node {} is gone", device.id)))?;
+        let mut notes = state.advice_on_node(device.id);
+        if let (true, Some(user)) = (made, state.users().find(|made| made.id == user)) {
+            notes.insert(0, format!("user {} was made", user.name));
+        }
+        let node = NodeView { notes, ..node_view(state, node) };
+        Ok(Reply::Device(Box::new(DeviceView { config, node })))
     };
     hub.look(view).await?
 }
@@ -418,6 +447,10 @@ fn user_name(state: &State, id: UserId) -> String {
     state.find_user(&id.to_string()).map_or_else(|_| format!("user {id}"), |user| user.name.to_string())
 }
 
+fn node_name(state: &State, id: NodeId) -> String {
+    state.node(id).map_or_else(|| format!("node {id}, which is gone"), |node| node.record.label.to_string())
+}
+
 fn key_view(state: &State, key: &KeyRecord, now: Timestamp) -> KeyView {
     let spent = !key.reusable && key.used.is_some();
     KeyView {
@@ -462,6 +495,7 @@ fn node_view(state: &State, node: registry::NodeView<'_>) -> NodeView {
         endpoints: record.status.endpoints.clone(),
         offered_routes: record.status.routes.clone(),
         approved_routes: record.approved_routes.clone(),
+        gateway: record.gateway.map(|id| node_name(state, id)),
         machine_key: record.machine,
         node_key: record.key,
         notes: Vec::new(),
@@ -479,10 +513,9 @@ fn pending_view(pending: &registry::Pending) -> PendingView {
 }
 
 fn routes(state: &State, of: impl Fn(NodeId) -> bool) -> Vec<RouteView> {
-    let name = |id| state.node(id).map_or_else(|| format!("node {id}"), |node| node.record.label.to_string());
     let views = state.routes().filter(|route| of(route.node)).map(|route| RouteView {
         prefix: route.prefix,
-        node: name(route.node),
+        node: node_name(state, route.node),
         node_id: route.node,
         offered: route.offered,
         approved: route.approved,

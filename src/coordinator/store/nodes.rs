@@ -13,15 +13,16 @@ pub(super) async fn keep(connection: &mut SqliteConnection, node: &NodeRecord) -
     sqlx::query(
         "INSERT INTO nodes (id, stable_id, user_id, machine_key, node_key, key_expiry, logged_out, ipv4, ipv6, label,
          label_fixed, tags, ephemeral, created, last_seen, admitted_by, approved_routes, disco_key, endpoints, home_derp, cap, routes,
-         hostinfo, version, approved, expiry_disabled, attributes)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         hostinfo, version, approved, expiry_disabled, attributes, gateway)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id, machine_key = excluded.machine_key, node_key = excluded.node_key,
          key_expiry = excluded.key_expiry, logged_out = excluded.logged_out, label = excluded.label, label_fixed = excluded.label_fixed,
          tags = excluded.tags, ephemeral = excluded.ephemeral, last_seen = excluded.last_seen,
          admitted_by = excluded.admitted_by, approved_routes = excluded.approved_routes,
          disco_key = excluded.disco_key, endpoints = excluded.endpoints, home_derp = excluded.home_derp,
          cap = excluded.cap, routes = excluded.routes, hostinfo = excluded.hostinfo, version = excluded.version,
-         approved = excluded.approved, expiry_disabled = excluded.expiry_disabled, attributes = excluded.attributes",
+         approved = excluded.approved, expiry_disabled = excluded.expiry_disabled, attributes = excluded.attributes,
+         gateway = excluded.gateway",
     )
     .bind(integer(node.id.0))
     .bind(node.stable_id.to_string())
@@ -50,6 +51,7 @@ pub(super) async fn keep(connection: &mut SqliteConnection, node: &NodeRecord) -
     .bind(node.approved)
     .bind(node.expiry_disabled)
     .bind(json(&node.attributes))
+    .bind(node.gateway.map(|id| integer(id.0)))
     .execute(connection)
     .await
     .map(drop)

@@ -146,6 +146,7 @@ pub(super) fn node(id: u8) -> NodeRecord {
         approved: false,
         attributes: serde_json::from_str(r#"{"custom:tier":{"value":"gold"},"custom:n":{"value":1.5}}"#).unwrap(),
         approved_routes: vec!["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()],
+        gateway: Some(NodeId(9)),
         version: 3,
         status: NodeStatus {
             disco: DiscoPublic::from_bytes([id; 32]),
@@ -182,6 +183,7 @@ pub(super) fn bare_node(id: u8) -> NodeRecord {
         approved: true,
         attributes: Attributes::new(),
         approved_routes: Vec::new(),
+        gateway: None,
         version: 0,
         status: NodeStatus { hostinfo: "{}".into(), ..NodeStatus::default() },
     }
@@ -204,6 +206,7 @@ pub(super) fn changed(node: NodeRecord) -> NodeRecord {
         approved: true,
         attributes: Attributes::new(),
         approved_routes: Vec::new(),
+        gateway: None,
         status: NodeStatus { hostinfo: r#"{"OS":"plan9"}"#.into(), ..NodeStatus::default() },
         ..node
     }

@@ -302,6 +302,7 @@ fn freed_of(row: &SqliteRow) -> sqlx::Result<(u32, Timestamp)> {
 
 fn node_of(row: &SqliteRow) -> sqlx::Result<NodeRecord> {
     let (user, admitted_by): (Option<i64>, Option<i64>) = (row.try_get("user_id")?, row.try_get("admitted_by")?);
+    let gateway: Option<i64> = row.try_get("gateway")?;
     Ok(NodeRecord {
         id: NodeId(number(row, "id")?),
         stable_id: StableNodeId(row.try_get("stable_id")?),
@@ -323,6 +324,11 @@ fn node_of(row: &SqliteRow) -> sqlx::Result<NodeRecord> {
         approved: row.try_get("approved")?,
         attributes: serde_json::from_str(row.try_get("attributes")?).map_err(|error| malformed("attributes", error))?,
         approved_routes: list(row, "approved_routes")?,
+        // A number that is none would make a node of ours of a device.
+        gateway: gateway
+            .map(|id| id.try_into().map(NodeId))
+            .transpose()
+            .map_err(|error| malformed("gateway", error))?,
         version: number(row, "version")?,
         status: NodeStatus {
             disco: parsed(row, "disco_key")?,

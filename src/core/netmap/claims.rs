@@ -75,7 +75,8 @@ impl SelfNode {
         if node.key == self.key {
             return refuse(Reason::OwnKey);
         }
-        if node.is_wireguard_only {
+        // One that is to be sought at an endpoint of its own takes more than we do.
+        if node.is_wireguard_only && !node.endpoints.is_empty() {
             return refuse(Reason::PlainWireGuard);
         }
         let mut candidate = Claims { key: node.key, ..Claims::default() };
@@ -141,4 +142,22 @@ pub(super) fn is_overlay_host(prefix: &IpNet) -> bool {
 
 fn is_resolver(prefix: &IpNet) -> bool {
     prefix.addr() == IpAddr::V4(RESOLVER_V4) || prefix.addr() == IpAddr::V6(RESOLVER_V6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_taken_behind_this_node_and_not_at_an_endpoint_of_its_own() {
+        let address: IpNet = "100.64.0.9/32".parse().unwrap();
+        let key = NodePublic::from_bytes([9; 32]);
+        let device = Node { id: NodeId(9), key, addresses: vec![address], is_wireguard_only: true, ..Node::default() };
+        let ours = SelfNode::default();
+        let claims = ours.judge(&device, Timestamp::UNIX_EPOCH).unwrap().claims;
+        assert_eq!(claims, [(address, ClaimRank::Address)]);
+        let elsewhere = Node { endpoints: vec!["192.0.2.1:51820".parse().unwrap()], ..device };
+        let refused = ours.judge(&elsewhere, Timestamp::UNIX_EPOCH).unwrap_err().unwrap();
+        assert_eq!(refused.reason, Reason::PlainWireGuard);
+    }
 }

@@ -40,6 +40,16 @@ impl Peer {
         !self.node.is_jailed && !self.node.unsigned_peer_api_only
     }
 
+    /// Whether it speaks nothing but WireGuard, and with us alone: we pass on what comes and goes.
+    pub fn is_device(&self) -> bool {
+        self.node.is_wireguard_only
+    }
+
+    /// The addresses of devices that it passes packets on for: they have no place of their own in the map.
+    pub fn devices(&self) -> impl Iterator<Item = &IpNet> {
+        self.routes.iter().filter(|route| is_overlay_host(route))
+    }
+
     /// Says that one of its prefixes is left out.
     pub fn rejection(&self, what: &str, prefix: IpNet, reason: Reason) -> Rejection {
         Rejection::prefix(what, prefix, &self.node, reason)

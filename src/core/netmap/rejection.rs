@@ -43,8 +43,8 @@ pub enum Reason {
     /// A peer with no usable address.
     #[error("it has no address in 100.64.0.0/10 or fd7a:115c:a1e0::/48")]
     NoAddress,
-    /// A peer that speaks WireGuard alone.
-    #[error("it speaks plain WireGuard only, which serves as an exit node alone")]
+    /// A peer that speaks WireGuard alone, at an endpoint of its own.
+    #[error("it speaks plain WireGuard only, and is not behind this node")]
     PlainWireGuard,
     /// An address that is no host prefix of the overlay.
     #[error("an address is a single one of 100.64.0.0/10 or fd7a:115c:a1e0::/48")]

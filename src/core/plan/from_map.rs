@@ -39,6 +39,13 @@ pub(super) struct Accepted<'a> {
     pub(super) everything: Vec<IpNet>,
 }
 
+impl Accepted<'_> {
+    /// Its own addresses, and those of devices behind it.
+    pub(super) fn in_overlay(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.prefixes.iter().copied().filter(in_overlay_alone)
+    }
+}
+
 /// A peer as WireGuard should have it.
 pub(super) fn wireguard_peer(allowed_ips: AllowedIps, path: Option<&Path>) -> Arc<PeerConfig> {
     let endpoint = match path {
@@ -57,8 +64,10 @@ pub(super) fn accepted_peers<'a>(
     left_out: &mut Vec<Rejection>,
 ) -> Vec<Accepted<'a>> {
     let local = Local::of(host);
-    let all = netmap.peers().flat_map(|peer| &peer.routes).filter(|_| prefs.accept_routes);
-    let all: BTreeSet<IpNet> = all.copied().collect();
+    // Devices behind a peer are of the overlay as it is itself, and asked of nobody.
+    let subnets_of =
+        |peer: &'a Peer| peer.routes.iter().filter(|route| prefs.accept_routes && !in_overlay_alone(route));
+    let all: BTreeSet<IpNet> = netmap.peers().flat_map(|peer| subnets_of(peer)).copied().collect();
     let is_kept = |route: &IpNet| host.kept.iter().any(|kept| *route == IpNet::from(*kept));
     let mut allowance = Allowance::default();
     let mut routes = 0;
@@ -66,13 +75,13 @@ pub(super) fn accepted_peers<'a>(
     for peer in netmap.peers() {
         let mut prefixes = Vec::with_capacity(peer.addresses.len());
         let mut subnets = Vec::new();
-        for address in &peer.addresses {
+        for address in peer.addresses.iter().chain(peer.devices()) {
             match local.in_overlay.iter().find(|network| network.contains(address)) {
                 Some(network) => left_out.push(peer.rejection("address", *address, Reason::HostNetwork(*network))),
                 None => prefixes.push(*address),
             }
         }
-        for route in peer.routes.iter().filter(|_| prefs.accept_routes) {
+        for route in subnets_of(peer) {
             let taken = local.without(route, &all).and_then(|pieces| {
                 routes += pieces.len();
                 ROUTES.check(routes).map_err(Reason::TooMany)?;
@@ -94,6 +103,11 @@ pub(super) fn accepted_peers<'a>(
         accepted.push(Accepted { map: peer, prefixes, subnets, everything });
     }
     accepted
+}
+
+/// Whether a route leads to a single node.
+fn in_overlay_alone(route: &IpNet) -> bool {
+    route.prefix_len() == route.max_prefix_len() && in_overlay(route.addr())
 }
 
 /// The addresses within a route that stay the host's.

@@ -103,6 +103,8 @@ struct Made {
     classes: Classes,
     /// How many sources each class has.
     uses: BTreeMap<ClassId, usize>,
+    /// Whether packets of devices are passed on: then the addresses of all peers are served.
+    is_gateway: bool,
     wish: Derived,
 }
 
@@ -111,9 +113,18 @@ impl Made {
         let Frame { prefs, host, approved, .. } = &frame;
         let mut left_out = Vec::new();
         let accepted = accepted_peers(netmap, prefs, host, &mut left_out);
-        let served = Served::of(netmap.addresses(), &prefs.advertise_routes, approved, &host.networks);
+        let mut served = Served::of(netmap.addresses(), &prefs.advertise_routes, approved, &host.networks);
         let own: BTreeSet<IpNet> = netmap.addresses().iter().copied().collect();
         let asked_for = host.resolver_port.map(|port| exit_names::rules(netmap.filter(), &served, &own, port));
+        let is_gateway = accepted.iter().any(|peer| peer.map.is_device());
+        let carries = served.is_more_than(netmap.addresses()).then_some(match prefs.keep_sources {
+            true => SourceNat::ToInternet,
+            false => SourceNat::All,
+        });
+        let forwarding = Forwarding::of(&served, netmap.addresses(), host);
+        if is_gateway {
+            served.pass_on(accepted.iter().flat_map(|peer| peer.in_overlay()));
+        }
         let mut classes = Classes::of(netmap.filter(), &asked_for.unwrap_or_default(), &served);
         let Sources { hosts, subnets } = match prefs.shields_up {
             true => Sources::default(),
@@ -129,11 +140,6 @@ impl Made {
         let (defaults, tunnelled): (Vec<IpNet>, Vec<IpNet>) = tunnelled.into_iter().partition(is_default_route);
         let thrown = routes.iter().filter(|route| route.target == RouteTarget::Throw).map(|route| route.destination);
         let thrown: Vec<IpNet> = thrown.collect();
-        let carries = served.is_more_than(netmap.addresses()).then_some(match prefs.keep_sources {
-            true => SourceNat::ToInternet,
-            false => SourceNat::All,
-        });
-        let forwarding = Forwarding::of(&served, netmap.addresses(), host);
         let firewall = Firewall {
             carries,
             served,
@@ -167,7 +173,7 @@ impl Made {
         let desired = Desired { routes, device: Some(device), rules, firewall: Some(Arc::new(firewall)), forwarding };
         let wish = Derived { desired, left_out };
         let (peers, paths) = (netmap.peer_map().clone(), paths.chosen.clone());
-        Self { frame, peers, paths, classes, uses, wish }
+        Self { frame, peers, paths, classes, uses, is_gateway, wish }
     }
 
     /// Brings the wish up to date, if all that changed is peers with addresses alone, and paths.
@@ -210,7 +216,7 @@ impl Made {
             peers.iter().all(|(before, after)| [before, after].into_iter().flatten().all(|peer| is_plain(peer)));
         let Host { networks, routes, .. } = &self.frame.host;
         let overlaps = firewall.subnets.keys().chain(networks).chain(routes).any(holds_overlay);
-        if !are_plain || overlaps {
+        if !are_plain || overlaps || self.is_gateway {
             return None;
         }
         let firewall = Arc::make_mut(firewall);
@@ -251,7 +257,7 @@ impl Made {
 
 /// Whether a peer is addresses alone, so that it touches neither routes nor other peers' sources.
 fn is_plain(peer: &Peer) -> bool {
-    peer.routes.is_empty() && peer.default_routes.is_empty()
+    peer.routes.is_empty() && peer.default_routes.is_empty() && !peer.is_device()
 }
 
 /// Whether two states of a peer differ in anything that the wish is made of. Most changes do not: a peer comes
@@ -264,5 +270,6 @@ fn differ(before: Option<&Peer>, after: Option<&Peer>) -> bool {
         || before.default_routes != after.default_routes
         || before.node.name != after.node.name
         || before.may_open() != after.may_open()
+        || before.is_device() != after.is_device()
         || !before.node.cap_map.keys().eq(after.node.cap_map.keys())
 }

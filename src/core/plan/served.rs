@@ -1,6 +1,7 @@
 //! Where others may send to on this host at all, whatever the policy says.
 //!
-//! What we serve is three things: our own addresses; the subnets that the operator of this host offers *and* the
+//! What we serve is three things, and a fourth where devices that speak nothing but WireGuard are behind us (the addresses
+//! of all peers, which those reach by us): our own addresses; the subnets that the operator of this host offers *and* the
 //! coordinator approves; and, of a default route that both want, the internet. The internet is what is public and
 //! nobody's beside us: a default route opens neither this host by its other addresses, nor a network that it stands
 //! in, nor anything that only hosts around it may ask (a router's page, a cloud's metadata). Such a network is
@@ -51,7 +52,8 @@ const fn v6([a, b, c]: [u16; 3], length: u8) -> Ipv6Net {
 /// See the module. The default serves nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Served {
-    /// Our own addresses and the subnets that we carry; none lies within another.
+    /// Our own addresses and the subnets that we carry, and where devices are behind us those of all peers; none lies
+    /// within another.
     pub listed: BTreeSet<IpNet>,
     /// What a default route comes to, in pieces that overlap neither each other nor what is listed. The kernel
     /// besides takes every address of its own out of it.
@@ -85,6 +87,11 @@ impl Served {
             internet.extend(pieces);
         }
         Self { listed, internet }
+    }
+
+    /// What devices of ours and peers send one another passes here, so these addresses of theirs are served, too.
+    pub(super) fn pass_on(&mut self, addresses: impl Iterator<Item = IpNet>) {
+        self.listed = widest(std::mem::take(&mut self.listed).into_iter().chain(addresses));
     }
 
     /// Whether others may send to this address.

@@ -174,6 +174,7 @@ impl Compiled {
             .filter(|slot| before != Some(*slot) || self.index.place(*slot).is_none_or(|place| place.addresses != had));
         self.refresh(&touched, moved, &mut change);
         self.note(id, &mut change);
+        self.reach_gateways(&mut change);
         change
     }
 
@@ -182,8 +183,10 @@ impl Compiled {
         let mut change = Change::default();
         let Some(slot) = self.index.slot(id) else { return change };
         self.note(id, &mut change);
+        self.reach_gateways(&mut change);
         let touched = self.index.remove(id);
         self.refresh(&touched, None, &mut change);
+        self.reach_gateways(&mut change);
         let sets = [&mut change.filters, &mut change.peers, &mut change.whole, &mut change.ssh];
         sets.into_iter().for_each(|set| set.remove(slot));
         change
@@ -268,6 +271,10 @@ impl Compiled {
         let Some((slot, place)) = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?))) else {
             return;
         };
+        if place.node.is_device() || self.devices_behind(id).next().is_some() {
+            *change = Change::everything(self);
+            return;
+        }
         let mut routers = NodeSet::from_iter([slot]);
         place.subnets().filter_map(|route| self.index.routes.get(route)).for_each(|same| routers.unite(same));
         match &mut change.alone {

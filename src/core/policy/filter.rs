@@ -105,7 +105,7 @@ impl Compiled {
         id: NodeId,
         rules: &RuleSet,
     ) -> impl Iterator<Item = Option<&'c Arc<RuleOrigin>>> + use<'c> {
-        let flows = self.index.slot(id).map(|slot| self.roles.to_or_self(slot).intersection(&rules.0));
+        let flows = self.index.slot(id).map(|slot| self.rules_at(slot, id).intersection(&rules.0));
         let flows: Vec<usize> = flows.iter().flat_map(NodeSet::iter).collect();
         flows.into_iter().map(|number| self.flows[number].origin.as_ref())
     }
@@ -156,29 +156,63 @@ impl Compiled {
         let Some((slot, place)) = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?))) else {
             return Filter::default();
         };
-        let own = self.index.owned.get(&place.node.user).filter(|_| !place.node.is_tagged());
-        let own: Vec<usize> = own.into_iter().flat_map(NodeSet::iter).collect();
-        let mut flows = self.roles.to_or_self(slot);
+        let mut flows = self.rules_at(slot, id);
         if let Some(rules) = rules {
             flows.intersect(&rules.0);
         }
+        let devices: Vec<(usize, &NodeEntry)> = self.devices_behind(id).collect();
         for flow in flows.iter().map(|number| &self.flows[number]) {
             builder.begin(flow.origin.as_ref());
-            if flow.concerned.contains(slot) {
-                let sources = self.sources_of(flow);
-                for open in &flow.opens {
-                    let destinations = self.destinations(flow, &open.targets, place, slot);
-                    builder.open(sources, open.protocol, &open.ports, &destinations);
-                }
-                if !flow.app.is_empty() && flow.via.is_none() {
-                    builder.grant(sources, self.granted(flow, place, slot), &flow.app);
-                }
-            }
-            if flow.to_self && own.iter().any(|own| self.sources_of(flow).reach.contains(*own)) {
-                self.filter_self(flow, place, slot, &own, &mut builder);
+            self.filter_flow(flow, place, slot, &mut builder);
+            for (slot, device) in &devices {
+                self.filter_flow(flow, device, *slot, &mut builder);
+                self.filter_from_device(flow, device, *slot, &mut builder);
             }
         }
         builder.filter
+    }
+
+    /// What a rule opens on a node.
+    fn filter_flow(&self, flow: &Flow, place: &NodeEntry, slot: usize, builder: &mut Builder<'_>) {
+        if flow.concerned.contains(slot) {
+            let sources = self.sources_of(flow);
+            for open in &flow.opens {
+                let destinations = self.destinations(flow, &open.targets, place, slot);
+                builder.open(sources, open.protocol, &open.ports, &destinations);
+            }
+            if !flow.app.is_empty() && flow.via.is_none() {
+                builder.grant(sources, self.granted(flow, place, slot), &flow.app);
+            }
+        }
+        let own = self.own_nodes(place);
+        if flow.to_self && own.iter().any(|own| self.sources_of(flow).reach.contains(*own)) {
+            self.filter_self(flow, place, slot, &own, builder);
+        }
+    }
+
+    /// The untagged nodes of a node's user, if it is one of them.
+    fn own_nodes(&self, place: &NodeEntry) -> Vec<usize> {
+        let own = self.index.owned.get(&place.node.user).filter(|_| !place.node.is_tagged());
+        own.into_iter().flat_map(NodeSet::iter).collect()
+    }
+
+    /// What a gateway passes on from a device: what the rule opens to it on other nodes. They enforce it once more.
+    fn filter_from_device(&self, flow: &Flow, device: &NodeEntry, slot: usize, builder: &mut Builder<'_>) {
+        if !self.sources_of(flow).reach.contains(slot) {
+            return;
+        }
+        let sources = Arc::new(Sources::of_nodes(NodeSet::from_iter([slot])));
+        let places = |slots: &NodeSet| slots.iter().filter_map(|slot| Some((slot, self.index.place(slot)?))).collect();
+        let concerned: Vec<(usize, &NodeEntry)> = places(&flow.concerned);
+        let own: Vec<usize> = if flow.to_self { self.own_nodes(device) } else { Vec::new() };
+        for open in &flow.opens {
+            let by_rule = concerned.iter().flat_map(|(to, place)| self.destinations(flow, &open.targets, place, *to));
+            let to_self = open.targets.iter().any(|target| self.is_self(*target));
+            let own = own.iter().filter(|_| to_self).filter_map(|own| self.index.place(*own));
+            let to_own = own.flat_map(own_nets).map(Destination::Net);
+            let destinations: BTreeSet<Destination> = by_rule.chain(to_own).collect();
+            builder.open(&sources, open.protocol, &open.ports, &destinations.into_iter().collect::<Vec<_>>());
+        }
     }
 
     /// The part of a rule that is about each user's own nodes.

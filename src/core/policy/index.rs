@@ -90,6 +90,8 @@ pub(super) struct Index {
     posture_sets: Vec<NodeSet>,
     pub(super) everyone: NodeSet,
     pub(super) exits: NodeSet,
+    /// The nodes that speak nothing but WireGuard.
+    pub(super) devices: NodeSet,
     /// Untagged nodes by user.
     pub(super) owned: BTreeMap<UserId, NodeSet>,
     /// Approved subnet routes, each with the nodes that serve it.
@@ -227,6 +229,9 @@ impl Index {
         if place.is_exit() {
             self.exits.insert(slot);
         }
+        if place.node.is_device() {
+            self.devices.insert(slot);
+        }
         if !place.node.is_tagged() {
             self.owned.entry(place.node.user).or_default().insert(slot);
         }
@@ -247,6 +252,7 @@ impl Index {
         self.free.push(slot);
         self.everyone.remove(slot);
         self.exits.remove(slot);
+        self.devices.remove(slot);
         place.selected.iter().for_each(|number| self.selected[*number].remove(slot));
         place.behind.iter().for_each(|number| self.behind[*number].remove(slot));
         place.postures.iter().for_each(|number| self.posture_sets[*number].remove(slot));

@@ -45,6 +45,7 @@
 mod approve;
 mod check;
 mod compile;
+mod devices;
 mod diff;
 mod document;
 mod duration;
@@ -81,7 +82,7 @@ pub use ports::{PortRange, Protocol};
 pub use posture::{Attribute, Posture};
 pub use selector::{Autogroup, Selector};
 pub use ssh::{SshAccess, SshAction, SshKind, SshPolicy, SshPrincipal};
-pub use topology::{Node, Topology, User};
+pub use topology::{Node, Reach, Topology, User};
 
 pub use crate::types::Role;
 pub use verdict::Access;

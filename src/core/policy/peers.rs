@@ -8,10 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::types::{IpNet, NodeId, UserId};
+use crate::types::{IpNet, Ipv4Net, NodeId, UserId};
 use crate::wire::control::CapMap;
 
 use super::compile::{Compiled, Flow};
+use super::devices::Seen;
 use super::index::{NodeEntry, SelectorId};
 use super::nodeset::NodeSet;
 use super::selector::{Autogroup, Selector};
@@ -68,6 +69,8 @@ pub struct NodeKind {
     owner: Option<UserId>,
     routes: Vec<IpNet>,
     without_ipv4: bool,
+    /// The devices that it stands before.
+    devices: Vec<NodeId>,
 }
 
 impl Compiled {
@@ -82,6 +85,7 @@ impl Compiled {
             owner: Some(place.node.user).filter(|_| to_self && !place.node.is_tagged()),
             routes: place.routes.clone(),
             without_ipv4: lacks_ipv4(place),
+            devices: self.devices_behind(id).map(|(_, device)| device.id).collect(),
         })
     }
 
@@ -90,13 +94,15 @@ impl Compiled {
         let Some((slot, viewer)) = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?))) else {
             return View::default();
         };
-        let visible = self.visible(slot, viewer);
-        let carried = self.carried(slot, &visible);
+        let Seen { visible, passed_on } = self.seen(slot, viewer);
+        let mut carried = self.carried(slot, &visible);
+        carried.extend(passed_on);
         let exits = self.open_exits(slot);
         let places = || visible.iter().filter_map(|peer| Some((peer, self.index.place(peer)?)));
         let mut peers: Vec<_> = places().map(|(_, place)| place.id).collect();
         peers.sort_unstable();
-        let routers = places().filter(|(_, place)| !place.routes.is_empty());
+        let carries = |slot| carried_through(slot, &carried).next().is_some();
+        let routers = places().filter(|(slot, place)| !place.routes.is_empty() || carries(*slot));
         let routers = routers.map(|(peer, place)| (place.id, carried_by(peer, place, &carried, &exits)));
         View { peers, without_ipv4: lacks_ipv4(viewer), routers: routers.collect() }
     }
@@ -106,9 +112,10 @@ impl Compiled {
         let Some((slot, viewer)) = self.index.slot(id).and_then(|slot| Some((slot, self.index.place(slot)?))) else {
             return Vec::new();
         };
-        let mut visible = self.visible(slot, viewer);
+        let Seen { mut visible, passed_on } = self.seen(slot, viewer);
         visible.remove(slot);
-        let carried = self.carried(slot, &visible);
+        let mut carried = self.carried(slot, &visible);
+        carried.extend(passed_on);
         let exits = self.open_exits(slot);
         let peers = visible.iter().filter_map(|peer| Some((peer, self.index.place(peer)?)));
         let mut peers: Vec<_> = peers
@@ -125,10 +132,14 @@ impl Compiled {
     /// Whether two nodes see each other.
     pub fn sees(&self, viewer: NodeId, peer: NodeId) -> bool {
         let slots = self.index.slot(viewer).zip(self.index.slot(peer));
-        slots.is_some_and(|(viewer, peer)| viewer != peer && self.connects(viewer, peer))
+        let sees = |viewer: usize, peer: usize| match self.index.devices.is_empty() {
+            true => self.connects(viewer, peer),
+            false => self.index.place(viewer).is_some_and(|place| self.seen(viewer, place).visible.contains(peer)),
+        };
+        slots.is_some_and(|(viewer, peer)| viewer != peer && sees(viewer, peer))
     }
 
-    /// Whether `peer` is among those that [`Compiled::visible`] finds, without finding them.
+    /// Whether `peer` is among those that [`Compiled::related`] finds, without finding them.
     fn connects(&self, slot: usize, peer: usize) -> bool {
         let place = |slot: usize| self.index.place(slot).map(|place| &place.node).filter(|node| !node.is_tagged());
         let is_own = place(slot).zip(place(peer)).is_some_and(|(a, b)| a.user == b.user);
@@ -141,8 +152,8 @@ impl Compiled {
             || is_own && self.flows_to_self().any(to_self)
     }
 
-    /// Whom a node sees; itself as well where the others of its kind do.
-    fn visible(&self, slot: usize, viewer: &NodeEntry) -> NodeSet {
+    /// Whom a node shares a rule with; itself as well where the others of its kind do.
+    pub(super) fn related(&self, slot: usize, viewer: &NodeEntry) -> NodeSet {
         let mut visible = NodeSet::default();
         let own = self.index.owned.get(&viewer.node.user).filter(|_| !viewer.node.is_tagged());
         let own: Vec<usize> = own.into_iter().flat_map(NodeSet::iter).collect();
@@ -238,9 +249,15 @@ impl Compiled {
 fn carried_by(slot: usize, place: &NodeEntry, carried: &BTreeSet<(usize, IpNet)>, exits: &NodeSet) -> Carried {
     let is_exit = |route: &&IpNet| !is_subnet(route) && exits.contains(slot);
     Carried {
-        subnets: place.subnets().filter(|route| carried.contains(&(slot, **route))).copied().collect(),
+        subnets: carried_through(slot, carried).collect(),
         exits: place.routes.iter().filter(is_exit).copied().collect(),
     }
+}
+
+/// The routes of one carrier.
+fn carried_through(slot: usize, carried: &BTreeSet<(usize, IpNet)>) -> impl Iterator<Item = IpNet> + '_ {
+    let from = (slot, IpNet::V4(Ipv4Net::default()));
+    carried.range(from..).take_while(move |(carrier, _)| *carrier == slot).map(|(_, net)| *net)
 }
 
 fn lacks_ipv4(place: &NodeEntry) -> bool {

@@ -56,9 +56,31 @@ pub struct Node {
     pub primary: Vec<IpNet>,
     /// What posture conditions look at: `node:os` and so on, as the node reports them.
     pub attributes: BTreeMap<String, Attribute>,
+    pub reach: Reach,
+}
+
+/// How packets come to a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// From each peer to the node itself.
+    #[default]
+    Itself,
+    /// It speaks nothing but WireGuard, and that with one gateway alone, which passes on what comes and goes. Others see
+    /// the gateway in its place.
+    Behind(NodeId),
+    /// It speaks nothing but WireGuard, and nobody passes anything on.
+    Nowhere,
 }
 
 impl Node {
+    /// Whether it speaks nothing but WireGuard.
+    pub fn is_device(&self) -> bool {
+        match self.reach {
+            Reach::Itself => false,
+            Reach::Behind(_) | Reach::Nowhere => true,
+        }
+    }
+
     /// Whether the node is owned by tags, not by a user.
     pub fn is_tagged(&self) -> bool {
         !self.tags.is_empty()

@@ -345,6 +345,7 @@ impl Commands<'_> {
     pub fn delete_node(&self, id: NodeId) -> Result<Decision<Arc<NodeRecord>>, Refusal> {
         self.may(Command::DeleteNode)?;
         let record = self.record(id)?;
+        self.stands_before_none(record)?;
         Ok(self.decided(Command::DeleteNode, Arc::clone(record), gone(record, self.now).to_vec()))
     }
 
@@ -389,6 +390,9 @@ impl Commands<'_> {
         self.may(Command::ApproveRoutes)?;
         limit::ROUTES.check(routes.len())?;
         let record = self.record(id)?;
+        if record.is_device() {
+            return Err(Refusal::invalid(format!("`{}` is a WireGuard device, and those carry nothing", record.label)));
+        }
         let mut routes: Vec<IpNet> = routes.iter().map(IpNet::trunc).collect();
         routes.sort_unstable();
         routes.dedup();
@@ -418,7 +422,7 @@ impl Commands<'_> {
         Ok(self.decided(command, Arc::new(next), vec![change]))
     }
 
-    fn record(&self, id: NodeId) -> Result<&Arc<NodeRecord>, Refusal> {
+    pub(super) fn record(&self, id: NodeId) -> Result<&Arc<NodeRecord>, Refusal> {
         let node = self.node(id).ok_or_else(|| Refusal::not_found(format!("there is no node {id}")))?;
         Ok(node.record)
     }
@@ -460,7 +464,7 @@ fn ended(record: &NodeRecord, now: Timestamp) -> NodeRecord {
     NodeRecord { logged_out: false, ..record.ended(expiry) }
 }
 
-fn sorted_tags(tags: &[Tag]) -> Result<Vec<Tag>, Refusal> {
+pub(super) fn sorted_tags(tags: &[Tag]) -> Result<Vec<Tag>, Refusal> {
     limit::TAGS.check(tags.len())?;
     let mut tags = tags.to_vec();
     tags.sort();

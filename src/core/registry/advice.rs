@@ -44,7 +44,7 @@ impl State {
     pub fn advice_on_node(&self, id: NodeId) -> Vec<String> {
         let (Some(compiled), Some(node)) = (self.compiled(), self.node(id)) else { return Vec::new() };
         let mut advice = self.advice_on_tags(&node.record.tags);
-        if !node.expired && self.nodes().len() > 1 && compiled.peers(id).is_empty() {
+        if !node.expired && self.nodes().len() > 1 && compiled.is_alone(id) {
             let name = &node.record.label;
             advice.push(format!("by the policy in force {name} reaches nobody, and nobody reaches it"));
         }

@@ -62,6 +62,8 @@ pub enum Command {
     /// A machine that is in changes its own key.
     RotateNodeKey,
     Approve,
+    /// A device that speaks nothing but WireGuard becomes a node.
+    AddDevice,
     Reject,
     RenameNode,
     ExpireNode,
@@ -163,6 +165,7 @@ impl Command {
             Self::LogOut => "log-out",
             Self::RotateNodeKey => "rotate-node-key",
             Self::Approve => "approve",
+            Self::AddDevice => "add-device",
             Self::Reject => "reject",
             Self::RenameNode => "rename-node",
             Self::ExpireNode => "expire-node",
@@ -201,6 +204,7 @@ impl Command {
             | Self::CleanUp
             | Self::SettleNames => None,
             Self::Approve
+            | Self::AddDevice
             | Self::Reject
             | Self::RenameNode
             | Self::ExpireNode

@@ -109,6 +109,11 @@ pub mod limit {
 
     /// Twice the network we are built for; also the most peers that a client of ours takes.
     pub const NODES: Limit = Limit::new("nodes", 20_000);
+    /// Devices that speak nothing but WireGuard, of one user: whoever is asked for more has a network there, and that has
+    /// a router which can be a node.
+    pub const DEVICES_OF_USER: Limit = Limit::new("WireGuard devices of a user", 64);
+    /// Devices behind one gateway: its packet filter has their part of every rule.
+    pub const DEVICES_OF_GATEWAY: Limit = Limit::new("WireGuard devices behind a gateway", 256);
     /// A user or two for each node.
     pub const USERS: Limit = Limit::new("users", 20_000);
     /// Enough to give each node a key of its own. Those that admit nobody any more make room for new ones.

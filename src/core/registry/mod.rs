@@ -14,7 +14,7 @@
 //! all who see it ([`MapMessage`]).
 //!
 //! Invariants: a number is never given twice, even after deletion, and an address not for a week; a node's DNS name is
-//! unique; a one-off key admits one node; a map with its deltas applied equals the full map; what a node is shown
+//! unique; a one-off key admits one node; a device that speaks nothing but WireGuard is behind one gateway and no machine's; a map with its deltas applied equals the full map; what a node is shown
 //! and lets in is what the policy in force says, and everything only while nobody set one.
 
 mod actor;
@@ -27,6 +27,7 @@ mod clock_set;
 mod commands;
 mod config;
 mod credential;
+mod devices;
 mod directory;
 mod find;
 mod journal;
@@ -59,6 +60,7 @@ pub use broadcast::{Chunk, MapMessage, Part};
 pub use commands::{Command, Commands, Decision};
 pub use config::{Config, Names, limit};
 pub use credential::{ClientId, ClientRecord, KeyId, KeyRecord, Scope, Subject, TokenHolder, TokenId, TokenRecord};
+pub use devices::NewDevice;
 pub use journal::{Action, Audit, Entry, Object, ObjectKind};
 pub use people::{
     BrowserSession, BrowserSessionId, Email, Identity, Invitation, ProviderName, UserName, UserRecord, canonical_email,

@@ -79,6 +79,9 @@ pub struct NodeRecord {
     pub attributes: Attributes,
     /// Which of its offered routes are good; may name routes that it does not offer yet.
     pub approved_routes: Vec<IpNet>,
+    /// The node that passes on what comes and goes, where this one speaks nothing but WireGuard: then it has no machine
+    /// that could log in.
+    pub gateway: Option<NodeId>,
     /// How often somebody decided about it: whoever decides on an older one decides again.
     #[serde(skip)]
     pub version: u64,
@@ -119,6 +122,11 @@ impl NodeRecord {
     /// Whom the node belongs to.
     pub(super) fn owner(&self) -> UserId {
         self.user.filter(|_| self.tags.is_empty()).unwrap_or(TAGGED)
+    }
+
+    /// Whether it speaks nothing but WireGuard.
+    pub const fn is_device(&self) -> bool {
+        self.gateway.is_some()
     }
 
     /// What it says of itself, structured.

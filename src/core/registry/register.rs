@@ -135,7 +135,7 @@ impl Commands<'_> {
             return Err(Refusal::invalid("the request names no node key"));
         }
         let known = self.node_by_key(&request.node_key).map(|node| node.record);
-        if known.is_some_and(|record| record.machine != machine) {
+        if known.is_some_and(|record| record.machine != machine || record.is_device()) {
             return Err(Refusal::conflict("this node key belongs to another machine"));
         }
         if let Some(expiry) = request.expiry {
@@ -288,7 +288,9 @@ impl Commands<'_> {
         self.active_user(admission.user)?;
         let key_expiry = self.usual_expiry(Some(admission.user), admission.tags);
         if let Some(other) = self.node_by_key(&admission.node_key).map(|node| node.record)
-            && (other.machine != admission.machine || other.user.is_some_and(|user| user != admission.user))
+            && (other.machine != admission.machine
+                || other.is_device()
+                || other.user.is_some_and(|user| user != admission.user))
         {
             return Err(Refusal::conflict("this node key belongs to a node of another user; log out first"));
         }
@@ -345,6 +347,7 @@ impl Commands<'_> {
             approved: true,
             attributes: Attributes::new(),
             approved_routes: Vec::new(),
+            gateway: None,
             version: 0,
             status: admission.status,
         });
@@ -429,13 +432,13 @@ impl Commands<'_> {
 }
 
 impl State {
-    /// The nodes of a machine: one for each user.
+    /// The nodes of a machine: one for each user. Devices that speak nothing but WireGuard are no machine's.
     pub fn nodes_of_machine(&self, machine: MachinePublic) -> impl Iterator<Item = &Arc<NodeRecord>> {
-        self.directory.nodes_of_machine(machine)
+        self.directory.nodes_of_machine(machine).filter(|record| !record.is_device())
     }
 
     /// A user who is not suspended, and whom somebody approved.
-    fn active_user(&self, id: UserId) -> Result<&UserRecord, Refusal> {
+    pub(super) fn active_user(&self, id: UserId) -> Result<&UserRecord, Refusal> {
         let user = self.user(id)?;
         match user.status {
             UserStatus::Active => Ok(user),

@@ -10,6 +10,7 @@
 //! | it comes back after it logged out itself | as above, by any key that is good | | | | |
 //! | it changes its own key (`warren rotate-keys`) | stay | stays | stays | stay | stays |
 //! | `node tag` | exactly these; none only where there is a user | stays: the node is theirs again when it has no tags | stays | stay | never with tags; anew once the last is gone |
+//! | `node add-wireguard`: there is no machine that could come back | as said | as said | nothing | none ever | as that of a node that logs in |
 //! | `node move` | stay | the new one | stays | stay | stays |
 //! | `node expire` | stay | stays | stays | stay, and are not served | now |
 //! | `node extend` | stay | stays | stays | stay | as said; the node goes on without logging in |

@@ -69,7 +69,11 @@ impl State {
         if self.directory.policy_fault().is_some() {
             return Err(MapRefusal::NoPolicy);
         }
-        if self.directory.node(id).is_some_and(|record| self.is_suspended(record)) {
+        let record = self.directory.node(id);
+        if record.is_some_and(|record| record.is_device()) {
+            return Err(MapRefusal::Unknown);
+        }
+        if record.is_some_and(|record| self.is_suspended(record)) {
             return Err(MapRefusal::Suspended);
         }
         let opening = self.presence.open(id, now).ok_or(MapRefusal::Unknown)?;

@@ -30,7 +30,7 @@ impl State {
     ) -> Result<NodeId, MapRefusal> {
         accept_version(request.version)?;
         let id = self.directory.node_by_key(&request.node_key).ok_or(MapRefusal::Unknown)?;
-        let is_its = self.directory.node(id).is_some_and(|record| record.machine == machine);
+        let is_its = self.directory.node(id).is_some_and(|record| record.machine == machine && !record.is_device());
         if !is_its {
             return Err(MapRefusal::Unknown);
         }

@@ -189,6 +189,12 @@ impl NodePublic {
         format!("[{}]", &BASE64.encode(&self.0)[..5])
     }
 
+    /// Reads the form that WireGuard's own tools write: base64, and nothing else before or after.
+    pub fn from_base64(text: &str) -> Option<Self> {
+        let bytes = BASE64.decode(text.as_bytes()).ok()?;
+        Some(Self(bytes.try_into().ok()?))
+    }
+
     /// The base64 form that `wg show` prints.
     pub fn base64(&self) -> String {
         BASE64.encode(&self.0)

@@ -208,6 +208,8 @@ impl Rules<'_> {
             self.add(CHAIN, &[into_us(), state(NEW)], jump(cut::TO_PEER));
             return;
         }
+        // What came out of the tunnel was judged as it arrived.
+        self.add(CHAIN, &[Field::IIFNAME.is_link(own::LINK), into_us()], accept());
         // What is sent into the tunnel by this side is told of by this side's errors only where it does not go on there.
         self.answers(CHAIN, &[into_us()], Quoted::NotTunnelled);
         self.drop(CHAIN, &[into_us()], DENIED_UNASKED);

@@ -287,6 +287,7 @@ fn record(peer: u8, spec: &NodeSpec, created: Timestamp) -> NodeRecord {
         approved: true,
         attributes: Attributes::new(),
         approved_routes: routes.clone(),
+        gateway: None,
         version: 0,
         status: NodeStatus {
             disco: DiscoPublic::from_bytes([peer + 100; 32]),

@@ -92,7 +92,9 @@ pub(super) fn peer(state: &NodeState, visibility: &Visibility, config: &Config) 
         cap: record.status.cap,
         tags: record.tags.iter().map(|tag| tag.as_str().to_owned()).collect(),
         last_seen: record.last_seen,
-        online: Some(state.online),
+        // Nobody knows of a device that follows no map.
+        online: Some(state.online).filter(|_| !record.is_device()),
+        is_wireguard_only: record.is_device(),
         machine_authorized: true,
         expired: state.expired,
         ..Node::default()

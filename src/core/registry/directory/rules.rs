@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Directory, TAGGED};
-use crate::policy::{Attribute, Change, Compiled, Node, Policy, User};
+use crate::policy::{Attribute, Change, Compiled, Node, Policy, Reach, User};
 use crate::registry::record::{NodeRecord, PolicyRecord};
 use crate::types::{IpNet, NodeId, UserId};
 use crate::wire::control::Hostinfo;
@@ -133,11 +133,16 @@ fn json(attributes: &impl serde::Serialize) -> Arc<str> {
     serde_json::to_string(attributes).unwrap_or_default().into()
 }
 
-/// A node the way policies see it. One whose key is past its time serves no routes.
+/// A node the way policies see it. One whose key is past its time serves no routes, and nobody stands before it.
 pub(in crate::registry) fn node_of(record: &NodeRecord, standing: &PolicyFacts, policy: &Policy) -> Node {
     let (advertised, primary) = match standing.expired {
         true => (Vec::new(), Vec::new()),
         false => (record.status.routes.clone(), standing.primary.clone()),
+    };
+    let reach = match record.gateway {
+        None => Reach::Itself,
+        Some(_) if standing.expired => Reach::Nowhere,
+        Some(gateway) => Reach::Behind(gateway),
     };
     Node {
         name: record.label.to_string(),
@@ -148,6 +153,7 @@ pub(in crate::registry) fn node_of(record: &NodeRecord, standing: &PolicyFacts, 
         approved: record.approved_routes.clone(),
         primary,
         attributes: if policy.has_postures() { attributes(&record.hostinfo()) } else { BTreeMap::new() },
+        reach,
     }
 }
 

@@ -5,6 +5,7 @@ mod administration;
 mod cleanup;
 mod client;
 mod clock;
+mod devices;
 mod joining;
 mod law;
 mod liveness;

@@ -11,8 +11,8 @@ mod request;
 pub use journal::{JournalQuery, JournalRecord, Named, Selector};
 pub use policy::{PolicyDiffView, PolicyView, RowView, RuleView, WhyView};
 pub use reply::{
-    FormerKeyView, GoneView, IdentityView, InvitationView, KeyView, NewKeyView, NodeView, PendingView, Reply,
-    RouteView, ServerKeyView, StatusView, UserView,
+    DeviceView, FormerKeyView, GoneView, IdentityView, InvitationView, KeyView, NewKeyView, NodeView, PRIVATE_KEY,
+    PendingView, Reply, RouteView, ServerKeyView, StatusView, UserView,
 };
 pub use request::{
     KeyRequest, Life, NetworkRequest, NodeRequest, PolicyRequest, Request, RouteRequest, ServerKeyRequest, UserRequest,

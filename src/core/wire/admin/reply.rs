@@ -24,6 +24,7 @@ pub enum Reply {
     Keys(Vec<KeyView>),
     Node(Box<NodeView>),
     Nodes(Vec<NodeView>),
+    Device(Box<DeviceView>),
     Pending(Vec<PendingView>),
     Routes(Vec<RouteView>),
     Policy(PolicyView),
@@ -43,6 +44,7 @@ impl Reply {
             Self::NewKey(new) => &new.record.notes,
             Self::Key(key) => &key.notes,
             Self::Node(node) => &node.notes,
+            Self::Device(device) => &device.node.notes,
             Self::Gone(gone) => &gone.notes,
             Self::User(user) => &user.notes,
             Self::PolicySet(set) => &set.notes,
@@ -204,11 +206,34 @@ pub struct NodeView {
     pub endpoints: Vec<SocketAddr>,
     pub offered_routes: Vec<IpNet>,
     pub approved_routes: Vec<IpNet>,
+    /// The node that stands before it, where it speaks nothing but WireGuard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
     pub machine_key: MachinePublic,
     pub node_key: NodePublic,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
+
+/// A device that was added.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct DeviceView {
+    /// What to give to the device: a file as `wg-quick` reads it. [`PRIVATE_KEY`] stands where its private key belongs,
+    /// which nobody here knows.
+    pub config: String,
+    #[serde(flatten)]
+    pub node: NodeView,
+}
+
+/// Whoever made the private key puts it into the file.
+impl std::fmt::Debug for DeviceView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeviceView").field("config", &"[redacted]").field("node", &self.node).finish()
+    }
+}
+
+/// What stands in a device's file for its private key.
+pub const PRIVATE_KEY: &str = "PRIVATE-KEY-OF-THE-DEVICE";
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PendingView {

@@ -186,6 +186,20 @@ pub enum NodeRequest {
         user: Option<String>,
         tags: Vec<String>,
     },
+    /// Make a device that speaks nothing but WireGuard a node.
+    AddWireguard {
+        /// One DNS label.
+        name: String,
+        /// Its key, as WireGuard writes it.
+        key: String,
+        /// Whose it is: made where there is no such user; without a word, the only one that there is.
+        user: Option<String>,
+        tags: Vec<String>,
+        /// The node that passes on what comes and goes: name, number or address.
+        via: String,
+        /// Where the device finds that node, as `HOST:PORT`; without a word, as the node says itself.
+        endpoint: Option<String>,
+    },
     /// Turn a machine away.
     Reject {
         /// The code that the machine shows.
