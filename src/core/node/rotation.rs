@@ -216,8 +216,8 @@ impl Engine {
     fn rotates_at(&self, now: Now) -> Option<Timestamp> {
         let is_free = self.login.online && !self.login.asked && !self.login.needed && self.login.next_key.is_none();
         let node = self.netmap.node().filter(|_| is_free && !self.key_is_spent(now))?;
-        let key = self.identity.node_key.as_ref()?.public();
-        let share = SPREAD / 256 * u32::from(key.as_bytes()[0]);
+        // Noted, and not made from the private key: this is asked at each turn of the loop.
+        let share = SPREAD / 256 * u32::from(self.home.key?.as_bytes()[0]);
         let at = self.home.key_since?.checked_add(LIFETIME.saturating_sub(share)).ok()?;
         let at = self.home.rotate_not_before.map_or(at, |not_before| at.max(not_before));
         node.cap_map.contains_key(ROTATES_NODE_KEYS).then_some(at)

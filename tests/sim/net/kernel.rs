@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use warren_core::types::NodePublic;
+use warren_core::types::{NodePrivate, NodePublic};
 
 const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 const REKEY_ATTEMPT: Duration = Duration::from_secs(90);
@@ -76,10 +76,21 @@ pub(crate) struct KernelPeer {
 #[derive(Debug, Default)]
 pub(crate) struct Kernel {
     pub(crate) peers: BTreeMap<usize, KernelPeer>,
-    /// The device's own key.
+    /// The device's own key, and what it was made from.
     pub(crate) key: NodePublic,
+    private: Option<NodePrivate>,
     /// By how much the clock that is written into handshakes is behind.
     pub(crate) behind: Duration,
+}
+
+impl Kernel {
+    pub(super) fn set_own_key(&mut self, private: Option<NodePrivate>) {
+        if self.private != private {
+            self.key = private.as_ref().map(NodePrivate::public).unwrap_or_default();
+            self.private = private;
+            self.peers.values_mut().for_each(KernelPeer::handle_own_key);
+        }
+    }
 }
 
 /// What every clock shows as the world begins.

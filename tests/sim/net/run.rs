@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use warren_core::node::{CallId, Caller, Datagram, Effect, PumpNews, Request};
 use warren_core::plan::{KernelAction, KernelError, Observed, Step};
-use warren_core::types::{NodePrivate, RegionId, Timestamp};
+use warren_core::types::{RegionId, Timestamp};
 use warren_core::wire::{disco, stun};
 
 use super::host::{PORT, behind_loopback, loopback};
-use super::kernel::{KernelPeer, Packet};
+use super::kernel::Packet;
 use super::{Happening, Payload, World};
 
 /// How often the pump speaks of a peer's traffic.
@@ -261,11 +261,8 @@ impl World {
             .kernel
             .peers
             .retain(|number, peer| wanted.iter().any(|(wanted, key, _)| wanted == number && *key == peer.key));
-        let own = device.as_ref().and_then(|device| device.private_key.as_ref()).map(NodePrivate::public);
-        let kernel = &mut self.hosts[host].kernel;
-        if std::mem::replace(&mut kernel.key, own.unwrap_or_default()) != own.unwrap_or_default() {
-            kernel.peers.values_mut().for_each(KernelPeer::handle_own_key);
-        }
+        let own = device.as_ref().and_then(|device| device.private_key.clone());
+        self.hosts[host].kernel.set_own_key(own);
         for (number, key, peer) in wanted {
             let state = self.hosts[host].kernel.peers.entry(number).or_default();
             state.key = key;
