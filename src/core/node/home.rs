@@ -26,7 +26,7 @@ pub(super) struct Home {
     /// Which key that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<NodePublic>,
-    /// The coordinator refused another key: it is not asked before then.
+    /// Another key was refused, or given up: it is not tried by itself before then.
     #[serde(skip)]
     pub(super) rotate_not_before: Option<Timestamp>,
 }

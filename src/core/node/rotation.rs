@@ -22,7 +22,7 @@ use crate::wire::control::ROTATES_NODE_KEYS;
 const LIFETIME: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// Machines that joined on one day do not change their keys at one moment.
 const SPREAD: Duration = Duration::from_secs(2 * 24 * 3_600);
-/// When a change that was refused is tried again by itself.
+/// When a change that was refused, or given up, is tried again by itself.
 const AGAIN: Duration = Duration::from_secs(24 * 3_600);
 /// How long the disk may take.
 const WRITING: Duration = Duration::from_secs(10);
@@ -150,6 +150,7 @@ impl Engine {
         };
         self.saves.want(StateFile::NodeKey, now);
         self.login.next_key_told = false;
+        self.home.rotate_not_before = self.time(now).checked_add(AGAIN).ok();
         if let (Some(key), Some(session)) = (&*self.identity.node_key, &mut self.session) {
             session.handle_key_kept(key.public());
         }
