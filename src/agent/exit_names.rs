@@ -138,11 +138,11 @@ impl Shared {
         }
         let mut connections = locked("connections", &self.connections);
         let all: usize = connections.values().sum();
-        let of_peer = connections.entry(from).or_default();
-        if all >= CONNECTIONS || *of_peer >= OF_PEER {
+        let of_peer = connections.get(&from).copied().unwrap_or_default();
+        if all >= CONNECTIONS || of_peer >= OF_PEER {
             return None;
         }
-        *of_peer += 1;
+        connections.insert(from, of_peer + 1);
         Some(Place { shared: Arc::clone(self), from })
     }
 
